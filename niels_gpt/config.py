@@ -1,0 +1,84 @@
+"""Settings that the library itself understands: the shape of a model and where its text comes from."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
+Size = Annotated[int, Field(ge=1, le=1 << 24)]
+
+
+class Cfg(BaseModel):
+    """Base of all settings: frozen, unknown keys are errors, nothing is converted silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def rules(self) -> Iterator[str]:
+        """Yield a sentence for every rule between fields that these settings break."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _obey_rules(self) -> Self:
+        if broken := list(self.rules()):
+            raise ValueError("\n".join(broken))
+        return self
+
+
+class ModelCfg(Cfg):
+    """Shape of a GPT. The letters are used for tensor shapes throughout."""
+
+    V: int = Field(ge=256, le=1 << 20, description="vocabulary: entries of the tokenizer")
+    T: Size = Field(description="context: tokens in a sequence")
+    C: Size = Field(description="channels: width of the residual stream")
+    L: int = Field(ge=1, le=1024, description="layers: number of blocks")
+    H: int = Field(ge=1, le=1024, description="attention heads; C is divisible by H, C/H is even")
+    d_ff: Size = Field(description="width of the feed-forward layer")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on embeddings and residual branches")
+    rope_theta: float = Field(10000.0, gt=1.0, le=1e9, description="base of the rotary position angles")
+
+    def rules(self) -> Iterator[str]:
+        """The heads share C evenly, and rotary positions turn pairs of channels."""
+        if self.C % self.H:
+            yield f"C={self.C} is not divisible by H={self.H}; choose H among the divisors of C"
+        elif (self.C // self.H) % 2:
+            yield f"C={self.C} over H={self.H} heads gives an odd head size; rotary positions need an even one"
+
+
+class SourceCfg(Cfg):
+    """One source of documents (for pretraining) or dialogues (for SFT)."""
+
+    kind: SourceKind = Field("pydocs", description="pydocs, text, jsonl or synthetic")
+    weight: float = Field(1.0, gt=0.0, le=1e6, description="share in a mixture, relative to the others")
+    files: tuple[str, ...] = Field((), description="text, jsonl: paths or globs, ** for folders within")
+    documents: Literal["file", "blank_lines"] = Field(
+        "file", description="text: a document is a file, or what stands between blank lines"
+    )
+    on_bad_line: Literal["error", "skip"] = Field("error", description="jsonl: what a bad line does")
+    packages: tuple[str, ...] = Field((), description="pydocs: installed packages to read docstrings of")
+    code: bool = Field(False, description="pydocs: add the Python sources themselves")
+    size: int = Field(2000, ge=20, le=10_000_000, description="synthetic: number of documents")
+
+    def rules(self) -> Iterator[str]:
+        """Text and jsonl are read from files that only the user can name."""
+        if self.kind in ("text", "jsonl") and not self.files:
+            yield f"kind={self.kind} needs files=[...], paths or globs of what to read"
+
+
+class DataCfg(SourceCfg):
+    """A source, or a mixture of `sources` in its stead, and how its text becomes token files."""
+
+    sources: tuple[SourceCfg, ...] = Field((), description="a mixture: a list of sources, each with a weight")
+    tokenizer: Literal["bpe", "bytes"] = Field("bpe", description="byte-level BPE of model.V entries, or bytes")
+    val_fraction: float = Field(0.05, gt=0.0, lt=0.5, description="share of the documents kept for validation")
+    cache_dir: str = Field("cache", description="where token files are kept, for all runs")
+
+    def rules(self) -> Iterator[str]:
+        """A mixture stands in for the single source, whose own settings then say nothing."""
+        if not self.sources:
+            yield from super().rules()
+
+    def mixture(self) -> tuple[SourceCfg, ...]:
+        """Return the sources to read, one at least."""
+        own = {name: getattr(self, name) for name in SourceCfg.model_fields}
+        return self.sources or (SourceCfg(**own),)

@@ -1,0 +1,49 @@
+"""What can go wrong in a way the user can mend: each error says what, and its hint says the way out."""
+
+
+class NielsError(Exception):
+    """Base of every expected failure. `hint` is the way out, `exit_code` what a command ends with."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(NielsError):
+    """A setting that cannot be used; the message has one line per bad setting."""
+
+    exit_code = 2
+
+
+class DataError(NielsError):
+    """Text, dialogues, a tokenizer or a token cache that cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(NielsError):
+    """No usable checkpoint, or one that does not fit this run."""
+
+    exit_code = 4
+
+
+class NonFiniteError(NielsError):
+    """A loss, gradient or weight that is nan or inf."""
+
+    exit_code = 5
+
+
+class RunFolderInUse(NielsError):
+    """Another process is writing to the run folder."""
+
+    exit_code = 7
+
+
+class Interrupted(NielsError):
+    """A signal ended the run after its step was saved; the same command goes on from there."""
+
+    def __init__(self, message: str, hint: str, signum: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = 128 + signum
