@@ -49,6 +49,7 @@ class SourceCfg(Cfg):
     """One source of documents (for pretraining) or dialogues (for SFT)."""
 
     kind: SourceKind = Field("pydocs", description="pydocs, text, jsonl or synthetic")
+    name: str = Field("", max_length=64, description="what to call it, for val_source; its kind if empty")
     weight: float = Field(1.0, gt=0.0, le=1e6, description="share in a mixture, relative to the others")
     files: tuple[str, ...] = Field((), description="text, jsonl: paths or globs, ** for folders within")
     documents: Literal["file", "blank_lines"] = Field(
@@ -58,6 +59,11 @@ class SourceCfg(Cfg):
     packages: tuple[str, ...] = Field((), description="pydocs: installed packages to read docstrings of")
     code: bool = Field(False, description="pydocs: add the Python sources themselves")
     size: int = Field(2000, ge=20, le=10_000_000, description="synthetic: number of documents")
+
+    @property
+    def called(self) -> str:
+        """Its name, or its kind where it has none."""
+        return self.name or self.kind
 
     def rules(self) -> Iterator[str]:
         """Text and jsonl are read from files that only the user can name."""
@@ -69,14 +75,21 @@ class DataCfg(SourceCfg):
     """A source, or a mixture of `sources` in its stead, and how its text becomes token files."""
 
     sources: tuple[SourceCfg, ...] = Field((), description="a mixture: a list of sources, each with a weight")
-    tokenizer: Literal["bpe", "bytes"] = Field("bpe", description="byte-level BPE of model.V entries, or bytes")
-    val_fraction: float = Field(0.05, gt=0.0, lt=0.5, description="share of the documents kept for validation")
+    tokenizer: Literal["bpe", "bytes"] = Field(
+        "bpe", description="byte-level BPE of model.V entries, or bytes"
+    )
+    val_source: str = Field("", description="name of the one source to validate on; empty: the mixture")
+    val_fraction: float = Field(
+        0.05, gt=0.0, lt=0.5, description="share of the documents kept for validation"
+    )
     cache_dir: str = Field("cache", description="where token files are kept, for all runs")
 
     def rules(self) -> Iterator[str]:
         """A mixture stands in for the single source, whose own settings then say nothing."""
         if not self.sources:
             yield from super().rules()
+        elif self.val_source and self.val_source not in (there := [s.called for s in self.sources]):
+            yield f"val_source={self.val_source} is none of the sources {there}"
 
     def mixture(self) -> tuple[SourceCfg, ...]:
         """Return the sources to read, one at least."""

@@ -1,0 +1,41 @@
+# The commands of the project; `make help` lists them. A change of pyproject.toml or of the pins sets up anew.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint types tests smoke clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+setup: $(STAMP) ## make .venv with everything in it (Python 3.11 or later)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; use make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: setup ## pretrain and tune a small GPT on this Python's own docs (minutes)
+	$(BIN)/python scripts/train.py precision=fp16 memory=ckpt
+
+smoke: setup ## the same in seconds, on synthetic data
+	$(BIN)/python scripts/train.py experiment=smoke_pipeline
+
+test: lint types tests ## everything that must stay green
+
+lint: setup ## format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+tests: setup ## the test-suite
+	$(BIN)/pytest
+
+clean: ## remove runs and caches of the tools, never .venv
+	rm -rf runs cache .pytest_cache .mypy_cache .ruff_cache

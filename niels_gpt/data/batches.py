@@ -1,0 +1,161 @@
+"""Token files in, (B, T) batches out: every sequence of a run is a function of (seed, number) alone.
+
+Shapes: N sequences of T tokens.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from niels_gpt.data.cache import TokenFiles
+from niels_gpt.errors import DataError
+from niels_gpt.loss import IGNORE
+from niels_gpt.seeds import derived_seed
+
+OPEN_ROWS = 32  # rows that a dialogue may still join while dialogues are packed
+MIXTURE_PERIOD = 1024  # weights of a mixture are honoured to one part in this many
+
+
+class Batch(NamedTuple):
+    """x (N, T) token ids; y (N, T) the ids that follow, IGNORE where nothing is learned; both int64."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Source(Protocol):
+    """An endless, numbered run of sequences."""
+
+    def draw(self, first: int, count: int) -> Batch:
+        """Return sequences first .. first + count - 1: a pure function of the numbers."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of sequences in an epoch."""
+        ...
+
+
+class EpochOrder:
+    """Numbers rows so that each epoch visits every one once, in an order that (seed, epoch) decides."""
+
+    def __init__(self, rows: int, seed: int | None) -> None:
+        self.rows, self.seed = rows, seed  # without a seed the order is 0, 1, 2, ...
+        self._orders: dict[int, Tensor] = {}
+
+    def rows_of(self, first: int, count: int) -> Tensor:
+        """Return the rows of sequences first .. first + count - 1, (count)."""
+        numbers = torch.arange(first, first + count)
+        epochs = numbers // self.rows
+        return torch.cat([self._order(e)[numbers[epochs == e] % self.rows] for e in epochs.unique().tolist()])
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.seed is None:
+            return torch.arange(self.rows)
+        if epoch not in self._orders:
+            generator = torch.Generator().manual_seed(derived_seed("epoch", self.seed, epoch))
+            self._orders[epoch] = torch.randperm(self.rows, generator=generator)
+            if len(self._orders) > 2:  # a batch spans two epochs at most times; older ones are past
+                del self._orders[min(self._orders)]
+        return self._orders[epoch]
+
+
+class TokenStream:
+    """Documents one after the other, cut into rows of T tokens; every next token is a target."""
+
+    def __init__(self, files: TokenFiles, T: int, seed: int | None) -> None:
+        self.ids, self.T = files.ids, T
+        rows = (len(self.ids) - 1) // T
+        if rows < 1:
+            raise DataError(
+                f"the text has {len(self.ids)} tokens, but a sequence with its targets takes T+1={T + 1}",
+                "give more text, raise data.val_fraction or lower model.T",
+            )
+        self.order = EpochOrder(rows, seed)
+
+    def __len__(self) -> int:
+        return self.order.rows
+
+    def draw(self, first: int, count: int) -> Batch:
+        """Return sequences first .. first + count - 1."""
+        starts = self.order.rows_of(first, count) * self.T
+        tokens = self.ids[starts[:, None] + torch.arange(self.T + 1)].long()  # (N, T+1)
+        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+
+
+class ChatStream:
+    """Whole dialogues packed into rows of T; targets are what the assistant says."""
+
+    def __init__(self, files: TokenFiles, T: int, seed: int | None) -> None:
+        self.files, self.T = files, T
+        if len(files.starts) < 2:
+            raise DataError("there are no dialogues to learn from", "give more dialogues or raise model.T")
+        self.rows = pack((files.starts[1:] - files.starts[:-1]).tolist(), T + 1)
+        self.order = EpochOrder(len(self.rows), seed)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(self, first: int, count: int) -> Batch:
+        """Return sequences first .. first + count - 1; padding is id 0 behind the dialogues, never a target."""
+        x = torch.zeros(count, self.T + 1, dtype=torch.int64)
+        y = torch.full_like(x, IGNORE)
+        for n, row in enumerate(self.order.rows_of(first, count).tolist()):
+            at = 0
+            for item in self.rows[row]:
+                start, end = self.files.starts[item : item + 2].tolist()
+                ids = self.files.ids[start:end].long()
+                x[n, at : at + len(ids)] = ids
+                y[n, at : at + len(ids)] = ids.where(self.files.learned[start:end].bool(), IGNORE)
+                at += len(ids)
+        return Batch(x[:, :-1].contiguous(), y[:, 1:].contiguous())
+
+
+def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Return rows of item numbers, each with `room` tokens at most; every item is in one row.
+
+    An item joins the fullest of the open rows that still has room; the fullest is closed when too many are open.
+    """
+    rows: list[list[int]] = []
+    open_rows: list[tuple[int, list[int]]] = []  # (room left, items)
+    for item, length in enumerate(lengths):
+        fitting = [row for row in open_rows if row[0] >= length]
+        left, items = min(fitting, key=lambda row: row[0]) if fitting else (room, [])
+        if fitting:
+            open_rows = [row for row in open_rows if row[1] is not items]
+        else:
+            rows.append(items)
+        items.append(item)
+        open_rows.append((left - length, items))
+        if len(open_rows) > OPEN_ROWS:
+            open_rows.remove(min(open_rows, key=lambda row: row[0]))
+    return rows
+
+
+class Mixture:
+    """Several sources by weight: of every 1024 sequences in a row, each has its share, in a seeded order."""
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int | None) -> None:
+        self.sources, self.seed = sources, seed or 0
+        bounds = [round(MIXTURE_PERIOD * sum(weights[: n + 1]) / sum(weights)) for n in range(len(weights))]
+        self.shares = torch.tensor(
+            [after - before for before, after in zip([0, *bounds], bounds, strict=False)]
+        )
+        self._slots = torch.repeat_interleave(torch.arange(len(sources)), self.shares)  # (MIXTURE_PERIOD)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def draw(self, first: int, count: int) -> Batch:
+        """Return sequences first .. first + count - 1."""
+        drawn = [self._one(number) for number in range(first, first + count)]
+        return Batch(torch.cat([batch.x for batch in drawn]), torch.cat([batch.y for batch in drawn]))
+
+    def _one(self, number: int) -> Batch:
+        period, place = divmod(number, MIXTURE_PERIOD)
+        generator = torch.Generator().manual_seed(derived_seed("mixture", self.seed, period))
+        slots = self._slots[torch.randperm(MIXTURE_PERIOD, generator=generator)]
+        chosen = int(slots[place])
+        before = int((slots[:place] == chosen).sum())
+        return self.sources[chosen].draw(period * int(self.shares[chosen]) + before, 1)

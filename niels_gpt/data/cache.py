@@ -1,0 +1,238 @@
+"""Token files: written once, whole or not at all, with their hashes; mapped afterwards."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich import get_console
+from rich.progress import track
+from torch import Tensor
+
+from niels_gpt.chat import ChatTokens, encode_dialogue
+from niels_gpt.config import DataCfg, SourceCfg
+from niels_gpt.data.records import Dialogue, Document
+from niels_gpt.data.sources import Want, fingerprint, records, texts_of
+from niels_gpt.errors import DataError
+from niels_gpt.seeds import derived_seed
+from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
+
+FORMAT = 1
+SPLITS = ("train", "val")
+DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
+TYPECODES = {"uint16": "H", "uint32": "I", "uint8": "B", "int64": "q"}  # of the module array
+CHUNK = 1 << 22  # ids looked at together when a file is checked
+log = logging.getLogger("niels_gpt")
+
+
+class TokenFiles(NamedTuple):
+    """One split of one source. Item i is ids[starts[i] : starts[i + 1]], of which `learned` marks the targets."""
+
+    ids: Tensor  # uint16, or uint32 where V asks for it
+    learned: Tensor  # uint8; empty for documents, where every token is a target
+    starts: Tensor  # int64, items + 1
+
+
+def tokenizer_for(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
+    """Return the tokenizer of this data: bytes, or BPE learned from the training split, V entries.
+
+    Raises:
+        DataError: the text gives fewer entries than V, or V does not fit the bytes.
+    """
+    if cfg.tokenizer == "bytes":
+        if V != 256:
+            raise DataError(f"model.V={V} was asked for, but bytes have 256 entries", "use model.V=256")
+        return BytesTokenizer()
+    key = _key([fingerprint(source) for source in cfg.mixture()], want, V, cfg.val_fraction)
+    path = Path(cfg.cache_dir) / f"tokenizer-{key}.json"
+    with _building(path) as missing:
+        if missing:
+            log.info("tokenizer: learning %d entries from the training split", V)
+            texts = (
+                text for source in cfg.mixture() for text in _training_texts(source, want, cfg.val_fraction)
+            )
+            train_bpe(texts, V).save(path)
+    return load_tokenizer(path)
+
+
+def token_files(
+    source: SourceCfg, want: Want, split: str, tokenizer: Tokenizer, cfg: DataCfg, limit: int
+) -> TokenFiles:
+    """Return a split of a source as token ids, built at the first call; dialogues have `limit` ids at most.
+
+    Raises:
+        DataError: the source has nothing to give, or a file of the cache is damaged.
+    """
+    limit = limit if want == "dialogues" else 0
+    key = _key(FORMAT, fingerprint(source), want, tokenizer.hash(), cfg.val_fraction, limit)
+    folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"
+    with _building(folder) as missing:
+        if missing:
+            _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    facts = (split, want, source.called, meta["splits"][split]["ids"]["count"], meta["content_sha256"][:16])
+    log.info("data: %s split, %s of %s, %d tokens, content %s", *facts)
+    return _open(folder, split, meta, tokenizer.V)
+
+
+def _key(*parts: Any) -> str:
+    """Return a short name for everything that the content depends on."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _building(target: Path) -> Iterator[bool]:
+    """Hold the lock of `target` and tell whether it is still to be built: one process builds, others wait."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f".{target.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not target.exists()
+
+
+def _training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Iterator[str]:
+    is_val, _ = _split_rule(source, want, val_fraction)
+    for record in records(source, want):
+        if not is_val(record.name):
+            yield from texts_of(record)
+
+
+def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Callable[[str], bool], int]:
+    """Return which names are for validation, and the number of records.
+
+    A name is for validation if its hash falls into the lowest `val_fraction`; where none does, as with a
+    handful of documents, the lowest of all is.
+    """
+    count, names = 0, set()
+    for record in records(source, want):
+        count += 1
+        names.add(derived_seed("split", record.name))
+    if len(names) < 2:
+        raise DataError(
+            f"{source.called} has {len(names)} {want} to tell apart, but training and validation need one each",
+            "give more text" if want == "documents" else "give a source that has dialogues",
+        )
+    threshold = max(val_fraction * 2**63, min(names) + 1)
+    return (lambda name: derived_seed("split", name) < threshold), count
+
+
+class _Writer:
+    """Collects one split and writes its files."""
+
+    def __init__(self, folder: Path, split: str, dtype: str) -> None:
+        self.columns = {"ids": dtype, "learned": "uint8", "starts": "int64"}
+        self.files = {column: (folder / f"{split}.{column}").open("wb") for column in self.columns}
+        self.counts = dict.fromkeys(self.columns, 0)
+        self.hashes = {column: hashlib.sha256() for column in self.columns}
+        self._write("starts", [0])
+
+    def add(self, tokens: ChatTokens) -> None:
+        """Append one item."""
+        self._write("ids", tokens.ids)
+        self._write("learned", tokens.learned)
+        self._write("starts", [self.counts["ids"]])
+
+    def _write(self, column: str, numbers: Iterable[int]) -> None:
+        content = array(TYPECODES[self.columns[column]], numbers)
+        self.files[column].write(content.tobytes())
+        self.hashes[column].update(content.tobytes())
+        self.counts[column] += len(content)
+
+    def close(self) -> dict[str, Any]:
+        """Put the files on disk and return what meta.json says of them."""
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        return {
+            column: {"dtype": dtype, "count": self.counts[column], "sha256": self.hashes[column].hexdigest()}
+            for column, dtype in self.columns.items()
+        }
+
+
+def _build(
+    folder: Path, source: SourceCfg, want: Want, tokenizer: Tokenizer, val_fraction: float, limit: int
+) -> None:
+    """Write all files into a folder beside `folder`, then give it its name."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process left; the lock is ours
+    part.mkdir()
+    is_val, count = _split_rule(source, want, val_fraction)
+    dtype = "uint16" if tokenizer.V <= 1 << 16 else "uint32"
+    writers = {split: _Writer(part, split, dtype) for split in SPLITS}
+    content, dropped = hashlib.sha256(), 0
+    for record in _with_progress(records(source, want), f"tokenizing {source.called}", count):
+        content.update("\0".join((record.name, *texts_of(record))).encode())
+        tokens = _encode(record, tokenizer, limit)
+        if tokens is None:
+            dropped += 1
+        else:
+            writers["val" if is_val(record.name) else "train"].add(tokens)
+    meta = {
+        "format": FORMAT,
+        "source": source.model_dump(),
+        "tokenizer_sha256": tokenizer.hash(),
+        "content_sha256": content.hexdigest(),
+        "records": count,
+        "dropped": dropped,
+        "splits": {split: writer.close() for split, writer in writers.items()},
+    }
+    if dropped:
+        log.warning(
+            "data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit
+        )
+    (part / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    part.rename(folder)
+
+
+def _encode(record: Document | Dialogue, tokenizer: Tokenizer, limit: int) -> ChatTokens | None:
+    """Return a record as ids; a document ends with the end of text."""
+    if isinstance(record, Dialogue):
+        return encode_dialogue(record.messages, tokenizer, limit)
+    return ChatTokens([*tokenizer.encode(record.text), tokenizer.special[END_OF_TEXT]], [])
+
+
+def _with_progress(items: Iterator[Any], what: str, total: int) -> Iterator[Any]:
+    """Show a bar on a terminal, a line elsewhere."""
+    if get_console().is_terminal:
+        return iter(track(items, what, total, transient=True, console=get_console()))
+    log.info("data: %s, %d records", what, total)
+    return items
+
+
+def _open(folder: Path, split: str, meta: dict[str, Any], V: int) -> TokenFiles:
+    """Map one split, its sizes and ids checked against meta.json and V."""
+    columns = {
+        name: _map(folder / f"{split}.{name}", said["dtype"], said["count"])
+        for name, said in meta["splits"][split].items()
+    }
+    ids = columns["ids"]
+    for first in range(0, len(ids), CHUNK):
+        if (largest := int(ids[first : first + CHUNK].long().max())) >= V:
+            raise DataError(
+                f"{folder}/{split}.ids: id {largest} is not below model.V={V}",
+                "delete the folder; it is made anew",
+            )
+    return TokenFiles(**columns)
+
+
+def _map(path: Path, dtype: str, count: int) -> Tensor:
+    """Map a little-endian file of `count` numbers."""
+    expected = count * DTYPES[dtype].itemsize
+    size = path.stat().st_size if path.is_file() else -1
+    if size != expected:
+        there = f"{size} bytes" if size >= 0 else "missing"
+        raise DataError(
+            f"{path}: {there}, but {count} x {dtype} are {expected} bytes",
+            "delete the folder; it is made anew",
+        )
+    if not count:
+        return torch.empty(0, dtype=DTYPES[dtype])
+    return torch.from_file(str(path), size=count, dtype=DTYPES[dtype])

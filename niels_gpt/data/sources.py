@@ -1,0 +1,45 @@
+"""Finds the documents and dialogues of a source: a registry of its kinds."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from niels_gpt.config import SourceCfg, SourceKind
+from niels_gpt.data import files, pydocs, synthetic
+from niels_gpt.data.records import Dialogue, Document
+
+Want = Literal["documents", "dialogues"]
+
+KINDS: dict[SourceKind, ModuleType] = {
+    "pydocs": pydocs,
+    "text": files,
+    "jsonl": files,
+    "synthetic": synthetic,
+}
+
+
+def records(cfg: SourceCfg, want: Want) -> Iterator[Document] | Iterator[Dialogue]:
+    """Yield what the source has of the wanted kind, in an order that is always the same.
+
+    Raises:
+        DataError: a file, package or line that cannot be used.
+    """
+    module = KINDS[cfg.kind]
+    yield from module.documents(cfg) if want == "documents" else module.dialogues(cfg)
+
+
+def fingerprint(cfg: SourceCfg) -> str:
+    """Return a name for what the source would yield, without making it; other code gives another name."""
+    module = KINDS[cfg.kind]
+    folder = Path(__file__).parent
+    code = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    return f"{cfg.kind}:{module.fingerprint(cfg)}:{hashlib.sha256(code).hexdigest()[:16]}"
+
+
+def texts_of(record: Document | Dialogue) -> list[str]:
+    """Return the texts of a record, without roles."""
+    if isinstance(record, Document):
+        return [record.text]
+    return [message.content for message in record.messages]

@@ -1,0 +1,192 @@
+"""Procedural text whose every statement and answer can be checked: the same on every Python and machine."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from niels_gpt.config import SourceCfg
+from niels_gpt.data.records import Dialogue, Document, Message
+from niels_gpt.seeds import derived_seed
+
+LARGEST = 30
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = "January February March April May June July August September October November December".split()
+WORDS = (
+    "apple bread bridge candle chair cloud door field flower forest garden glass hand house island key lake "
+    "lamp leaf letter light moon morning mountain music night ocean paper pencil rain river road salt sand "
+    "ship shoe silver sky snow song spoon star stone street summer sun table tree water wind window winter"
+).split()
+# animal: its colour, its legs
+ANIMALS = {
+    **{"ant": ("black", 6), "bear": ("brown", 4), "bee": ("yellow", 6), "canary": ("yellow", 2)},
+    **{"crow": ("black", 2), "fox": ("red", 4), "frog": ("green", 4), "ladybird": ("red", 6)},
+    **{"mouse": ("grey", 4), "polar bear": ("white", 4), "robin": ("red", 2), "spider": ("black", 8)},
+    **{"swan": ("white", 2), "wolf": ("grey", 4)},
+}
+SYSTEM = ("You answer in one word.", "You are a careful assistant.", "Answer the question.")
+
+
+class Topic(NamedTuple):
+    """Something to talk about: what one may state of it, and what one may ask about it."""
+
+    name: str
+    statements: Sequence[str]
+    questions: Sequence[tuple[str, str]]
+
+
+def documents(cfg: SourceCfg) -> Iterator[Document]:
+    """Yield cfg.size documents of one to six lines, each a function of its index alone."""
+    return map(_document, range(cfg.size))
+
+
+def dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
+    """Yield cfg.size dialogues of one or two questions, each a function of its index alone."""
+    return map(_dialogue, range(cfg.size))
+
+
+def fingerprint(cfg: SourceCfg) -> str:
+    """Return a text that differs wherever the documents or the dialogues could."""
+    return f"synthetic {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]} size={cfg.size}"
+
+
+def answer(question: str) -> str | None:
+    """Return the right answer as read from the question itself, or None for a question of no known form."""
+    for pattern, solve in SOLVERS:
+        if match := re.fullmatch(pattern, question):
+            return solve(*match.groups())
+    return None
+
+
+def _document(index: int) -> Document:
+    topic = _topic(index, "document")
+    lines = 1 + _draw(6, index, "lines")
+    # Sorting by seeds is a shuffle that needs no random state.
+    order = sorted(range(len(topic.statements)), key=lambda i: derived_seed("synthetic", "order", index, i))
+    return Document(topic.name, "\n".join(topic.statements[i] for i in order[:lines]))
+
+
+def _dialogue(index: int) -> Dialogue:
+    topic = _topic(index, "dialogue")
+    first = _draw(len(topic.questions), index, "first")
+    asked = [topic.questions[first]]
+    if _draw(3, index, "turns") == 0:
+        other = (first + 1 + _draw(len(topic.questions) - 1, index, "second")) % len(topic.questions)
+        asked.append(topic.questions[other])
+    messages = [m for q, a in asked for m in (Message("user", q), Message("assistant", a))]
+    if _draw(4, index, "system") == 0:
+        messages.insert(0, Message("system", SYSTEM[_draw(len(SYSTEM), index, "which")]))
+    return Dialogue(topic.name, tuple(messages))
+
+
+def _topic(index: int, use: str) -> Topic:
+    """Draw a topic. A question belongs to one topic, so that its name keeps the question in one split."""
+    makers = (_numbers, _numbers, _word, _word, _animal, _in_order)
+    return makers[_draw(len(makers), index, use, "kind")](derived_seed("synthetic", use, index, "topic"))
+
+
+def _numbers(seed: int) -> Topic:
+    a, b = sorted((seed % LARGEST, seed // LARGEST % LARGEST))
+    b += a == b  # so that one of them is larger
+    total = [(f"What is {x} plus {y}?", f"{a + b}") for x, y in ((a, b), (b, a))]
+    larger = [(f"Which is larger, {x} or {y}?", f"{b}") for x, y in ((a, b), (b, a))]
+    count = ", ".join(map(str, range(a, b + 1)))
+    statements = [
+        f"{a} plus {b} is {a + b}.",
+        f"{b} plus {a} is {a + b}.",
+        f"{b} minus {a} is {b - a}.",
+        f"{b} is larger than {a}.",
+        f"{a} is smaller than {b}.",
+        f"Count from {a} to {b}: {count}.",
+    ]
+    return Topic(f"{a} and {b}", statements, [*total, *larger, (f"What is {b} minus {a}?", f"{b - a}")])
+
+
+def _word(seed: int) -> Topic:
+    word = WORDS[seed % len(WORDS)]
+    backwards = word[::-1]
+    statements = [
+        f"The word {word} has {len(word)} letters.",
+        f"Backwards, {word} is {backwards}.",
+        f"The word {word} begins with {word[0]}.",
+        f"The word {word} ends with {word[-1]}.",
+        f"Say {word} twice: {word} {word}.",
+        f"The letters of {word} are {', '.join(word)}.",
+    ]
+    questions = [
+        (f"Repeat the word {word}.", word),
+        (f"Spell {word} backwards.", backwards),
+        (f"How many letters does {word} have?", f"{len(word)}"),
+        (f"What is the first letter of {word}?", word[0]),
+        (f"What is the last letter of {word}?", word[-1]),
+    ]
+    return Topic(f"word {word}", statements, questions)
+
+
+def _animal(seed: int) -> Topic:
+    animal = sorted(ANIMALS)[seed % len(ANIMALS)]
+    colour, legs = ANIMALS[animal]
+    statements = [
+        f"The {animal} is {colour}.",
+        f"The {animal} has {legs} legs.",
+        f"The {animal} is an animal.",
+        f"Here comes a {colour} {animal}.",
+        f"The {animal} walks on {legs} legs.",
+        f"Look, the {colour} animal is the {animal}.",
+    ]
+    questions = [
+        (f"What colour is the {animal}?", colour),
+        (f"How many legs does the {animal} have?", f"{legs}"),
+    ]
+    return Topic(f"animal {animal}", statements, questions)
+
+
+def _in_order(seed: int) -> Topic:
+    kind, names = (("day", DAYS), ("month", MONTHS))[seed % 2]
+    i = seed // 2 % len(names)
+    before, name, after = names[i - 1], names[i], names[(i + 1) % len(names)]
+    statements = [
+        f"{after} comes after {name}.",
+        f"{before} comes before {name}.",
+        f"{name} is a {kind}.",
+        f"First {before}, then {name}, then {after}.",
+        f"{name} is number {i + 1} of the {kind}s.",
+    ]
+    questions = [
+        (f"Which {kind} comes after {name}?", after),
+        (f"Which {kind} comes before {name}?", before),
+        (f"What number is the {kind} {name}?", f"{i + 1}"),
+    ]
+    return Topic(f"{kind} {name}", statements, questions)
+
+
+def _draw(count: int, *parts: int | str) -> int:
+    return derived_seed("synthetic", *parts) % count
+
+
+def _neighbour(kind: str, side: str, name: str) -> str:
+    names = DAYS if kind == "day" else MONTHS
+    return names[(names.index(name) + (1 if side == "after" else -1)) % len(names)]
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"({'|'.join(names)})"
+
+
+SOLVERS: tuple[tuple[str, Callable[..., str]], ...] = (
+    (r"What is (\d+) plus (\d+)\?", lambda a, b: str(int(a) + int(b))),
+    (r"What is (\d+) minus (\d+)\?", lambda a, b: str(int(a) - int(b))),
+    (r"Which is larger, (\d+) or (\d+)\?", lambda a, b: str(max(int(a), int(b)))),
+    (r"Repeat the word (\w+)\.", lambda word: str(word)),
+    (r"Spell (\w+) backwards\.", lambda word: "".join(reversed(word))),
+    (r"How many letters does (\w+) have\?", lambda word: str(len(word))),
+    (r"What is the first letter of (\w+)\?", lambda word: str(word[0])),
+    (r"What is the last letter of (\w+)\?", lambda word: str(word[-1])),
+    (rf"What colour is the {_one_of(list(ANIMALS))}\?", lambda animal: ANIMALS[animal][0]),
+    (rf"How many legs does the {_one_of(list(ANIMALS))} have\?", lambda animal: str(ANIMALS[animal][1])),
+    (rf"Which (day) comes (after|before) {_one_of(DAYS)}\?", _neighbour),
+    (rf"Which (month) comes (after|before) {_one_of(MONTHS)}\?", _neighbour),
+    (rf"What number is the day {_one_of(DAYS)}\?", lambda day: str(DAYS.index(day) + 1)),
+    (rf"What number is the month {_one_of(MONTHS)}\?", lambda month: str(MONTHS.index(month) + 1)),
+)

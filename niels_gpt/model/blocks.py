@@ -1,0 +1,101 @@
+"""The parts of a GPT: rotary positions, attention, SwiGLU, and the Block made of them.
+
+Shapes: B sequences, T tokens, C channels, H heads of D = C / H channels.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from niels_gpt.config import ModelCfg
+
+NORM_EPS = 1e-5
+
+
+def rope_tables(T: int, D: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cos and sin, (T, D) each, in the half-split layout of Llama (Su et al., RoFormer, 2021)."""
+    frequencies = theta ** -(torch.arange(0, D, 2, dtype=torch.float32) / D)  # (D/2)
+    angles = torch.outer(torch.arange(T, dtype=torch.float32), frequencies)  # (T, D/2)
+    angles = torch.cat([angles, angles], dim=-1)  # (T, D)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + D/2) of channels of `x` (B, H, T, D) by its position's angle."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def traced_attention(q: Tensor, k: Tensor, v: Tensor, trace: list[Tensor]) -> Tensor:
+    """Attend as the fused kernel does, and append the probabilities, (B, H, T, T), to `trace`."""
+    T, D = q.shape[-2:]
+    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+    scores = (q @ k.transpose(-2, -1)) * D**-0.5  # (B, H, T, T)
+    probabilities = scores.float().masked_fill(future, float("-inf")).softmax(-1)
+    trace.append(probabilities)
+    attended: Tensor = probabilities.to(v.dtype) @ v
+    return attended
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions and no biases.
+
+    No dropout on the probabilities: it takes scaled_dot_product_attention off its fast path, and mps has
+    ignored or refused it.
+    """
+
+    def __init__(self, cfg: ModelCfg) -> None:
+        super().__init__()
+        self.H = cfg.H
+        self.q_proj = nn.Linear(cfg.C, cfg.C, bias=False)
+        self.k_proj = nn.Linear(cfg.C, cfg.C, bias=False)
+        self.v_proj = nn.Linear(cfg.C, cfg.C, bias=False)
+        self.o_proj = nn.Linear(cfg.C, cfg.C, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, trace: list[Tensor] | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C); a `trace` list receives the probabilities."""
+        B, T, C = x.shape
+        q, k, v = (
+            project(x).view(B, T, self.H, C // self.H).transpose(1, 2)  # (B, H, T, D)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
+        if trace is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            y = traced_attention(q, k, v, trace)
+        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, C))
+        return out
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (Shazeer, GLU Variants Improve Transformer, 2020)."""
+
+    def __init__(self, cfg: ModelCfg) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(cfg.C, cfg.d_ff, bias=False)
+        self.up_proj = nn.Linear(cfg.C, cfg.d_ff, bias=False)
+        self.down_proj = nn.Linear(cfg.d_ff, cfg.C, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Block(nn.Module):
+    """Attention, then the feed-forward layer, each normed before and added to the residual stream."""
+
+    def __init__(self, cfg: ModelCfg) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(cfg.C, eps=NORM_EPS)
+        self.attention = Attention(cfg)
+        self.feed_forward_norm = nn.RMSNorm(cfg.C, eps=NORM_EPS)
+        self.feed_forward = SwiGLU(cfg)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, trace: list[Tensor] | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin, trace))
+        out: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return out

@@ -1,0 +1,71 @@
+"""The GPT: a stack of blocks, each recomputed or traced when that is asked for."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.model.blocks import NORM_EPS, Block, rope_tables
+
+INIT_STD = 0.02
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer of Llama's kind: RMSNorm, RoPE, SwiGLU, tied embeddings, no biases.
+
+    With `activation_checkpointing` each block's activations are dropped in training and recomputed in the
+    backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016): the same numbers, less
+    memory, more time.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, cfg: ModelCfg, *, activation_checkpointing: bool = False) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.activation_checkpointing = activation_checkpointing
+        self.embedding = nn.Embedding(cfg.V, cfg.C)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.L))
+        self.norm = nn.RMSNorm(cfg.C, eps=NORM_EPS)
+        cos, sin = rope_tables(cfg.T, cfg.C // cfg.H, cfg.rope_theta)
+        self.register_buffer("cos", cos, persistent=False)  # (T, D)
+        self.register_buffer("sin", sin, persistent=False)  # (T, D)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """Draw normal weights; what is added to the residual stream is smaller by the depth (GPT-2)."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue  # norms start at one
+            onto_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            std = INIT_STD * (2 * self.cfg.L) ** -0.5 if onto_residual else INIT_STD
+            nn.init.normal_(parameter, mean=0.0, std=std)
+
+    def forward(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
+        """Return the logits (B, T, V) of the token after each of `ids` (B, T), T at most cfg.T.
+
+        A `trace` list receives each block's attention probabilities, (B, H, T, T); nothing is recomputed
+        in such a call.
+        """
+        T = ids.shape[1]
+        cos, sin = self.cos[:T], self.sin[:T]
+        recompute = self.activation_checkpointing and self.training and trace is None
+        x = self.dropout(self.embedding(ids))  # (B, T, C)
+        for block in self.blocks:
+            if recompute:
+                x = checkpoint(block, x, cos, sin, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, trace)
+        return F.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
+
+    def parameter_count(self) -> int:
+        """Return the number of learned numbers, the tied embedding counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device

@@ -1,0 +1,69 @@
+"""A trained model with its tokenizer, to go on from a text or to talk with."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from niels_gpt.chat import encode_prompt
+from niels_gpt.data.records import Message
+from niels_gpt.errors import CheckpointError
+from niels_gpt.generate import generate
+from niels_gpt.model.gpt import GPT
+from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, load_tokenizer
+from niels_gpt.weights import load_model
+
+
+class Speaker:
+    """`chats` says whether the weights come from SFT. A conversation is remembered, as far as T tokens reach."""
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, *, chats: bool) -> None:
+        self.model, self.tokenizer, self.chats = model, tokenizer, chats
+        self.conversation: list[Message] = []
+
+    def go_on(self, text: str, **sampling: Any) -> Iterator[str]:
+        """Yield, piece by piece, how the model goes on from `text`; `sampling` is as in `generate`."""
+        end = self.tokenizer.special[END_OF_TEXT]
+        yield from self._pieces([end, *self.tokenizer.encode(text)], [end], sampling)
+
+    def reply(self, question: str, **sampling: Any) -> Iterator[str]:
+        """Yield, piece by piece, the assistant's answer; `sampling` is as in `generate`."""
+        self.conversation.append(Message("user", question))
+        prompt = encode_prompt(self.conversation, self.tokenizer)
+        said = ""
+        for piece in self._pieces(prompt, [self.tokenizer.special[END_OF_TURN]], sampling):
+            said += piece
+            yield piece
+        self.conversation.append(Message("assistant", said))
+
+    def _pieces(self, prompt: Sequence[int], stop: Sequence[int], sampling: dict[str, Any]) -> Iterator[str]:
+        """Decode as tokens come; a character that is not whole yet is held back."""
+        ids: list[int] = []
+        shown = ""
+        for id in generate(self.model, prompt, stop=stop, **sampling):
+            ids.append(id)
+            text = self.tokenizer.decode(ids)
+            if not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+        yield self.tokenizer.decode(ids)[len(shown) :]
+
+
+def load_speaker(path: Path) -> Speaker:
+    """Return the best weights of a run folder's last phase, or those of a checkpoint in one.
+
+    Raises:
+        CheckpointError: there is nothing to load.
+        DataError: its tokenizer cannot be used.
+    """
+    checkpoint = path if path.suffix == ".pt" else _best(path)
+    tokenizer = load_tokenizer(checkpoint.parent.parent / "tokenizer.json")
+    return Speaker(load_model(checkpoint), tokenizer, chats=checkpoint.parent.name == "sft")
+
+
+def _best(run: Path) -> Path:
+    for phase in ("sft", "pretrain"):
+        if (run / phase / "best.pt").exists():
+            return run / phase / "best.pt"
+    raise CheckpointError(
+        f"{run} has no sft/best.pt or pretrain/best.pt", "name a run folder, as runs/default, that has been trained"
+    )

@@ -1,0 +1,246 @@
+"""Tokenizers: byte-level BPE, bytes as the trivial one, the special tokens of both."""
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from niels_gpt.errors import DataError
+
+END_OF_TEXT = "<|end_of_text|>"
+SYSTEM = "<|system|>"
+USER = "<|user|>"
+ASSISTANT = "<|assistant|>"
+END_OF_TURN = "<|end_of_turn|>"
+SPECIAL_TOKENS: tuple[str, ...] = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_TURN)
+MAX_FILE = 64 << 20  # bytes; a tokenizer of a million entries stays below this
+_FIRST_SPECIAL_BYTE = 0xF8  # 0xF8 .. 0xFF never occur in UTF-8
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
+_HINT = "give a tokenizer.json that a run of niels_gpt has saved"
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back, without loss. V entries; `special` has the id of each special token."""
+
+    V: int
+    special: dict[str, int]
+
+    def __init__(self, entries: list[bytes], special: dict[str, int]) -> None:
+        self.V, self.special = len(entries), special
+        self._entries = entries  # what each id stands for; b"" for the special tokens
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
+
+    @abstractmethod
+    def _definition(self) -> Any: ...
+
+    @abstractmethod
+    def _file_text(self) -> str: ...
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of each text, one text after the other: a batch would hold all offsets at once."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` without special tokens; a character cut in two becomes U+FFFD.
+
+        DataError if an id is not in 0 .. V-1.
+        """
+        if len(ids) and not 0 <= min(ids) <= max(ids) < self.V:
+            raise DataError(
+                f"ids {min(ids)} .. {max(ids)} were given, but this tokenizer has 0 .. {self.V - 1}"
+            )
+        return b"".join(self._entries[i] for i in ids).decode("utf-8", "replace")
+
+    def token_bytes(self) -> list[int]:
+        """Return how many bytes of text each id stands for: V numbers, 0 for special tokens."""
+        return [len(entry) for entry in self._entries]
+
+    def hash(self) -> str:
+        """Return the sha256 (hex) of what makes this tokenizer encode as it does."""
+        return hashlib.sha256(json.dumps(self._definition()).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write tokenizer.json: whole or not at all."""
+        temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temp.open("w", encoding="utf-8") as file:
+                file.write(self._file_text())
+                file.flush()
+                os.fsync(file.fileno())
+            temp.replace(path)
+        finally:
+            temp.unlink(missing_ok=True)
+
+
+class BytesTokenizer(Tokenizer):
+    """256 entries: byte b has id b. The special tokens take 0xF8 .. 0xFC, which never occur in UTF-8."""
+
+    def __init__(self) -> None:
+        special = {token: _FIRST_SPECIAL_BYTE + i for i, token in enumerate(SPECIAL_TOKENS)}
+        entries = [b"" if b in special.values() else bytes([b]) for b in range(256)]
+        super().__init__(entries, special)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the UTF-8 bytes of `text`. DataError if it has a lone surrogate."""
+        return list(_utf8(text))
+
+    def _definition(self) -> Any:
+        return {"type": "bytes"}
+
+    def _file_text(self) -> str:
+        return json.dumps(self._definition())
+
+
+class BpeTokenizer(Tokenizer):
+    """Byte-level BPE as in GPT-2, by Hugging Face tokenizers; the special tokens have ids 0 .. 4."""
+
+    def __init__(self, bpe: tokenizers.Tokenizer) -> None:
+        vocab = bpe.get_vocab()
+        special = {token: vocab[token] for token in SPECIAL_TOKENS}
+        byte_of = _byte_of_symbol()
+        tokens = sorted(vocab, key=lambda token: vocab[token])
+        entries = [b"" if token in special else bytes(byte_of[s] for s in token) for token in tokens]
+        super().__init__(entries, special)
+        self._bpe = bpe
+        # Without this "<|user|>" in a text would become the special token. The library does not save it.
+        self._bpe.encode_special_tokens = True
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
+        _utf8(text)
+        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _definition(self) -> Any:
+        # Not the library's whole text: its form may change with a version, its meaning does not.
+        model = json.loads(self._bpe.to_str())["model"]
+        return {"type": "bpe", "vocab": sorted(model["vocab"].items()), "merges": model["merges"]}
+
+    def _file_text(self) -> str:
+        return str(self._bpe.to_str())
+
+
+def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
+    """Learn V entries from `texts`; the same texts in the same order give the same tokenizer.
+
+    DataError if V leaves no room for the 256 bytes, or if the text gives fewer entries. Sennrich et al. 2016.
+    """
+    least = 256 + len(SPECIAL_TOKENS)
+    if V < least:
+        hint = f"use model.V={least} or more, or data.tokenizer=bytes with model.V=256"
+        raise DataError(f"model.V={V} was asked for, but byte-level BPE has at least {least} entries", hint)
+    bpe = _empty_bpe()
+    trainer = trainers.BpeTrainer(
+        vocab_size=V,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    with _one_thread():
+        bpe.train_from_iterator((_utf8(text).decode() for text in texts), trainer)
+    if (n := bpe.get_vocab_size()) < V:
+        hint = f"use model.V={n} or less, or give more text"
+        raise DataError(f"model.V={V} was asked for, but this text gives only {n} entries", hint)
+    return BpeTokenizer(bpe)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read what `save` has written. DataError naming the file if it is anything else; nothing in it is run."""
+    text = _read(path)
+    try:
+        if json.loads(text) == {"type": "bytes"}:
+            return BytesTokenizer()
+        bpe = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{path}: not a tokenizer ({error})", _HINT) from error
+    if fault := _foreign(bpe):
+        raise DataError(f"{path}: not a tokenizer of niels_gpt ({fault})", _HINT)
+    return BpeTokenizer(bpe)
+
+
+def _read(path: Path) -> str:
+    """Return the text of a regular file of at most MAX_FILE bytes."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such tokenizer file", _HINT)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+        if len(content) > MAX_FILE:
+            raise DataError(f"{path}: not a tokenizer (more than {MAX_FILE >> 20} MB)", _HINT)
+        return content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a tokenizer ({error})", _HINT) from error
+
+
+def _foreign(bpe: tokenizers.Tokenizer) -> str:
+    """Return how a loaded tokenizer differs from those trained here; "" if it encodes and decodes as they do."""
+    vocab, byte_of = bpe.get_vocab(), _byte_of_symbol()
+    if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
+        return f"it has no {missing[0]}"
+    if sorted(vocab.values()) != list(range(len(vocab))):
+        return "its ids are not 0 .. V-1"
+    if not byte_of.keys() <= vocab.keys():
+        return "it lacks some of the 256 bytes"
+    if any(not token or set(token) - byte_of.keys() for token in vocab.keys() - set(SPECIAL_TOKENS)):
+        return "it has entries that are not bytes"
+    if _settings(bpe) != _settings(_empty_bpe()):
+        return "it splits or normalizes text in another way"
+    return ""
+
+
+def _settings(bpe: tokenizers.Tokenizer) -> dict[str, Any]:
+    """Return everything that defines a tokenizer but its vocabulary."""
+    settings: dict[str, Any] = json.loads(bpe.to_str())
+    settings["model"] |= {"vocab": {}, "merges": []}
+    return settings
+
+
+def _empty_bpe() -> tokenizers.Tokenizer:
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens(list(SPECIAL_TOKENS))
+    return bpe
+
+
+def _byte_of_symbol() -> dict[str, int]:
+    """Return the byte that each symbol of byte-level BPE stands for.
+
+    As in GPT-2: a printable byte is its Latin-1 character, the others follow in order from U+0100.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        what = f"U+{ord(text[error.start]):04X} at character {error.start}"
+        raise DataError(
+            f"text has half a surrogate pair, {what}", "remove it: it stands for no character"
+        ) from error
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Train in one thread unless the user says otherwise: after threads, every fork would warn."""
+    if _PARALLELISM in os.environ:
+        yield
+        return
+    os.environ[_PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[_PARALLELISM]

@@ -1,0 +1,125 @@
+"""Weights on disk: reading checkpoints safely, and export for other programs."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.errors import CheckpointError
+from niels_gpt.model.blocks import NORM_EPS
+from niels_gpt.model.gpt import GPT
+from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
+
+CHECKPOINT_KEYS = ("model_cfg", "train_cfg", "model_state", "optimizer_state", "step", "best_val_loss")
+LLAMA_NAMES = {
+    "embedding": "model.embed_tokens",
+    "blocks": "model.layers",
+    "attention_norm": "input_layernorm",
+    "attention": "self_attn",
+    "feed_forward_norm": "post_attention_layernorm",
+    "feed_forward": "mlp",
+    "norm": "model.norm",
+}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the six keys of a checkpoint, all tensors on the CPU.
+
+    The CRC-32 of every record is checked first, which torch's reader leaves out, and nothing in the file is
+    executed (weights_only).
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or no checkpoint of this project.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise CheckpointError(
+                    f"{path} is damaged (bad CRC-32 of {broken})", "use an earlier checkpoint"
+                )
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: there is no such checkpoint", "give the path of a .pt file of a run"
+        ) from None
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile and torch raise many kinds for the one thing: a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read ({reason})", "use an earlier checkpoint") from error
+    if not isinstance(saved, dict) or set(saved) != set(CHECKPOINT_KEYS):
+        raise CheckpointError(
+            f"{path} is no checkpoint of niels_gpt", f"it must hold {', '.join(CHECKPOINT_KEYS)}"
+        )
+    return saved
+
+
+def load_model(path: Path) -> GPT:
+    """Return the GPT of a checkpoint, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    saved = read_checkpoint(path)
+    try:
+        model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
+        model.load_state_dict(saved["model_state"])
+    except (ValidationError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: its weights do not fit its model_cfg", "use another checkpoint"
+        ) from error
+    return model.eval()
+
+
+def llama_state(model: GPT) -> dict[str, torch.Tensor]:
+    """Return the weights under the names of Hugging Face's LlamaForCausalLM; the layout is the same."""
+    return {
+        ".".join(LLAMA_NAMES.get(part, part) for part in name.split(".")): tensor.detach().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the config.json of a LlamaForCausalLM of this shape."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": cfg.V,
+        "max_position_embeddings": cfg.T,
+        "hidden_size": cfg.C,
+        "intermediate_size": cfg.d_ff,
+        "num_hidden_layers": cfg.L,
+        "num_attention_heads": cfg.H,
+        "num_key_value_heads": cfg.H,
+        "rope_theta": cfg.rope_theta,
+        "rms_norm_eps": NORM_EPS,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+        "bos_token_id": tokenizer.special[END_OF_TEXT],
+        "eos_token_id": tokenizer.special[END_OF_TURN],
+    }
+
+
+def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write config.json, model.safetensors and tokenizer.json, which programs that know Llama can load.
+
+    Raises:
+        CheckpointError: the folder is there already.
+    """
+    from safetensors.torch import save_file
+
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise CheckpointError(f"{folder} is there already", "name a new folder") from None
+    save_file(llama_state(model), folder / "model.safetensors", metadata={"format": "pt"})
+    config = llama_config(model.cfg, tokenizer)
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    tokenizer.save(folder / "tokenizer.json")

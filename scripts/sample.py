@@ -1,0 +1,72 @@
+"""Talks to what was trained: goes on from a prompt, answers a question, or chats."""
+
+import _root  # noqa: F401  isort: skip
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from niels_gpt.errors import CheckpointError
+from train.cli import command
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a run folder, as runs/default, or a checkpoint in it")
+    parser.add_argument("--prompt", help="a text to go on from; after SFT, a question to answer")
+    parser.add_argument("--chat", action="store_true", help="talk in turns; an empty line ends it")
+    parser.add_argument("--max-tokens", type=int, default=200, help="longest answer (default 200)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the best token (default 0.7)")
+    parser.add_argument("--top-k", type=int, default=50, help="tokens to draw among (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    options = parser.parse_args()
+    if options.chat == (options.prompt is not None):
+        parser.error("give one of --prompt TEXT and --chat")
+    if options.temperature < 0 or options.top_k < 1 or options.max_tokens < 1:
+        parser.error("--temperature is at least 0, --top-k and --max-tokens at least 1")
+    return options
+
+
+def main() -> None:
+    """Load the newest phase's best weights and say what they say."""
+    options = arguments()
+    from niels_gpt.speaker import load_speaker  # torch is imported only now
+
+    speaker = load_speaker(options.run)
+    settings = {
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "seed": options.seed,
+    }
+    if options.prompt is not None:
+        say = speaker.reply if speaker.chats else speaker.go_on
+        print_stream(say(options.prompt, **settings))
+        return
+    if not speaker.chats:
+        raise CheckpointError(
+            f"{options.run} is pretrained only: it cannot chat", "use --prompt, or train phase=sft"
+        )
+    while question := ask():
+        print_stream(speaker.reply(question, **settings))
+
+
+def ask() -> str:
+    """Return the user's next line, empty at the end of input."""
+    try:
+        return input("you: ").strip()
+    except EOFError:
+        return ""
+
+
+def print_stream(pieces: Iterator[str]) -> None:
+    """Print pieces of text as they come."""
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    print()
+
+
+if __name__ == "__main__":
+    command(main)

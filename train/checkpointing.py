@@ -1,0 +1,187 @@
+"""Checkpoints: the state of a run, saved whole or not at all, resumed, or started from."""
+
+import fcntl
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.errors import CheckpointError, NonFiniteError
+from niels_gpt.model.gpt import GPT
+from niels_gpt.weights import read_checkpoint
+
+LATEST, BEST = "latest.pt", "best.pt"
+log = logging.getLogger("niels_gpt")
+
+
+@dataclass
+class TrainState:
+    """All that changes while a phase learns. `step` counts optimizer updates."""
+
+    model: GPT
+    optimizer: Optimizer
+    step: int = 0
+    best_val_loss: float | None = None
+
+
+def step_path(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step stands."""
+    return folder / f"step_{step:07d}.pt"
+
+
+def step_files(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, the latest step first; the clock is never asked."""
+    return sorted(folder.glob("step_*.pt"), key=lambda path: path.name, reverse=True)
+
+
+def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
+    """Write the six keys to `path`: what is visible under that name is complete.
+
+    Raises:
+        NonFiniteError: a weight is nan or inf; nothing is written.
+    """
+    _require_finite(state.model, state.step)
+    part = path.with_name(f".{path.name}.part")
+    content = {
+        "model_cfg": state.model.cfg.model_dump(),
+        "train_cfg": train_cfg,
+        "model_state": _on_cpu(state.model.state_dict()),
+        "optimizer_state": _on_cpu(state.optimizer.state_dict()),
+        "step": state.step,
+        "best_val_loss": state.best_val_loss,
+    }
+    try:
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            _to_platter(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def save_step(folder: Path, state: TrainState, train_cfg: dict[str, Any], *, best: bool, keep_last: int) -> None:
+    """Save this step, let latest.pt (and best.pt) mean it, and drop all but the last `keep_last` steps."""
+    path = step_path(folder, state.step)
+    if best:  # best.pt comes first: whoever resumes from this step finds the best that it speaks of
+        save(folder / BEST, state, train_cfg)
+        _link(folder / BEST, path)
+    else:
+        save(path, state, train_cfg)
+    _link(path, folder / LATEST)
+    for old in step_files(folder)[keep_last:]:
+        old.unlink()
+
+
+def _require_finite(model: GPT, step: int) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise NonFiniteError(
+                f"weight {name} is not finite at step {step}; no checkpoint was written",
+                "go on from the last good checkpoint with a lower train.base_lr, or with precision=off",
+            )
+
+
+def _on_cpu(value: Any) -> Any:
+    """Copy nested tensors to the CPU, so that every machine can load them."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().contiguous().cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
+
+
+def _to_platter(descriptor: int) -> None:
+    """Make the written bytes survive a power cut; Apple's fsync alone does not."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _link(path: Path, name: Path) -> None:
+    """Let `name` mean the file at `path`, without a moment in which it means nothing."""
+    temporary = name.with_name(f".{name.name}.part")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        temporary.write_bytes(path.read_bytes())
+    temporary.replace(name)
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """Return the checkpoint with the highest step that is undamaged, or None where there is none at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, but every one is damaged.
+    """
+    damaged = []
+    for path in step_files(folder):
+        try:
+            saved = read_checkpoint(path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            log.warning("warning: %s; looking for an earlier one", error)
+        else:
+            return saved
+    if damaged:
+        raise CheckpointError("\n".join(damaged), "choose another name=... to start anew")
+    return None
+
+
+def resume(state: TrainState, saved: dict[str, Any]) -> None:
+    """Go on from a checkpoint: weights, optimizer, step and best loss.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model; the message has a line per difference.
+    """
+    _require_fit(saved, state.model.cfg)
+    state.model.load_state_dict(saved["model_state"])
+    state.optimizer.load_state_dict(saved["optimizer_state"])
+    state.step, state.best_val_loss = saved["step"], saved["best_val_loss"]
+
+
+def warm_start(state: TrainState, saved: dict[str, Any]) -> None:
+    """Take the weights alone from a checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model; the message has a line per difference.
+    """
+    _require_fit(saved, state.model.cfg)
+    state.model.load_state_dict(saved["model_state"])
+
+
+def _require_fit(saved: dict[str, Any], now: ModelCfg) -> None:
+    """Compare what shapes the network; dropout may change."""
+    then = saved["model_cfg"]
+    differences = [
+        f"model.{key}={value} was asked for, but the checkpoint has {key}={then.get(key)}"
+        for key, value in now.model_dump(exclude={"dropout"}).items()
+        if then.get(key) != value
+    ]
+    if differences:
+        raise CheckpointError("\n".join(differences), "use the checkpoint's settings, or another name=...")
+
+
+def changed_settings(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Yield the settings in which a resumed run differs from the one that was saved."""
+    for key, value in now.items():
+        if key in then and then[key] != value:
+            yield f"train.{key}: {then[key]} -> {value}"

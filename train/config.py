@@ -1,0 +1,219 @@
+"""The gate from Hydra into the code: the schema of a run, and load_plan, which turns settings into runs."""
+
+import copy
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, ValidationError
+
+from niels_gpt.config import Cfg, DataCfg, ModelCfg
+from niels_gpt.errors import ConfigError
+
+PhaseName = Literal["pretrain", "sft"]
+Settings = dict[str, Any]
+Location = tuple[int | str, ...]
+Problems = dict[Location, str]
+
+
+class TrainCfgSchema(Cfg):
+    """How one phase learns. A step is one optimizer update on B x accum_steps sequences."""
+
+    seed: int = Field(1337, ge=0, le=2**31 - 1, description="names every random draw of the run")
+    B: int = Field(8, ge=1, le=65536, description="sequences in a microbatch")
+    accum_steps: int = Field(2, ge=1, le=65536, description="microbatches in a step")
+    total_steps: int = Field(400, ge=1, le=10**9, description="steps in the phase")
+    eval_every: int = Field(100, ge=1, le=10**9, description="steps between evaluations; the last step has one")
+    eval_sequences: int = Field(128, ge=1, le=10**7, description="sequences in an evaluation, whatever B")
+    log_every: int = Field(10, ge=1, le=10**9, description="steps between lines of progress")
+    ckpt_every: int = Field(100, ge=1, le=10**9, description="steps between checkpoints; the last step has one")
+    keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints kept, besides the best")
+    base_lr: float = Field(1e-3, gt=0.0, le=10.0, description="learning rate after warm-up")
+    min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate that the cosine ends at")
+    warmup_steps: int = Field(10, ge=0, le=10**9, description="steps of linear warm-up")
+    weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="AdamW's decay, on matrices only")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's averaging, each in [0, 1)")
+    grad_clip: float = Field(1.0, gt=0.0, le=1e9, description="largest gradient norm of a step")
+    amp: bool = Field(True, description="autocast; takes effect on mps only")
+    amp_dtype: Literal["fp16", "bf16"] = Field("fp16", description="autocast's low precision")
+    activation_checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
+
+    def rules(self) -> Iterator[str]:
+        """Warm-up ends within the run, and the cosine goes down."""
+        if self.warmup_steps > self.total_steps:
+            yield f"warmup_steps={self.warmup_steps} is more than total_steps={self.total_steps}"
+        if self.min_lr > self.base_lr:
+            yield f"min_lr={self.min_lr} is more than base_lr={self.base_lr}"
+        if not all(0 <= beta < 1 for beta in self.betas):
+            yield f"betas={list(self.betas)} must lie in [0, 1)"
+
+    @property
+    def effective_batch(self) -> int:
+        """Sequences in a step."""
+        return self.B * self.accum_steps
+
+
+class RunCfg(Cfg):
+    """One phase, ready to be carried out."""
+
+    name: str
+    phase: PhaseName
+    dir: str
+    device: Literal["auto", "cpu", "mps"] = "auto"
+    resume: str = "auto"
+    init_from: str | None = None
+    model: ModelCfg
+    data: DataCfg
+    train: TrainCfgSchema
+
+    @property
+    def out(self) -> Path:
+        """The phase's folder within the run folder."""
+        return Path(self.dir) / self.phase
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer that all phases of the run share."""
+        return Path(self.dir) / "tokenizer.json"
+
+
+class SftCfg(Cfg):
+    """The second phase of a pipeline: what is not set here follows the first phase."""
+
+    model: ModelCfg
+    data: DataCfg
+    train: TrainCfgSchema
+
+
+class PlanCfg(Cfg):
+    """Everything one may choose: the composed config."""
+
+    name: str = Field("default", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$", description="the run's name")
+    dir: str = Field("runs/${name}", min_length=1, max_length=4096, description="the run folder")
+    phase: Literal["pretrain", "sft", "pipeline"] = Field("pipeline", description="set by the group phase")
+    device: Literal["auto", "cpu", "mps"] = Field("auto", description="auto takes mps where there is one")
+    resume: str = Field(
+        "auto",
+        min_length=1,
+        description="auto: go on if there is a run; never: refuse to; or a checkpoint's path",
+    )
+    init_from: str | None = Field(None, description="checkpoint to take the weights from at step 0")
+    model: ModelCfg
+    data: DataCfg
+    train: TrainCfgSchema
+    sft: SftCfg
+
+    def rules(self) -> Iterator[str]:
+        """Each phase has the kind of data it learns from, and both have the same network."""
+        if self.phase != "pretrain" and all(source.kind == "text" for source in self.sft.data.mixture()):
+            yield (
+                "sft.data: text files have no dialogues; use phase=pretrain, or give some with "
+                "+data@sft.data=jsonl 'sft.data.files=[chats.jsonl]'"
+            )
+        same = self.sft.model.model_copy(update={"dropout": self.model.dropout})
+        if self.phase == "pipeline" and same != self.model:
+            yield "sft.model: only dropout may differ from model, since the weights are handed on"
+        if self.phase == "pipeline" and self.resume not in ("auto", "never"):
+            yield f"resume={self.resume} belongs to one phase; add phase=pretrain or phase=sft"
+
+    def plan(self) -> list[RunCfg]:
+        """Return the phases to carry out, in order."""
+        first = self._run("pretrain", self.model, self.data, self.train)
+        second = self._run("sft", self.sft.model, self.sft.data, self.sft.train)
+        if self.phase == "pipeline":
+            return [first, second.model_copy(update={"init_from": None})]  # from the best of the first
+        return [first if self.phase == "pretrain" else second]
+
+    def _run(self, phase: PhaseName, model: ModelCfg, data: DataCfg, train: TrainCfgSchema) -> RunCfg:
+        return RunCfg(
+            name=self.name,
+            phase=phase,
+            dir=self.dir,
+            device=self.device,
+            resume=self.resume,
+            init_from=self.init_from,
+            model=model,
+            data=data,
+            train=train,
+        )
+
+
+def load_plan(cfg: DictConfig) -> list[RunCfg]:
+    """Return the runs that a composed config asks for.
+
+    Raises:
+        ConfigError: one line per bad setting, in Hydra's dotted form.
+    """
+    tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
+    settings: Settings = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
+    if HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
+        settings["dir"] = os.path.relpath(HydraConfig.get().runtime.output_dir)  # in a sweep, the job's own folder
+    return plan_from_settings(settings)
+
+
+def plan_from_settings(settings: Settings) -> list[RunCfg]:
+    """Return the runs that plain settings, in the shape of PlanCfg, ask for.
+
+    Raises:
+        ConfigError: one line per bad setting, in Hydra's dotted form.
+    """
+    try:
+        return PlanCfg.model_validate(_as_tuples(settings)).plan()
+    except ValidationError as error:
+        problems = _problems(error)
+        problems |= _broken_rules(settings, problems)
+        raise ConfigError("\n".join(_without_followers(problems).values())) from None
+
+
+def _as_tuples(value: Any) -> Any:
+    """Make lists tuples, which is what frozen settings hold."""
+    if isinstance(value, dict):
+        return {key: _as_tuples(item) for key, item in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _problems(error: ValidationError) -> Problems:
+    """Return a line for each thing that pydantic refuses."""
+    problems: Problems = {}
+    for detail in error.errors(include_url=False):
+        where = ".".join(map(str, detail["loc"]))
+        if detail["type"] == "value_error":
+            rules = str(detail["ctx"]["error"]).split("\n")
+            problems[detail["loc"]] = "\n".join(f"{where}: {rule}" if where else rule for rule in rules)
+        elif detail["type"] == "missing":
+            problems[detail["loc"]] = f"{where} is missing"
+        else:
+            reason = detail["msg"][0].lower() + detail["msg"][1:]
+            problems[detail["loc"]] = f"{where}={detail['input']}: {reason}"
+    return problems
+
+
+def _broken_rules(settings: Settings, problems: Problems) -> Problems:
+    """Return the rules between fields that are broken too, seen once bad values give way to defaults."""
+    repaired = copy.deepcopy(settings)
+    for location in problems:
+        parent: Any = repaired
+        for key in location[:-1]:
+            parent = parent[key] if isinstance(parent, dict) and key in parent else {}
+        if isinstance(parent, dict) and location:
+            parent.pop(location[-1], None)
+    try:
+        PlanCfg.model_validate(_as_tuples(repaired))
+    except ValidationError as error:
+        again = _problems(error)
+        rules = {tuple(d["loc"]) for d in error.errors() if d["type"] == "value_error"}
+        return {location: text for location, text in again.items() if location in rules}
+    return {}
+
+
+def _without_followers(problems: Problems) -> Problems:
+    """Drop what is said of sft.X because X, which it follows, is wrong in the same way."""
+    kept: Problems = {}
+    for location, text in problems.items():
+        if location[:1] == ("sft",) and problems.get(location[1:]) == text.removeprefix("sft."):
+            continue
+        kept[location] = text
+    return kept

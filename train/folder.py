@@ -1,0 +1,56 @@
+"""The run folder: which one, and that only one process writes to it."""
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import TextIO
+
+from niels_gpt.errors import CheckpointError, RunFolderInUse
+from train.config import RunCfg
+
+LOCK = "run.lock"
+_held: dict[Path, TextIO] = {}  # open locks: the kernel drops them when the process ends, however it ends
+
+
+def claim(plan: list[RunCfg]) -> None:
+    """Make the plan's run folder this process's own until it ends.
+
+    Raises:
+        RunFolderInUse: another process has it.
+        CheckpointError: resume=never was asked for, and there is a run in it.
+    """
+    folder = Path(plan[0].dir).resolve()
+    if folder in _held:
+        return
+    if plan[0].resume == "never" and any(cfg.out.exists() for cfg in plan):
+        raise CheckpointError(
+            f"resume=never was asked for, but {plan[0].dir} holds a run already",
+            "choose another name=..., or resume=auto to go on with this one",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    _held[folder] = _lock(folder / LOCK, plan[0].dir)
+
+
+def _lock(path: Path, folder: str) -> TextIO:
+    """Return the locked file; it says who holds it."""
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise RunFolderInUse(
+            f"{folder} is in use by {owner}", "wait for it to end, or choose another name=..."
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def release(folder: str) -> None:
+    """Give the run folder back, as the end of the process does."""
+    if held := _held.pop(Path(folder).resolve(), None):
+        held.close()

@@ -1,0 +1,217 @@
+"""Carries out a plan: one phase after the other, each from the best of the one before."""
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from niels_gpt.data.batches import Source
+from niels_gpt.device import resolve_device
+from niels_gpt.errors import CheckpointError, Interrupted
+from niels_gpt.model.gpt import GPT
+from niels_gpt.seeds import derived_seed
+from niels_gpt.tokenizer import Tokenizer
+from niels_gpt.weights import read_checkpoint
+from train import pretrain, sft
+from train.amp import amp_active, preflight
+from train.checkpointing import BEST, TrainState, changed_settings, newest, resume, warm_start
+from train.config import PhaseName, RunCfg
+from train.evaluate import Yardstick, yardstick
+from train.folder import claim
+from train.optim import make_optimizer
+from train.report import METRICS, Report, read_metrics
+from train.sample import show_sample
+from train.sources import run_tokenizer
+from train.stop import stop_on_signals
+from train.train_loop import train_loop
+
+SOURCES = {"pretrain": pretrain.source, "sft": sft.source}
+log = logging.getLogger("niels_gpt")
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """What a phase reached. Losses in nats a target on the validation sequences; seconds of this process.
+
+    `checkpoint` is the best one's path within the run folder.
+    """
+
+    phase: PhaseName
+    step: int
+    val_loss: float | None
+    best_val_loss: float | None
+    bits_per_byte: float | None
+    unigram_loss: float
+    unigram_bits_per_byte: float
+    tokens: int
+    seconds: float
+    checkpoint: str
+
+
+def run(plan: list[RunCfg]) -> list[PhaseResult]:
+    """Carry out the phases of a plan in their run folder; what is complete is left as it is.
+
+    Raises:
+        NielsError: of the kind that says what went wrong; what was saved stays good.
+    """
+    claim(plan)
+    results: list[PhaseResult] = []
+    for cfg in plan:
+        before = Path(cfg.dir) / results[-1].checkpoint if results else None
+        init_from = Path(cfg.init_from) if cfg.init_from else before
+        if (result := finished(cfg)) is None:
+            result = run_phase(cfg, init_from, last=cfg is plan[-1])
+            write_results(cfg, [*results, result])
+        else:
+            log.info("%s: complete at step %d, nothing to do", cfg.phase, result.step)
+        results.append(result)
+    return results
+
+
+def finished(cfg: RunCfg) -> PhaseResult | None:
+    """Return what an earlier process reached, if it took all the steps that are asked for now."""
+    path = Path(cfg.dir) / "result.json"
+    if cfg.resume != "auto" or not path.exists():
+        return None
+    for entry in json.loads(path.read_text(encoding="utf-8"))["phases"]:
+        if entry["phase"] == cfg.phase and entry["step"] >= cfg.train.total_steps:
+            return PhaseResult(**entry) if (Path(cfg.dir) / entry["checkpoint"]).exists() else None
+    return None
+
+
+def write_results(cfg: RunCfg, results: list[PhaseResult]) -> None:
+    """Rewrite result.json, whole or not at all."""
+    path = Path(cfg.dir) / "result.json"
+    part = path.with_name(".result.json.part")
+    content = {"name": cfg.name, "phases": [asdict(result) for result in results]}
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult:
+    """Carry out one phase; `last` shows a sample at its end."""
+    device = resolve_device(cfg.device)
+    preflight(device, cfg.train)
+    cfg.out.mkdir(parents=True, exist_ok=True)
+    adopt_tokenizer(cfg, init_from)
+    tokenizer = run_tokenizer(cfg)
+    torch.manual_seed(derived_seed("weights", cfg.train.seed))  # the CPU draws them, for every device
+    model = GPT(cfg.model, activation_checkpointing=cfg.train.activation_checkpointing).to(device)
+    state = TrainState(model, make_optimizer(model, cfg.train))
+    origin = restore(state, cfg, init_from, tokenizer)
+    train_source, val_source = (SOURCES[cfg.phase](cfg, split) for split in ("train", "val"))
+    log.info(startup_line(cfg, state, train_source))
+    measure = yardstick(train_source, val_source, cfg.train.eval_sequences, tokenizer.token_bytes(), cfg.train.B)
+    tokens_per_step = cfg.train.effective_batch * cfg.model.T
+    report = Report(cfg.out, cfg.train.total_steps, state.step, tokens_per_step, device, measure)
+    started = time.monotonic()
+    with stop_on_signals() as stop, report.live(cfg.phase):
+        train_loop(
+            state, cfg.train, train_source, val_source, out=cfg.out, report=report, origin=origin, stop=stop
+        )
+    report.curves()
+    if stop.signum is not None:
+        raise Interrupted(
+            f"{cfg.phase}: stopped after step {state.step} of {cfg.train.total_steps}, which is saved",
+            "the same command goes on from there",
+            stop.signum,
+        )
+    if last:
+        show_sample(cfg.phase, state.model, tokenizer, val_source)
+    return phase_result(cfg, state, measure, tokens_per_step, time.monotonic() - started)
+
+
+def adopt_tokenizer(cfg: RunCfg, init_from: Path | None) -> None:
+    """Copy the tokenizer of the run whose weights are taken over."""
+    checkpoint = Path(cfg.resume) if cfg.resume not in ("auto", "never") else init_from
+    if checkpoint is None or cfg.tokenizer_path.exists():
+        return
+    theirs = checkpoint.parent.parent / cfg.tokenizer_path.name
+    if not theirs.exists():
+        raise CheckpointError(
+            f"{checkpoint} was asked for, but its tokenizer is not at {theirs}",
+            "give a checkpoint that lies in its run folder, as runs/<name>/<phase>/best.pt",
+        )
+    shutil.copyfile(theirs, cfg.tokenizer_path)
+
+
+def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: Tokenizer) -> dict[str, str]:
+    """Resume or warm-start `state` as the settings ask; return what checkpoints say of where they come from.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, of another model, tokenizer or phase.
+    """
+    origin = {"phase": cfg.phase, "tokenizer": tokenizer.hash()}
+    initial = read_checkpoint(init_from) if init_from else None
+    if initial:
+        origin["init_from"] = (
+            f"{initial['train_cfg'].get('phase')} step {initial['step']} {initial['best_val_loss']}"
+        )
+    saved = newest(cfg.out) if cfg.resume in ("auto", "never") else None
+    if saved is None and cfg.resume not in ("auto", "never"):
+        saved = read_checkpoint(Path(cfg.resume))
+    if saved:
+        require_same_origin(saved["train_cfg"], origin)
+        resume(state, saved)
+        log.info("%s: resumed from step %d", cfg.phase, state.step)
+        for change in changed_settings(saved["train_cfg"], cfg.train.model_dump()):
+            log.warning("%s: changed since then: %s", cfg.phase, change)
+    elif initial:
+        if initial["train_cfg"].get("tokenizer", origin["tokenizer"]) != origin["tokenizer"]:
+            raise CheckpointError(f"{init_from} was trained with another tokenizer than {cfg.tokenizer_path}")
+        warm_start(state, initial)
+        log.info("%s: weights from %s, step %d", cfg.phase, init_from, initial["step"])
+    return origin
+
+
+def require_same_origin(then: dict[str, str], now: dict[str, str]) -> None:
+    """Refuse to go on from a checkpoint of another phase, tokenizer or beginning."""
+    for key in now:
+        if key in then and then[key] != now[key]:
+            raise CheckpointError(
+                f"the checkpoint's {key} is {then[key]}, but this run's is {now[key]}",
+                "use init_from=PATH to take the weights alone, or another name=... to start anew",
+            )
+
+
+def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
+    """Return what is going to happen, in one line; `amp` says what this device will really do."""
+    facts = {
+        "device": state.model.device.type,
+        "amp": "on" if amp_active(state.model.device, cfg.train) else "off",
+        "amp_dtype": cfg.train.amp_dtype,
+        "activation_checkpointing": str(cfg.train.activation_checkpointing).lower(),
+        "micro_B": cfg.train.B,
+        "accum_steps": cfg.train.accum_steps,
+        "effective_batch": cfg.train.effective_batch,
+        "T": cfg.model.T,
+        "parameters": f"{state.model.parameter_count():,}",
+        "steps": f"{state.step}..{cfg.train.total_steps}",
+        "sequences_per_epoch": len(train_source),
+        "threads": torch.get_num_threads(),
+    }
+    return f"{cfg.phase}: " + " ".join(f"{key}={value}" for key, value in facts.items())
+
+
+def phase_result(
+    cfg: RunCfg, state: TrainState, measure: Yardstick, tokens_per_step: int, seconds: float
+) -> PhaseResult:
+    """Gather what the phase reached."""
+    losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
+    best = state.best_val_loss
+    return PhaseResult(
+        phase=cfg.phase,
+        step=state.step,
+        val_loss=losses[-1] if losses else None,
+        best_val_loss=best,
+        bits_per_byte=None if best is None else measure.bits_per_byte(best),
+        unigram_loss=measure.unigram_loss,
+        unigram_bits_per_byte=measure.bits_per_byte(measure.unigram_loss),
+        tokens=state.step * tokens_per_step,
+        seconds=round(seconds, 1),
+        checkpoint=f"{cfg.phase}/{BEST}",
+    )

@@ -1,0 +1,75 @@
+"""Makes Hydra's structured config and the help text from the pydantic schema: nothing is said twice."""
+
+import json
+from dataclasses import field, make_dataclass
+from types import UnionType
+from typing import Any, Literal, Optional, Union, get_args, get_origin
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from train.config import PlanCfg, SftCfg
+
+HELP_SECTIONS = ("model", "data", "train")
+
+
+def register() -> None:
+    """Store the schema as Hydra's config `schema`, and the resolver that prints its settings."""
+    ConfigStore.instance().store(name="schema", node=structured(PlanCfg))
+    OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
+
+
+def structured(model: type[BaseModel], follow: str | None = None) -> Any:
+    """Return a dataclass with the fields of `model`; with `follow`, each follows the one at that path."""
+    fields = [
+        (name, kind, field(**default))
+        for name, info in model.model_fields.items()
+        for kind, default in [_node(name, info, follow)]
+    ]
+    return make_dataclass(f"{model.__name__}Node", fields)
+
+
+def _node(name: str, info: FieldInfo, follow: str | None) -> tuple[Any, dict[str, Any]]:
+    """Return a field's type in OmegaConf's terms, and its default as keywords of dataclasses.field."""
+    if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+        within = f"{follow}{name}." if follow is not None else None
+        node = structured(info.annotation, "" if info.annotation is SftCfg else within)
+        return node, {"default_factory": node}
+    kind = _hydra_type(info.annotation)
+    if follow is not None:
+        return kind, {"default": f"${{{follow}{name}}}"}
+    if isinstance(info.default, tuple):
+        return kind, {"default_factory": lambda: list(info.default)}
+    return kind, {"default": MISSING if info.is_required() else info.default}
+
+
+def _hydra_type(annotation: Any) -> Any:
+    """Translate what OmegaConf does not know: Literal to its base type, tuple to list, models to nodes."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return type(arguments[0])
+    if origin is tuple:
+        return list[_hydra_type(arguments[0])]  # type: ignore[misc]
+    if origin in (Union, UnionType):
+        return Optional[_hydra_type(arguments[0])]  # noqa: UP045  OmegaConf reads this form
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return structured(annotation)
+    return annotation
+
+
+def settings_help() -> str:
+    """Return the settings with their defaults and descriptions, a line each."""
+    own = {name: info for name, info in PlanCfg.model_fields.items() if info.description}
+    lines = [_help_line(name, info) for name, info in own.items()]
+    for section in HELP_SECTIONS:
+        model = PlanCfg.model_fields[section].annotation
+        assert model is not None
+        lines += ["", *(_help_line(f"{section}.{name}", info) for name, info in model.model_fields.items())]
+    return "\n".join(lines).replace("$", "$$")  # Hydra fills in a string.Template
+
+
+def _help_line(name: str, info: FieldInfo) -> str:
+    default = "" if info.is_required() else json.dumps(info.default).replace(" ", "").replace('"', "")
+    return f"  {f'{name}={default}':<38} {info.description}"

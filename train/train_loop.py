@@ -1,0 +1,108 @@
+"""The heart: the one loop of every phase, and the one optimizer step."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from niels_gpt.data.batches import Source
+from niels_gpt.errors import NonFiniteError
+from niels_gpt.loss import IGNORE, next_token_loss
+from niels_gpt.seeds import derived_seed
+from train.amp import Amp, amp_factory
+from train.checkpointing import TrainState, save_step
+from train.config import TrainCfgSchema
+from train.evaluate import evaluate
+from train.optim import clip_gradients, lr_at, set_lr
+from train.report import Report
+
+
+def train_loop(
+    state: TrainState,
+    cfg: TrainCfgSchema,
+    train_source: Source,
+    val_source: Source,
+    *,
+    out: Path,
+    report: Report,
+    origin: Mapping[str, str] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Take steps until `cfg.total_steps` or until `stop()`; after each, do what is due.
+
+    Checkpoints go to `out`; their train_cfg is `cfg` with `origin`, which says where the weights come from.
+
+    Raises:
+        NonFiniteError: a loss, gradient or weight is nan or inf; the last checkpoint stays good.
+    """
+    amp = amp_factory(state.model.device, cfg)
+    train_cfg = cfg.model_dump() | dict(origin or {})
+    while state.step < cfg.total_steps and not stop():
+        lr = lr_at(state.step, cfg)
+        loss, grad_norm = optimizer_step(state, cfg, train_source, amp, lr)
+        improved = False
+        if is_due(state.step, cfg.log_every, cfg):
+            report.train(state.step, loss.item(), lr, grad_norm.item())
+        if is_due(state.step, cfg.eval_every, cfg):
+            improved = update_best(
+                state, evaluate(state.model, val_source, cfg.eval_sequences, cfg.B, amp), report
+            )
+        if improved or stop() or is_due(state.step, cfg.ckpt_every, cfg):
+            save_step(out, state, train_cfg, best=improved, keep_last=cfg.keep_last)
+        report.advance(state.step)
+
+
+def is_due(step: int, every: int, cfg: TrainCfgSchema) -> bool:
+    """Return whether something that comes `every` so many steps comes now; the last step has everything."""
+    return step % every == 0 or step == cfg.total_steps
+
+
+def update_best(state: TrainState, val_loss: float, report: Report) -> bool:
+    """Note a validation loss and return whether it is the best so far."""
+    report.val(state.step, val_loss)
+    improved = state.best_val_loss is None or val_loss < state.best_val_loss
+    if improved:
+        state.best_val_loss = val_loss
+    return improved
+
+
+def optimizer_step(
+    state: TrainState, cfg: TrainCfgSchema, source: Source, amp: Amp, lr: float
+) -> tuple[Tensor, Tensor]:
+    """Do one update on B x accum_steps sequences; return the mean loss a target and the gradient norm.
+
+    Both stay on the device until someone reads them. The sequences are drawn first, so that each microbatch
+    is normalised by the mean number of targets of this step's microbatches: the sum is the exact mean over
+    all its targets, however they are split.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is nan or inf; the weights are as before.
+    """
+    model, device = state.model.train(), state.model.device
+    batch = source.draw(state.step * cfg.effective_batch, cfg.effective_batch)  # on the CPU
+    targets_per_microbatch = int((batch.y != IGNORE).sum()) / cfg.accum_steps
+    torch.manual_seed(derived_seed("dropout", cfg.seed, state.step))
+    mean_loss = torch.zeros((), device=device)
+    for x, y in zip(batch.x.split(cfg.B), batch.y.split(cfg.B), strict=True):
+        with amp():
+            loss = next_token_loss(model(x.to(device)), y.to(device), targets_per_microbatch)
+            loss = loss / cfg.accum_steps
+        loss.backward()
+        mean_loss += loss.detach()
+    grad_norm = clip_gradients(model, cfg.grad_clip)
+    require_finite(mean_loss, grad_norm, state.step + 1)
+    set_lr(state.optimizer, lr)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    return mean_loss, grad_norm
+
+
+def require_finite(loss: Tensor, grad_norm: Tensor, step: int) -> None:
+    """Stop before an update that would spoil the weights; this reads the device once a step."""
+    if not torch.isfinite(loss + grad_norm):
+        raise NonFiniteError(
+            f"step {step}: loss {loss.item()}, gradient norm {grad_norm.item()}; the weights are as before",
+            "lower train.base_lr or raise train.warmup_steps; on mps try precision=bf16 or precision=off too",
+        )
