@@ -155,7 +155,7 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read what `save` has written. DataError naming the file if it is anything else; nothing in it is run."""
+    """Read what `save` has written; nothing in it is run. DataError naming any other file."""
     text = _read(path)
     try:
         if json.loads(text) == {"type": "bytes"}:
@@ -183,7 +183,7 @@ def _read(path: Path) -> str:
 
 
 def _foreign(bpe: tokenizers.Tokenizer) -> str:
-    """Return how a loaded tokenizer differs from those trained here; "" if it encodes and decodes as they do."""
+    """Return how a loaded tokenizer differs from those trained here; "" if it encodes as they do."""
     vocab, byte_of = bpe.get_vocab(), _byte_of_symbol()
     if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
         return f"it has no {missing[0]}"

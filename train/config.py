@@ -23,17 +23,19 @@ class TrainCfgSchema(Cfg):
     """How one phase learns. A step is one optimizer update on B x accum_steps sequences."""
 
     seed: int = Field(1337, ge=0, le=2**31 - 1, description="names every random draw of the run")
-    B: int = Field(8, ge=1, le=65536, description="sequences in a microbatch")
+    B: int = Field(4, ge=1, le=65536, description="sequences in a microbatch")
     accum_steps: int = Field(2, ge=1, le=65536, description="microbatches in a step")
-    total_steps: int = Field(400, ge=1, le=10**9, description="steps in the phase")
-    eval_every: int = Field(100, ge=1, le=10**9, description="steps between evaluations; the last step has one")
+    total_steps: int = Field(800, ge=1, le=10**9, description="steps in the phase")
+    eval_every: int = Field(200, ge=1, le=10**9, description="steps between evaluations; the last step has one")
     eval_sequences: int = Field(128, ge=1, le=10**7, description="sequences in an evaluation, whatever B")
-    log_every: int = Field(10, ge=1, le=10**9, description="steps between lines of progress")
-    ckpt_every: int = Field(100, ge=1, le=10**9, description="steps between checkpoints; the last step has one")
+    log_every: int = Field(20, ge=1, le=10**9, description="steps between lines of progress")
+    ckpt_every: int = Field(200, ge=1, le=10**9, description="steps between checkpoints; the last step has one")
     keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints kept, besides the best")
     base_lr: float = Field(1e-3, gt=0.0, le=10.0, description="learning rate after warm-up")
     min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate that the cosine ends at")
-    warmup_steps: int = Field(10, ge=0, le=10**9, description="steps of linear warm-up")
+    warmup_steps: int | None = Field(
+        None, ge=0, le=10**9, description="steps of linear warm-up; null: a twentieth of total_steps"
+    )
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="AdamW's decay, on matrices only")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's averaging, each in [0, 1)")
     grad_clip: float = Field(1.0, gt=0.0, le=1e9, description="largest gradient norm of a step")
@@ -43,12 +45,17 @@ class TrainCfgSchema(Cfg):
 
     def rules(self) -> Iterator[str]:
         """Warm-up ends within the run, and the cosine goes down."""
-        if self.warmup_steps > self.total_steps:
+        if self.warmup_steps is not None and self.warmup_steps > self.total_steps:
             yield f"warmup_steps={self.warmup_steps} is more than total_steps={self.total_steps}"
         if self.min_lr > self.base_lr:
             yield f"min_lr={self.min_lr} is more than base_lr={self.base_lr}"
         if not all(0 <= beta < 1 for beta in self.betas):
             yield f"betas={list(self.betas)} must lie in [0, 1)"
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up."""
+        return self.total_steps // 20 if self.warmup_steps is None else self.warmup_steps
 
     @property
     def effective_batch(self) -> int:

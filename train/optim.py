@@ -23,11 +23,11 @@ def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
 def lr_at(step: int, cfg: TrainCfgSchema) -> float:
     """Return the learning rate of the update that follows `step` updates: linear warm-up, then a cosine.
 
-    It is never 0: the first update has base_lr / warmup_steps.
+    It is never 0: the first update has base_lr / cfg.warmup.
     """
-    if step < cfg.warmup_steps:
-        return cfg.base_lr * (step + 1) / cfg.warmup_steps
-    done = (step - cfg.warmup_steps) / max(1, cfg.total_steps - cfg.warmup_steps)
+    if step < cfg.warmup:
+        return cfg.base_lr * (step + 1) / cfg.warmup
+    done = (step - cfg.warmup) / max(1, cfg.total_steps - cfg.warmup)
     return cfg.min_lr + (cfg.base_lr - cfg.min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 

@@ -57,7 +57,7 @@ class EpochOrder:
             generator = torch.Generator().manual_seed(derived_seed("epoch", self.seed, epoch))
             self._orders[epoch] = torch.randperm(self.rows, generator=generator)
             if len(self._orders) > 2:  # a batch spans two epochs at most times; older ones are past
-                del self._orders[min(self._orders)]
+                del self._orders[next(iter(self._orders))]
         return self._orders[epoch]
 
 

@@ -13,11 +13,11 @@ import sysconfig
 import textwrap
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import pydocs_dialogues
@@ -27,9 +27,10 @@ from niels_gpt.errors import DataError
 
 MIN_CHARS = 40
 # Tests, what is generated, what is another's, and _pyio, whose docstrings are those of io once more.
-SKIPPED = set(
-    "test tests idle_test lib2to3 turtledemo __pycache__ _bundled pydoc_data encodings _pyio".split()
-)
+SKIPPED = {
+    *("test", "tests", "idle_test", "turtledemo", "_bundled"),
+    *("lib2to3", "pydoc_data", "encodings", "_pyio", "__pycache__"),
+}
 # Modules written in C, without a twin in Python, whose import does nothing but define names
 # (that of readline, for one, touches the terminal).
 COMPILED = (
@@ -37,7 +38,11 @@ COMPILED = (
     "_socket _sqlite3 _sre _ssl _stat _string _struct _thread _tracemalloc _typing _uuid _warnings _weakref "
     "array atexit binascii builtins cmath errno faulthandler fcntl gc grp itertools marshal math mmap posix "
     "pwd pyexpat resource select sys syslog termios time unicodedata zlib"
-).split()
+)
+MEMBERS: dict[Kind, tuple[type, ...]] = {
+    "attribute": (types.GetSetDescriptorType, types.MemberDescriptorType),
+    "method": (types.MethodDescriptorType, types.ClassMethodDescriptorType, staticmethod),
+}
 # What people call a module, where the file has another name.
 PUBLIC_MODULES = {"posixpath": "os.path", "genericpath": "os.path", "posix": "os"}
 
@@ -47,9 +52,9 @@ class Module(NamedTuple):
 
     name: str
     subjects: list[Subject]
-    comments: list[str] = []
+    comments: Sequence[str] = ()
     exported: frozenset[str] | None = None
-    imported: list[tuple[str, str]] = []
+    imported: Sequence[tuple[str, str]] = ()
 
 
 def documents(cfg: SourceCfg) -> Iterator[Document]:
@@ -73,7 +78,7 @@ def fingerprint(cfg: SourceCfg) -> str:
     """Return a text that differs wherever the documents or the dialogues could."""
     library = Path(sysconfig.get_path("stdlib"))
     # Distributions leave parts of the standard library out, hence the listings beside the version.
-    listings = [sorted(os.listdir(d)) for d in (library, library / "lib-dynload") if d.is_dir()]
+    listings = [sorted(f.name for f in d.iterdir()) for d in (library, library / "lib-dynload") if d.is_dir()]
     recipe = [Path(f).read_bytes() for f in (__file__, pydocs_dialogues.__file__)]
     found = repr((sys.version, sys.platform, sys.builtin_module_names, listings, recipe))
     digest = hashlib.sha256(found.encode()).hexdigest()[:16]
@@ -115,13 +120,13 @@ def _tidy(text: str) -> str:
 def _is_prose(text: str) -> bool:
     letters = sum(c.isalpha() or c.isspace() for c in text)
     readable = letters >= 0.6 * len(text) and not re.search(r"[\x00-\x08\x0e-\x1f\ufffd]", text)
-    return readable and len(text.split()) >= 4
+    return readable and len(text.split()) >= 3
 
 
 def _modules(cfg: SourceCfg) -> list[Module]:
     """Return what all modules hold: those that have a source file first, in their order."""
     modules = [_read(name, path) for name, path in _files(cfg)]
-    return modules + [Module(name, list(_compiled(name))) for name in COMPILED]
+    return modules + [Module(name, list(_compiled(name))) for name in COMPILED.split()]
 
 
 def _subjects(modules: list[Module]) -> Iterator[Subject]:
@@ -257,8 +262,9 @@ def _members(body: list[ast.stmt], owner: str, module: str) -> Iterator[Subject]
     for node in _statements(body):
         if isinstance(node, ast.ClassDef):
             name = f"{owner}.{node.name}"
-            start = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-            arguments = _signature(start[0].args, bound=True) if start else None
+            functions = {n.name: n.args for n in node.body if isinstance(n, ast.FunctionDef)}
+            start = functions.get("__init__") or functions.get("__new__")
+            arguments = _signature(start, bound=True) if start else None
             yield Subject(name, module, "class", arguments, ast.get_docstring(node) or "")
             yield from _members(node.body, name, module)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -318,10 +324,23 @@ def _imported(tree: ast.Module, package: str) -> list[tuple[str, str]]:
     return [(source, alias.name) for source, n in sources for alias in n.names if alias.asname is None]
 
 
+def _quoted(tree: ast.Module) -> set[int]:
+    """Return the lines that begin within a string; a node of one line has none, and is not looked into."""
+    lines: set[int] = set()
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        for node in ast.iter_child_nodes(nodes.pop()):
+            first, last = getattr(node, "lineno", 0), getattr(node, "end_lineno", 1)
+            if isinstance(node, ast.Constant | ast.JoinedStr):
+                lines.update(range(first + 1, last + 1))
+            elif last > first:
+                nodes.append(node)
+    return lines
+
+
 def _comments(source: str, tree: ast.Module) -> list[str]:
     """Return the comments of two lines or more that are prose: neither code nor a licence."""
-    literals = [n for n in ast.walk(tree) if isinstance(n, ast.Constant | ast.JoinedStr)]
-    quoted = {i for n in literals for i in range(n.lineno + 1, (n.end_lineno or n.lineno) + 1)}
+    quoted = _quoted(tree)
     blocks: list[list[str]] = [[]]
     for number, line in enumerate(source.splitlines(), 1):
         line = line.strip()
@@ -356,12 +375,12 @@ def _compiled(name: str) -> Iterator[Subject]:
     except ImportError:
         return
     public = PUBLIC_MODULES.get(name, name)
-    if getattr(module, "__file__", "").endswith(
-        ".py"
-    ):  # some Pythons have it written in Python, and it is read
+    if getattr(module, "__file__", "").endswith(".py"):  # written in Python after all, and read already
         return
     yield Subject(public, public, "module", None, inspect.cleandoc(module.__doc__ or ""))
-    for label, value in sorted(vars(module).items()):
+    for label in sorted(vars(module)):
+        # What a program may replace (sys.excepthook) is kept in the original between underscores.
+        value = vars(module).get(f"__{label}__", vars(module)[label])
         if isinstance(value, types.BuiltinFunctionType) and not label.startswith("__"):
             yield _described(value, label, public, "function")
         elif isinstance(value, type) and value.__name__ == label:
@@ -371,37 +390,31 @@ def _compiled(name: str) -> Iterator[Subject]:
 def _compiled_class(value: type, module: str) -> Iterator[Subject]:
     yield _described(value, value.__qualname__, module, "class")
     for label, member in sorted(vars(value).items()):
-        name = f"{value.__qualname__}.{label}"
         if label.startswith("__"):
             continue
-        if isinstance(member, types.GetSetDescriptorType | types.MemberDescriptorType):
-            yield _described(member, name, module, "attribute")
-        elif isinstance(member, types.MethodDescriptorType):
-            yield _described(member, name, module, "method", bound=True)
-        elif isinstance(member, types.ClassMethodDescriptorType | staticmethod):
-            yield _described(getattr(value, label), name, module, "method")
+        for kind, kinds in MEMBERS.items():
+            if isinstance(member, kinds):
+                # Looked up on the class, a static or class method is the function that has the signature.
+                yield _described(getattr(value, label), f"{value.__qualname__}.{label}", module, kind)
 
 
-def _described(value: object, short: str, module: str, kind: Kind, bound: bool = False) -> Subject:
+def _described(value: object, short: str, module: str, kind: Kind) -> Subject:
     name = short if module == "builtins" else f"{module}.{short}"
-    arguments = None if kind == "attribute" else _inspected(value, bound)
     doc = getattr(value, "__doc__", None)
-    return Subject(name, module, kind, arguments, inspect.cleandoc(doc) if isinstance(doc, str) else "")
+    return Subject(name, module, kind, _told(value), inspect.cleandoc(doc) if isinstance(doc, str) else "")
 
 
-def _inspected(value: Any, bound: bool) -> tuple[str, ...] | None:
-    """Return the arguments as _signature does, or None where the module does not tell them."""
+def _told(value: object) -> tuple[str, ...] | None:
+    """Return the arguments as _signature does, or None where the module does not tell them.
+
+    inspect.signature evaluates the defaults, with a result that depends on what has been imported.
+    """
+    told = getattr(value, "__text_signature__", None) or "?"
     try:
-        parameters = list(inspect.signature(value).parameters.values())[bound:]
-    except (TypeError, ValueError):
+        [function] = ast.parse(f"def f{told.replace('$', '')}: ...").body
+    except SyntaxError:  # none, or with a default that is no Python
         return None
-    shown: list[str] = []
-    kinds = [p.kind for p in parameters]
-    for i, p in enumerate(parameters):
-        if p.kind is p.KEYWORD_ONLY and not {p.KEYWORD_ONLY, p.VAR_POSITIONAL} & set(kinds[:i]):
-            shown.append("*")
-        stars = "*" * (p.kind is p.VAR_POSITIONAL) + "**" * (p.kind is p.VAR_KEYWORD)
-        shown.append(f"{stars}{p.name}" + ("" if p.default is p.empty else f"={_short(repr(p.default))}"))
-        if p.kind is p.POSITIONAL_ONLY and p.POSITIONAL_ONLY not in kinds[i + 1 :]:
-            shown.append("/")
-    return None if shown == ["*args", "**kwargs"] else tuple(shown)
+    assert isinstance(function, ast.FunctionDef)
+    # The dollar marks the argument that a caller does not write: self, type or module.
+    arguments = _signature(function.args, bound="$" in told)
+    return None if arguments == ("*args", "**kwargs") else arguments

@@ -124,9 +124,8 @@ def _well_formed(sentence: str) -> bool:
     odd = (">>>", "::", "==", "\\", "|", " * ", " - ", "->", "http", "$", "TODO", "XXX")
     balanced = sentence.count("(") == sentence.count(")") and sentence.count('"') % 2 == 0
     prose = sum(c.isalpha() or c == " " for c in sentence) >= 0.8 * len(sentence)
-    return (
-        balanced and prose and not sentence.endswith((":", ",", ";")) and not any(o in sentence for o in odd)
-    )
+    whole = not sentence.endswith((":", ",", ";"))
+    return balanced and prose and whole and not any(o in sentence for o in odd)
 
 
 def _known(subjects: Sequence[Subject]) -> Iterator[Known]:

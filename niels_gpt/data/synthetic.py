@@ -11,13 +11,16 @@ from niels_gpt.data.records import Dialogue, Document, Message
 from niels_gpt.seeds import derived_seed
 
 LARGEST = 30
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+MONTHS = [
+    *("January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+]
 WORDS = (
     "apple bread bridge candle chair cloud door field flower forest garden glass hand house island key lake "
     "lamp leaf letter light moon morning mountain music night ocean paper pencil rain river road salt sand "
     "ship shoe silver sky snow song spoon star stone street summer sun table tree water wind window winter"
-).split()
+)
 # animal: its colour, its legs
 ANIMALS = {
     **{"ant": ("black", 6), "bear": ("brown", 4), "bee": ("yellow", 6), "canary": ("yellow", 2)},
@@ -104,7 +107,8 @@ def _numbers(seed: int) -> Topic:
 
 
 def _word(seed: int) -> Topic:
-    word = WORDS[seed % len(WORDS)]
+    words = WORDS.split()
+    word = words[seed % len(words)]
     backwards = word[::-1]
     statements = [
         f"The word {word} has {len(word)} letters.",

@@ -1,0 +1,86 @@
+"""The front door for tests: compose a config, load its plan, run it in a folder of the test's own."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from train.config import RunCfg, load_plan
+from train.folder import release
+from train.run import run
+from train.structured import register
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+Compose = Callable[..., DictConfig]
+Plan = Callable[..., list[RunCfg]]
+Run = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One token cache for all tests of a worker: what is built is the same for all."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def composed() -> Iterator[Compose]:
+    """Compose a config from overrides."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield lambda *overrides: compose("config", overrides=list(overrides))
+
+
+@pytest.fixture
+def plan(composed: Compose, tmp_path: Path, cache_dir: Path) -> Plan:
+    """Load the plan of a smoke experiment with overrides; its run folder is tmp_path/NAME."""
+
+    def load(*overrides: str, experiment: str = "smoke_pretrain", name: str = "run") -> list[RunCfg]:
+        own = [f"experiment={experiment}", f"name={name}", f"dir={tmp_path / name}", f"data.cache_dir={cache_dir}"]
+        return load_plan(composed(*own, *overrides))
+
+    return load
+
+
+@pytest.fixture
+def run_folder(plan: Plan) -> Run:
+    """Carry out a smoke experiment with overrides and return its run folder."""
+
+    def go(*overrides: str, experiment: str = "smoke_pretrain", name: str = "run") -> Path:
+        loaded = plan(*overrides, experiment=experiment, name=name)
+        try:
+            run(loaded)
+        finally:
+            release(loaded[0].dir)
+        return Path(loaded[0].dir)
+
+    return go
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> None:
+    """Exactness is promised for one number of threads."""
+    torch.set_num_threads(2)
+
+
+def cli(*arguments: str, cwd: Path, script: str = "train", **keywords: Any) -> subprocess.CompletedProcess[str]:
+    """Run a script of the project as its user would, from another folder."""
+    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **keywords)
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two nested states are equal to the bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)

@@ -1,0 +1,96 @@
+"""Promise 2: the sequences of a run are a function of (seed, number) alone, and an epoch visits each once."""
+
+import pytest
+import torch
+
+from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack
+from niels_gpt.data.cache import TokenFiles
+from niels_gpt.errors import DataError
+from niels_gpt.loss import IGNORE
+
+T = 8
+
+
+def documents(tokens: int, start: int = 0) -> TokenFiles:
+    ids = torch.arange(start, start + tokens).to(torch.uint16)
+    return TokenFiles(ids, torch.empty(0, dtype=torch.uint8), torch.tensor([0, tokens]))
+
+
+def dialogues(lengths: list[int]) -> TokenFiles:
+    """Dialogue n is of the id n + 1; its second half is learned."""
+    ids = torch.cat([torch.full((length,), n + 1) for n, length in enumerate(lengths)]).to(torch.uint16)
+    learned = torch.cat([(torch.arange(length) >= length // 2).to(torch.uint8) for length in lengths])
+    starts = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
+    return TokenFiles(ids, learned, starts)
+
+
+def equal(first: Batch, second: Batch) -> bool:
+    return torch.equal(first.x, second.x) and torch.equal(first.y, second.y)
+
+
+SOURCES: dict[str, Source] = {
+    "text": TokenStream(documents(100), T, 1),
+    "chat": ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6]), T, 1),
+    "mixture": Mixture([TokenStream(documents(100), T, 1), TokenStream(documents(90, 500), T, 1)], [3, 1], 1),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
+def test_a_sequence_is_a_function_of_its_number_alone(source: Source) -> None:
+    whole = source.draw(0, 40)
+    for first, count in ((0, 1), (5, 3), (11, 13), (39, 1)):
+        part = source.draw(first, count)
+        assert part.x.shape == part.y.shape == (count, T)
+        assert equal(part, Batch(whole.x[first : first + count], whole.y[first : first + count]))
+
+
+@pytest.mark.parametrize("name", ["text", "chat"])
+def test_each_epoch_visits_every_sequence_once_in_another_order(name: str) -> None:
+    source = SOURCES[name]
+    epochs = [source.draw(epoch * len(source), len(source)).x.tolist() for epoch in range(3)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+    assert len({tuple(map(tuple, epoch)) for epoch in epochs}) == 3
+
+
+def test_another_seed_gives_another_order_and_no_seed_the_files_own() -> None:
+    orders = [TokenStream(documents(200), T, seed).draw(0, 24).x[:, 0].tolist() for seed in (1, 2, None)]
+    assert orders[0] != orders[1]
+    assert orders[2] == [T * n for n in range(24)]
+
+
+def test_every_next_token_of_a_text_is_a_target() -> None:
+    x, y = TokenStream(documents(100), T, 1).draw(0, 12)
+    assert torch.equal(y, x + 1)
+
+
+def test_a_text_shorter_than_a_sequence_is_refused_with_its_numbers() -> None:
+    with pytest.raises(DataError, match=r"8 tokens, .* T\+1=9"):
+        TokenStream(documents(8), T, 1)
+
+
+def test_dialogues_are_packed_whole_and_only_what_is_learned_is_a_target() -> None:
+    lengths = [3, 9, 4, 5, 2, 7, 6]
+    source = ChatStream(dialogues(lengths), T, None)
+    x, y = source.draw(0, len(source))
+    targets = y[y != IGNORE].tolist()
+    assert sorted(targets) == sorted(
+        n + 1 for n, length in enumerate(lengths) for _ in range(length - length // 2)
+    )
+    assert ((y != IGNORE).sum(1) > 0).all(), "a row without a target"
+    assert (y[x == 0] == IGNORE).all(), "a target on padding"
+
+
+def test_packing_puts_every_item_in_one_row_and_no_row_over_its_room() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 65, (500,), generator=generator).tolist()
+    rows = pack(lengths, 65)
+    assert sorted(item for row in rows for item in row) == list(range(500))
+    assert max(sum(lengths[item] for item in row) for row in rows) <= 65
+    assert len(rows) * 65 < 1.1 * sum(lengths), "more than a tenth of padding"
+
+
+def test_a_mixture_honours_its_weights() -> None:
+    x, _ = SOURCES["mixture"].draw(0, 1024)
+    assert int((x[:, 0] < 500).sum()) == 768
+    x, _ = SOURCES["mixture"].draw(0, 64)
+    assert 30 < int((x[:, 0] < 500).sum()) < 64, "the sources are not mixed within a period"

@@ -1,0 +1,138 @@
+"""Token files: written once, whole or not at all; damage is named; no text stands on both sides."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from niels_gpt.config import DataCfg
+from niels_gpt.data.cache import TokenFiles, token_files, tokenizer_for
+from niels_gpt.data.sources import Want, records
+from niels_gpt.errors import DataError
+from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
+
+BYTES = BytesTokenizer()
+
+
+def data(tmp_path: Path, **changes: object) -> DataCfg:
+    settings = {"kind": "synthetic", "tokenizer": "bytes", "size": 100, "cache_dir": str(tmp_path / "cache"), **changes}
+    return DataCfg.model_validate(settings)
+
+
+def opened(cfg: DataCfg, split: str = "train", want: Want = "documents", limit: int = 200) -> TokenFiles:
+    return token_files(cfg.mixture()[0], want, split, BYTES, cfg, limit)
+
+
+def test_the_files_hold_every_document_once_split_by_name(tmp_path: Path) -> None:
+    cfg = data(tmp_path)
+    end = BYTES.special[END_OF_TEXT]
+    texts: dict[str, list[str]] = {}
+    for split in ("train", "val"):
+        files = opened(cfg, split)
+        items = [files.ids[a:b].tolist() for a, b in zip(files.starts[:-1], files.starts[1:], strict=True)]
+        assert all(item[-1] == end for item in items)
+        texts[split] = [BYTES.decode(item) for item in items]
+    assert sorted(texts["train"] + texts["val"]) == sorted(r.text for r in records(cfg.mixture()[0], "documents"))  # type: ignore[union-attr]
+    assert texts["val"] and len(texts["val"]) < 20
+    assert not set(texts["train"]) & set(texts["val"])
+
+
+def test_a_second_opening_builds_nothing(tmp_path: Path) -> None:
+    cfg = data(tmp_path)
+    opened(cfg)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.ids")}
+    opened(cfg)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.ids")} == before != {}
+
+
+def test_other_content_gets_files_of_its_own(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    cfg = data(tmp_path, kind="text", files=(str(text),), documents="blank_lines")
+    text.write_text("first text\n\nsecond text\n")
+    first = opened(cfg).ids.tolist() + opened(cfg, "val").ids.tolist()
+    text.write_text("first text\n\nsecond changed\n")
+    second = opened(cfg).ids.tolist() + opened(cfg, "val").ids.tolist()
+    assert sorted(first) != sorted(second)
+
+
+def test_the_content_hash_is_recorded_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="niels_gpt"):
+        opened(data(tmp_path))
+    meta = json.loads(next((tmp_path / "cache").rglob("meta.json")).read_text())
+    assert f"content {meta['content_sha256'][:16]}" in caplog.text
+
+
+def test_two_builders_at_once_give_one_whole_result(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; import test_cache as t; "
+        "print(t.opened(t.data(Path(sys.argv[1]), size=3000)).ids.long().sum().item())"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path})
+        for _ in range(2)
+    ]
+    sums = [process.communicate(timeout=120)[0] for process in both]
+    assert sums[0] == sums[1] != ""
+    assert len(list((tmp_path / "cache").glob("documents-*"))) == 1
+    assert not list((tmp_path / "cache").glob(".*.part"))
+
+
+def test_what_a_killed_builder_left_is_swept_away(tmp_path: Path) -> None:
+    cfg = data(tmp_path)
+    opened(cfg)
+    folder = next((tmp_path / "cache").glob("documents-*"))
+    part = folder.rename(folder.with_name(f".{folder.name}.part"))
+    (part / "train.ids").write_bytes(b"torn")
+    assert len(opened(cfg).ids) > 100
+    assert not part.exists()
+
+
+def test_a_truncated_file_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    cfg = data(tmp_path)
+    count = len(opened(cfg).ids)
+    ids = next((tmp_path / "cache").rglob("train.ids"))
+    ids.write_bytes(ids.read_bytes()[:-2])
+    with pytest.raises(DataError, match=rf"train\.ids: {2 * count - 2} bytes, but {count} x uint16 are {2 * count}"):
+        opened(cfg)
+
+
+def test_an_id_out_of_range_is_refused(tmp_path: Path) -> None:
+    cfg = data(tmp_path)
+    opened(cfg)
+    ids = next((tmp_path / "cache").rglob("train.ids"))
+    ids.write_bytes((300).to_bytes(2, "little") + ids.read_bytes()[2:])
+    with pytest.raises(DataError, match="id 300 is not below model.V=256"):
+        opened(cfg)
+
+
+def test_dialogues_carry_their_targets(tmp_path: Path) -> None:
+    files = opened(data(tmp_path), want="dialogues")
+    assert len(files.learned) == len(files.ids) == int(files.starts[-1])
+    assert 0 < int(files.learned.long().sum()) < len(files.ids)
+    assert files.ids.dtype == torch.uint16
+
+
+def test_one_document_cannot_be_split(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one short text")
+    with pytest.raises(DataError, match="1 documents to tell apart"):
+        opened(data(tmp_path, kind="text", files=(str(tmp_path / "a.txt"),)))
+
+
+def test_a_tokenizer_larger_than_the_text_gives_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="this text gives only") as caught:
+        tokenizer_for(data(tmp_path, tokenizer="bpe"), "documents", 16384)
+    assert "use model.V=" in caught.value.hint
+    assert not list((tmp_path / "cache").glob("tokenizer-*"))
+
+
+def test_the_bytes_tokenizer_needs_256_entries(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="use model.V=256|bytes have 256"):
+        tokenizer_for(data(tmp_path), "documents", 512)

@@ -1,0 +1,164 @@
+"""Promise 7: a checkpoint visible under its name is complete, and loading one executes nothing."""
+
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import same
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.errors import CheckpointError, NonFiniteError
+from niels_gpt.model.gpt import GPT
+from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
+from train.checkpointing import (
+    TrainState,
+    changed_settings,
+    newest,
+    resume,
+    save,
+    save_step,
+    step_path,
+    warm_start,
+)
+from train.config import TrainCfgSchema
+from train.optim import make_optimizer
+
+CFG = ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32)
+
+
+def state(step: int = 0, seed: int = 0, cfg: ModelCfg = CFG) -> TrainState:
+    torch.manual_seed(seed)
+    model = GPT(cfg)
+    made = TrainState(model, make_optimizer(model, TrainCfgSchema()), step, 1.5)
+    model(torch.zeros(1, 8, dtype=torch.long)).sum().backward()
+    made.optimizer.step()
+    return made
+
+
+def test_a_checkpoint_holds_the_six_keys_and_resumes_all_of_them(tmp_path: Path) -> None:
+    first, second = state(7), state(0, seed=1)
+    save(tmp_path / "a.pt", first, {"B": 4})
+    saved = read_checkpoint(tmp_path / "a.pt")
+    assert tuple(saved) == CHECKPOINT_KEYS
+    resume(second, saved)
+    assert (second.step, second.best_val_loss) == (7, 1.5)
+    assert same(first.model.state_dict(), second.model.state_dict())
+    assert same(first.optimizer.state_dict(), second.optimizer.state_dict())
+
+
+def test_a_warm_start_takes_the_weights_alone(tmp_path: Path) -> None:
+    first, second = state(7), state(0, seed=1)
+    before = second.optimizer.state_dict()
+    save(tmp_path / "a.pt", first, {})
+    second.best_val_loss = None
+    warm_start(second, read_checkpoint(tmp_path / "a.pt"))
+    assert same(first.model.state_dict(), second.model.state_dict())
+    assert same(before, second.optimizer.state_dict())
+    assert (second.step, second.best_val_loss) == (0, None)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "a.pt", state(1), {})
+    before = (tmp_path / "a.pt").read_bytes()
+
+    def torn(content: object, file: object) -> None:
+        file.write(b"half a check")  # type: ignore[attr-defined]
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path / "a.pt", state(2), {})
+    assert (tmp_path / "a.pt").read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    spoilt = state(3)
+    with torch.no_grad():
+        spoilt.model.norm.weight[0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"norm.weight is not finite at step 3"):
+        save(tmp_path / "a.pt", spoilt, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_last_few_are_kept_besides_best_and_latest(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        save_step(tmp_path, state(step), {}, best=step == 2, keep_last=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.pt", "latest.pt", "step_0000004.pt", "step_0000005.pt",
+    ]  # fmt: skip
+    assert read_checkpoint(tmp_path / "best.pt")["step"] == 2
+    assert read_checkpoint(tmp_path / "latest.pt")["step"] == 5
+
+
+def damage(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.unlink()  # the name alone: latest.pt may be the same file
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_found_and_the_step_before_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, state(step), {}, best=False, keep_last=5)
+    path = step_path(tmp_path, 2)
+    damage(path, path.stat().st_size // 2)
+    with caplog.at_level(logging.WARNING, logger="niels_gpt"):
+        saved = newest(tmp_path)
+    assert saved and saved["step"] == 1
+    assert "step_0000002.pt is damaged (bad CRC-32" in caplog.text
+
+
+def test_when_all_are_damaged_nothing_starts_from_scratch_silently(tmp_path: Path) -> None:
+    save_step(tmp_path, state(1), {}, best=False, keep_last=5)
+    path = step_path(tmp_path, 1)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"step_0000001.pt cannot be read"):
+        newest(tmp_path)
+    assert newest(tmp_path / "empty") is None
+
+
+def test_loading_never_executes_what_is_in_the_file(tmp_path: Path) -> None:
+    witness = tmp_path / "executed"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(witness),)
+
+    torch.save(dict.fromkeys(CHECKPOINT_KEYS, Payload()), tmp_path / "evil.pt")
+    (tmp_path / "evil2.pt").write_bytes(pickle.dumps(Payload()))
+    for name in ("evil.pt", "evil2.pt"):
+        with pytest.raises(CheckpointError, match=r"cannot be read"):
+            read_checkpoint(tmp_path / name)
+    assert not witness.exists()
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    torch.save({"weights": 1}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other.pt is no checkpoint of niels_gpt"):
+        read_checkpoint(tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+        read_checkpoint(tmp_path / "missing.pt")
+
+
+def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> None:
+    save(tmp_path / "a.pt", state(1), {})
+    other = state(cfg=CFG.model_copy(update={"C": 32, "d_ff": 64, "dropout": 0.5}))
+    with pytest.raises(CheckpointError) as caught:
+        resume(other, read_checkpoint(tmp_path / "a.pt"))
+    assert str(caught.value).splitlines() == [
+        "model.C=32 was asked for, but the checkpoint has C=16",
+        "model.d_ff=64 was asked for, but the checkpoint has d_ff=32",
+    ]
+
+
+def test_an_older_checkpoint_without_the_newer_settings_resumes(tmp_path: Path) -> None:
+    save(tmp_path / "a.pt", state(3), {"B": 8, "total_steps": 9})
+    fresh = state(seed=1)
+    saved = read_checkpoint(tmp_path / "a.pt")
+    resume(fresh, saved)
+    assert fresh.step == 3
+    assert list(changed_settings(saved["train_cfg"], TrainCfgSchema(total_steps=9).model_dump())) == ["train.B: 8 -> 4"]

@@ -1,0 +1,68 @@
+"""Promise 8: every shipped experiment and every option of every group composes and validates."""
+
+from pathlib import Path
+
+import pytest
+from conftest import CONF, Compose
+
+from train.config import TrainCfgSchema, load_plan
+
+OPTIONS = sorted(p for group in ("model", "data", "precision", "memory", "phase") for p in (CONF / group).glob("*.yaml"))
+EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
+NEEDED = {"text": ["phase=pretrain", "data.files=[a.txt]"], "jsonl": ["data.files=[a.jsonl]"]}  # only a user can say
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_every_option_composes_and_validates(composed: Compose, path: Path) -> None:
+    assert load_plan(composed(f"{path.parent.name}={path.stem}", *NEEDED.get(path.stem, [])))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_experiment_composes_and_validates(composed: Compose, path: Path) -> None:
+    plan = load_plan(composed(f"experiment={path.stem}"))
+    phases = {"pipeline": ["pretrain", "sft"]}.get(path.stem.split("_")[1], [path.stem.split("_")[1]])
+    assert [cfg.phase for cfg in plan] == phases
+    assert plan[0].name == path.stem
+
+
+def test_the_main_job_is_a_pipeline_of_the_tiny_model_on_pydocs(composed: Compose) -> None:
+    plan = load_plan(composed("precision=fp16", "memory=ckpt"))
+    assert [cfg.phase for cfg in plan] == ["pretrain", "sft"]
+    assert plan[0].model.model_dump(include={"V", "T", "C", "L", "H", "d_ff"}) == {
+        "V": 4096, "T": 256, "C": 128, "L": 4, "H": 4, "d_ff": 384,
+    }  # fmt: skip
+    assert plan[0].data.kind == "pydocs"
+    assert all(cfg.train.amp and cfg.train.activation_checkpointing for cfg in plan)
+
+
+def test_precision_and_memory_set_what_their_names_say(composed: Compose) -> None:
+    for option, amp, dtype in (("fp16", True, "fp16"), ("bf16", True, "bf16"), ("off", False, "fp16")):
+        train = load_plan(composed(f"precision={option}"))[0].train
+        assert (train.amp, train.amp_dtype, train.activation_checkpointing) == (amp, dtype, False)
+
+
+def test_defaults_stand_in_the_schema_and_yaml_holds_only_choices(composed: Compose) -> None:
+    schema = TrainCfgSchema()
+    composed_train = load_plan(composed())[0].train
+    assert composed_train == schema.model_copy(update={"base_lr": composed_train.base_lr})
+    assert (schema.amp, schema.amp_dtype, schema.activation_checkpointing) == (True, "fp16", False)
+
+
+def test_a_setting_of_train_reaches_both_phases_and_one_of_sft_the_second(composed: Compose) -> None:
+    first, second = load_plan(composed("train.B=6", "train.seed=3", "sft.train.base_lr=1e-5", "sft.train.seed=4"))
+    assert (first.train.B, second.train.B) == (6, 6)
+    assert (first.train.seed, second.train.seed) == (3, 4)
+    assert second.train.base_lr == 1e-5 != first.train.base_lr
+
+
+def test_sft_data_can_be_another_option_of_the_group_data(composed: Compose) -> None:
+    overrides = ["data=text", "data.files=[a.txt]", "+data@sft.data=jsonl", "sft.data.files=[b.jsonl]"]
+    first, second = load_plan(composed(*overrides))
+    assert (first.data.kind, first.data.files) == ("text", ("a.txt",))
+    assert (second.data.kind, second.data.files) == ("jsonl", ("b.jsonl",))
+
+
+def test_a_mixture_is_a_list_that_replaces_the_single_source(composed: Compose) -> None:
+    sources = "data.sources=[{kind:pydocs,weight:3},{kind:text,name:notes,files:[a.txt]}]"
+    mixture = load_plan(composed("phase=pretrain", sources))[0].data.mixture()
+    assert [(source.called, source.weight) for source in mixture] == [("pydocs", 3.0), ("notes", 1.0)]

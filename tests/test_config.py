@@ -1,0 +1,79 @@
+"""The gate: every bad setting is named in Hydra's dotted form, all at once, before anything is made."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Compose
+from hydra.errors import HydraException
+
+from niels_gpt.errors import ConfigError
+from train.config import TrainCfgSchema, load_plan
+
+BAD = [
+    (["train.B=0"], "train.B=0: "),
+    (["train.B=99999999999999999999999"], "train.B=99999999999999999999999: "),
+    (["train.base_lr=nan"], "train.base_lr=nan: "),
+    (["train.base_lr=inf"], "train.base_lr=inf: "),
+    (["train.warmup_steps=9", "train.total_steps=8"], "train: warmup_steps=9 is more than total_steps=8"),
+    (["train.min_lr=1", "train.base_lr=0.1"], "train: min_lr=1.0 is more than base_lr=0.1"),
+    (["train.betas=[0.9,1.5]"], "train: betas=[0.9, 1.5] must lie in [0, 1)"),
+    (["train.betas=[0.9]"], "train.betas"),
+    (["train.amp_dtype=fp8"], "train.amp_dtype=fp8: "),
+    (["model.H=3"], "model: C=128 is not divisible by H=3"),
+    (["model.C=12", "model.H=4"], "model: C=12 over H=4 heads gives an odd head size"),
+    (["model.dropout=1.0"], "model.dropout=1.0: "),
+    (["device=cuda"], "device=cuda: input should be 'auto', 'cpu' or 'mps'"),
+    (["name=../../x"], "name=../../x: "),
+    (["data=text"], "data: kind=text needs files"),
+    (["data=text", "data.files=[a.txt]"], "sft.data: text files have no dialogues; use phase=pretrain"),
+    (["sft.model.C=64"], "sft.model: only dropout may differ"),
+    (["resume=runs/a/pretrain/best.pt"], "belongs to one phase"),
+    (["sft.train.B=0"], "sft.train.B=0: "),
+    (["data.sources=[{kind:text,files:[a]}]", "data.val_source=b", "phase=pretrain"], "val_source=b is none of"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "said"), BAD, ids=lambda value: str(value)[:40])
+def test_a_bad_setting_is_refused_by_name(composed: Compose, overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_plan(composed(*overrides))
+    assert said in str(caught.value)
+
+
+def test_all_bad_settings_are_reported_at_once_a_line_each(composed: Compose) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_plan(composed("train.B=0", "train.grad_clip=-1", "train.warmup_steps=900", "model.H=3"))
+    lines = str(caught.value).splitlines()
+    assert {line.split(":")[0].split("=")[0] for line in lines} == {
+        "train.B", "train.grad_clip", "train", "model", "sft.train",
+    }  # fmt: skip
+    assert len(lines) == 5  # what the second phase merely follows is not said twice
+
+
+@pytest.mark.parametrize("override", ["train.foo=1", "train.B=abc", "train.B=8.5", "train.B=true", "sft.train.foo=1"])
+def test_hydra_refuses_unknown_keys_and_wrong_types(composed: Compose, override: str) -> None:
+    with pytest.raises(HydraException):
+        composed(override)
+
+
+def test_settings_cannot_be_changed_after_the_gate(composed: Compose) -> None:
+    cfg = load_plan(composed())[0]
+    with pytest.raises(ValueError, match="frozen"):
+        cfg.train.B = 3  # type: ignore[misc]
+
+
+def test_configs_that_lack_the_newer_keys_still_load() -> None:
+    schema = TrainCfgSchema.model_validate({"B": 2, "total_steps": 5})
+    assert (schema.amp, schema.amp_dtype, schema.activation_checkpointing) == (True, "fp16", False)
+
+
+def test_warm_up_follows_the_length_of_the_phase_unless_it_is_set() -> None:
+    assert TrainCfgSchema(total_steps=2).warmup == 0
+    assert TrainCfgSchema(total_steps=400).warmup == 20
+    assert TrainCfgSchema(total_steps=400, warmup_steps=3).warmup == 3
+
+
+def test_a_refused_config_makes_no_folder(composed: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        load_plan(composed(f"dir={tmp_path / 'run'}", "train.B=0"))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,115 @@
+"""The model: causal, of Llama's kind, the same with recomputation (promise 4) and under a trace (promise 6)."""
+
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.loss import next_token_loss
+from niels_gpt.model import gpt as gpt_module
+from niels_gpt.model.gpt import GPT
+
+CFG = ModelCfg(V=300, T=16, C=32, L=3, H=4, d_ff=64)
+IDS = torch.randint(0, 300, (2, 16), generator=torch.Generator().manual_seed(0))
+
+
+def model(dropout: float = 0.0, *, activation_checkpointing: bool = False) -> GPT:
+    torch.manual_seed(1)
+    return GPT(CFG.model_copy(update={"dropout": dropout}), activation_checkpointing=activation_checkpointing)
+
+
+def learn(network: GPT) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss and the gradients of one training pass with a fixed dropout."""
+    torch.manual_seed(2)
+    loss = next_token_loss(network.train()(IDS), IDS, IDS.numel())
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach(), {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputation_changes_no_bit_of_loss_or_gradient(dropout: float) -> None:
+    loss, gradients = learn(model(dropout))
+    again, others = learn(model(dropout, activation_checkpointing=True))
+    assert torch.equal(loss, again)
+    assert gradients.keys() == others.keys() == dict(model().named_parameters()).keys()
+    assert all(torch.equal(gradients[name], others[name]) for name in gradients)
+
+
+def test_dropout_is_at_work_in_training_and_rests_in_evaluation() -> None:
+    assert not torch.equal(learn(model(0.3))[0], learn(model(0.0))[0])
+    assert torch.equal(model(0.3).eval()(IDS), model(0.0).eval()(IDS))
+
+
+def test_blocks_are_recomputed_only_when_asked_for_in_training_and_untraced() -> None:
+    def recomputed(network: GPT, trace: list[Tensor] | None = None) -> int:
+        with mock.patch.object(gpt_module, "checkpoint", wraps=gpt_module.checkpoint) as spy:
+            network(IDS, trace)
+        assert all(call.kwargs["use_reentrant"] is False for call in spy.call_args_list)
+        assert all(call.args[0] in network.blocks for call in spy.call_args_list)
+        return int(spy.call_count)
+
+    asked = model(activation_checkpointing=True)
+    assert recomputed(asked.train()) == CFG.L
+    assert recomputed(asked.train(), []) == 0
+    assert recomputed(asked.eval()) == 0
+    assert recomputed(model().train()) == 0
+
+
+def test_recomputation_keeps_fewer_tensors_for_the_backward_pass() -> None:
+    def kept(network: GPT) -> int:
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            network.train()(IDS)
+        return sum(sizes.values())
+
+    assert kept(model(activation_checkpointing=True)) < 0.5 * kept(model())
+
+
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_a_trace_gives_each_blocks_attention_and_changes_no_logit_beyond_rounding(
+    activation_checkpointing: bool,
+) -> None:
+    network = model(activation_checkpointing=activation_checkpointing).train()
+    trace: list[Tensor] = []
+    logits = network(IDS, trace)
+    assert [tuple(probabilities.shape) for probabilities in trace] == [(2, CFG.H, 16, 16)] * CFG.L
+    for probabilities in trace:
+        torch.testing.assert_close(probabilities.sum(-1), torch.ones(2, CFG.H, 16))
+        assert (probabilities.triu(1) == 0).all()
+    torch.testing.assert_close(logits, network(IDS), rtol=1e-5, atol=1e-6)
+
+
+def test_no_position_sees_what_comes_after_it() -> None:
+    network = model().eval()
+    changed = IDS.clone()
+    changed[:, 10:] = (changed[:, 10:] + 1) % CFG.V
+    before, after = network(IDS), network(changed)
+    torch.testing.assert_close(before[:, :10], after[:, :10], rtol=0, atol=1e-6)
+    assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+
+def test_positions_are_relative_and_told_apart() -> None:
+    network = model().eval()
+    swapped = IDS[:1].clone()
+    swapped[0, [2, 3]] = swapped[0, [3, 2]]
+    assert not torch.allclose(network(IDS[:1])[0, -1], network(swapped)[0, -1])
+
+
+def test_a_new_model_knows_nothing() -> None:
+    loss = next_token_loss(model()(IDS), IDS.roll(1, -1), IDS.numel())
+    assert abs(loss.item() - torch.tensor(300.0).log().item()) < 0.3
+
+
+def test_weights_are_of_llamas_kind() -> None:
+    network = model()
+    assert not [name for name, _ in network.named_parameters() if name.endswith("bias")]
+    expected = 300 * 32 + 3 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32) + 32
+    assert network.parameter_count() == expected  # the head is the embedding
+    assert all(name.startswith(("embedding", "blocks.", "norm")) for name, _ in network.named_parameters())

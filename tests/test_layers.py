@@ -1,0 +1,74 @@
+"""The layering of the design, proven from the imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+LAYERS = [
+    ["niels_gpt.errors", "niels_gpt.seeds"],
+    ["niels_gpt.config", "niels_gpt.loss", "niels_gpt.device", "niels_gpt.tokenizer", "niels_gpt.data.records"],
+    ["niels_gpt.data.pydocs_dialogues", "niels_gpt.data.synthetic", "niels_gpt.data.files"],
+    ["niels_gpt.data.pydocs"],
+    ["niels_gpt.chat", "niels_gpt.data.sources", "niels_gpt.model.blocks"],
+    ["niels_gpt.data.cache", "niels_gpt.model.gpt"],
+    ["niels_gpt.data.batches"],
+    ["niels_gpt.weights", "niels_gpt.generate"],
+    ["niels_gpt.speaker"],
+    ["train.config"],
+    ["train.legacy", "train.structured", "train.folder", "train.stop", "train.amp", "train.optim"],
+    ["train.checkpointing", "train.sources", "train.sample", "train.cli"],
+    ["train.evaluate", "train.pretrain", "train.sft"],
+    ["train.report"],
+    ["train.train_loop"],
+    ["train.run"],
+]
+FILES = sorted([*ROOT.glob("niels_gpt/**/*.py"), *ROOT.glob("train/**/*.py")])
+LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name != "__init__.py"], ids=module_of)
+def test_each_file_imports_only_from_the_lines_above(path: Path) -> None:
+    module = module_of(path)
+    assert module in LEVEL, f"{module} has no place in the layering"
+    for imported in imports_of(path) & LEVEL.keys():
+        assert LEVEL[imported] < LEVEL[module], f"{module} imports {imported}"
+
+
+def test_the_library_knows_nothing_of_hydra_or_of_runs() -> None:
+    for path in ROOT.glob("niels_gpt/**/*.py"):
+        roots = {name.split(".")[0] for name in imports_of(path)}
+        assert not roots & {"hydra", "omegaconf", "train", "scripts"}, path
+
+
+def test_hydra_ends_at_the_gate() -> None:
+    gate = {"train.config", "train.structured", "train.cli"}
+    for path in ROOT.glob("train/*.py"):
+        roots = {name.split(".")[0] for name in imports_of(path)}
+        assert module_of(path) in gate or not roots & {"hydra", "omegaconf"}, path
+
+
+def test_every_file_opens_with_the_sentence_that_says_what_lives_in_it() -> None:
+    for path in [*FILES, *ROOT.glob("scripts/*.py")]:
+        first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()
+        assert first and first[0].endswith((".", ":")), path
+
+
+def test_there_is_one_training_loop() -> None:
+    backward = [path for path in FILES if ".backward(" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in backward] == ["train_loop.py"]

@@ -1,0 +1,45 @@
+"""The schedule counts steps and is never 0 at first; decay is for matrices only."""
+
+import pytest
+import torch
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.model.gpt import GPT
+from train.config import TrainCfgSchema
+from train.optim import clip_gradients, lr_at, make_optimizer
+
+CFG = TrainCfgSchema(total_steps=100, warmup_steps=10, base_lr=1.0, min_lr=0.1)
+
+
+def test_the_learning_rate_warms_up_then_falls_to_min_lr() -> None:
+    rates = [lr_at(step, CFG) for step in range(101)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == max(rates) == 1.0
+    assert rates[55] == pytest.approx(0.55)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == lr_at(1000, CFG) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 5])
+def test_the_first_update_learns_something(warmup: int) -> None:
+    for total in (5, 6):
+        assert lr_at(0, TrainCfgSchema(total_steps=total, warmup_steps=warmup)) > 0
+
+
+def test_decay_is_for_matrices_only_and_every_parameter_is_in_one_group() -> None:
+    model = GPT(ModelCfg(V=256, T=8, C=16, L=2, H=2, d_ff=32))
+    optimizer = make_optimizer(model, CFG)
+    decayed, others = optimizer.param_groups
+    assert decayed["weight_decay"] == CFG.weight_decay and others["weight_decay"] == 0
+    assert all(p.dim() == 2 for p in decayed["params"]) and all(p.dim() == 1 for p in others["params"])
+    assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))
+    assert all(group["fused"] for group in optimizer.param_groups)
+
+
+def test_clipping_bounds_the_norm_and_returns_the_one_before() -> None:
+    model = GPT(ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = clip_gradients(model, 0.5)
+    assert before.item() == pytest.approx(model.parameter_count() ** 0.5)
+    assert clip_gradients(model, 1e9).item() == pytest.approx(0.5, rel=1e-4)

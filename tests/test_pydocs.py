@@ -1,0 +1,294 @@
+"""Tests of the text that every Python installation carries."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from niels_gpt.config import SourceCfg
+from niels_gpt.data import pydocs
+from niels_gpt.data.pydocs_dialogues import MAX_WORDS, first_paragraph
+from niels_gpt.data.records import Dialogue, Document
+from niels_gpt.errors import DataError
+
+
+def source(**settings: object) -> SourceCfg:
+    return SourceCfg.model_validate(settings)
+
+
+CFG = source()
+DIGEST = """
+import asyncio, hashlib, multiprocessing, sqlite3, sys, unittest, xml.dom.minidom
+from niels_gpt.config import SourceCfg
+from niels_gpt.data import pydocs
+sys.excepthook = sys.unraisablehook = print
+found = [*pydocs.documents(SourceCfg()), *pydocs.dialogues(SourceCfg())]
+print(hashlib.sha256(repr([tuple(x) for x in found]).encode()).hexdigest(), pydocs.fingerprint(SourceCfg()))
+"""
+
+
+class Found(NamedTuple):
+    """All that the default settings yield."""
+
+    documents: list[Document]
+    dialogues: list[Dialogue]
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> subprocess.Popen[str]:
+    """Return a process, with another hash seed, other imports and replaced hooks, that reads the same."""
+    env = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(Path(pydocs.__file__).parents[2])}
+    return subprocess.Popen([sys.executable, "-c", DIGEST], env=env, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def found(elsewhere: subprocess.Popen[str]) -> Found:  # both processes read at the same time
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pydocs, "_modules", cache(pydocs._modules))  # read the library once
+        return Found(list(pydocs.documents(CFG)), list(pydocs.dialogues(CFG)))
+
+
+@pytest.fixture
+def small_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave two modules of the standard library, so that reading it takes no time."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    for name in ("heapq.py", "posixpath.py"):
+        shutil.copy(Path(sysconfig.get_path("stdlib"), name), folder)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(folder))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_library: None) -> str:
+    """Return the name of an installed package that cannot be imported, and need not be."""
+    folder = tmp_path / "unimportable" / "part"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text(
+        '"""A package to read and not to run."""\nraise SystemExit("it ran")\n'
+    )
+    (folder / "__init__.py").write_text("")
+    (folder / "mill.py").write_text(
+        "# Grain is ground twice here, since the stones\n# are too smooth to do it in a single pass.\n"
+        'TEXT = """\n# a line within a string, which is\n# not a comment of anybody at all\n"""\n'
+        "class Mill:\n"
+        "    def __init__(self, stones: int = 2) -> None: ...\n"
+        '    def grind(self, grain, /, *, twice=True):\n        """Grind the grain to flour."""\n'
+        '    def _oil(self):\n        """Oil the axle of the mill from time to time."""\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "unimportable"
+
+
+def with_name(records: list[Document], name: str) -> str:
+    return next(d.text for d in records if d.name == name)
+
+
+def asked(dialogues: list[Dialogue], name: str) -> list[tuple[str, str]]:
+    """Return the questions about an object with their answers."""
+    turns = [list(d.messages) for d in dialogues if d.name == name]
+    return [(q.content, a.content) for m in turns for q, a in pairwise(m) if q.role == "user"]
+
+
+def questions(dialogue: Dialogue) -> tuple[str, ...]:
+    return tuple(m.content for m in dialogue.messages if m.role == "user")
+
+
+def test_there_is_enough_to_learn_from(found: Found) -> None:
+    assert len(found.documents) > 8_000
+    assert sum(len(d.text) for d in found.documents) > 2_500_000
+    assert len(found.dialogues) > 20_000
+
+
+def test_a_function_is_documented_with_its_signature(found: Found) -> None:
+    text = with_name(found.documents, "os.path.join")
+    assert text.startswith("os.path.join(a, *p)\n\nJoin two or more pathname components")
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("fractions", "module fractions\n"),
+        ("fractions.Fraction", "class fractions.Fraction(numerator=0, denominator=None"),
+        ("asyncio.run", "asyncio.run(main, *"),  # defined in asyncio.runners
+        ("str.join", "str.join(iterable, /)\n"),  # of a builtin type
+        ("itertools.count", "class itertools.count("),  # of a module written in C
+        ("os.listdir", "os.listdir(path=None)\n"),  # which os takes from a module written in C
+        ("topic assert", 'The "assert" statement'),
+    ],
+)
+def test_objects_have_the_names_that_people_use(found: Found, name: str, start: str) -> None:
+    assert with_name(found.documents, name).startswith(start)
+
+
+def test_the_same_text_comes_once(found: Found) -> None:
+    def told(d: Document) -> str:
+        return " ".join(d.text.lower().split())
+
+    assert len(set(map(told, found.documents))) == len(found.documents)
+
+
+def test_the_same_words_under_another_name_come_once(found: Found) -> None:
+    bodies = [d.text.partition("\n\n")[2] for d in found.documents if re.match(r"[\w.]+\(.*\)\n\n", d.text)]
+    assert len(bodies) > 4_000
+    assert len(set(bodies)) == len(bodies)
+
+
+def test_no_text_has_an_address_or_a_control_character(found: Found) -> None:
+    texts = [d.text for d in found.documents] + [m.content for d in found.dialogues for m in d.messages]
+    assert not [t for t in texts if re.search(r" at 0x[0-9A-Fa-f]{4,}|[\x00-\x08\x0b-\x1f]", t)]
+    assert pydocs._tidy("<object object at 0x7f3a2b1c> ") == "<object object>"
+
+
+def test_documents_are_long_enough_to_be_of_use(found: Found) -> None:
+    assert min(len(d.text) for d in found.documents) >= pydocs.MIN_CHARS
+
+
+def test_the_same_comes_in_every_process(found: Found, elsewhere: subprocess.Popen[str]) -> None:
+    text = repr([tuple(x) for x in (*found.documents, *found.dialogues)])
+    expected = f"{hashlib.sha256(text.encode()).hexdigest()} {pydocs.fingerprint(CFG)}"
+    assert elsewhere.communicate()[0].strip() == expected
+
+
+def test_dialogues_alternate_and_end_with_an_answer(found: Found) -> None:
+    for dialogue in found.dialogues:
+        roles = [m.role for m in dialogue.messages if m.role != "system"]
+        assert roles == ["user", "assistant"] * (len(roles) // 2) and roles
+        assert all(m.content == m.content.strip() != "" for m in dialogue.messages)
+        assert [m.role for m in dialogue.messages].count("system") <= (dialogue.messages[0].role == "system")
+
+
+def test_dialogues_with_and_without_system_messages_and_of_several_turns(found: Found) -> None:
+    system = sum(d.messages[0].role == "system" for d in found.dialogues)
+    chains = sum(len(questions(d)) > 1 for d in found.dialogues)
+    assert 0.15 < system / len(found.dialogues) < 0.35
+    assert chains > 1_000
+
+
+def test_a_dialogue_comes_once_and_its_question_in_one_split(found: Found) -> None:
+    assert len({questions(d) for d in found.dialogues}) == len(found.dialogues)
+    names: dict[str, set[str]] = {}
+    for dialogue in found.dialogues:
+        names.setdefault(questions(dialogue)[0], set()).add(dialogue.name)
+    assert not {q: n for q, n in names.items() if len(n) > 1}
+
+
+def test_a_dialogue_carries_the_name_of_what_it_is_about(found: Found) -> None:
+    for d in found.dialogues:
+        assert any(d.name in m.content or d.name.rpartition(".")[2] in m.content for m in d.messages)
+
+
+def test_nobody_is_asked_about_what_is_private(found: Found) -> None:
+    assert not [d.name for d in found.dialogues if re.search(r"(^|\.)(_|test\b)", d.name)]
+
+
+def test_answers_are_short_and_whole(found: Found) -> None:
+    for dialogue in found.dialogues:
+        answer = dialogue.messages[-1].content
+        assert len(answer.split()) <= MAX_WORDS
+        assert answer[-1] in ".!?)" or re.fullmatch(r"from [\w.]+ import \w+", answer)
+
+
+def test_well_known_answers(found: Found) -> None:
+    told = dict(asked(found.dialogues, "os.path.join"))
+    assert "It takes a and *p." in told.values()
+    assert "os.path.join(a, *p)" in told.values()
+    assert any(a.startswith("Join two or more pathname components") for a in told.values())
+    [named] = [q for q, a in told.items() if a == "It is os.path.join."]
+    assert "Join two or more pathname components" in named
+    told = dict(asked(found.dialogues, "collections.namedtuple"))
+    assert "from collections import namedtuple" in told.values()
+
+
+def test_a_name_that_several_modules_have_is_not_asked_for(found: Found) -> None:
+    located = re.compile(r"In which module is (\w+)\?|Where do I find (\w+)\?|Which module has (\w+)\?")
+    matches = [located.fullmatch(questions(d)[0]) for d in found.dialogues]
+    shorts = [next(filter(None, m.groups())) for m in matches if m]
+    assert "namedtuple" in shorts
+    assert len(set(shorts)) == len(shorts)
+    assert not {"open", "main"} & set(shorts)
+
+
+@pytest.mark.parametrize(
+    ("doc", "paragraph"),
+    [
+        ("Return the sum\nof all. Quickly.\n\nMore.", "Return the sum of all. Quickly."),
+        ("reduce(f, x) -> value\n\nFold the items into one", "Fold the items into one."),
+        ("codecs -- the codec registry.", "The codec registry."),
+        ("Use :class:`~a.B` or ``c`` here.", "Use a.B or c here."),
+        ("Do this. The kinds are:\n\n- one", "Do this."),
+        (">>> example()\n3", ""),
+        ("Word " * (MAX_WORDS + 1), ""),
+    ],
+)
+def test_the_answer_is_the_first_paragraph(doc: str, paragraph: str) -> None:
+    assert first_paragraph(doc) == paragraph
+
+
+def test_a_package_is_read_without_being_run(package: str) -> None:
+    before = set(sys.modules)
+    cfg = source(packages=(f"{package}.part",))
+    docs = {d.name: d.text for d in pydocs.documents(cfg) if d.name.startswith(package)}
+    assert not [m for m in set(sys.modules) - before if m.startswith(package)]
+    mill = f"{package}.part.mill"
+    assert docs == {
+        f"{mill}.Mill.grind": f"{mill}.Mill.grind(grain, /, *, twice=True)\n\nGrind the grain to flour.",
+        f"{mill}.Mill._oil": f"{mill}.Mill._oil()\n\nOil the axle of the mill from time to time.",
+        f"{mill}#comments": "Grain is ground twice here, since the stones\n"
+        "are too smooth to do it in a single pass.",
+    }
+
+
+def test_dialogues_are_about_the_packages_too(package: str) -> None:
+    told = asked(list(pydocs.dialogues(source(packages=(package,)))), f"{package}.part.mill.Mill.grind")
+    answers = {a for _, a in told}
+    assert {"Grind the grain to flour.", "It takes grain and twice=True."} <= answers
+
+
+def test_code_adds_the_sources(package: str) -> None:
+    cfg = source(packages=(package,), code=True)
+    with_code = list(pydocs.documents(cfg))
+    without = list(pydocs.documents(source(packages=(package,))))
+    assert with_code[: len(without)] == without
+    sources = {d.name for d in with_code[len(without) :]}
+    assert {f"{package}.part.mill#source", "os.path#source", "heapq#source"} <= sources
+    assert "class Mill:" in with_name(with_code, f"{package}.part.mill#source")
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "email.no_such_part", "", "..", "a/b", "math"])
+def test_a_package_that_cannot_be_read_is_named(name: str) -> None:
+    cfg = source(packages=(name,))
+    for read in (
+        pydocs.fingerprint,
+        lambda c: list(pydocs.documents(c)),
+        lambda c: list(pydocs.dialogues(c)),
+    ):
+        with pytest.raises(DataError, match=r"data\.packages") as error:
+            read(cfg)
+        assert repr(name) in str(error.value)
+        assert "data.packages" in error.value.hint
+
+
+def test_the_fingerprint_tells_contents_apart(package: str) -> None:
+    cfgs = [CFG, source(code=True), source(packages=("pydantic",)), source(packages=(package,))]
+    prints = [pydocs.fingerprint(c) for c in cfgs]
+    assert len(set(prints)) == len(prints)
+    assert prints == [pydocs.fingerprint(c) for c in cfgs]
+    mill = Path(sys.path[0]) / package / "part" / "mill.py"
+    mill.write_text(mill.read_text() + "\n")
+    assert pydocs.fingerprint(cfgs[-1]) != prints[-1]
+
+
+def test_the_fingerprint_is_cheap() -> None:
+    started = time.perf_counter()
+    pydocs.fingerprint(CFG)
+    assert time.perf_counter() - started < 0.5

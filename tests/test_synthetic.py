@@ -1,0 +1,133 @@
+"""Tests of the procedural text, whose answers can be checked."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from niels_gpt.config import SourceCfg
+from niels_gpt.data import synthetic
+
+
+def source(size: int) -> SourceCfg:
+    return SourceCfg.model_validate({"kind": "synthetic", "size": size})
+
+
+CFG = source(3000)
+DIGEST = """
+import hashlib
+from niels_gpt.config import SourceCfg
+from niels_gpt.data import synthetic
+cfg = SourceCfg(kind="synthetic", size=3000)
+found = [*synthetic.documents(cfg), *synthetic.dialogues(cfg)]
+print(hashlib.sha256(repr([tuple(x) for x in found]).encode()).hexdigest())
+"""
+DOCUMENTS = list(synthetic.documents(CFG))
+DIALOGUES = list(synthetic.dialogues(CFG))
+TURNS = [(d.name, q, a) for d in DIALOGUES for q, a in pairwise(d.messages) if q.role == "user"]
+ASKED = [(name, q.content, a.content) for name, q, a in TURNS]
+
+
+def test_as_many_as_asked_for() -> None:
+    assert len(DOCUMENTS) == len(DIALOGUES) == CFG.size
+
+
+def test_an_item_depends_on_its_index_alone() -> None:
+    small = source(50)
+    assert list(synthetic.documents(small)) == DOCUMENTS[:50]
+    assert list(synthetic.dialogues(small)) == DIALOGUES[:50]
+
+
+def test_the_same_comes_in_every_process() -> None:
+    text = repr([tuple(x) for x in (*DOCUMENTS, *DIALOGUES)])
+    env = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(Path(synthetic.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", DIGEST], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_every_answer_is_right() -> None:
+    assert [(q, a) for _, q, a in ASKED if synthetic.answer(q) != a] == []
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is 3 plus 4?", "7"),
+        ("What is 20 minus 4?", "16"),
+        ("Which is larger, 9 or 12?", "12"),
+        ("Repeat the word lamp.", "lamp"),
+        ("Spell lamp backwards.", "pmal"),
+        ("How many letters does bridge have?", "6"),
+        ("What is the last letter of lamp?", "p"),
+        ("Which day comes after Sunday?", "Monday"),
+        ("Which month comes before January?", "December"),
+        ("What number is the day Wednesday?", "3"),
+        ("How many legs does the polar bear have?", "4"),
+        ("What colour is the fox?", "red"),
+    ],
+)
+def test_answer_reads_the_question(question: str, answer: str) -> None:
+    assert synthetic.answer(question) == answer
+
+
+@pytest.mark.parametrize("question", ["", "Who are you?", "What is 3 plus x?", "what is 3 plus 4?"])
+def test_no_answer_to_what_is_no_question_of_these(question: str) -> None:
+    assert synthetic.answer(question) is None
+
+
+def test_every_form_of_question_is_asked() -> None:
+    unasked = [p for p, _ in synthetic.SOLVERS if not any(re.fullmatch(p, q) for _, q, _ in ASKED)]
+    assert unasked == []
+
+
+def test_a_question_has_one_name_and_so_one_split() -> None:
+    names: dict[str, set[str]] = {}
+    for name, question, _ in ASKED:
+        names.setdefault(question, set()).add(name)
+    assert [q for q, n in names.items() if len(n) > 1] == []
+    assert len({d.name for d in DIALOGUES}) > 100
+
+
+def test_a_document_is_named_after_its_topic_alone() -> None:
+    lines: dict[str, set[str]] = {}
+    for document in DOCUMENTS:
+        for line in document.text.splitlines():
+            lines.setdefault(line, set()).add(document.name)
+    assert [line for line, names in lines.items() if len(names) > 1 and "comes" not in line] == []
+
+
+def test_statements_about_numbers_and_words_are_true() -> None:
+    text = "\n".join(d.text for d in DOCUMENTS)
+    sums = re.findall(r"(\d+) (plus|minus) (\d+) is (\d+)\.", text)
+    assert len(sums) > 500
+    assert all(int(c) == (int(a) + int(b) if sign == "plus" else int(a) - int(b)) for a, sign, b, c in sums)
+    backwards = re.findall(r"Backwards, (\w+) is (\w+)\.", text)
+    assert len(backwards) > 100
+    assert all(word[::-1] == back for word, back in backwards)
+
+
+def test_documents_have_one_to_six_different_lines() -> None:
+    lines = [d.text.split("\n") for d in DOCUMENTS]
+    assert {len(x) for x in lines} == {1, 2, 3, 4, 5, 6}
+    assert all(len(set(x)) == len(x) and all(x) for x in lines)
+
+
+def test_dialogues_have_one_or_two_turns_and_some_a_system_message() -> None:
+    roles = {tuple(m.role for m in d.messages) for d in DIALOGUES}
+    turn = ("user", "assistant")
+    assert roles == {turn, turn * 2, ("system", *turn), ("system", *turn * 2)}
+    assert all(
+        len({m.content for m in d.messages if m.role == "user"}) == sum(m.role == "user" for m in d.messages)
+        for d in DIALOGUES
+    )
+
+
+def test_the_fingerprint_tells_sizes_apart() -> None:
+    other = source(3001)
+    assert synthetic.fingerprint(CFG) == synthetic.fingerprint(CFG.model_copy())
+    assert synthetic.fingerprint(CFG) != synthetic.fingerprint(other)

@@ -1,0 +1,261 @@
+"""What the tokenizers promise: nothing is lost, nothing in a text is taken for a special token."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from niels_gpt.errors import DataError
+from niels_gpt.tokenizer import SPECIAL_TOKENS, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
+
+TEXTS = [
+    "the cat sat on the mat, the dog sat on the cat\n" * 3,
+    "naïve café 漢字 😀 def f(x):\n    return x\n" * 3,
+]
+V = 300
+BPE = train_bpe(TEXTS, V)
+BYTES = BytesTokenizer()
+both = pytest.mark.parametrize("tok", [BPE, BYTES], ids=["bpe", "bytes"])
+# Any text there is, special tokens spelled out and cut among it.
+any_text = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"]))
+    | st.sampled_from([*SPECIAL_TOKENS, "<|", "|>", "\0", "\r\n"])
+).map("".join)
+
+
+@both
+@given(text=any_text)
+def test_encoding_loses_nothing_and_yields_no_special_token(tok: Tokenizer, text: str) -> None:
+    ids = tok.encode(text)
+    assert tok.decode(ids) == text
+    assert not set(ids) & set(tok.special.values())
+    assert all(0 <= i < tok.V for i in ids)
+
+
+@both
+@given(text=any_text)
+def test_token_bytes_add_up_to_the_text(tok: Tokenizer, text: str) -> None:
+    size = tok.token_bytes()
+    assert sum(size[i] for i in tok.encode(text)) == len(text.encode())
+
+
+@both
+def test_token_bytes_has_v_numbers_and_0_for_special_tokens_alone(tok: Tokenizer) -> None:
+    size = tok.token_bytes()
+    assert len(size) == tok.V
+    assert {i for i, n in enumerate(size) if n == 0} == set(tok.special.values())
+
+
+@both
+def test_each_special_token_has_its_own_id_and_is_left_out_of_text(tok: Tokenizer) -> None:
+    assert tuple(tok.special) == SPECIAL_TOKENS
+    assert len(set(tok.special.values())) == len(SPECIAL_TOKENS)
+    ids = [*tok.encode("one "), *tok.special.values(), *tok.encode("two")]
+    assert tok.decode(ids) == "one two"
+
+
+@both
+def test_a_batch_is_its_texts_one_by_one(tok: Tokenizer) -> None:
+    assert tok.encode_batch(TEXTS) == [tok.encode(text) for text in TEXTS]
+
+
+@both
+def test_a_character_cut_in_two_is_decoded_as_a_replacement(tok: Tokenizer) -> None:
+    ids = tok.encode("a\U0001f9ff")  # a character that was not in the training text: four tokens
+    assert len(ids) == 5
+    assert tok.decode(ids[:-1]) == "a\ufffd"
+
+
+@both
+def test_a_lone_surrogate_is_refused_with_its_place(tok: Tokenizer) -> None:
+    with pytest.raises(DataError, match=r"U\+D800 at character 2"):
+        tok.encode("ab\ud800")
+    with pytest.raises(DataError, match=r"U\+D800 at character 2"):
+        train_bpe(["fine", "ab\ud800"], V)
+
+
+@both
+@pytest.mark.parametrize("wrong", [-100, -1, 1 << 20])
+def test_an_id_that_is_not_there_is_refused(tok: Tokenizer, wrong: int) -> None:
+    with pytest.raises(DataError, match=str(wrong)):
+        tok.decode([65, wrong])
+
+
+def test_bytes_are_their_own_ids() -> None:
+    assert BYTES.V == 256
+    assert BYTES.encode("é<|user|>") == list("é<|user|>".encode())
+    assert sorted(BYTES.special.values()) == [0xF8, 0xF9, 0xFA, 0xFB, 0xFC]
+
+
+def test_bpe_puts_special_tokens_first_and_merges_what_is_frequent() -> None:
+    assert [BPE.special[token] for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert BPE.V == V
+    assert len(BPE.encode(" the cat")) == 2
+
+
+def test_training_on_special_token_spellings_teaches_no_special_token() -> None:
+    text = "<|user|>hi<|end_of_turn|>" * 20
+    tok = train_bpe([text], 275)
+    assert tok.decode(tok.encode(text)) == text
+    assert not set(tok.encode(text)) & set(tok.special.values())
+
+
+@pytest.mark.parametrize("parallel", ["false", "true"])
+def test_the_same_texts_give_the_same_tokenizer_in_any_process(parallel: str) -> None:
+    code = f"from niels_gpt.tokenizer import train_bpe; print(train_bpe({TEXTS!r}, {V}).hash())"
+    env = os.environ | {
+        "TOKENIZERS_PARALLELISM": parallel,
+        "PYTHONHASHSEED": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == BPE.hash()
+
+
+def test_a_fork_after_training_and_encoding_prints_no_warning() -> None:
+    code = (
+        "import os; from niels_gpt.tokenizer import train_bpe\n"
+        f"train_bpe({TEXTS!r}, {V}).encode_batch(['a', 'b'])\n"
+        "pid = os.fork()\n"
+        "os._exit(0) if pid == 0 else os.waitpid(pid, 0)\n"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_training_leaves_the_environment_as_it_was() -> None:
+    before = dict(os.environ)
+    train_bpe(TEXTS, V)
+    assert dict(os.environ) == before
+
+
+def test_too_little_text_says_how_many_entries_it_gives() -> None:
+    with pytest.raises(
+        DataError, match=r"model.V=300 was asked for, but this text gives only 262 ent"
+    ) as caught:
+        train_bpe(["ab ab"], 300)
+    assert caught.value.hint == "use model.V=262 or less, or give more text"
+    assert train_bpe(["ab ab"], 262).V == 262
+
+
+def test_v_below_the_bytes_and_special_tokens_is_refused() -> None:
+    with pytest.raises(DataError, match="model.V=260 was asked for, but byte-level BPE has at least 261"):
+        train_bpe(TEXTS, 260)
+    assert train_bpe([], 261).V == 261
+
+
+@both
+def test_a_saved_tokenizer_comes_back_the_same(tok: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text("an older one")
+    tok.save(path)
+    again = load_tokenizer(path)
+    text = "the cat <|user|> 漢 \0"
+    assert (again.V, again.special, again.hash()) == (tok.V, tok.special, tok.hash())
+    assert again.encode(text) == tok.encode(text)
+    assert again.token_bytes() == tok.token_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_a_save_that_fails_leaves_the_older_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    BYTES.save(path)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        BPE.save(path)
+    assert load_tokenizer(path).hash() == BYTES.hash()
+    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_other_text_or_other_v_gives_another_hash() -> None:
+    others = [BYTES, train_bpe(TEXTS, V - 1), train_bpe(TEXTS[:1], 270), train_bpe(TEXTS[1:], 270)]
+    assert len({BPE.hash(), *(tok.hash() for tok in others)}) == 5
+
+
+Change = Callable[[dict[str, Any]], object]
+FOREIGN: dict[str, Change] = {
+    "no special token": lambda f: (f["added_tokens"].pop(), f["model"]["vocab"].pop("<|end_of_turn|>")),
+    "special token not marked as one": lambda f: f["added_tokens"].pop(),
+    "normalizer": lambda f: f.update(normalizer={"type": "NFC"}),
+    "prefix space": lambda f: f["pre_tokenizer"].update(add_prefix_space=True),
+    "truncation": lambda f: f.update(
+        truncation={"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    ),
+    "random merges": lambda f: f["model"].update(dropout=0.5),
+    "gap in the ids": lambda f: f["model"]["vocab"].update(zz=V + 1),
+    "id twice": lambda f: f["model"]["vocab"].update(zz=40),
+    "huge id": lambda f: f["model"]["vocab"].update(zz=1 << 40),
+    "entry that is no bytes": lambda f: f["model"]["vocab"].update({"漢": V}),
+    "merge of unknown entries": lambda f: f["model"]["merges"].append(["q", "漢"]),
+    "other model": lambda f: f.update(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}),
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN.keys())
+def test_a_foreign_tokenizer_is_refused_by_name(change: Change, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    BPE.save(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"other\.json: not a tokenizer"):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"type": "bpe"}', b"[" * 100_000, b"\x80\x04K\x01."],
+)
+def test_garbage_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "garbage.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"garbage\.json: not a tokenizer"):
+        load_tokenizer(path)
+
+
+def test_a_missing_file_a_folder_and_a_fifo_are_refused_by_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("missing.json", "", "fifo"):
+        with pytest.raises(DataError, match=str(tmp_path / name)):
+            load_tokenizer(tmp_path / name)
+
+
+def test_a_file_too_large_is_refused_unparsed(tmp_path: Path) -> None:
+    path = tmp_path / "large.json"
+    with path.open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(DataError, match="more than 64 MB"):
+        load_tokenizer(path)
+
+
+@settings(deadline=None, max_examples=200)
+@given(at=st.integers(0, 10_000), new=st.binary(max_size=3), gone=st.integers(0, 3))
+def test_a_damaged_file_is_refused_or_still_loses_nothing(
+    at: int, new: bytes, gone: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    BPE.save(path)
+    content = path.read_bytes()
+    at %= len(content)
+    path.write_bytes(content[:at] + new + content[at + gone :])
+    try:
+        tok = load_tokenizer(path)
+    except DataError as error:
+        assert "damaged.json" in str(error)
+    else:
+        assert tok.decode(tok.encode(TEXTS[1])) == TEXTS[1]

@@ -1,0 +1,116 @@
+"""Older JSON configs as settings of today: every key is mapped or refused, none is dropped."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from niels_gpt.errors import ConfigError
+from train.config import PhaseName, RunCfg, Settings, TrainCfgSchema, plan_from_settings
+
+MAX_BYTES = 1 << 20  # of a config; anything larger is something else
+EVALUATION_KEYS = ("eval_steps", "eval_batches")  # both meant batches per evaluation
+SOURCE_KEYS = ("sources", "sft_sources")
+PIPELINE_KEYS = {"pretrain_config_path", "sft_config_path"}
+SECTIONS = {"model": "model", "model_cfg": "model", "train": "train", "train_cfg": "train"}
+
+
+def plan_from_json(path: Path) -> list[RunCfg]:
+    """Return the runs that an older JSON config asks for; keys it lacks get the schema's defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, has a key that is not known, or a value that is not allowed.
+    """
+    return plan_from_settings(settings_from_json(path))
+
+
+def settings_from_json(path: Path) -> Settings:
+    """Return an older JSON config in the shape of PlanCfg, defaults filled in."""
+    old = _read(path)
+    if PIPELINE_KEYS & old.keys():
+        _refuse_others(path, old, PIPELINE_KEYS)
+        first, second = (_phase(path.parent / old[key]) for key in ("pretrain_config_path", "sft_config_path"))
+        phase = "pipeline"
+    else:
+        first = second = _phase(path)
+        phase = phase_of(old)
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:64]
+    return {"name": name, "dir": f"runs/{name}", "phase": phase, **first, "sft": second}
+
+
+def phase_of(old: Settings) -> PhaseName:
+    """Return the phase of a single config: SFT has sft_sources."""
+    return "sft" if "sft_sources" in old else "pretrain"
+
+
+def _read(path: Path) -> Settings:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, which no config is", "name a JSON config")
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error})", "name an older JSON config") from None
+    if not isinstance(old, dict):
+        raise ConfigError(f"{path}: holds no JSON object", "name an older JSON config")
+    return old
+
+
+def _refuse_others(path: Path, old: Settings, known: set[str]) -> None:
+    if unknown := sorted(set(old) - known):
+        raise ConfigError(f"{path}: unknown {', '.join(unknown)}", f"known are {', '.join(sorted(known))}")
+
+
+def _phase(path: Path) -> Settings:
+    """Return model, train and data of one phase."""
+    old = _read(path)
+    _refuse_others(path, old, {*SECTIONS, *SOURCE_KEYS, "val_source"})
+    sections: Settings = {"model": {}, "train": {}}
+    for key, section in SECTIONS.items():
+        sections[section] |= old.get(key, {})
+    weights = _train(path, sections["train"])
+    for key in SOURCE_KEYS:
+        weights |= old.get(key, {})
+    data: Settings = {"sources": [_source(name, weight, phase_of(old)) for name, weight in weights.items()]}
+    if sections["model"].get("V") == 256:
+        data["tokenizer"] = "bytes"
+    if "val_source" in old:
+        data["val_source"] = old["val_source"]
+    return {**sections, "data": data}
+
+
+def _train(path: Path, train: Settings) -> dict[str, float]:
+    """Bring the train section up to date in place; return the mixture's weights, which stood in it once."""
+    _refuse_others(path, train, {*TrainCfgSchema.model_fields, *EVALUATION_KEYS, "p_train"})
+    for key in EVALUATION_KEYS:
+        if key in train:
+            B = train.get("B", TrainCfgSchema.model_fields["B"].default)
+            train["eval_sequences"] = train.pop(key) * B
+    weights: dict[str, float] = train.pop("p_train", {})
+    return weights
+
+
+def _source(name: str, weight: float, phase: PhaseName) -> Settings:
+    """Return a source that older configs knew by name only: its file is looked for under data/."""
+    kind, ending = ("jsonl", "jsonl") if phase == "sft" else ("text", "txt")
+    return {"kind": kind, "name": name, "weight": weight, "files": [f"data/{name}.{ending}"]}
+
+
+def experiment_yaml(path: Path) -> str:
+    """Return the experiment that makes Hydra compose what an older JSON config asks for."""
+    import yaml
+
+    settings = settings_from_json(path)
+    plan = plan_from_settings(settings)
+    phase = settings["phase"]
+    first = plan[0].model_dump(mode="json", include={"model", "data", "train"})
+    content: Settings = {"defaults": [{"override /phase": phase}], "name": settings["name"], **first}
+    if len(plan) == 2:
+        second = plan[1].model_dump(mode="json", include={"model", "data", "train"})
+        content["sft"] = {
+            section: {key: v for key, v in values.items() if section == "train" or v != first[section][key]}
+            for section, values in second.items()
+        }
+    body: str = yaml.safe_dump(content, sort_keys=False)
+    return f"# @package _global_\n# Made from {path.name} by scripts/import_json.py\n{body}"
+
+
