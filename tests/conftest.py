@@ -1,5 +1,6 @@
 """The front door for tests: compose a config, load its plan, run it in a folder of the test's own."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -63,10 +64,11 @@ def run_folder(plan: Plan) -> Run:
     return go
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> None:
-    """Exactness is promised for one number of threads."""
-    torch.set_num_threads(2)
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Two workers share two cores: with a thread each they do not wait for one another."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def cli(*arguments: str, cwd: Path, script: str = "train", **keywords: Any) -> subprocess.CompletedProcess[str]:

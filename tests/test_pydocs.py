@@ -218,6 +218,14 @@ def test_a_name_that_several_modules_have_is_not_asked_for(found: Found) -> None
     assert not {"open", "main"} & set(shorts)
 
 
+def test_a_description_that_several_objects_have_is_not_asked_for(found: Found) -> None:
+    described = re.compile(r'(?:Which|What is the name of the|Name the) (.+? of \S+) [^"]+"([^"]+)"\??')
+    matches = [described.fullmatch(questions(d)[0]) for d in found.dialogues]
+    asked_for = [m.groups() for m in matches if m]
+    assert len(asked_for) > 2_000
+    assert len(set(asked_for)) == len(asked_for)
+
+
 @pytest.mark.parametrize(
     ("doc", "paragraph"),
     [

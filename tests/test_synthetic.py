@@ -90,7 +90,7 @@ def test_a_question_has_one_name_and_so_one_split() -> None:
     for name, question, _ in ASKED:
         names.setdefault(question, set()).add(name)
     assert [q for q, n in names.items() if len(n) > 1] == []
-    assert len({d.name for d in DIALOGUES}) > 100
+    assert len({d.name for d in DIALOGUES}) > 300
 
 
 def test_a_document_is_named_after_its_topic_alone() -> None:

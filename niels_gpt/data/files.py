@@ -20,7 +20,7 @@ from niels_gpt.errors import DataError
 
 PIECE = 16 << 10  # characters; a longer file is cut, so that one file can fill both splits
 LONGEST_PARAGRAPH = 1 << 20  # characters; a file without blank lines is not held in memory
-MAX_LINE = 16 << 20  # bytes of a line of JSON
+MAX_LINE = 16 << 20  # bytes of a line of JSON with its end
 
 _ROW_HINT = 'a row is {"messages": [{"role", "content"}, ...]}, {"prompt", "completion"} or {"text"}'
 _log = logging.getLogger("niels_gpt")
@@ -74,8 +74,9 @@ def _matches(patterns: Iterable[str]) -> set[str]:
         if os.path.lexists(full):  # a name with brackets in it is a name first
             found.add(full)
             continue
-        # "notes/**" also matches the folders within, which nobody means to read.
-        files = {path for path in glob.glob(full, recursive=True) if not os.path.isdir(path)}
+        # "notes/**" also gives the folders within, which nobody means to read, and "notes/" if there is none.
+        matches = glob.glob(full, recursive=True)
+        files = {path for path in matches if os.path.lexists(path) and not os.path.isdir(path)}
         if not files:
             hint = f"paths are looked up from {Path.cwd()}; ** matches folders within folders"
             raise DataError(f"data.files: no file matches {pattern!r}", hint)
@@ -153,7 +154,7 @@ def _cut(lines: Iterable[str], least: int, most: int) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file without BOM, line ends as LF, long lines in parts of PIECE characters."""
+    """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of PIECE."""
     with _open(path) as file:
         wrapped = io.TextIOWrapper(file, encoding="utf-8-sig", errors="strict")
         try:

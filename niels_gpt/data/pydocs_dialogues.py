@@ -76,14 +76,9 @@ SYSTEM = (
 
 
 def dialogues_about(subjects: Sequence[Subject]) -> Iterator[Dialogue]:
-    """Yield the dialogues about all subjects; a question that comes again is left out."""
-    asked: set[tuple[Message, ...]] = set()
+    """Yield the dialogues about all subjects; of those with the same name, about the first described."""
     for known in _known(subjects):
-        for messages in _dialogues(known):
-            questions = tuple(m for m in messages if m.role == "user")
-            if questions not in asked:
-                asked.add(questions)
-                yield Dialogue(known.subject.name, messages)
+        yield from (Dialogue(known.subject.name, messages) for messages in _dialogues(known))
 
 
 def first_paragraph(doc: str) -> str:

@@ -1,0 +1,380 @@
+"""What reading the user's own files promises: strict text, whole rows, and errors that name the place."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from niels_gpt.config import SourceCfg
+from niels_gpt.data import files
+from niels_gpt.data.records import Dialogue, Document, Message
+from niels_gpt.errors import DataError
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+GOOD = json.dumps(CHAT)
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def text(*names: str, **settings: Any) -> SourceCfg:
+    return SourceCfg(kind="text", files=names, **settings)
+
+
+def jsonl(*names: str, **settings: Any) -> SourceCfg:
+    return SourceCfg(kind="jsonl", files=names, **settings)
+
+
+def write(name: str, content: str | bytes) -> None:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def read(cfg: SourceCfg) -> list[str]:
+    return [document.text for document in files.documents(cfg)]
+
+
+def refused(cfg: SourceCfg) -> DataError:
+    """Return the one error that documents and dialogues agree on."""
+    with pytest.raises(DataError) as caught:
+        list(files.documents(cfg))
+    if cfg.kind == "jsonl":
+        with pytest.raises(DataError) as other:
+            list(files.dialogues(cfg))
+        assert str(other.value) == str(caught.value)
+    return caught.value
+
+
+# --- which files
+
+
+def test_globs_are_read_in_sorted_order_each_real_file_once() -> None:
+    for name in ("b.txt", "a.txt", "deep/er/c.txt", "deep/d.md"):
+        write(name, name)
+    os.symlink("a.txt", "z.txt")
+    assert read(text("**/*.txt", "b.txt", "./a.txt")) == ["a.txt", "b.txt", "deep/er/c.txt"]
+
+
+def test_folders_that_a_glob_matches_are_passed_over() -> None:
+    write("deep/er/c.txt", "c")
+    assert read(text("deep/**")) == ["c"]
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write("home/a.txt", "at home")
+    assert read(text("~/a.txt")) == ["at home"]
+
+
+def test_a_name_with_brackets_is_a_name_first() -> None:
+    write("a[1].txt", "brackets")
+    write("a1.txt", "none")
+    assert read(text("a[1].txt")) == ["brackets"]
+
+
+@pytest.mark.parametrize("pattern", ["no.txt", "*.no", "no/**", "", "nul\0"])
+def test_a_pattern_that_matches_nothing_says_where_it_looked(pattern: str, tmp_path: Path) -> None:
+    write("a.txt", "a")
+    error = refused(text("a.txt", pattern))
+    assert str(error) == f"data.files: no file matches {pattern!r}"
+    assert str(tmp_path) in error.hint
+
+
+def test_a_folder_a_fifo_and_a_device_are_refused_without_waiting() -> None:
+    os.mkdir("folder")
+    os.mkfifo("fifo")
+    for name in ("folder", "fifo", "/dev/null"):
+        for cfg in (text(name), jsonl(name)):
+            assert str(refused(cfg)) == f"{name}: not a regular file"
+            with pytest.raises(DataError, match="not a regular file"):
+                files.fingerprint(cfg)
+
+
+def test_a_dangling_link_is_named() -> None:
+    os.symlink("gone.txt", "link.txt")
+    assert str(refused(text("*.txt"))) == "link.txt: cannot be read (No such file or directory)"
+
+
+# --- plain text
+
+
+def test_a_file_is_a_document_without_bom_and_with_plain_line_ends() -> None:
+    write("a.txt", b"\xef\xbb\xbfone\r\n\r\n  two \xc3\xa9\r\n")
+    assert list(files.documents(text("a.txt"))) == [Document("a.txt", "one\n\n  two é\n")]
+
+
+def test_paragraphs_stand_between_blank_lines() -> None:
+    write("a.txt", "\n\n  one\nmore\n\n \t\n\ntwo\n\n\n")
+    assert read(text("a.txt", documents="blank_lines")) == ["  one\nmore", "two"]
+
+
+def test_a_repeated_paragraph_keeps_its_name() -> None:
+    write("a.txt", "one\n\ntwo\n\none\n")
+    write("b.txt", "one")
+    names = [document.name for document in files.documents(text("*.txt", documents="blank_lines"))]
+    assert names[0] == names[2] == names[3] != names[1]
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\n", " "], ids=["blank line", "line end", "anywhere"])
+def test_a_long_file_is_cut_at_the_best_place_and_nothing_is_lost(end: str) -> None:
+    whole = "".join(f"line {i} é{end}" for i in range(10_000))
+    write("a.txt", whole)
+    pieces = list(files.documents(text("a.txt")))
+    assert [piece.name for piece in pieces] == [f"a.txt#{i}" for i in range(len(pieces))]
+    assert "".join(piece.text for piece in pieces) == whole
+    assert all(files.PIECE <= len(piece.text) < 4 * files.PIECE for piece in pieces[:-1])
+    if "\n" in end:
+        assert all(piece.text.endswith(end) for piece in pieces)
+
+
+def test_a_very_long_line_is_not_taken_for_a_blank_one() -> None:
+    # Lines come in parts of PIECE characters: the last part of the first line is nothing but its end.
+    whole = "x" * files.PIECE + "\n" + "next line"
+    write("a.txt", whole)
+    assert read(text("a.txt", documents="blank_lines")) == [whole]
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b"one\ntwo\nthr\xe9e\n", "not UTF-8 at byte 11 (line 3)"),
+        ("one\n".encode("utf-16"), "not UTF-8 at byte 0 (line 1)"),
+        (b"\xef\xbb\xbfab\xff", "not UTF-8 at byte 5 (line 1)"),
+        (b"cut \xf0\x9f\x98", "not UTF-8 at byte 4 (line 1)"),
+        (b"surrogate \xed\xa0\x80", "not UTF-8 at byte 10 (line 1)"),
+        (b"one\n\0two", "a NUL byte, so not text, at byte 4 (line 2)"),
+        (b"a\n" * 50_000 + b"\xff", "not UTF-8 at byte 100000 (line 50001)"),
+        # The bad sequence starts in one block and ends in the next.
+        (b"a" * (files.PIECE - 1) + b"\xc3(", f"not UTF-8 at byte {files.PIECE - 1} (line 1)"),
+    ],
+)
+@pytest.mark.parametrize("cut", ["file", "blank_lines"])
+def test_what_is_not_text_is_refused_with_its_place(content: bytes, place: str, cut: str) -> None:
+    write("notes.txt", content)
+    error = refused(text("notes.txt", documents=cut))
+    assert str(error) == f"notes.txt: {place}"
+    assert "UTF-8" in error.hint
+
+
+@pytest.mark.parametrize("content", ["", " \n\t\n", "\ufeff"])
+@pytest.mark.parametrize("cut", ["file", "blank_lines"])
+def test_a_file_without_text_is_refused(content: str, cut: str) -> None:
+    write("a.txt", content)
+    assert str(refused(text("a.txt", documents=cut))) == "a.txt: holds no text"
+
+
+def test_plain_text_has_no_dialogues() -> None:
+    write("a.txt", GOOD)
+    assert list(files.dialogues(text("a.txt"))) == []
+
+
+def test_a_file_name_that_is_not_utf8_can_still_be_written_down() -> None:
+    try:
+        Path(os.fsdecode(b"caf\xe9.txt")).write_text("x")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    (document,) = files.documents(text("*.txt"))
+    assert document.name.encode() == b"caf\\xe9.txt"
+
+
+# --- JSON lines
+
+
+def test_each_kind_of_row_becomes_what_it_says() -> None:
+    system = {"messages": [{"role": "system", "content": "be kind"}, *CHAT["messages"]]}
+    rows: list[dict[str, Any]] = [CHAT, system, {"prompt": "2+2?", "completion": "4"}, {"text": "a text"}]
+    write("a.jsonl", "\ufeff" + "\r\n\r\n".join(json.dumps(row | {"id": 7}) for row in rows))
+    hi, hello = Message("user", "hi"), Message("assistant", "hello")
+    assert [dialogue.messages for dialogue in files.dialogues(jsonl("a.jsonl"))] == [
+        (hi, hello),
+        (Message("system", "be kind"), hi, hello),
+        (Message("user", "2+2?"), Message("assistant", "4")),
+    ]
+    assert read(jsonl("a.jsonl")) == ["a text"]
+
+
+def test_the_same_question_has_the_same_name_whatever_the_answer() -> None:
+    rows = [{"prompt": "2+2?", "completion": c} for c in ("4", "four")] + [
+        {"prompt": "3+3?", "completion": "6"}
+    ]
+    write("a.jsonl", "\n".join(map(json.dumps, rows)))
+    first, second, third = (dialogue.name for dialogue in files.dialogues(jsonl("a.jsonl")))
+    assert first == second != third
+
+
+def message(role: object, content: object) -> str:
+    return json.dumps({"messages": [*CHAT["messages"], {"role": role, "content": content}]})
+
+
+BAD = {
+    "{": "not JSON",
+    "[1]": "not a JSON object",
+    "3": "not a JSON object",
+    '{"a": 1}': "no messages, no prompt and completion, no text",
+    '{"prompt": "a"}': "no messages, no prompt and completion, no text",
+    '{"prompt": "a", "completion": ""}': "content is empty",
+    '{"text": " "}': "text is empty",
+    '{"text": 1}': "text is not a string",
+    '{"text": "\\ud800"}': "text has half a surrogate pair",
+    '{"text": "a", "n": NaN}': "not JSON (NaN is not a JSON value)",
+    '{"text": "a", "n": -Infinity}': "not JSON (-Infinity is not a JSON value)",
+    '{"text": "a", "n": ' + "9" * 5000 + "}": "not JSON",
+    '{"text": "a", "text": "b"}': "a key twice in one object",
+    '{"text": "a", "n": ' + "[" * 100_000 + "]" * 100_000 + "}": "nested too deeply",
+    '{"messages": {}}': "messages is not a list",
+    '{"messages": []}': "no assistant message",
+    '{"messages": ["a"]}': "a message is not an object",
+    '{"messages": [{"role": "user", "content": "a"}]}': "no assistant message",
+    message("tool", "a"): "a role other than system, user, assistant ('tool')",
+    message([], "a"): "a role other than system, user, assistant ([])",
+    message("system", "a"): "a system message that is not the first",
+    message("user", None): "content is not a string",
+    message("user", "\n"): "content is empty",
+    message("user", "\ud800"): "content has half a surrogate pair",
+}
+
+
+@pytest.mark.parametrize(("line", "why"), BAD.items(), ids=[f"{i}" for i in range(len(BAD))])
+def test_a_bad_line_is_refused_with_its_number(line: str, why: str) -> None:
+    write("a.jsonl", f"{GOOD}\n\n{line}\n{GOOD}\n")
+    error = refused(jsonl("a.jsonl"))
+    assert str(error).startswith(f"a.jsonl:3: {why}")
+    assert "on_bad_line=skip" in error.hint
+
+
+def test_a_line_that_is_not_utf8_is_refused_with_its_number() -> None:
+    write("a.jsonl", GOOD.encode() + b'\n{"text": "\xff"}')
+    assert str(refused(jsonl("a.jsonl"))) == "a.jsonl:2: not UTF-8 (at byte 10 of the line)"
+
+
+def test_a_line_over_the_cap_is_refused_and_the_ones_after_it_keep_their_numbers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(files, "MAX_LINE", 1 << 10)
+    fits = json.dumps({"text": "y" * 1000}).ljust((1 << 10) - 1) + "\n"  # just the cap
+    long = [json.dumps({"text": "x" * n}) + "\n" for n in (1014, 2037, 2038, 5000)]
+    write("a.jsonl", fits + "".join(long) + "{\n" + GOOD)
+    assert str(refused(jsonl("a.jsonl"))).startswith("a.jsonl:2: longer than")
+    assert len(list(files.documents(jsonl("a.jsonl", on_bad_line="skip")))) == 1
+    assert "4 longer than 0 MB (lines 2, 3, 4, 5); 1 not JSON (line 6)" in caplog.text
+
+
+def test_skipped_lines_are_counted_by_reason_with_the_first_five(caplog: pytest.LogCaptureFixture) -> None:
+    write("a.jsonl", "\n".join(["{", GOOD, *["{"] * 6, '{"text": ""}', GOOD]))
+    with caplog.at_level(logging.WARNING, logger="niels_gpt"):
+        assert len(list(files.dialogues(jsonl("a.jsonl", on_bad_line="skip")))) == 2
+    assert [record.message for record in caplog.records] == [
+        "a.jsonl: skipped 7 not JSON (lines 1, 3, 4, 5, 6, ...); 1 text is empty (line 9)"
+    ]
+
+
+def test_a_file_of_bad_lines_alone_is_refused_even_with_skip() -> None:
+    write("a.jsonl", "{\n{\n")
+    assert (
+        str(refused(jsonl("a.jsonl", on_bad_line="skip")))
+        == "a.jsonl: all lines are bad: 2 not JSON (lines 1, 2)"
+    )
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"])
+def test_a_file_without_rows_is_refused(content: str) -> None:
+    write("a.jsonl", content)
+    assert str(refused(jsonl("a.jsonl"))) == "a.jsonl: holds no rows"
+
+
+LINES = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from(
+        [line.encode("utf-8", "surrogatepass") for line in (GOOD, '{"text": "a"}', *BAD) if len(line) < 999]
+    ),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.floats()
+        | st.text(max_size=5)
+        | st.sampled_from(["user", "assistant"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["messages", "role", "content", "text", "prompt", "completion"]), inner
+            )
+        ),
+        max_leaves=10,
+    ).map(lambda value: json.dumps(value).encode()),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(lines=st.lists(LINES, max_size=4), end=st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
+def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(
+    lines: list[bytes], end: bytes
+) -> None:
+    write("hostile.jsonl", end.join(lines))
+    for on_bad_line in ("error", "skip"):
+        for rows in (files.documents, files.dialogues):
+            try:
+                found: list[Document | Dialogue] = list(rows(jsonl("hostile.jsonl", on_bad_line=on_bad_line)))
+            except DataError as error:
+                place = r"hostile\.jsonl:(\d+: | all lines are bad: .*\(lines? \d| holds no rows)"
+                assert re.match(place, str(error))
+            else:
+                assert all(isinstance(row, Document | Dialogue) and row.name for row in found)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    content=st.lists(st.binary(max_size=8) | st.text(max_size=8).map(str.encode), max_size=5).map(b"".join)
+)
+def test_hostile_text_is_read_exactly_or_refused_at_the_first_bad_byte(content: bytes) -> None:
+    write("hostile.txt", content)
+    bad = [content.find(b"\0")] if b"\0" in content else []
+    try:
+        whole = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError:
+        with pytest.raises(UnicodeDecodeError) as caught:
+            content.decode()
+        bad.append(caught.value.start)
+    if bad:
+        place = f"at byte {min(bad)} (line {1 + content.count(10, 0, min(bad))})"
+        assert str(refused(text("hostile.txt"))).endswith(place)
+    elif whole.strip():
+        assert read(text("hostile.txt")) == [whole]
+    else:
+        assert str(refused(text("hostile.txt"))) == "hostile.txt: holds no text"
+
+
+# --- fingerprint
+
+
+Change = Callable[[], object]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda: write("a.txt", "other"), lambda: write("c.txt", "new"), lambda: os.rename("a.txt", "d.txt")],
+    ids=["content", "one more", "name"],
+)
+def test_the_fingerprint_tells_files_apart(change: Change) -> None:
+    write("a.txt", "a")
+    write("b.txt", "b")
+    before = files.fingerprint(text("*.txt"))
+    assert files.fingerprint(text("b.txt", "a.txt")) == before
+    change()
+    assert files.fingerprint(text("*.txt")) != before
+
+
+def test_the_fingerprint_depends_on_the_settings_that_change_what_is_read() -> None:
+    write("a", GOOD)
+    cfgs = [text("a"), text("a", documents="blank_lines"), jsonl("a"), jsonl("a", on_bad_line="skip")]
+    assert len({files.fingerprint(cfg) for cfg in cfgs}) == 4
+    assert files.fingerprint(text("a", weight=2.0)) == files.fingerprint(text("a"))

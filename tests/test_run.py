@@ -1,0 +1,277 @@
+"""A run: resumed it ends as if it had never stopped; nothing is overwritten; a pipeline hands its weights on."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from conftest import ROOT, Plan, Run, same
+
+from niels_gpt.errors import CheckpointError, Interrupted, NielsError, RunFolderInUse
+from niels_gpt.weights import read_checkpoint
+from train import run as run_module
+from train.folder import claim, release
+from train.run import run
+from train.train_loop import optimizer_step
+
+TIMED = ("tokens_per_second", "memory")  # what a metrics event says of the machine
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in lines]
+
+
+def final(folder: Path) -> dict[str, Any]:
+    saved = read_checkpoint(folder / "latest.pt")
+    return {key: saved[key] for key in ("model_state", "optimizer_state", "step", "best_val_loss")}
+
+
+def stopped_after(steps: int) -> Any:
+    """Raise SIGTERM while the step that follows `steps` others is taken."""
+    calls = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == steps:
+            signal.raise_signal(signal.SIGTERM)
+        return optimizer_step(*arguments)
+
+    return mock.patch("train.train_loop.optimizer_step", counted)
+
+
+@pytest.mark.parametrize("memory", ["off", "ckpt"])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("experiment", ["smoke_pretrain", "smoke_sft"])
+def test_resume_is_exact(run_folder: Run, experiment: str, dropout: float, memory: str) -> None:
+    """Promise 2: weights, optimizer state and metrics are bit-identical to those of a run that never stopped."""
+    overrides = [f"model.dropout={dropout}", f"memory={memory}", "train.total_steps=7", "train.log_every=2"]
+    phase = experiment.removeprefix("smoke_")
+    straight = run_folder(*overrides, experiment=experiment, name="straight") / phase
+    for cut in (1, 3):
+        with stopped_after(cut), pytest.raises(Interrupted) as caught:
+            run_folder(*overrides, experiment=experiment, name=f"cut{cut}")
+        assert caught.value.exit_code == 143
+        resumed = run_folder(*overrides, experiment=experiment, name=f"cut{cut}") / phase
+        assert same(final(straight), final(resumed))
+        assert metrics(straight) == metrics(resumed)
+
+
+def test_a_kill_loses_only_the_steps_since_the_last_checkpoint(run_folder: Run) -> None:
+    overrides = ["train.total_steps=6", "train.ckpt_every=2", "train.eval_every=6"]
+    straight = run_folder(*overrides, name="straight") / "pretrain"
+
+    class Killed(BaseException):
+        pass
+
+    def killed_in_step_4(state: Any, *rest: Any) -> Any:
+        if state.step == 3:
+            raise Killed
+        return optimizer_step(state, *rest)
+
+    with mock.patch("train.train_loop.optimizer_step", killed_in_step_4), pytest.raises(Killed):
+        run_folder(*overrides, name="killed")
+    assert metrics(straight.parent.parent / "killed" / "pretrain")[-1]["step"] == 3
+    resumed = run_folder(*overrides, name="killed") / "pretrain"
+    assert same(final(straight), final(resumed))
+    assert metrics(straight) == metrics(resumed)
+
+
+def test_resume_after_one_step_starts_at_two_with_the_new_settings(run_folder: Run) -> None:
+    """Acceptance 6."""
+    run_folder("train.total_steps=1")
+    seen = []
+
+    def spy(state: Any, *rest: Any) -> Any:
+        outcome = optimizer_step(state, *rest)
+        seen.append(state.step)
+        return outcome
+
+    with mock.patch("train.train_loop.optimizer_step", spy):
+        folder = run_folder("train.total_steps=2", "precision=bf16", "memory=ckpt")
+    assert seen == [2]
+    saved = read_checkpoint(folder / "pretrain" / "latest.pt")
+    assert saved["step"] == 2
+    settings = {key: saved["train_cfg"][key] for key in ("amp", "amp_dtype", "activation_checkpointing", "total_steps")}
+    assert settings == {"amp": True, "amp_dtype": "bf16", "activation_checkpointing": True, "total_steps": 2}
+
+
+def test_memory_ckpt_is_the_same_training_as_off(run_folder: Run) -> None:
+    """Promise 4, through the whole of a pipeline, dropout included."""
+    folders = [
+        run_folder(f"memory={memory}", "model.dropout=0.2", experiment="smoke_pipeline", name=memory)
+        for memory in ("off", "ckpt")
+    ]
+    for phase in ("pretrain", "sft"):
+        assert same(final(folders[0] / phase), final(folders[1] / phase))
+        assert metrics(folders[0] / phase) == metrics(folders[1] / phase)
+
+
+def test_a_pipeline_hands_the_best_weights_on_with_a_new_optimizer(run_folder: Run, plan: Plan) -> None:
+    folder = run_folder(experiment="smoke_pipeline")
+    best = read_checkpoint(folder / "pretrain" / "best.pt")
+    second = plan(experiment="smoke_pipeline", name="other")[1]
+    captured: dict[str, Any] = {}
+
+    def first_step(state: Any, *rest: Any) -> Any:
+        captured.setdefault("weights", {k: v.clone() for k, v in state.model.state_dict().items()})
+        captured.setdefault("optimizer", state.optimizer.state_dict()["state"])
+        return optimizer_step(state, *rest)
+
+    alone = second.model_copy(update={"init_from": str(folder / "pretrain" / "best.pt")})
+    with mock.patch("train.train_loop.optimizer_step", first_step):
+        run([alone])
+    assert same(captured["weights"], dict(best["model_state"]))
+    assert captured["optimizer"] == {}
+    # the second phase alone, from that checkpoint and with its tokenizer, is the pipeline's second phase
+    assert (Path(alone.dir) / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert same(final(Path(alone.dir) / "sft"), final(folder / "sft"))
+
+
+def test_a_run_folder_holds_what_the_readme_says(run_folder: Run) -> None:
+    folder = run_folder(experiment="smoke_pipeline")
+    assert {path.name for path in folder.iterdir()} == {"pretrain", "sft", "tokenizer.json", "result.json", "run.lock"}
+    for phase in ("pretrain", "sft"):
+        names = {path.name for path in (folder / phase).iterdir()}
+        assert {"metrics.jsonl", "curves.png", "latest.pt", "best.pt", "step_0000004.pt"} <= names
+    result = json.loads((folder / "result.json").read_text())
+    assert [entry["phase"] for entry in result["phases"]] == ["pretrain", "sft"]
+    assert all((folder / entry["checkpoint"]).exists() for entry in result["phases"])
+
+
+def test_a_complete_run_is_left_as_it_is(run_folder: Run, caplog: pytest.LogCaptureFixture) -> None:
+    folder = run_folder(experiment="smoke_pipeline")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"}
+    with caplog.at_level(logging.INFO, logger="niels_gpt"), mock.patch.object(run_module, "GPT", side_effect=AssertionError):
+        run_folder(experiment="smoke_pipeline")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    for phase in ("pretrain", "sft"):
+        assert f"{phase}: complete at step 4, nothing to do" in caplog.text
+
+
+def test_resume_never_refuses_to_touch_a_run(run_folder: Run) -> None:
+    folder = run_folder()
+    before = (folder / "pretrain" / "latest.pt").read_bytes()
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        run_folder("resume=never")
+    assert (folder / "pretrain" / "latest.pt").read_bytes() == before
+
+
+def test_resume_from_a_path_goes_on_exactly_from_there(run_folder: Run) -> None:
+    overrides = ["train.total_steps=6", "train.ckpt_every=3", "train.keep_last=9"]
+    whole = run_folder(*overrides, name="whole")
+    middle = whole / "pretrain" / "step_0000003.pt"
+    other = run_folder(*overrides, f"resume={middle}", name="other")
+    assert same(final(whole / "pretrain"), final(other / "pretrain"))
+    assert min(event["step"] for event in metrics(other / "pretrain")) == 4
+
+
+def test_a_checkpoint_of_another_phase_is_refused_with_the_way_out(run_folder: Run) -> None:
+    folder = run_folder()
+    with pytest.raises(CheckpointError, match="phase is pretrain, but this run's is sft") as caught:
+        run_folder(f"resume={folder / 'pretrain' / 'best.pt'}", experiment="smoke_sft", name="other")
+    assert "init_from=PATH" in caught.value.hint
+
+
+def test_another_model_on_an_existing_run_is_refused(run_folder: Run) -> None:
+    run_folder("train.total_steps=1")
+    with pytest.raises(CheckpointError, match="model.C=64 was asked for, but the checkpoint has C=32"):
+        run_folder("train.total_steps=2", "model.C=64")
+
+
+def test_more_pretraining_under_a_finished_sft_is_refused_not_ignored(run_folder: Run) -> None:
+    run_folder("train.base_lr=0.01", experiment="smoke_pipeline")
+    with pytest.raises(CheckpointError, match="init_from is pretrain step"):
+        run_folder("train.base_lr=0.01", "train.total_steps=8", "sft.train.total_steps=5", experiment="smoke_pipeline")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    run_folder: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = ["train.total_steps=6", "train.keep_last=9", "train.ckpt_every=1", "train.eval_every=6"]
+    whole = final(run_folder(*overrides) / "pretrain")
+    folder = run_folder(*overrides) / "pretrain"
+    (folder.parent / "result.json").unlink()
+    last = folder / "step_0000006.pt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 255
+    last.unlink()
+    last.write_bytes(content)
+    with caplog.at_level(logging.WARNING, logger="niels_gpt"):
+        run_folder(*overrides)
+    assert "step_0000006.pt is damaged" in caplog.text
+    assert same(whole, final(folder))
+
+
+def test_two_runs_on_one_folder_the_second_is_refused_naming_the_first(plan: Plan) -> None:
+    loaded = plan()
+    code = "import sys, fcntl; f = open(sys.argv[1], 'a+'); fcntl.flock(f, 2); f.write('process 1 on host'); f.flush(); print(1, flush=True); sys.stdin.read()"
+    Path(loaded[0].dir).mkdir()
+    command = [sys.executable, "-c", code, str(Path(loaded[0].dir) / "run.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout and owner.stdout.read(1)
+        with pytest.raises(RunFolderInUse, match="in use by process 1 on host"):
+            run(loaded)
+        owner.kill()
+    claim(loaded)  # the kernel drops the lock of a killed process
+    release(loaded[0].dir)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_real_run_saves_and_the_same_command_goes_on(tmp_path: Path, signum: int) -> None:
+    command = [
+        sys.executable, str(ROOT / "scripts" / "train.py"), "experiment=smoke_pretrain", "train.total_steps=100000",
+        "train.eval_every=100000", "train.ckpt_every=100000", "train.log_every=1",
+    ]  # fmt: skip
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        for line in process.stdout:
+            if line.startswith("step"):
+                break
+        process.send_signal(signum)
+        said = process.stdout.read() + process.stderr.read()
+        assert process.wait(30) == 128 + signum, said
+    folder = tmp_path / "runs" / "smoke_pretrain" / "pretrain"
+    step = read_checkpoint(folder / "latest.pt")["step"]
+    assert f"stopped after step {step} of 100000, which is saved" in said and "Traceback" not in said
+    assert metrics(folder)[-1]["step"] == step
+
+
+def test_starting_a_run_gives_the_line_that_says_what_will_happen(
+    run_folder: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="niels_gpt"):
+        run_folder("memory=ckpt", "device=cpu")
+    expected = (
+        "pretrain: device=cpu amp=off amp_dtype=fp16 activation_checkpointing=true "
+        "micro_B=4 accum_steps=2 effective_batch=8 "
+    )
+    assert any(message.startswith(expected) for message in caplog.messages)
+
+
+def test_a_missing_device_is_refused_before_anything_is_made(run_folder: Run, tmp_path: Path) -> None:
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has mps")
+    with pytest.raises(NielsError, match="device=mps was asked for, but this machine has none") as caught:
+        run_folder("device=mps")
+    assert caught.value.hint == "use device=cpu or device=auto"
+    assert not (tmp_path / "run" / "pretrain").exists()
+
+
+def test_the_data_is_prepared_once_for_all_runs(run_folder: Run, cache_dir: Path) -> None:
+    run_folder(name="first")
+    before = {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*.ids")}
+    started = time.monotonic()
+    run_folder("train.B=2", "train.accum_steps=4", name="second")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert time.monotonic() - started < 60
+    assert os.listdir(cache_dir)

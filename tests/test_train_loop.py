@@ -1,0 +1,170 @@
+"""The loop: a step is one optimizer update; losses are exact means; nothing non-finite is ever learned."""
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from conftest import Plan, Run, same
+from test_batches import T, dialogues, documents
+from torch import Tensor
+from torch.optim import AdamW
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.data.batches import ChatStream, Source, TokenStream
+from niels_gpt.errors import NonFiniteError
+from niels_gpt.model.gpt import GPT
+from niels_gpt.weights import read_checkpoint
+from train import train_loop
+from train.checkpointing import TrainState
+from train.config import TrainCfgSchema
+from train.optim import make_optimizer
+from train.run import run
+
+CFG = ModelCfg(V=256, T=T, C=16, L=2, H=2, d_ff=32)
+SOURCES: dict[str, Source] = {
+    "pretrain": TokenStream(documents(250), T, 1),
+    "sft": ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6, 8] * 4), T, 1),
+}
+
+
+def fresh(**settings: object) -> tuple[TrainState, TrainCfgSchema]:
+    cfg = TrainCfgSchema.model_validate({"grad_clip": 1e9, **settings})
+    torch.manual_seed(0)
+    model = GPT(CFG)
+    return TrainState(model, make_optimizer(model, cfg)), cfg
+
+
+def step(state: TrainState, cfg: TrainCfgSchema, source: Source) -> tuple[Tensor, Tensor]:
+    return train_loop.optimizer_step(state, cfg, source, nullcontext, 1e-3)
+
+
+@pytest.mark.parametrize("memory", ["off", "ckpt"])
+@pytest.mark.parametrize("experiment", ["smoke_pretrain", "smoke_sft"])
+def test_two_steps_are_two_updates_however_many_microbatches(plan: Plan, experiment: str, memory: str) -> None:
+    """Acceptance 3 and 4: update, clip and schedule once a step, finite loss."""
+    loaded = plan(f"memory={memory}", "train.total_steps=2", "train.accum_steps=3", "device=cpu", experiment=experiment)
+    rates: list[float] = []
+    with (
+        mock.patch.object(AdamW, "step", autospec=True, side_effect=AdamW.step) as updates,
+        mock.patch.object(train_loop, "clip_gradients", wraps=train_loop.clip_gradients) as clips,
+        mock.patch.object(train_loop, "set_lr", side_effect=lambda o, lr: rates.append(lr)) as schedule,
+        mock.patch.object(train_loop, "next_token_loss", wraps=train_loop.next_token_loss) as microbatches,
+    ):
+        result = run(loaded)[0]
+    assert updates.call_count == clips.call_count == schedule.call_count == result.step == 2
+    assert microbatches.call_count == 2 * 3
+    assert rates == [train_loop.lr_at(n, loaded[0].train) for n in range(2)]
+    events = [json.loads(line) for line in (loaded[0].out / "metrics.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "train"] == [1, 2]
+    assert all(torch.isfinite(torch.tensor(event["loss"])) for event in events)
+
+
+@pytest.mark.parametrize("phase", SOURCES)
+def test_the_split_of_B_and_accum_steps_changes_nothing_but_rounding(phase: str) -> None:
+    """Promises 2 and 3, with masked targets too: loss, gradients and weights after three steps."""
+    outcomes = []
+    for B, accum_steps in ((8, 1), (4, 2), (2, 4), (1, 8)):
+        state, cfg = fresh(B=B, accum_steps=accum_steps)
+        facts = [step(state, cfg, SOURCES[phase]) for _ in range(3)]
+        outcomes.append((torch.tensor(facts), torch.nn.utils.parameters_to_vector(state.model.parameters())))
+    for facts_now, weights in outcomes[1:]:
+        torch.testing.assert_close(facts_now, outcomes[0][0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(weights, outcomes[0][1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_all_its_targets() -> None:
+    state, cfg = fresh(B=2, accum_steps=3)
+    x, y = SOURCES["sft"].draw(0, 6)
+    expected = torch.nn.functional.cross_entropy(state.model(x).flatten(0, 1), y.flatten())
+    assert step(state, cfg, SOURCES["sft"])[0].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else() -> None:
+    events: list[str] = []
+
+    class Recorder(AbstractContextManager[None]):
+        def __enter__(self) -> None:
+            events.append("enter")
+
+        def __exit__(self, *_: object) -> None:
+            events.append("exit")
+
+    def noted(name: str, function: object) -> object:
+        return lambda *a, **k: (events.append(name), function(*a, **k))[1]  # type: ignore[operator]
+
+    state, cfg = fresh(B=2, accum_steps=2)
+    state.model.register_forward_pre_hook(lambda *_: events.append("forward"))
+    with (
+        mock.patch.object(train_loop, "next_token_loss", noted("loss", train_loop.next_token_loss)),
+        mock.patch.object(train_loop, "clip_gradients", noted("clip", train_loop.clip_gradients)),
+        mock.patch.object(Tensor, "backward", noted("backward", Tensor.backward)),
+        mock.patch.object(state.optimizer, "step", noted("update", state.optimizer.step)),
+    ):
+        train_loop.optimizer_step(state, cfg, SOURCES["pretrain"], Recorder, 1e-3)
+    microbatch = ["enter", "forward", "loss", "exit", "backward"]
+    assert events == [*microbatch, *microbatch, "clip", "update"]
+
+
+@pytest.mark.parametrize("spoilt", ["weight", "gradient"])
+def test_a_non_finite_loss_or_gradient_stops_before_the_update(spoilt: str) -> None:
+    state, cfg = fresh(B=2, accum_steps=1)
+    if spoilt == "weight":
+        with torch.no_grad():
+            state.model.norm.weight[0] = float("inf")
+    else:
+        state.model.norm.weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = [parameter.clone() for parameter in state.model.parameters()]
+    with pytest.raises(NonFiniteError, match=r"step 1: loss .*; the weights are as before"):
+        step(state, cfg, SOURCES["pretrain"])
+    assert same(before, [parameter.detach() for parameter in state.model.parameters()])
+    assert state.step == 0
+
+
+def test_gradients_are_clipped_over_the_whole_step() -> None:
+    state, cfg = fresh(B=2, accum_steps=2, grad_clip=1e-3)
+    seen: list[float] = []
+    update = state.optimizer.step
+
+    def spy() -> None:
+        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+        seen.append(torch.nn.utils.get_total_norm(gradients).item())
+        update()
+
+    with mock.patch.object(state.optimizer, "step", spy):
+        norm = step(state, cfg, SOURCES["pretrain"])[1]
+    assert norm.item() > 1e-3 and seen == pytest.approx([1e-3], rel=1e-3)
+
+
+def test_dropout_of_a_step_is_a_function_of_seed_and_step_alone() -> None:
+    losses = []
+    for noise in (0, 1):
+        torch.manual_seed(0)
+        model = GPT(CFG.model_copy(update={"dropout": 0.5}))
+        cfg = TrainCfgSchema(B=2)
+        torch.manual_seed(noise)  # what came before must not matter
+        losses.append(step(TrainState(model, make_optimizer(model, cfg), step=5), cfg, SOURCES["pretrain"])[0])
+    assert torch.equal(losses[0], losses[1])
+
+
+def test_what_is_due_comes_when_it_is_due_and_at_the_end(run_folder: Run) -> None:
+    folder = run_folder(
+        "train.total_steps=7", "train.log_every=3", "train.eval_every=2", "train.ckpt_every=4", "train.keep_last=9"
+    )
+    events = [json.loads(line) for line in (folder / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "train"] == [3, 6, 7]
+    assert [event["step"] for event in events if event["event"] == "val"] == [2, 4, 6, 7]
+    steps = {path.name for path in (folder / "pretrain").glob("step_*.pt")}
+    assert {"step_0000004.pt", "step_0000007.pt"} <= steps
+    losses = {event["step"]: event["loss"] for event in events if event["event"] == "val"}
+    best = read_checkpoint(folder / "pretrain" / "best.pt")
+    assert best["best_val_loss"] == min(losses.values()) == losses[best["step"]]
+
+
+def test_training_learns(run_folder: Run) -> None:
+    folder: Path = run_folder("train.total_steps=60", "train.base_lr=0.01", "train.eval_every=60", "model.C=64")
+    result = json.loads((folder / "result.json").read_text())["phases"][0]
+    assert result["best_val_loss"] < result["unigram_loss"] - 0.5
+    assert result["bits_per_byte"] < result["unigram_bits_per_byte"]
