@@ -9,7 +9,6 @@ from typing import NamedTuple
 from niels_gpt.data.records import ROLES, Message, Role
 from niels_gpt.tokenizer import ASSISTANT, END_OF_TURN, SYSTEM, USER, Tokenizer
 
-
 ROLE_TOKENS: dict[Role, str] = dict(zip(ROLES, (SYSTEM, USER, ASSISTANT), strict=True))
 
 

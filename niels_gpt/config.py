@@ -75,13 +75,9 @@ class DataCfg(SourceCfg):
     """A source, or a mixture of `sources` in its stead, and how its text becomes token files."""
 
     sources: tuple[SourceCfg, ...] = Field((), description="a mixture: a list of sources, each with a weight")
-    tokenizer: Literal["bpe", "bytes"] = Field(
-        "bpe", description="byte-level BPE of model.V entries, or bytes"
-    )
+    tokenizer: Literal["bpe", "bytes"] = Field("bpe", description="byte-level BPE of model.V entries, or bytes")
     val_source: str = Field("", description="name of the one source to validate on; empty: the mixture")
-    val_fraction: float = Field(
-        0.05, gt=0.0, lt=0.5, description="share of the documents kept for validation"
-    )
+    val_fraction: float = Field(0.05, gt=0.0, lt=0.5, description="share of the documents kept for validation")
     cache_dir: str = Field("cache", description="where token files are kept, for all runs")
 
     def rules(self) -> Iterator[str]:

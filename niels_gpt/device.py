@@ -15,14 +15,10 @@ def resolve_device(name: str) -> torch.device:
         ConfigError: mps was asked for and is not there, or another device was asked for.
     """
     if name not in ("auto", "cpu", "mps"):
-        raise ConfigError(
-            f"device={name} was asked for, but only cpu and mps are supported", "use device=auto"
-        )
+        raise ConfigError(f"device={name} was asked for, but only cpu and mps are supported", "use device=auto")
     there = torch.backends.mps.is_available()
     if name == "mps" and not there:
-        raise ConfigError(
-            "device=mps was asked for, but this machine has none", "use device=cpu or device=auto"
-        )
+        raise ConfigError("device=mps was asked for, but this machine has none", "use device=cpu or device=auto")
     return torch.device("mps" if there and name != "cpu" else "cpu")
 
 

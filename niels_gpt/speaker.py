@@ -65,5 +65,6 @@ def _best(run: Path) -> Path:
         if (run / phase / "best.pt").exists():
             return run / phase / "best.pt"
     raise CheckpointError(
-        f"{run} has no sft/best.pt or pretrain/best.pt", "name a run folder, as runs/default, that has been trained"
+        f"{run} has no sft/best.pt or pretrain/best.pt",
+        "name a run folder, as runs/default, that has been trained",
     )

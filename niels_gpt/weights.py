@@ -38,9 +38,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
-                raise CheckpointError(
-                    f"{path} is damaged (bad CRC-32 of {broken})", "use an earlier checkpoint"
-                )
+                raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", "use an earlier checkpoint")
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(
@@ -69,9 +67,7 @@ def load_model(path: Path) -> GPT:
         model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
         model.load_state_dict(saved["model_state"])
     except (ValidationError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: its weights do not fit its model_cfg", "use another checkpoint"
-        ) from error
+        raise CheckpointError(f"{path}: its weights do not fit its model_cfg", "use another checkpoint") from error
     return model.eval()
 
 

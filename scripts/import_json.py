@@ -15,7 +15,9 @@ def main() -> None:
     """Write the experiment; an existing one is never overwritten."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("json", type=Path, help="the older config")
-    parser.add_argument("--to", type=Path, default=EXPERIMENTS, help="folder for the YAML (default conf/experiment)")
+    parser.add_argument(
+        "--to", type=Path, default=EXPERIMENTS, help="folder for the YAML (default conf/experiment)"
+    )
     options = parser.parse_args()
     plan = plan_from_json(options.json)
     target = options.to / f"{plan[0].name}.yaml"

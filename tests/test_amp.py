@@ -43,7 +43,9 @@ def test_mps_does_not_autocast_with_amp_off() -> None:
 def test_a_dtype_that_the_device_cannot_do_fails_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     ones = torch.ones  # stands in for an mps on which autocast has turned itself off: the product stays fp32
     monkeypatch.setattr(torch, "ones", lambda *shape, device: ones(*shape))
-    with pytest.raises(ConfigError, match=r"train.amp_dtype=bf16 was asked for, but mps gave torch.float32") as caught:
+    with pytest.raises(
+        ConfigError, match=r"train.amp_dtype=bf16 was asked for, but mps gave torch.float32"
+    ) as caught:
         preflight(MPS, TrainCfgSchema(amp_dtype="bf16"))
     assert caught.value.hint == "use precision=off or precision=fp16"
 

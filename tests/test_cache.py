@@ -21,7 +21,13 @@ BYTES = BytesTokenizer()
 
 
 def data(tmp_path: Path, **changes: object) -> DataCfg:
-    settings = {"kind": "synthetic", "tokenizer": "bytes", "size": 100, "cache_dir": str(tmp_path / "cache"), **changes}
+    settings = {
+        "kind": "synthetic",
+        "tokenizer": "bytes",
+        "size": 100,
+        "cache_dir": str(tmp_path / "cache"),
+        **changes,
+    }
     return DataCfg.model_validate(settings)
 
 
@@ -100,7 +106,9 @@ def test_a_truncated_file_is_refused_with_both_sizes(tmp_path: Path) -> None:
     count = len(opened(cfg).ids)
     ids = next((tmp_path / "cache").rglob("train.ids"))
     ids.write_bytes(ids.read_bytes()[:-2])
-    with pytest.raises(DataError, match=rf"train\.ids: {2 * count - 2} bytes, but {count} x uint16 are {2 * count}"):
+    with pytest.raises(
+        DataError, match=rf"train\.ids: {2 * count - 2} bytes, but {count} x uint16 are {2 * count}"
+    ):
         opened(cfg)
 
 

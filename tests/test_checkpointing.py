@@ -101,7 +101,9 @@ def damage(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-def test_a_flipped_bit_is_found_and_the_step_before_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_bit_is_found_and_the_step_before_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for step in (1, 2):
         save_step(tmp_path, state(step), {}, best=False, keep_last=5)
     path = step_path(tmp_path, 2)
@@ -161,4 +163,6 @@ def test_an_older_checkpoint_without_the_newer_settings_resumes(tmp_path: Path) 
     saved = read_checkpoint(tmp_path / "a.pt")
     resume(fresh, saved)
     assert fresh.step == 3
-    assert list(changed_settings(saved["train_cfg"], TrainCfgSchema(total_steps=9).model_dump())) == ["train.B: 8 -> 4"]
+    assert list(changed_settings(saved["train_cfg"], TrainCfgSchema(total_steps=9).model_dump())) == [
+        "train.B: 8 -> 4"
+    ]

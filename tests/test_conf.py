@@ -7,9 +7,14 @@ from conftest import CONF, Compose
 
 from train.config import TrainCfgSchema, load_plan
 
-OPTIONS = sorted(p for group in ("model", "data", "precision", "memory", "phase") for p in (CONF / group).glob("*.yaml"))
+OPTIONS = sorted(
+    p for group in ("model", "data", "precision", "memory", "phase") for p in (CONF / group).glob("*.yaml")
+)
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
-NEEDED = {"text": ["phase=pretrain", "data.files=[a.txt]"], "jsonl": ["data.files=[a.jsonl]"]}  # only a user can say
+NEEDED = {
+    "text": ["phase=pretrain", "data.files=[a.txt]"],
+    "jsonl": ["data.files=[a.jsonl]"],
+}  # only a user can say
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{p.parent.name}={p.stem}")

@@ -50,7 +50,9 @@ def test_all_bad_settings_are_reported_at_once_a_line_each(composed: Compose) ->
     assert len(lines) == 5  # what the second phase merely follows is not said twice
 
 
-@pytest.mark.parametrize("override", ["train.foo=1", "train.B=abc", "train.B=8.5", "train.B=true", "sft.train.foo=1"])
+@pytest.mark.parametrize(
+    "override", ["train.foo=1", "train.B=abc", "train.B=8.5", "train.B=true", "sft.train.foo=1"]
+)
 def test_hydra_refuses_unknown_keys_and_wrong_types(composed: Compose, override: str) -> None:
     with pytest.raises(HydraException):
         composed(override)

@@ -204,9 +204,7 @@ def test_each_kind_of_row_becomes_what_it_says() -> None:
 
 
 def test_the_same_question_has_the_same_name_whatever_the_answer() -> None:
-    rows = [{"prompt": "2+2?", "completion": c} for c in ("4", "four")] + [
-        {"prompt": "3+3?", "completion": "6"}
-    ]
+    rows = [{"prompt": "2+2?", "completion": c} for c in ("4", "four")] + [{"prompt": "3+3?", "completion": "6"}]
     write("a.jsonl", "\n".join(map(json.dumps, rows)))
     first, second, third = (dialogue.name for dialogue in files.dialogues(jsonl("a.jsonl")))
     assert first == second != third
@@ -237,6 +235,9 @@ BAD = {
     '{"messages": [{"role": "user", "content": "a"}]}': "no assistant message",
     message("tool", "a"): "a role other than system, user, assistant ('tool')",
     message([], "a"): "a role other than system, user, assistant ([])",
+    json.dumps({"messages": [{"role": "system", "content": "a"}] * 2 + CHAT["messages"]}): (
+        "a system message that is not the first"
+    ),
     message("system", "a"): "a system message that is not the first",
     message("user", None): "content is not a string",
     message("user", "\n"): "content is empty",
@@ -281,8 +282,7 @@ def test_skipped_lines_are_counted_by_reason_with_the_first_five(caplog: pytest.
 def test_a_file_of_bad_lines_alone_is_refused_even_with_skip() -> None:
     write("a.jsonl", "{\n{\n")
     assert (
-        str(refused(jsonl("a.jsonl", on_bad_line="skip")))
-        == "a.jsonl: all lines are bad: 2 not JSON (lines 1, 2)"
+        str(refused(jsonl("a.jsonl", on_bad_line="skip"))) == "a.jsonl: all lines are bad: 2 not JSON (lines 1, 2)"
     )
 
 
@@ -298,11 +298,7 @@ LINES = st.one_of(
         [line.encode("utf-8", "surrogatepass") for line in (GOOD, '{"text": "a"}', *BAD) if len(line) < 999]
     ),
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.floats()
-        | st.text(max_size=5)
-        | st.sampled_from(["user", "assistant"]),
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.sampled_from(["user", "assistant"]),
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
@@ -316,9 +312,7 @@ LINES = st.one_of(
 
 @settings(deadline=None, max_examples=300)
 @given(lines=st.lists(LINES, max_size=4), end=st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
-def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(
-    lines: list[bytes], end: bytes
-) -> None:
+def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(lines: list[bytes], end: bytes) -> None:
     write("hostile.jsonl", end.join(lines))
     for on_bad_line in ("error", "skip"):
         for rows in (files.documents, files.dialogues):
@@ -332,9 +326,7 @@ def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(
 
 
 @settings(deadline=None, max_examples=300)
-@given(
-    content=st.lists(st.binary(max_size=8) | st.text(max_size=8).map(str.encode), max_size=5).map(b"".join)
-)
+@given(content=st.lists(st.binary(max_size=8) | st.text(max_size=8).map(str.encode), max_size=5).map(b"".join))
 def test_hostile_text_is_read_exactly_or_refused_at_the_first_bad_byte(content: bytes) -> None:
     write("hostile.txt", content)
     bad = [content.find(b"\0")] if b"\0" in content else []
@@ -361,7 +353,7 @@ Change = Callable[[], object]
 
 @pytest.mark.parametrize(
     "change",
-    [lambda: write("a.txt", "other"), lambda: write("c.txt", "new"), lambda: os.rename("a.txt", "d.txt")],
+    [lambda: write("a.txt", "other"), lambda: write("c.txt", "new"), lambda: os.rename("a.txt", "aa.txt")],
     ids=["content", "one more", "name"],
 )
 def test_the_fingerprint_tells_files_apart(change: Change) -> None:

@@ -22,6 +22,15 @@ from train.folder import claim, release
 from train.run import run
 from train.train_loop import optimizer_step
 
+OWNER = """
+import fcntl, sys
+file = open(sys.argv[1], "a+")
+fcntl.flock(file, fcntl.LOCK_EX)
+file.write("process 1 on host")
+file.flush()
+print(1, flush=True)
+sys.stdin.read()
+"""
 TIMED = ("tokens_per_second", "memory")  # what a metrics event says of the machine
 
 
@@ -101,7 +110,9 @@ def test_resume_after_one_step_starts_at_two_with_the_new_settings(run_folder: R
     assert seen == [2]
     saved = read_checkpoint(folder / "pretrain" / "latest.pt")
     assert saved["step"] == 2
-    settings = {key: saved["train_cfg"][key] for key in ("amp", "amp_dtype", "activation_checkpointing", "total_steps")}
+    settings = {
+        key: saved["train_cfg"][key] for key in ("amp", "amp_dtype", "activation_checkpointing", "total_steps")
+    }
     assert settings == {"amp": True, "amp_dtype": "bf16", "activation_checkpointing": True, "total_steps": 2}
 
 
@@ -139,7 +150,13 @@ def test_a_pipeline_hands_the_best_weights_on_with_a_new_optimizer(run_folder: R
 
 def test_a_run_folder_holds_what_the_readme_says(run_folder: Run) -> None:
     folder = run_folder(experiment="smoke_pipeline")
-    assert {path.name for path in folder.iterdir()} == {"pretrain", "sft", "tokenizer.json", "result.json", "run.lock"}
+    assert {path.name for path in folder.iterdir()} == {
+        "pretrain",
+        "sft",
+        "tokenizer.json",
+        "result.json",
+        "run.lock",
+    }
     for phase in ("pretrain", "sft"):
         names = {path.name for path in (folder / phase).iterdir()}
         assert {"metrics.jsonl", "curves.png", "latest.pt", "best.pt", "step_0000004.pt"} <= names
@@ -150,8 +167,13 @@ def test_a_run_folder_holds_what_the_readme_says(run_folder: Run) -> None:
 
 def test_a_complete_run_is_left_as_it_is(run_folder: Run, caplog: pytest.LogCaptureFixture) -> None:
     folder = run_folder(experiment="smoke_pipeline")
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"}
-    with caplog.at_level(logging.INFO, logger="niels_gpt"), mock.patch.object(run_module, "GPT", side_effect=AssertionError):
+    before = {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"
+    }
+    with (
+        caplog.at_level(logging.INFO, logger="niels_gpt"),
+        mock.patch.object(run_module, "GPT", side_effect=AssertionError),
+    ):
         run_folder(experiment="smoke_pipeline")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     for phase in ("pretrain", "sft"):
@@ -191,7 +213,9 @@ def test_another_model_on_an_existing_run_is_refused(run_folder: Run) -> None:
 def test_more_pretraining_under_a_finished_sft_is_refused_not_ignored(run_folder: Run) -> None:
     run_folder("train.base_lr=0.01", experiment="smoke_pipeline")
     with pytest.raises(CheckpointError, match="init_from is pretrain step"):
-        run_folder("train.base_lr=0.01", "train.total_steps=8", "sft.train.total_steps=5", experiment="smoke_pipeline")
+        run_folder(
+            "train.base_lr=0.01", "train.total_steps=8", "sft.train.total_steps=5", experiment="smoke_pipeline"
+        )
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
@@ -214,9 +238,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 
 def test_two_runs_on_one_folder_the_second_is_refused_naming_the_first(plan: Plan) -> None:
     loaded = plan()
-    code = "import sys, fcntl; f = open(sys.argv[1], 'a+'); fcntl.flock(f, 2); f.write('process 1 on host'); f.flush(); print(1, flush=True); sys.stdin.read()"
     Path(loaded[0].dir).mkdir()
-    command = [sys.executable, "-c", code, str(Path(loaded[0].dir) / "run.lock")]
+    command = [sys.executable, "-c", OWNER, str(Path(loaded[0].dir) / "run.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout and owner.stdout.read(1)
         with pytest.raises(RunFolderInUse, match="in use by process 1 on host"):
@@ -229,10 +252,12 @@ def test_two_runs_on_one_folder_the_second_is_refused_naming_the_first(plan: Pla
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_a_real_run_saves_and_the_same_command_goes_on(tmp_path: Path, signum: int) -> None:
     command = [
-        sys.executable, str(ROOT / "scripts" / "train.py"), "experiment=smoke_pretrain", "train.total_steps=100000",
-        "train.eval_every=100000", "train.ckpt_every=100000", "train.log_every=1",
+        sys.executable, str(ROOT / "scripts" / "train.py"), "experiment=smoke_pretrain",
+        "train.total_steps=100000", "train.eval_every=100000", "train.ckpt_every=100000", "train.log_every=1",
     ]  # fmt: skip
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout and process.stderr
         for line in process.stdout:
             if line.startswith("step"):

@@ -131,16 +131,20 @@ def test_a_fork_after_training_and_encoding_prints_no_warning() -> None:
     assert done.stderr == ""
 
 
-def test_training_leaves_the_environment_as_it_was() -> None:
+@pytest.mark.parametrize("setting", [{}, {"TOKENIZERS_PARALLELISM": "true"}])
+def test_training_leaves_the_environment_as_it_was(
+    setting: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
     before = dict(os.environ)
     train_bpe(TEXTS, V)
     assert dict(os.environ) == before
 
 
 def test_too_little_text_says_how_many_entries_it_gives() -> None:
-    with pytest.raises(
-        DataError, match=r"model.V=300 was asked for, but this text gives only 263 ent"
-    ) as caught:
+    with pytest.raises(DataError, match=r"model.V=300 was asked for, but this text gives only 263 ent") as caught:
         train_bpe(["ab ab"], 300)
     assert caught.value.hint == "use model.V=263 or less, or give more text"
     assert train_bpe(["ab ab"], 263).V == 263
@@ -163,6 +167,15 @@ def test_a_saved_tokenizer_comes_back_the_same(tok: Tokenizer, tmp_path: Path) -
     assert again.encode(text) == tok.encode(text)
     assert again.token_bytes() == tok.token_bytes()
     assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_a_save_replaces_the_file_and_never_writes_into_it(tmp_path: Path) -> None:
+    path, older = tmp_path / "tokenizer.json", tmp_path / "older.json"
+    BYTES.save(path)
+    os.link(path, older)
+    BPE.save(path)
+    assert load_tokenizer(older).hash() == BYTES.hash()
+    assert load_tokenizer(path).hash() == BPE.hash()
 
 
 def test_a_save_that_fails_leaves_the_older_file_and_nothing_else(

@@ -1,8 +1,10 @@
 """The loop: a step is one optimizer update; losses are exact means; nothing non-finite is ever learned."""
 
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -15,12 +17,13 @@ from torch.optim import AdamW
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import ChatStream, Source, TokenStream
 from niels_gpt.errors import NonFiniteError
+from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import read_checkpoint
 from train import train_loop
 from train.checkpointing import TrainState
 from train.config import TrainCfgSchema
-from train.optim import make_optimizer
+from train.optim import clip_gradients, lr_at, make_optimizer
 from train.run import run
 
 CFG = ModelCfg(V=256, T=T, C=16, L=2, H=2, d_ff=32)
@@ -45,18 +48,20 @@ def step(state: TrainState, cfg: TrainCfgSchema, source: Source) -> tuple[Tensor
 @pytest.mark.parametrize("experiment", ["smoke_pretrain", "smoke_sft"])
 def test_two_steps_are_two_updates_however_many_microbatches(plan: Plan, experiment: str, memory: str) -> None:
     """Acceptance 3 and 4: update, clip and schedule once a step, finite loss."""
-    loaded = plan(f"memory={memory}", "train.total_steps=2", "train.accum_steps=3", "device=cpu", experiment=experiment)
+    loaded = plan(
+        f"memory={memory}", "train.total_steps=2", "train.accum_steps=3", "device=cpu", experiment=experiment
+    )
     rates: list[float] = []
     with (
         mock.patch.object(AdamW, "step", autospec=True, side_effect=AdamW.step) as updates,
-        mock.patch.object(train_loop, "clip_gradients", wraps=train_loop.clip_gradients) as clips,
-        mock.patch.object(train_loop, "set_lr", side_effect=lambda o, lr: rates.append(lr)) as schedule,
-        mock.patch.object(train_loop, "next_token_loss", wraps=train_loop.next_token_loss) as microbatches,
+        mock.patch("train.train_loop.clip_gradients", wraps=clip_gradients) as clips,
+        mock.patch("train.train_loop.set_lr", side_effect=lambda _, lr: rates.append(lr)) as schedule,
+        mock.patch("train.train_loop.next_token_loss", wraps=next_token_loss) as microbatches,
     ):
         result = run(loaded)[0]
     assert updates.call_count == clips.call_count == schedule.call_count == result.step == 2
     assert microbatches.call_count == 2 * 3
-    assert rates == [train_loop.lr_at(n, loaded[0].train) for n in range(2)]
+    assert rates == [lr_at(n, loaded[0].train) for n in range(2)]
     events = [json.loads(line) for line in (loaded[0].out / "metrics.jsonl").read_text().splitlines()]
     assert [event["step"] for event in events if event["event"] == "train"] == [1, 2]
     assert all(torch.isfinite(torch.tensor(event["loss"])) for event in events)
@@ -92,14 +97,18 @@ def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else
         def __exit__(self, *_: object) -> None:
             events.append("exit")
 
-    def noted(name: str, function: object) -> object:
-        return lambda *a, **k: (events.append(name), function(*a, **k))[1]  # type: ignore[operator]
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            events.append(name)
+            return function(*arguments, **keywords)
+
+        return call
 
     state, cfg = fresh(B=2, accum_steps=2)
     state.model.register_forward_pre_hook(lambda *_: events.append("forward"))
     with (
-        mock.patch.object(train_loop, "next_token_loss", noted("loss", train_loop.next_token_loss)),
-        mock.patch.object(train_loop, "clip_gradients", noted("clip", train_loop.clip_gradients)),
+        mock.patch("train.train_loop.next_token_loss", noted("loss", next_token_loss)),
+        mock.patch("train.train_loop.clip_gradients", noted("clip", clip_gradients)),
         mock.patch.object(Tensor, "backward", noted("backward", Tensor.backward)),
         mock.patch.object(state.optimizer, "step", noted("update", state.optimizer.step)),
     ):

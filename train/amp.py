@@ -43,6 +43,7 @@ def preflight(device: torch.device, cfg: TrainCfgSchema) -> None:
         seen, works = str(error).splitlines()[0], False
     if not works:
         raise ConfigError(
-            f"train.amp_dtype={cfg.amp_dtype} was asked for, but {device.type} gave {seen} (torch {torch.__version__})",
+            f"train.amp_dtype={cfg.amp_dtype} was asked for, but {device.type} gave {seen} "
+            f"(torch {torch.__version__})",
             "use precision=off or precision=fp16",
         )

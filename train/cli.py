@@ -43,7 +43,7 @@ def exit_codes() -> Iterator[None]:
 def report_error(error: Exception) -> int:
     """Print `error` for a person, put its traceback into the run's log, and return its exit code."""
     code, message, hint = _explain(error)
-    if logging.getLogger().handlers:
+    if any(isinstance(handler, ConsoleHandler) for handler in logging.getLogger().handlers):
         log.error("the run ended", exc_info=error)
     if os.environ.get(DEBUG):
         traceback.print_exception(error)

@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from niels_gpt.errors import ConfigError
 from train.config import PhaseName, RunCfg, Settings, TrainCfgSchema, plan_from_settings
@@ -112,5 +111,3 @@ def experiment_yaml(path: Path) -> str:
         }
     body: str = yaml.safe_dump(content, sort_keys=False)
     return f"# @package _global_\n# Made from {path.name} by scripts/import_json.py\n{body}"
-
-

@@ -60,8 +60,8 @@ class Report:
             left = (self.total_steps - step) * self.tokens_per_step / speed if speed else 0.0
             width = len(str(self.total_steps))
             log.info(
-                f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {lr:.2e}  grad_norm {grad_norm:.2f}  "
-                f"{speed:,.0f} tokens/s  {left:.0f} s left"
+                f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {lr:.2e}  "
+                f"grad_norm {grad_norm:.2f}  {speed:,.0f} tokens/s  {left:.0f} s left"
             )
 
     def val(self, step: int, loss: float) -> None:

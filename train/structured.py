@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import field, make_dataclass
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
@@ -21,6 +22,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
 
 
+@cache  # OmegaConf takes two nodes for one thing only if they are one class
 def structured(model: type[BaseModel], follow: str | None = None) -> Any:
     """Return a dataclass with the fields of `model`; with `follow`, each follows the one at that path."""
     fields = [

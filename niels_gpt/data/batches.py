@@ -139,9 +139,7 @@ class Mixture:
     def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int | None) -> None:
         self.sources, self.seed = sources, seed or 0
         bounds = [round(MIXTURE_PERIOD * sum(weights[: n + 1]) / sum(weights)) for n in range(len(weights))]
-        self.shares = torch.tensor(
-            [after - before for before, after in zip([0, *bounds], bounds, strict=False)]
-        )
+        self.shares = torch.tensor([after - before for before, after in zip([0, *bounds], bounds, strict=False)])
         self._slots = torch.repeat_interleave(torch.arange(len(sources)), self.shares)  # (MIXTURE_PERIOD)
 
     def __len__(self) -> int:

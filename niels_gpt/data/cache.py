@@ -56,9 +56,7 @@ def tokenizer_for(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     with _building(path) as missing:
         if missing:
             log.info("tokenizer: learning %d entries from the training split", V)
-            texts = (
-                text for source in cfg.mixture() for text in _training_texts(source, want, cfg.val_fraction)
-            )
+            texts = (text for source in cfg.mixture() for text in _training_texts(source, want, cfg.val_fraction))
             train_bpe(texts, V).save(path)
     return load_tokenizer(path)
 
@@ -185,9 +183,7 @@ def _build(
         "splits": {split: writer.close() for split, writer in writers.items()},
     }
     if dropped:
-        log.warning(
-            "data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit
-        )
+        log.warning("data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit)
     (part / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     part.rename(folder)
 

@@ -1,0 +1,149 @@
+"""The command line as its user sees it, from another folder: exit codes, messages, one run, one sweep."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, cli
+
+SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
+
+
+def test_one_run_leaves_its_folder_under_the_users_own(tmp_path: Path) -> None:
+    done = cli(*SMOKE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "smoke_pretrain"
+    assert {path.name for path in run.iterdir()} == {
+        ".hydra", "pretrain", "result.json", "run.lock", "tokenizer.json", "train.log",
+    }  # fmt: skip
+    assert json.loads((run / "result.json").read_text())["phases"][0]["step"] == 2
+    assert re.search(
+        r"^pretrain: device=\w+ amp=\w+ amp_dtype=fp16 activation_checkpointing=false micro_B=4 ",
+        done.stdout,
+        re.M,
+    )
+    assert "\x1b" not in done.stdout, "no bars or colours into a pipe"
+    again = cli(*SMOKE, cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (0, "pretrain: complete at step 2, nothing to do\n")
+
+
+def test_a_sweep_gives_each_job_a_folder_of_its_own(tmp_path: Path) -> None:
+    done = cli("-m", *SMOKE, "train.B=2,4", "train.accum_steps=1,2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = sorted((tmp_path / "runs" / "smoke_pretrain").glob("*/result.json"))
+    assert len(results) == 4
+    for B in (2, 4):
+        for accum_steps in (1, 2):
+            assert any(f"train.B={B}" in str(r) and f"train.accum_steps={accum_steps}" in str(r) for r in results)
+    assert all(json.loads(result.read_text())["phases"][0]["step"] == 2 for result in results)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["train.B=0"], "error: train.B=0: input should be greater than or equal to 1"),
+        (["train.warmup_steps=999"], "error: train: warmup_steps=999 is more than total_steps=4"),
+        (["train.Bee=2"], "error: Could not override 'train.Bee'"),
+        (["train.B=abc"], "error: Error merging override train.B=abc"),
+        (["precision=fp17"], "error: Could not find 'precision/fp17'"),
+        (["device=cuda"], "error: device=cuda: input should be 'auto', 'cpu' or 'mps'"),
+        (["train.B"], "error: "),
+        (["name=a/b"], "error: name=a/b: "),
+    ],
+)
+def test_a_bad_setting_is_one_clear_line_and_leaves_nothing(
+    tmp_path: Path, overrides: list[str], said: str
+) -> None:
+    done = cli("experiment=smoke_pretrain", *overrides, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_fault_of_the_data_has_its_own_exit_code_and_no_traceback(tmp_path: Path) -> None:
+    done = cli("phase=pretrain", "data=text", "data.files=[missing.txt]", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "missing.txt" in done.stderr and done.stderr.startswith("error: ") and "\nhint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Traceback" in (tmp_path / "runs" / "default" / "train.log").read_text(), "the log has the whole trace"
+
+
+PROBE = """
+import atexit, runpy, sys
+atexit.register(lambda: print("HEAVY" if "torch" in sys.modules else "LIGHT"))
+script = sys.argv[1]
+sys.argv = sys.argv[1:]
+sys.path.insert(0, "")  # what Python puts there for a script
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["train.B=0"]], ids=lambda a: a[0])
+def test_help_config_and_refusals_come_before_torch_is_imported(tmp_path: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-c", PROBE, str(ROOT / "scripts" / "train.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("LIGHT\n"), done.stderr
+
+
+def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
+    done = cli("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for said in (
+        "precision: bf16, fp16, off",
+        "memory: ckpt, off",
+        "phase: pipeline, pretrain, sft",
+        "train.B=4 ",
+        "sequences in a microbatch",
+        "python scripts/train.py precision=fp16 memory=ckpt",
+        "train.betas=[0.9,0.95]",
+    ):
+        assert said in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_the_composed_config_states_precision_and_memory(tmp_path: Path) -> None:
+    done = cli("--cfg", "job", "memory=ckpt", cwd=tmp_path)
+    assert {"  amp: true", "  amp_dtype: fp16", "  activation_checkpointing: true"} <= set(
+        done.stdout.splitlines()
+    )
+
+
+def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
+    assert cli("experiment=smoke_pipeline", "data.size=200", "model.V=300", cwd=tmp_path).returncode == 0
+    answer = cli("runs/smoke_pipeline", "--prompt", "hello", "--max-tokens", "5", cwd=tmp_path, script="sample")
+    assert answer.returncode == 0 and answer.stdout.strip(), answer.stderr
+    chat = cli(
+        "runs/smoke_pipeline", "--chat", "--max-tokens", "5", cwd=tmp_path, script="sample", input="hi\nyes\n\n"
+    )
+    assert chat.returncode == 0 and chat.stdout.count("you: ") == 3, chat.stderr
+    story = cli("runs/smoke_pipeline/pretrain/best.pt", "--prompt", "a", cwd=tmp_path, script="sample")
+    assert story.returncode == 0
+    export = cli("runs/smoke_pipeline", "out", cwd=tmp_path, script="export")
+    assert export.returncode == 0 and (tmp_path / "out" / "model.safetensors").exists(), export.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nothing", "--prompt", "a"], 4, "error: nothing has no sft/best.pt or pretrain/best.pt"),
+        (["nothing"], 2, "give one of --prompt TEXT and --chat"),
+        (["nothing", "--prompt", "a", "--temperature", "-1"], 2, "--temperature is at least 0"),
+    ],
+)
+def test_sampling_refuses_what_it_cannot_do(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    done = cli(*arguments, cwd=tmp_path, script="sample")
+    assert done.returncode == code
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_signals_have_their_usual_exit_codes() -> None:
+    from niels_gpt.errors import Interrupted
+
+    assert Interrupted("", "", signal.SIGINT).exit_code == 130
+    assert Interrupted("", "", signal.SIGTERM).exit_code == 143

@@ -1,0 +1,119 @@
+"""Older JSON configs load, with today's defaults for what they lack; no key is dropped silently."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CONF, ROOT, cli
+from hydra import compose, initialize_config_dir
+
+from niels_gpt.errors import ConfigError
+from train.config import load_plan
+from train.legacy import experiment_yaml, plan_from_json
+from train.structured import register
+
+PRETRAIN = {
+    "model_cfg": {"V": 4096, "T": 64, "C": 96, "L": 3, "H": 3, "d_ff": 256, "dropout": 0.1},
+    "train_cfg": {"seed": 7, "B": 8, "total_steps": 120, "eval_every": 40, "eval_steps": 4, "base_lr": 0.0006},
+    "sources": {"wiki": 0.8, "notes": 0.2},
+    "val_source": "wiki",
+}
+SFT = {
+    "model_cfg": {"V": 4096, "T": 64, "C": 96, "L": 3, "H": 3, "d_ff": 256},
+    "train_cfg": {"B": 4, "total_steps": 60, "eval_batches": 6, "base_lr": 0.0001, "warmup_steps": 6},
+    "sft_sources": {"dialogues": 1.0},
+}
+FLAT = {
+    "model": {"V": 256, "T": 128, "C": 128, "L": 2, "H": 4, "d_ff": 256, "dropout": 0.1, "rope_theta": 10000.0},
+    "train": {"seed": 42, "B": 16, "total_steps": 500, "eval_steps": 10, "p_train": {"wiki": 0.9, "notes": 0.1}},
+}
+PIPELINE = {"pretrain_config_path": "pretrain.json", "sft_config_path": "sft.json"}
+SHAPES: dict[str, Any] = {"flat": FLAT, "pretrain": PRETRAIN, "sft": SFT, "pipeline": PIPELINE}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in SHAPES.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_shape_loads_with_the_three_defaults(folder: Path, shape: str) -> None:
+    """Acceptance 1."""
+    plan = plan_from_json(folder / f"{shape}.json")
+    phases = {"pipeline": ["pretrain", "sft"], "sft": ["sft"]}.get(shape, ["pretrain"])
+    assert [cfg.phase for cfg in plan] == phases
+    for cfg in plan:
+        train = cfg.train
+        assert (train.amp, train.amp_dtype, train.activation_checkpointing) == (True, "fp16", False)
+
+
+def test_every_key_is_mapped(folder: Path) -> None:
+    first, second = plan_from_json(folder / "pipeline.json")
+    assert (first.train.seed, first.train.B, first.train.base_lr) == (7, 8, 0.0006)
+    assert first.train.eval_sequences == 4 * 8 and second.train.eval_sequences == 6 * 4
+    assert [(s.called, s.weight, s.kind) for s in first.data.sources] == [
+        ("wiki", 0.8, "text"),
+        ("notes", 0.2, "text"),
+    ]
+    assert first.data.val_source == "wiki"
+    assert [(s.called, s.kind) for s in second.data.sources] == [("dialogues", "jsonl")]
+    assert (first.model.dropout, second.model.dropout) == (0.1, 0.0)
+    flat = plan_from_json(folder / "flat.json")[0]
+    assert [(s.called, s.weight) for s in flat.data.sources] == [("wiki", 0.9), ("notes", 0.1)]
+    assert (flat.data.tokenizer, flat.model.V, flat.train.eval_sequences) == ("bytes", 256, 160)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[1]", "holds no JSON object"),
+        (json.dumps(FLAT | {"optimizer": {}}), "unknown optimizer"),
+        (json.dumps(FLAT | {"train": {"lr": 1}}), "unknown lr"),
+        (json.dumps(FLAT | {"train": {"B": 0}}), "train.B=0: "),
+        (json.dumps(PIPELINE | {"seed": 1}), "unknown seed"),
+    ],
+)
+def test_what_is_not_known_is_refused_by_name(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        plan_from_json(path)
+    assert said in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none.json: cannot be read"):
+        plan_from_json(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_experiment_composes_to_the_same_plan(folder: Path, shape: str) -> None:
+    conf = folder / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "experiment" / f"{shape}.yaml").write_text(experiment_yaml(folder / f"{shape}.json"))
+    register()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        composed = load_plan(compose("config", overrides=[f"experiment={shape}"]))
+    assert composed == plan_from_json(folder / f"{shape}.json")
+
+
+def test_the_script_writes_an_experiment_once(folder: Path) -> None:
+    done = cli("flat.json", "--to", ".", cwd=folder, script="import_json")
+    assert done.returncode == 0 and "experiment=flat" in done.stdout, done.stderr
+    before = (folder / "flat.yaml").read_bytes()
+    again = cli("flat.json", "--to", ".", cwd=folder, script="import_json")
+    assert again.returncode == 2 and "is there already" in again.stderr
+    assert (folder / "flat.yaml").read_bytes() == before
+
+
+@pytest.mark.skipif(
+    not (ROOT.parent / "shared" / "legacy").exists(), reason="the collection of older configs is not here"
+)
+def test_the_collected_older_configs_load() -> None:
+    for path in sorted((ROOT.parent / "shared" / "legacy").glob("*.json")):
+        assert plan_from_json(path)

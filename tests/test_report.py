@@ -1,0 +1,48 @@
+"""metrics.jsonl has each event once, whatever happened to the run before."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from train.evaluate import Yardstick
+from train.report import Report, read_metrics
+
+MEASURE = Yardstick(unigram_loss=6.0, bytes_per_target=4.0)
+
+
+def report(out: Path, step: int = 0) -> Report:
+    return Report(out, 10, step, 64, torch.device("cpu"), MEASURE)
+
+
+def test_an_event_says_what_was_measured(tmp_path: Path) -> None:
+    voice = report(tmp_path)
+    voice.train(1, 2.5, 1e-3, 0.5)
+    voice.val(1, 2.0)
+    train, val = read_metrics(tmp_path / "metrics.jsonl")
+    assert {key: train[key] for key in ("event", "step", "loss", "lr", "grad_norm", "tokens")} == {
+        "event": "train", "step": 1, "loss": 2.5, "lr": 1e-3, "grad_norm": 0.5, "tokens": 64,
+    }  # fmt: skip
+    assert train["tokens_per_second"] > 0 and train["memory"] > 1 << 20
+    assert val["bits_per_byte"] == pytest.approx(2.0 / 0.6931471805599453 / 4.0)
+
+
+def test_events_after_the_resumed_step_and_a_torn_line_are_cut(tmp_path: Path) -> None:
+    voice = report(tmp_path)
+    for step in range(1, 6):
+        voice.train(step, float(step), 1e-3, 0.5)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "train", "st')
+    resumed = report(tmp_path, step=3)
+    resumed.train(4, 4.0, 1e-3, 0.5)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_curves_are_drawn_from_what_was_measured(tmp_path: Path) -> None:
+    voice = report(tmp_path)
+    voice.train(1, 2.5, 1e-3, 0.5)
+    voice.val(1, 2.0)
+    voice.curves()
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
