@@ -4,8 +4,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ END_OF_TURN = "<|end_of_turn|>"
 SPECIAL_TOKENS: tuple[str, ...] = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_TURN)
 MAX_FILE = 64 << 20  # bytes; a tokenizer of a million entries stays below this
 _FIRST_SPECIAL_BYTE = 0xF8  # 0xF8 .. 0xFF never occur in UTF-8
-_PARALLELISM = "TOKENIZERS_PARALLELISM"
 _HINT = "give a tokenizer.json that a run of niels_gpt has saved"
 
 
@@ -56,7 +54,9 @@ class Tokenizer(ABC):
         DataError if an id is not in 0 .. V-1.
         """
         if len(ids) and not 0 <= min(ids) <= max(ids) < self.V:
-            raise DataError(f"ids {min(ids)} .. {max(ids)} were given, but this tokenizer has 0 .. {self.V - 1}")
+            raise DataError(
+                f"ids {min(ids)} .. {max(ids)} were given, but this tokenizer has 0 .. {self.V - 1}"
+            )
         return b"".join(self._entries[i] for i in ids).decode("utf-8", "replace")
 
     def token_bytes(self) -> list[int]:
@@ -144,8 +144,7 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    with _one_thread():
-        bpe.train_from_iterator((_utf8(text).decode() for text in texts), trainer)
+    bpe.train_from_iterator((_utf8(text).decode() for text in texts), trainer)
     if (n := bpe.get_vocab_size()) < V:
         hint = f"use model.V={n} or less, or give more text"
         raise DataError(f"model.V={V} was asked for, but this text gives only {n} entries", hint)
@@ -229,16 +228,3 @@ def _utf8(text: str) -> bytes:
         raise DataError(
             f"text has half a surrogate pair, {what}", "remove it: it stands for no character"
         ) from error
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Train in one thread unless the user says otherwise: after threads, every fork would warn."""
-    if _PARALLELISM in os.environ:
-        yield
-        return
-    os.environ[_PARALLELISM] = "false"
-    try:
-        yield
-    finally:
-        del os.environ[_PARALLELISM]

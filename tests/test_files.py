@@ -151,6 +151,7 @@ def test_a_very_long_line_is_not_taken_for_a_blank_one() -> None:
         ("one\n".encode("utf-16"), "not UTF-8 at byte 0 (line 1)"),
         (b"\xef\xbb\xbfab\xff", "not UTF-8 at byte 5 (line 1)"),
         (b"cut \xf0\x9f\x98", "not UTF-8 at byte 4 (line 1)"),
+        (b"\xef\xbb", "not UTF-8 at byte 0 (line 1)"),
         (b"surrogate \xed\xa0\x80", "not UTF-8 at byte 10 (line 1)"),
         (b"one\n\0two", "a NUL byte, so not text, at byte 4 (line 2)"),
         (b"a\n" * 50_000 + b"\xff", "not UTF-8 at byte 100000 (line 50001)"),
@@ -204,7 +205,9 @@ def test_each_kind_of_row_becomes_what_it_says() -> None:
 
 
 def test_the_same_question_has_the_same_name_whatever_the_answer() -> None:
-    rows = [{"prompt": "2+2?", "completion": c} for c in ("4", "four")] + [{"prompt": "3+3?", "completion": "6"}]
+    rows = [{"prompt": "2+2?", "completion": c} for c in ("4", "four")] + [
+        {"prompt": "3+3?", "completion": "6"}
+    ]
     write("a.jsonl", "\n".join(map(json.dumps, rows)))
     first, second, third = (dialogue.name for dialogue in files.dialogues(jsonl("a.jsonl")))
     assert first == second != third
@@ -282,7 +285,8 @@ def test_skipped_lines_are_counted_by_reason_with_the_first_five(caplog: pytest.
 def test_a_file_of_bad_lines_alone_is_refused_even_with_skip() -> None:
     write("a.jsonl", "{\n{\n")
     assert (
-        str(refused(jsonl("a.jsonl", on_bad_line="skip"))) == "a.jsonl: all lines are bad: 2 not JSON (lines 1, 2)"
+        str(refused(jsonl("a.jsonl", on_bad_line="skip")))
+        == "a.jsonl: all lines are bad: 2 not JSON (lines 1, 2)"
     )
 
 
@@ -298,7 +302,11 @@ LINES = st.one_of(
         [line.encode("utf-8", "surrogatepass") for line in (GOOD, '{"text": "a"}', *BAD) if len(line) < 999]
     ),
     st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.sampled_from(["user", "assistant"]),
+        st.none()
+        | st.booleans()
+        | st.floats()
+        | st.text(max_size=5)
+        | st.sampled_from(["user", "assistant"]),
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
@@ -312,7 +320,9 @@ LINES = st.one_of(
 
 @settings(deadline=None, max_examples=300)
 @given(lines=st.lists(LINES, max_size=4), end=st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
-def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(lines: list[bytes], end: bytes) -> None:
+def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(
+    lines: list[bytes], end: bytes
+) -> None:
     write("hostile.jsonl", end.join(lines))
     for on_bad_line in ("error", "skip"):
         for rows in (files.documents, files.dialogues):
@@ -326,7 +336,9 @@ def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(lines: li
 
 
 @settings(deadline=None, max_examples=300)
-@given(content=st.lists(st.binary(max_size=8) | st.text(max_size=8).map(str.encode), max_size=5).map(b"".join))
+@given(
+    content=st.lists(st.binary(max_size=8) | st.text(max_size=8).map(str.encode), max_size=5).map(b"".join)
+)
 def test_hostile_text_is_read_exactly_or_refused_at_the_first_bad_byte(content: bytes) -> None:
     write("hostile.txt", content)
     bad = [content.find(b"\0")] if b"\0" in content else []

@@ -10,6 +10,9 @@ LAYERS = [
     ["niels_gpt.errors", "niels_gpt.seeds"],
     ["niels_gpt.config", "niels_gpt.loss", "niels_gpt.device", "niels_gpt.tokenizer", "niels_gpt.data.records"],
     ["niels_gpt.data.pydocs_dialogues", "niels_gpt.data.synthetic", "niels_gpt.data.files"],
+    ["niels_gpt.data.pydocs_files", "niels_gpt.data.pydocs_comments"],
+    ["niels_gpt.data.pydocs_parsed"],
+    ["niels_gpt.data.pydocs_compiled"],
     ["niels_gpt.data.pydocs"],
     ["niels_gpt.chat", "niels_gpt.data.sources", "niels_gpt.model.blocks"],
     ["niels_gpt.data.cache", "niels_gpt.model.gpt"],
@@ -21,7 +24,7 @@ LAYERS = [
     ["train.checkpointing", "train.sources", "train.sample", "train.cli"],
     ["train.evaluate", "train.pretrain", "train.sft"],
     ["train.report"],
-    ["train.train_loop"],
+    ["train.train_loop", "train.result"],
     ["train.run"],
 ]
 FILES = sorted([*ROOT.glob("niels_gpt/**/*.py"), *ROOT.glob("train/**/*.py")])

@@ -197,6 +197,24 @@ def test_resume_from_a_path_goes_on_exactly_from_there(run_folder: Run) -> None:
     assert min(event["step"] for event in metrics(other / "pretrain")) == 4
 
 
+def test_a_run_resumed_from_a_path_can_itself_be_stopped_and_gone_on_with(run_folder: Run) -> None:
+    overrides = ["train.total_steps=6", "train.ckpt_every=3", "train.keep_last=9"]
+    whole = run_folder(*overrides, name="whole")
+    path = f"resume={whole / 'pretrain' / 'step_0000003.pt'}"
+    with stopped_after(2), pytest.raises(Interrupted):
+        run_folder(*overrides, path, name="other")
+    assert same(final(whole / "pretrain"), final(run_folder(*overrides, path, name="other") / "pretrain"))
+
+
+def test_going_back_in_a_run_is_refused_since_it_would_lose_the_later_steps(run_folder: Run) -> None:
+    overrides = ["train.total_steps=6", "train.ckpt_every=3", "train.keep_last=9"]
+    folder = run_folder(*overrides)
+    before = (folder / "pretrain" / "latest.pt").read_bytes()
+    with pytest.raises(CheckpointError, match="resume is none, but this run's is pretrain step 3"):
+        run_folder(*overrides, f"resume={folder / 'pretrain' / 'step_0000003.pt'}")
+    assert (folder / "pretrain" / "latest.pt").read_bytes() == before
+
+
 def test_a_checkpoint_of_another_phase_is_refused_with_the_way_out(run_folder: Run) -> None:
     folder = run_folder()
     with pytest.raises(CheckpointError, match="phase is pretrain, but this run's is sft") as caught:

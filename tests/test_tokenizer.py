@@ -144,7 +144,9 @@ def test_training_leaves_the_environment_as_it_was(
 
 
 def test_too_little_text_says_how_many_entries_it_gives() -> None:
-    with pytest.raises(DataError, match=r"model.V=300 was asked for, but this text gives only 263 ent") as caught:
+    with pytest.raises(
+        DataError, match=r"model.V=300 was asked for, but this text gives only 263 ent"
+    ) as caught:
         train_bpe(["ab ab"], 300)
     assert caught.value.hint == "use model.V=263 or less, or give more text"
     assert train_bpe(["ab ab"], 263).V == 263

@@ -1,11 +1,9 @@
 """Carries out a plan: one phase after the other, each from the best of the one before."""
 
-import json
 import logging
-import shutil
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,38 +16,20 @@ from niels_gpt.tokenizer import Tokenizer
 from niels_gpt.weights import read_checkpoint
 from train import pretrain, sft
 from train.amp import amp_active, preflight
-from train.checkpointing import BEST, TrainState, changed_settings, newest, resume, warm_start
-from train.config import PhaseName, RunCfg
-from train.evaluate import Yardstick, yardstick
+from train.checkpointing import TrainState, changed_settings, newest, resume, warm_start
+from train.config import RunCfg
+from train.evaluate import yardstick
 from train.folder import claim
 from train.optim import make_optimizer
-from train.report import METRICS, Report, read_metrics
+from train.report import Report
+from train.result import PhaseResult, finished, phase_result, write_results
 from train.sample import show_sample
-from train.sources import run_tokenizer
+from train.sources import adopt_tokenizer, run_tokenizer
 from train.stop import stop_on_signals
 from train.train_loop import train_loop
 
 SOURCES = {"pretrain": pretrain.source, "sft": sft.source}
 log = logging.getLogger("niels_gpt")
-
-
-@dataclass(frozen=True)
-class PhaseResult:
-    """What a phase reached. Losses in nats a target on the validation sequences; seconds of this process.
-
-    `checkpoint` is the best one's path within the run folder.
-    """
-
-    phase: PhaseName
-    step: int
-    val_loss: float | None
-    best_val_loss: float | None
-    bits_per_byte: float | None
-    unigram_loss: float
-    unigram_bits_per_byte: float
-    tokens: int
-    seconds: float
-    checkpoint: str
 
 
 def run(plan: list[RunCfg]) -> list[PhaseResult]:
@@ -70,26 +50,6 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
             log.info("%s: complete at step %d, nothing to do", cfg.phase, result.step)
         results.append(result)
     return results
-
-
-def finished(cfg: RunCfg) -> PhaseResult | None:
-    """Return what an earlier process reached, if it took all the steps that are asked for now."""
-    path = Path(cfg.dir) / "result.json"
-    if cfg.resume != "auto" or not path.exists():
-        return None
-    for entry in json.loads(path.read_text(encoding="utf-8"))["phases"]:
-        if entry["phase"] == cfg.phase and entry["step"] >= cfg.train.total_steps:
-            return PhaseResult(**entry) if (Path(cfg.dir) / entry["checkpoint"]).exists() else None
-    return None
-
-
-def write_results(cfg: RunCfg, results: list[PhaseResult]) -> None:
-    """Rewrite result.json, whole or not at all."""
-    path = Path(cfg.dir) / "result.json"
-    part = path.with_name(".result.json.part")
-    content = {"name": cfg.name, "phases": [asdict(result) for result in results]}
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult:
@@ -125,55 +85,46 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     return phase_result(cfg, state, measure, tokens_per_step, time.monotonic() - started)
 
 
-def adopt_tokenizer(cfg: RunCfg, init_from: Path | None) -> None:
-    """Copy the tokenizer of the run whose weights are taken over."""
-    checkpoint = Path(cfg.resume) if cfg.resume not in ("auto", "never") else init_from
-    if checkpoint is None or cfg.tokenizer_path.exists():
-        return
-    theirs = checkpoint.parent.parent / cfg.tokenizer_path.name
-    if not theirs.exists():
-        raise CheckpointError(
-            f"{checkpoint} was asked for, but its tokenizer is not at {theirs}",
-            "give a checkpoint that lies in its run folder, as runs/<name>/<phase>/best.pt",
-        )
-    shutil.copyfile(theirs, cfg.tokenizer_path)
-
-
 def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: Tokenizer) -> dict[str, str]:
-    """Resume or warm-start `state` as the settings ask; return what checkpoints say of where they come from.
+    """Resume or warm-start `state` as the settings ask; return the origin that checkpoints will record.
 
     Raises:
         CheckpointError: the checkpoint is damaged, of another model, tokenizer or phase.
     """
     origin = {"phase": cfg.phase, "tokenizer": tokenizer.hash()}
     initial = read_checkpoint(init_from) if init_from else None
+    earlier = None if cfg.resume in ("auto", "never") else read_checkpoint(Path(cfg.resume))
     if initial:
-        origin["init_from"] = (
-            f"{initial['train_cfg'].get('phase')} step {initial['step']} {initial['best_val_loss']}"
-        )
-    saved = newest(cfg.out) if cfg.resume in ("auto", "never") else None
-    if saved is None and cfg.resume not in ("auto", "never"):
-        saved = read_checkpoint(Path(cfg.resume))
-    if saved:
-        require_same_origin(saved["train_cfg"], origin)
+        origin["init_from"] = described(initial)
+    if earlier:
+        require_same_origin(earlier["train_cfg"], origin)
+        origin["resume"] = described(earlier)
+    if own := newest(cfg.out):
+        require_same_origin(own["train_cfg"], origin)
+    if saved := own or earlier:
         resume(state, saved)
         log.info("%s: resumed from step %d", cfg.phase, state.step)
         for change in changed_settings(saved["train_cfg"], cfg.train.model_dump()):
             log.warning("%s: changed since then: %s", cfg.phase, change)
     elif initial:
-        if initial["train_cfg"].get("tokenizer", origin["tokenizer"]) != origin["tokenizer"]:
-            raise CheckpointError(f"{init_from} was trained with another tokenizer than {cfg.tokenizer_path}")
+        require_same_origin(initial["train_cfg"], {"tokenizer": origin["tokenizer"]})
         warm_start(state, initial)
         log.info("%s: weights from %s, step %d", cfg.phase, init_from, initial["step"])
     return origin
 
 
+def described(saved: dict[str, Any]) -> str:
+    """Return what tells a checkpoint from others of its kind."""
+    return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
+
+
 def require_same_origin(then: dict[str, str], now: dict[str, str]) -> None:
     """Refuse to go on from a checkpoint of another phase, tokenizer or beginning."""
-    for key in now:
-        if key in then and then[key] != now[key]:
+    for key, value in now.items():
+        unrecorded = value if key in ("phase", "tokenizer") else "none"  # older checkpoints do not say
+        if (theirs := then.get(key, unrecorded)) != value:
             raise CheckpointError(
-                f"the checkpoint's {key} is {then[key]}, but this run's is {now[key]}",
+                f"the checkpoint's {key} is {theirs}, but this run's is {value}",
                 "use init_from=PATH to take the weights alone, or another name=... to start anew",
             )
 
@@ -195,23 +146,3 @@ def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
         "threads": torch.get_num_threads(),
     }
     return f"{cfg.phase}: " + " ".join(f"{key}={value}" for key, value in facts.items())
-
-
-def phase_result(
-    cfg: RunCfg, state: TrainState, measure: Yardstick, tokens_per_step: int, seconds: float
-) -> PhaseResult:
-    """Gather what the phase reached."""
-    losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
-    best = state.best_val_loss
-    return PhaseResult(
-        phase=cfg.phase,
-        step=state.step,
-        val_loss=losses[-1] if losses else None,
-        best_val_loss=best,
-        bits_per_byte=None if best is None else measure.bits_per_byte(best),
-        unigram_loss=measure.unigram_loss,
-        unigram_bits_per_byte=measure.bits_per_byte(measure.unigram_loss),
-        tokens=state.step * tokens_per_step,
-        seconds=round(seconds, 1),
-        checkpoint=f"{cfg.phase}/{BEST}",
-    )

@@ -1,12 +1,14 @@
-"""Opens what a phase reads: the token files of its mixture, as one numbered run of sequences."""
+"""Opens what a phase reads: its tokenizer, and the token files of its mixture as one run of sequences."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import Mixture, Source
 from niels_gpt.data.cache import TokenFiles, token_files, tokenizer_for
 from niels_gpt.data.sources import Want
-from niels_gpt.errors import DataError
+from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from train.config import PhaseName, RunCfg
 
@@ -48,3 +50,17 @@ def run_tokenizer(cfg: RunCfg) -> Tokenizer:
             f"use model.V={tokenizer.V}, or another name=...",
         )
     return tokenizer
+
+
+def adopt_tokenizer(cfg: RunCfg, init_from: Path | None) -> None:
+    """Copy the tokenizer of the run whose weights are taken over."""
+    checkpoint = Path(cfg.resume) if cfg.resume not in ("auto", "never") else init_from
+    if checkpoint is None or cfg.tokenizer_path.exists():
+        return
+    theirs = checkpoint.parent.parent / cfg.tokenizer_path.name
+    if not theirs.exists():
+        raise CheckpointError(
+            f"{checkpoint} was asked for, but its tokenizer is not at {theirs}",
+            "give a checkpoint that lies in its run folder, as runs/<name>/<phase>/best.pt",
+        )
+    shutil.copyfile(theirs, cfg.tokenizer_path)

@@ -156,7 +156,9 @@ def _cut(lines: Iterable[str], least: int, most: int) -> Iterator[str]:
 def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of PIECE."""
     with _open(path) as file:
-        wrapped = io.TextIOWrapper(file, encoding="utf-8-sig", errors="strict")
+        if file.read(3) != codecs.BOM_UTF8:  # "utf-8-sig" would pass over one cut short
+            file.seek(0)
+        wrapped = io.TextIOWrapper(file, encoding="utf-8")
         try:
             while line := wrapped.readline(PIECE):
                 if "\0" in line:
