@@ -205,9 +205,7 @@ def test_each_kind_of_row_becomes_what_it_says() -> None:
 
 
 def test_the_same_question_has_the_same_name_whatever_the_answer() -> None:
-    rows = [{"prompt": "2+2?", "completion": c} for c in ("4", "four")] + [
-        {"prompt": "3+3?", "completion": "6"}
-    ]
+    rows = [{"prompt": "2+2?", "completion": c} for c in ("4", "four")] + [{"prompt": "3+3?", "completion": "6"}]
     write("a.jsonl", "\n".join(map(json.dumps, rows)))
     first, second, third = (dialogue.name for dialogue in files.dialogues(jsonl("a.jsonl")))
     assert first == second != third
@@ -285,8 +283,7 @@ def test_skipped_lines_are_counted_by_reason_with_the_first_five(caplog: pytest.
 def test_a_file_of_bad_lines_alone_is_refused_even_with_skip() -> None:
     write("a.jsonl", "{\n{\n")
     assert (
-        str(refused(jsonl("a.jsonl", on_bad_line="skip")))
-        == "a.jsonl: all lines are bad: 2 not JSON (lines 1, 2)"
+        str(refused(jsonl("a.jsonl", on_bad_line="skip"))) == "a.jsonl: all lines are bad: 2 not JSON (lines 1, 2)"
     )
 
 
@@ -302,11 +299,7 @@ LINES = st.one_of(
         [line.encode("utf-8", "surrogatepass") for line in (GOOD, '{"text": "a"}', *BAD) if len(line) < 999]
     ),
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.floats()
-        | st.text(max_size=5)
-        | st.sampled_from(["user", "assistant"]),
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.sampled_from(["user", "assistant"]),
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
@@ -320,9 +313,7 @@ LINES = st.one_of(
 
 @settings(deadline=None, max_examples=300)
 @given(lines=st.lists(LINES, max_size=4), end=st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
-def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(
-    lines: list[bytes], end: bytes
-) -> None:
+def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(lines: list[bytes], end: bytes) -> None:
     write("hostile.jsonl", end.join(lines))
     for on_bad_line in ("error", "skip"):
         for rows in (files.documents, files.dialogues):
@@ -336,9 +327,7 @@ def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(
 
 
 @settings(deadline=None, max_examples=300)
-@given(
-    content=st.lists(st.binary(max_size=8) | st.text(max_size=8).map(str.encode), max_size=5).map(b"".join)
-)
+@given(content=st.lists(st.binary(max_size=8) | st.text(max_size=8).map(str.encode), max_size=5).map(b"".join))
 def test_hostile_text_is_read_exactly_or_refused_at_the_first_bad_byte(content: bytes) -> None:
     write("hostile.txt", content)
     bad = [content.find(b"\0")] if b"\0" in content else []
