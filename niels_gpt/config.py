@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
+SMALLEST_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
@@ -84,10 +85,15 @@ class DataCfg(SourceCfg):
         """A mixture stands in for the single source, whose own settings then say nothing."""
         if not self.sources:
             yield from super().rules()
-        elif self.val_source and self.val_source not in (there := [s.called for s in self.sources]):
-            yield f"val_source={self.val_source} is none of the sources {there}"
+        names = [source.called for source in self.mixture()]
+        if self.val_source and names.count(self.val_source) != 1:
+            yield f"val_source={self.val_source} must name one of the sources {names}"
+        total = sum(source.weight for source in self.mixture())
+        for source in self.mixture():
+            if source.weight / total < SMALLEST_SHARE:
+                yield f"{source.called} has a share of {source.weight / total:.5f}, less than {SMALLEST_SHARE}"
 
     def mixture(self) -> tuple[SourceCfg, ...]:
         """Return the sources to read, one at least."""
         own = {name: getattr(self, name) for name in SourceCfg.model_fields}
-        return self.sources or (SourceCfg(**own),)
+        return self.sources or (SourceCfg.model_construct(**own),)

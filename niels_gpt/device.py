@@ -22,6 +22,19 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("mps" if there and name != "cpu" else "cpu")
 
 
+def get_random_state(device: torch.device) -> torch.Tensor:
+    """Return the state of the device's default generator, which dropout draws from."""
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def set_random_state(device: torch.device, state: torch.Tensor) -> None:
+    """Make the device's default generator go on from `state`."""
+    if device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)
+
+
 def memory_in_use(device: torch.device) -> int:
     """Return bytes: what the Metal driver holds on mps, the largest resident size so far on the CPU."""
     if device.type == "mps":

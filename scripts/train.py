@@ -4,7 +4,7 @@ import _root  # noqa: F401  isort: skip
 import hydra
 from omegaconf import DictConfig
 
-from train.cli import command, exit_codes
+from train.cli import command, deferred_signals, exit_codes
 from train.config import load_plan
 from train.structured import register
 
@@ -16,7 +16,8 @@ def main(cfg: DictConfig) -> float | None:
     """Carry out the plan and return the last phase's validation loss, which sweepers minimise."""
     with exit_codes():
         plan = load_plan(cfg)
-        from train.run import run  # torch is imported only now: help and config errors need not wait for it
+        with deferred_signals():  # torch is imported only now: help and config errors need not wait for it
+            from train.run import run
 
         return run(plan)[-1].best_val_loss
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -142,8 +143,58 @@ def test_sampling_refuses_what_it_cannot_do(tmp_path: Path, arguments: list[str]
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_signals_have_their_usual_exit_codes() -> None:
-    from niels_gpt.errors import Interrupted
+def test_all_bad_overrides_are_reported_at_once_whoever_refuses_them(tmp_path: Path) -> None:
+    done = cli("train.Bee=2", "train.betas=[0.9]", "train.seed=x", "train.B=0", cwd=tmp_path)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 4
+    assert "did you mean train.B" in lines[0] and "train.seed=x" in lines[1]
+    assert os.listdir(tmp_path) == []
 
-    assert Interrupted("", "", signal.SIGINT).exit_code == 130
-    assert Interrupted("", "", signal.SIGTERM).exit_code == 143
+
+def test_a_closed_pipe_does_not_end_the_training(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "train.py"),
+        *SMOKE,
+        "train.total_steps=30",
+        "train.log_every=1",
+    ]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(120) == 0
+    result = json.loads((tmp_path / "runs" / "smoke_pretrain" / "result.json").read_text())
+    assert result["phases"][0]["step"] == 30
+
+
+def test_a_complete_run_refuses_other_settings_and_its_config_is_kept(tmp_path: Path) -> None:
+    assert cli(*SMOKE, cwd=tmp_path).returncode == 0
+    config = tmp_path / "runs" / "smoke_pretrain" / ".hydra" / "config.yaml"
+    before = config.read_bytes()
+    done = cli(*SMOKE, "train.base_lr=0.5", "data.size=210", cwd=tmp_path)
+    assert done.returncode == 4
+    for said in ("data.size=200, not 210", "train.base_lr=0.004, not 0.5"):
+        assert said in done.stderr
+    assert config.read_bytes() == before
+
+
+def test_a_jobs_folder_has_a_bounded_name_without_slashes(tmp_path: Path) -> None:
+    many = [f"{key}=7" for key in ("train.seed", "train.log_every", "train.ckpt_every", "train.keep_last")]
+    done = cli("-m", *SMOKE, *many, f"data.cache_dir={tmp_path}/deep/er/cache", "train.B=2,3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = list((tmp_path / "runs" / "smoke_pretrain").glob("*/result.json"))
+    assert len(results) == 2 and all(len(result.parent.name) <= 120 for result in results)
+
+
+@pytest.mark.parametrize("delay", [0.3, 1.5])
+def test_sigterm_before_the_loop_has_its_exit_code_too(tmp_path: Path, delay: float) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *SMOKE, "train.total_steps=100000"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(delay)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode in (143, -signal.SIGTERM), said  # the latter while Python itself still starts
+    assert "Traceback" not in said and "fault of the program" not in said

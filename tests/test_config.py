@@ -29,7 +29,16 @@ BAD = [
     (["sft.model.C=64"], "sft.model: only dropout may differ"),
     (["resume=runs/a/pretrain/best.pt"], "belongs to one phase"),
     (["sft.train.B=0"], "sft.train.B=0: "),
-    (["data.sources=[{kind:text,files:[a]}]", "data.val_source=b", "phase=pretrain"], "val_source=b is none of"),
+    (
+        ["data.sources=[{kind:text,files:[a]}]", "data.val_source=b", "phase=pretrain"],
+        "val_source=b must name one of",
+    ),
+    (["data.val_source=foo"], "val_source=foo must name one of the sources ['pydocs']"),
+    (
+        ["data.sources=[{kind:text,files:[a]},{kind:jsonl,files:[b]}]", "data.val_source=text"],
+        "sft.data.val_source=text is text, which has no dialogues",
+    ),
+    (["data.sources=[{kind:pydocs,weight:5000},{kind:synthetic}]"], "synthetic has a share of 0.00020"),
 ]
 
 

@@ -1,5 +1,6 @@
 """The model: causal, of Llama's kind, the same with recomputation (promise 4) and under a trace (promise 6)."""
 
+from contextlib import nullcontext
 from unittest import mock
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from niels_gpt.config import ModelCfg
 from niels_gpt.loss import next_token_loss
 from niels_gpt.model import gpt as gpt_module
+from niels_gpt.model import replay
 from niels_gpt.model.gpt import GPT
 
 CFG = ModelCfg(V=300, T=16, C=32, L=3, H=4, d_ff=64)
@@ -36,6 +38,46 @@ def test_recomputation_changes_no_bit_of_loss_or_gradient(dropout: float) -> Non
     assert torch.equal(loss, again)
     assert gradients.keys() == others.keys() == dict(model().named_parameters()).keys()
     assert all(torch.equal(gradients[name], others[name]) for name in gradients)
+
+
+@pytest.mark.parametrize("replayed", [True, False])
+def test_recomputation_replays_a_device_state_that_pytorch_does_not(
+    monkeypatch: pytest.MonkeyPatch, replayed: bool
+) -> None:
+    """An emulated mps: its dropout draws from a generator of its own. Without the replay gradients are wrong."""
+    device_state = torch.Generator().manual_seed(5)
+
+    class Emulated(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (torch.rand(x.shape, generator=device_state) > 0.3) / 0.7
+
+    def gradients(*, activation_checkpointing: bool) -> tuple[dict[str, Tensor], Tensor]:
+        network = model(0.3, activation_checkpointing=activation_checkpointing)
+        for block in network.blocks:
+            block.dropout = Emulated()
+        device_state.manual_seed(5)
+        return learn(network)[1], device_state.get_state()
+
+    monkeypatch.setattr(replay, "get_random_state", lambda _: device_state.get_state())
+    monkeypatch.setattr(replay, "set_random_state", lambda _, state: device_state.set_state(state))
+    if replayed:  # as on a device other than the CPU
+        monkeypatch.setattr(GPT, "_replay", lambda self: replay.replaying_contexts(self.device))
+    expected, stream = gradients(activation_checkpointing=False)
+    recomputed, stream_after = gradients(activation_checkpointing=True)
+    exact = all(torch.equal(expected[name], recomputed[name]) for name in expected)
+    assert exact is replayed
+    if replayed:
+        assert torch.equal(stream, stream_after), "the live stream must go on as without recomputation"
+
+
+def test_the_device_state_is_replayed_off_the_cpu_and_only_with_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GPT, "device", property(lambda self: torch.device("mps")))
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: torch.zeros(1))
+    contexts = model(0.3)._replay()
+    with contexts[0]:
+        pass
+    assert isinstance(contexts[1], replay._Replay) and torch.equal(contexts[1].noted.state, torch.zeros(1))
+    assert all(isinstance(context, nullcontext) for context in model(0.0)._replay())
 
 
 def test_dropout_is_at_work_in_training_and_rests_in_evaluation() -> None:
@@ -96,7 +138,7 @@ def test_no_position_sees_what_comes_after_it() -> None:
     assert not torch.allclose(before[:, 10:], after[:, 10:])
 
 
-def test_positions_are_relative_and_told_apart() -> None:
+def test_positions_are_told_apart() -> None:
     network = model().eval()
     swapped = IDS[:1].clone()
     swapped[0, [2, 3]] = swapped[0, [3, 2]]

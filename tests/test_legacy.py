@@ -76,6 +76,12 @@ def test_every_key_is_mapped(folder: Path) -> None:
         (json.dumps(FLAT | {"train": {"lr": 1}}), "unknown lr"),
         (json.dumps(FLAT | {"train": {"B": 0}}), "train.B=0: "),
         (json.dumps(PIPELINE | {"seed": 1}), "unknown seed"),
+        (json.dumps({"sft_config_path": "sft.json"}), "pretrain_config_path must be the path"),
+        (json.dumps(FLAT | {"model_cfg": {}}), "model and model_cfg mean one thing"),
+        (json.dumps(FLAT | {"sources": {"a": 1}}), "sources and p_train mean one thing"),
+        (json.dumps(FLAT | {"train": {"eval_steps": 1, "eval_batches": 1}}), "mean one thing"),
+        (json.dumps(FLAT | {"model": 3}), "model is no JSON object"),
+        (json.dumps(PRETRAIN | {"sources": ["a"]}), "sources is no JSON object"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(tmp_path: Path, content: str, said: str) -> None:

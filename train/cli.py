@@ -2,10 +2,12 @@
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 from hydra.errors import HydraException
@@ -16,28 +18,53 @@ from omegaconf.errors import OmegaConfBaseException
 from niels_gpt.errors import ConfigError, NielsError
 from train.config import load_plan
 from train.folder import claim
+from train.overrides import each_problem
 
 DEBUG = "NIELS_DEBUG"
+DISK = 8  # exit code for files that cannot be read or written
+HELP = "python scripts/train.py --help lists all settings"
 log = logging.getLogger("niels_gpt")
 
 
 def command(main: Callable[[], Any]) -> None:
     """Run a script's main and end the process with its exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through to here, where they all look alike
+    signal.signal(signal.SIGTERM, _terminate)
     with exit_codes():
         main()
 
 
+class Terminated(BaseException):
+    """SIGTERM came at a time when nothing is to be saved."""
+
+
+def _terminate(signum: int, _: FrameType | None) -> None:
+    raise Terminated
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turn errors into lines for a person and the exit code that they stand for."""
+    """Turn errors and signals into lines for a person and the exit code that they stand for."""
     try:
         yield
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except Exception as error:
         raise SystemExit(report_error(error)) from None
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, Terminated) as stopped:
+        print("stopped; what was saved before is as it was", file=sys.stderr)
+        raise SystemExit(130 if isinstance(stopped, KeyboardInterrupt) else 143) from None
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Let signals wait, as while torch is imported: it turns an interrupt into an error of its own."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def report_error(error: Exception) -> int:
@@ -59,28 +86,16 @@ def _explain(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, NielsError):
         return error.exit_code, str(error), error.hint
     if isinstance(error, HydraException | OmegaConfBaseException):
+        return ConfigError.exit_code, each_problem(sys.argv[1:], error), HELP
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
         return (
-            ConfigError.exit_code,
-            _in_hydra_words(error),
-            "python scripts/train.py --help lists all settings",
+            DISK,
+            f"{where}{error.strerror or error}",
+            "check the path, its permissions and the room on the disk",
         )
+
     return 1, f"{type(error).__name__}: {error}", f"{DEBUG}=1 shows where; this is a fault of the program"
-
-
-def _in_hydra_words(error: BaseException) -> str:
-    """Return what Hydra says, and below it what OmegaConf said to Hydra, without their internals."""
-    causes = [error] + ([error.__cause__] if error.__cause__ else [])
-    lines = [line.strip() for cause in causes for line in str(cause).splitlines()]
-    internals = (
-        "full_key:",
-        "object_type=",
-        "reference_type=",
-        "To append to your config",
-        "Config search",
-        "provider=",
-    )
-    kept = [line.removeprefix("In 'config': ") for line in lines if line and not line.startswith(internals)]
-    return "; ".join(dict.fromkeys(kept)).replace(":;", ":")
 
 
 class ConsoleHandler(logging.Handler):
@@ -90,7 +105,9 @@ class ConsoleHandler(logging.Handler):
         """Print one message."""
         from rich import get_console
 
-        if not record.exc_info:
+        if record.exc_info:
+            return
+        with suppress(SystemExit):  # rich's answer to a closed pipe; training goes on without a reader
             get_console().print(self.format(record), soft_wrap=True, markup=False, highlight=False)
 
 

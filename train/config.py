@@ -2,6 +2,7 @@
 
 import copy
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -120,11 +121,20 @@ class PlanCfg(Cfg):
                 "sft.data: text files have no dialogues; use phase=pretrain, or give some with "
                 "+data@sft.data=jsonl 'sft.data.files=[chats.jsonl]'"
             )
+        if self.phase != "pretrain" and "text" in self._validated_on(self.sft.data):
+            yield f"sft.data.val_source={self.sft.data.val_source} is text, which has no dialogues"
+        if self.device == "mps" and sys.platform != "darwin":
+            yield "device=mps was asked for, but this machine has none; use device=cpu or device=auto"
         same = self.sft.model.model_copy(update={"dropout": self.model.dropout})
         if self.phase == "pipeline" and same != self.model:
             yield "sft.model: only dropout may differ from model, since the weights are handed on"
         if self.phase == "pipeline" and self.resume not in ("auto", "never"):
             yield f"resume={self.resume} belongs to one phase; add phase=pretrain or phase=sft"
+
+    @staticmethod
+    def _validated_on(data: DataCfg) -> set[str]:
+        """Return the kinds of source that validation is narrowed down to, none where it is not."""
+        return {source.kind for source in data.mixture() if data.val_source == source.called}
 
     def plan(self) -> list[RunCfg]:
         """Return the phases to carry out, in order."""
@@ -156,7 +166,9 @@ def load_plan(cfg: DictConfig) -> list[RunCfg]:
     """
     tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
     settings: Settings = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
-    if HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
+    if "hydra" in cfg:  # a whole config, before Hydra has made its folder
+        settings["dir"] = cfg.hydra.run.dir
+    elif HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
         settings["dir"] = os.path.relpath(HydraConfig.get().runtime.output_dir)  # in a sweep, the job's own folder
     return plan_from_settings(settings)
 

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from niels_gpt.errors import CheckpointError, RunFolderInUse
 from train.config import RunCfg
+from train.result import require_unchanged
 
 LOCK = "run.lock"
 _held: dict[Path, TextIO] = {}  # open locks: the kernel drops them when the process ends, however it ends
@@ -18,16 +19,17 @@ def claim(plan: list[RunCfg]) -> None:
 
     Raises:
         RunFolderInUse: another process has it.
-        CheckpointError: resume=never was asked for, and there is a run in it.
+        CheckpointError: there is a run in it, and resume=never was asked for or the settings do not fit it.
     """
     folder = Path(plan[0].dir).resolve()
     if folder in _held:
         return
-    if plan[0].resume == "never" and any(cfg.out.exists() for cfg in plan):
+    if plan[0].resume == "never" and any(any(cfg.out.glob("step_*.pt")) for cfg in plan):
         raise CheckpointError(
             f"resume=never was asked for, but {plan[0].dir} holds a run already",
             "choose another name=..., or resume=auto to go on with this one",
         )
+    require_unchanged(plan)
     folder.mkdir(parents=True, exist_ok=True)
     _held[folder] = _lock(folder / LOCK, plan[0].dir)
 

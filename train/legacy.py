@@ -8,10 +8,10 @@ from niels_gpt.errors import ConfigError
 from train.config import PhaseName, RunCfg, Settings, TrainCfgSchema, plan_from_settings
 
 MAX_BYTES = 1 << 20  # of a config; anything larger is something else
-EVALUATION_KEYS = ("eval_steps", "eval_batches")  # both meant batches per evaluation
+EVALUATION_KEYS = {"eval_steps", "eval_batches"}  # both meant batches per evaluation
 SOURCE_KEYS = ("sources", "sft_sources")
 PIPELINE_KEYS = {"pretrain_config_path", "sft_config_path"}
-SECTIONS = {"model": "model", "model_cfg": "model", "train": "train", "train_cfg": "train"}
+SECTION_KEYS = {"model": ("model", "model_cfg"), "train": ("train", "train_cfg")}
 
 
 def plan_from_json(path: Path) -> list[RunCfg]:
@@ -28,6 +28,8 @@ def settings_from_json(path: Path) -> Settings:
     old = _read(path)
     if PIPELINE_KEYS & old.keys():
         _refuse_others(path, old, PIPELINE_KEYS)
+        if missing := sorted(key for key in PIPELINE_KEYS if not isinstance(old.get(key), str)):
+            raise ConfigError(f"{path}: {', '.join(missing)} must be the path of a config", "add it")
         first, second = (_phase(path.parent / old[key]) for key in ("pretrain_config_path", "sft_config_path"))
         phase = "pipeline"
     else:
@@ -62,13 +64,13 @@ def _refuse_others(path: Path, old: Settings, known: set[str]) -> None:
 def _phase(path: Path) -> Settings:
     """Return model, train and data of one phase."""
     old = _read(path)
-    _refuse_others(path, old, {*SECTIONS, *SOURCE_KEYS, "val_source"})
-    sections: Settings = {"model": {}, "train": {}}
-    for key, section in SECTIONS.items():
-        sections[section] |= old.get(key, {})
-    weights = _train(path, sections["train"])
-    for key in SOURCE_KEYS:
-        weights |= old.get(key, {})
+    _refuse_others(path, old, {*sum(SECTION_KEYS.values(), ()), *SOURCE_KEYS, "val_source"})
+    sections = {name: dict(_one_of(path, old, keys)) for name, keys in SECTION_KEYS.items()}
+    mixtures = {key: old[key] for key in SOURCE_KEYS if key in old}
+    if "p_train" in sections["train"]:
+        mixtures["p_train"] = sections["train"].pop("p_train")
+    weights = _one_of(path, mixtures, (*SOURCE_KEYS, "p_train"))
+    _evaluation(path, sections["train"])
     data: Settings = {"sources": [_source(name, weight, phase_of(old)) for name, weight in weights.items()]}
     if sections["model"].get("V") == 256:
         data["tokenizer"] = "bytes"
@@ -77,15 +79,28 @@ def _phase(path: Path) -> Settings:
     return {**sections, "data": data}
 
 
-def _train(path: Path, train: Settings) -> dict[str, float]:
-    """Bring the train section up to date in place; return the mixture's weights, which stood in it once."""
-    _refuse_others(path, train, {*TrainCfgSchema.model_fields, *EVALUATION_KEYS, "p_train"})
-    for key in EVALUATION_KEYS:
-        if key in train:
-            B = train.get("B", TrainCfgSchema.model_fields["B"].default)
-            train["eval_sequences"] = train.pop(key) * B
-    weights: dict[str, float] = train.pop("p_train", {})
-    return weights
+def _one_of(path: Path, old: Settings, keys: tuple[str, ...]) -> Settings:
+    """Return the object under the one of `keys` that is there, or an empty one; two for one thing are refused."""
+    there = [key for key in keys if key in old]
+    if len(there) > 1:
+        raise ConfigError(f"{path}: {' and '.join(there)} mean one thing", "keep one of them")
+    value = old[there[0]] if there else {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: {there[0]} is no JSON object", f'write "{there[0]}": {{...}}')
+    return value
+
+
+def _evaluation(path: Path, train: Settings) -> None:
+    """Turn batches per evaluation, which depended on B, into sequences, in place."""
+    _refuse_others(path, train, {*TrainCfgSchema.model_fields, *EVALUATION_KEYS})
+    there = [key for key in (*EVALUATION_KEYS, "eval_sequences") if key in train]
+    if len(there) > 1:
+        raise ConfigError(f"{path}: {' and '.join(there)} mean one thing", "keep one of them")
+    B = train.get("B", TrainCfgSchema.model_fields["B"].default)
+    for key in EVALUATION_KEYS & train.keys():
+        if not isinstance(train[key], int) or not isinstance(B, int):
+            raise ConfigError(f"{path}: {key}={train[key]} and B={B} must be whole numbers", "write whole numbers")
+        train["eval_sequences"] = train.pop(key) * B
 
 
 def _source(name: str, weight: float, phase: PhaseName) -> Settings:

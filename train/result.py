@@ -1,20 +1,25 @@
-"""What a run reached: one PhaseResult a phase, kept in result.json."""
+"""What a run reached: one PhaseResult a phase, kept in result.json with the settings that gave it."""
 
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from train.checkpointing import BEST, TrainState
+from niels_gpt.errors import CheckpointError
 from train.config import PhaseName, RunCfg
-from train.evaluate import Yardstick
-from train.report import METRICS, read_metrics
+
+RESULT = "result.json"
+WITHOUT_EFFECT = {"total_steps", "log_every", "ckpt_every", "keep_last", "cache_dir"}  # on what was learned so far
+log = logging.getLogger("niels_gpt")
 
 
 @dataclass(frozen=True)
 class PhaseResult:
     """What a phase reached. Losses in nats a target on the validation sequences; seconds of this process.
 
-    `checkpoint` is the best one's path within the run folder.
+    `checkpoint` is the best one's path within the run folder; `settings` are those that decide the outcome.
     """
 
     phase: PhaseName
@@ -27,43 +32,68 @@ class PhaseResult:
     tokens: int
     seconds: float
     checkpoint: str
+    settings: dict[str, Any]
 
 
-def phase_result(
-    cfg: RunCfg, state: TrainState, measure: Yardstick, tokens_per_step: int, seconds: float
-) -> PhaseResult:
-    """Gather what the phase reached."""
-    losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
-    best = state.best_val_loss
-    return PhaseResult(
-        phase=cfg.phase,
-        step=state.step,
-        val_loss=losses[-1] if losses else None,
-        best_val_loss=best,
-        bits_per_byte=None if best is None else measure.bits_per_byte(best),
-        unigram_loss=measure.unigram_loss,
-        unigram_bits_per_byte=measure.bits_per_byte(measure.unigram_loss),
-        tokens=state.step * tokens_per_step,
-        seconds=round(seconds, 1),
-        checkpoint=f"{cfg.phase}/{BEST}",
-    )
+def settings_of(cfg: RunCfg) -> dict[str, Any]:
+    """Return what decides the outcome of a phase, as plain JSON."""
+    settings = cfg.model_dump(mode="json", include={"model", "data", "train", "init_from"})
+    return settings | {"resume": None if cfg.resume in ("auto", "never") else cfg.resume}
 
 
-def finished(cfg: RunCfg) -> PhaseResult | None:
-    """Return what an earlier process reached, if it took all the steps that are asked for now."""
-    path = Path(cfg.dir) / "result.json"
-    if cfg.resume != "auto" or not path.exists():
-        return None
-    for entry in json.loads(path.read_text(encoding="utf-8"))["phases"]:
-        if entry["phase"] == cfg.phase and entry["step"] >= cfg.train.total_steps:
-            return PhaseResult(**entry) if (Path(cfg.dir) / entry["checkpoint"]).exists() else None
-    return None
+def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
+    """Return the results of a run folder by phase; an unreadable file counts as none, with a warning."""
+    path = folder / RESULT
+    if not path.exists():
+        return {}
+    try:
+        entries = [PhaseResult(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["phases"]]
+    except (ValueError, TypeError, KeyError) as error:
+        log.warning("warning: %s cannot be read (%s); it is made anew", path, error)
+        return {}
+    return {entry.phase: entry for entry in entries}
 
 
 def write_results(cfg: RunCfg, results: list[PhaseResult]) -> None:
     """Rewrite result.json, whole or not at all."""
-    path = Path(cfg.dir) / "result.json"
-    part = path.with_name(".result.json.part")
+    path = Path(cfg.dir) / RESULT
+    part = path.with_name(f".{RESULT}.part")
     content = {"name": cfg.name, "phases": [asdict(result) for result in results]}
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def finished(cfg: RunCfg) -> PhaseResult | None:
+    """Return what an earlier process reached, if it took all the steps that are asked for now."""
+    result = read_results(Path(cfg.dir)).get(cfg.phase)
+    if result is None or result.step < cfg.train.total_steps or cfg.resume == "never":
+        return None
+    return result if (Path(cfg.dir) / result.checkpoint).exists() else None
+
+
+def require_unchanged(plan: list[RunCfg]) -> None:
+    """Refuse settings that a finished phase cannot follow, and more steps under a phase that others built on.
+
+    Raises:
+        CheckpointError: a line per setting that differs.
+    """
+    for at, cfg in enumerate(plan):
+        if result := finished(cfg):
+            if changes := list(_changes(result.settings, settings_of(cfg))):
+                raise CheckpointError(
+                    "\n".join(f"{cfg.out} is complete, with other settings: {change}" for change in changes),
+                    "use another name=... for another run",
+                )
+        elif later := [other.phase for other in plan[at + 1 :] if any(other.out.glob("step_*.pt"))]:
+            raise CheckpointError(
+                f"{cfg.out} is asked for more steps, but {later[0]} has already begun from its weights",
+                "use another name=..., or phase=pretrain alone",
+            )
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in now.items():
+        if isinstance(value, dict) and isinstance(then.get(key), dict):
+            yield from _changes(then[key], value, f"{path}{key}.")
+        elif key not in WITHOUT_EFFECT and then.get(key) != value:
+            yield f"{path}{key}={then.get(key)}, not {value}"

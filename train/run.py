@@ -16,15 +16,15 @@ from niels_gpt.tokenizer import Tokenizer
 from niels_gpt.weights import read_checkpoint
 from train import pretrain, sft
 from train.amp import amp_active, preflight
-from train.checkpointing import TrainState, changed_settings, newest, resume, warm_start
+from train.checkpointing import BEST, TrainState, changed_settings, newest, resume, warm_start
 from train.config import RunCfg
-from train.evaluate import yardstick
+from train.evaluate import Yardstick, yardstick
 from train.folder import claim
 from train.optim import make_optimizer
-from train.report import Report
-from train.result import PhaseResult, finished, phase_result, write_results
+from train.report import METRICS, Report, read_metrics
+from train.result import PhaseResult, finished, read_results, settings_of, write_results
 from train.sample import show_sample
-from train.sources import adopt_tokenizer, run_tokenizer
+from train.sources import checkpoint_path, content_hash, run_tokenizer
 from train.stop import stop_on_signals
 from train.train_loop import train_loop
 
@@ -39,13 +39,15 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
         NielsError: of the kind that says what went wrong; what was saved stays good.
     """
     claim(plan)
+    phases = {cfg.phase for cfg in plan}
+    others = [result for phase, result in read_results(Path(plan[0].dir)).items() if phase not in phases]
     results: list[PhaseResult] = []
     for cfg in plan:
         before = Path(cfg.dir) / results[-1].checkpoint if results else None
-        init_from = Path(cfg.init_from) if cfg.init_from else before
+        init_from = checkpoint_path(cfg.init_from) if cfg.init_from else before
         if (result := finished(cfg)) is None:
             result = run_phase(cfg, init_from, last=cfg is plan[-1])
-            write_results(cfg, [*results, result])
+            write_results(cfg, [*others, *results, result])
         else:
             log.info("%s: complete at step %d, nothing to do", cfg.phase, result.step)
         results.append(result)
@@ -57,13 +59,12 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     device = resolve_device(cfg.device)
     preflight(device, cfg.train)
     cfg.out.mkdir(parents=True, exist_ok=True)
-    adopt_tokenizer(cfg, init_from)
-    tokenizer = run_tokenizer(cfg)
+    tokenizer = run_tokenizer(cfg, init_from)
     torch.manual_seed(derived_seed("weights", cfg.train.seed))  # the CPU draws them, for every device
     model = GPT(cfg.model, activation_checkpointing=cfg.train.activation_checkpointing).to(device)
     state = TrainState(model, make_optimizer(model, cfg.train))
-    origin = restore(state, cfg, init_from, tokenizer)
     train_source, val_source = (SOURCES[cfg.phase](cfg, split) for split in ("train", "val"))
+    origin = restore(state, cfg, init_from, tokenizer)
     log.info(startup_line(cfg, state, train_source))
     measure = yardstick(train_source, val_source, cfg.train.eval_sequences, tokenizer.token_bytes(), cfg.train.B)
     tokens_per_step = cfg.train.effective_batch * cfg.model.T
@@ -77,7 +78,7 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     if stop.signum is not None:
         raise Interrupted(
             f"{cfg.phase}: stopped after step {state.step} of {cfg.train.total_steps}, which is saved",
-            "the same command goes on from there",
+            "the same command goes on from there" if cfg.resume != "never" else "go on with resume=auto",
             stop.signum,
         )
     if last:
@@ -91,9 +92,9 @@ def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: T
     Raises:
         CheckpointError: the checkpoint is damaged, of another model, tokenizer or phase.
     """
-    origin = {"phase": cfg.phase, "tokenizer": tokenizer.hash()}
+    origin = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": content_hash(cfg, tokenizer)}
     initial = read_checkpoint(init_from) if init_from else None
-    earlier = None if cfg.resume in ("auto", "never") else read_checkpoint(Path(cfg.resume))
+    earlier = None if cfg.resume in ("auto", "never") else read_checkpoint(checkpoint_path(cfg.resume))
     if initial:
         origin["init_from"] = described(initial)
     if earlier:
@@ -110,6 +111,8 @@ def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: T
         require_same_origin(initial["train_cfg"], {"tokenizer": origin["tokenizer"]})
         warm_start(state, initial)
         log.info("%s: weights from %s, step %d", cfg.phase, init_from, initial["step"])
+    elif cfg.phase == "sft":
+        log.warning("sft: starts from random weights; init_from=PATH takes those of a pretrained run")
     return origin
 
 
@@ -121,7 +124,7 @@ def described(saved: dict[str, Any]) -> str:
 def require_same_origin(then: dict[str, str], now: dict[str, str]) -> None:
     """Refuse to go on from a checkpoint of another phase, tokenizer or beginning."""
     for key, value in now.items():
-        unrecorded = value if key in ("phase", "tokenizer") else "none"  # older checkpoints do not say
+        unrecorded = value if key in ("phase", "tokenizer", "data") else "none"  # older checkpoints do not say
         if (theirs := then.get(key, unrecorded)) != value:
             raise CheckpointError(
                 f"the checkpoint's {key} is {theirs}, but this run's is {value}",
@@ -146,3 +149,24 @@ def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
         "threads": torch.get_num_threads(),
     }
     return f"{cfg.phase}: " + " ".join(f"{key}={value}" for key, value in facts.items())
+
+
+def phase_result(
+    cfg: RunCfg, state: TrainState, measure: Yardstick, tokens_per_step: int, seconds: float
+) -> PhaseResult:
+    """Gather what the phase reached."""
+    losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
+    best = state.best_val_loss
+    return PhaseResult(
+        phase=cfg.phase,
+        step=state.step,
+        val_loss=losses[-1] if losses else None,
+        best_val_loss=best,
+        bits_per_byte=None if best is None else measure.bits_per_byte(best),
+        unigram_loss=measure.unigram_loss,
+        unigram_bits_per_byte=measure.bits_per_byte(measure.unigram_loss),
+        tokens=state.step * tokens_per_step,
+        seconds=round(seconds, 1),
+        checkpoint=f"{cfg.phase}/{BEST}",
+        settings=settings_of(cfg),
+    )

@@ -1,13 +1,14 @@
 """Opens what a phase reads: its tokenizer, and the token files of its mixture as one run of sequences."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import Mixture, Source
-from niels_gpt.data.cache import TokenFiles, token_files, tokenizer_for
-from niels_gpt.data.sources import Want
+from niels_gpt.data.cache import TokenFiles, token_files, token_meta, tokenizer_for
+from niels_gpt.data.sources import Want, having
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from train.config import PhaseName, RunCfg
@@ -18,7 +19,7 @@ Stream = Callable[[TokenFiles, int, int | None], Source]
 
 def mixture(cfg: RunCfg, split: str, want: Want, stream: Stream) -> Source:
     """Return the sequences of a split, shuffled by the seed to train on, always the same to validate on."""
-    tokenizer = run_tokenizer(cfg)
+    tokenizer = load_tokenizer(cfg.tokenizer_path)
     seed = cfg.train.seed if split == "train" else None
     T, sources = cfg.model.T, chosen(cfg, split)
     files = [token_files(source, want, split, tokenizer, cfg.data, T + 1) for source in sources]
@@ -28,21 +29,33 @@ def mixture(cfg: RunCfg, split: str, want: Want, stream: Stream) -> Source:
 
 def chosen(cfg: RunCfg, split: str) -> list[SourceCfg]:
     """Return the sources of a split: those that have what the phase reads, for `val` perhaps one of them."""
-    sources = [source for source in cfg.data.mixture() if cfg.phase == "pretrain" or source.kind != "text"]
+    sources = having(cfg.data.mixture(), WANTS[cfg.phase])
     if split == "val" and cfg.data.val_source:
         sources = [source for source in sources if source.called == cfg.data.val_source]
     return sources
 
 
-def run_tokenizer(cfg: RunCfg) -> Tokenizer:
-    """Return the run's tokenizer, which the first phase makes from its training split and later ones share.
+def content_hash(cfg: RunCfg, tokenizer: Tokenizer) -> str:
+    """Return a hash of the text that the phase reads and of how it is split: a resumed run needs the same."""
+    sources = chosen(cfg, "train")
+    metas = [token_meta(s, WANTS[cfg.phase], tokenizer, cfg.data, cfg.model.T + 1) for s in sources]
+    facts = [(meta["content_sha256"], source.weight) for meta, source in zip(metas, sources, strict=True)]
+    return hashlib.sha256(repr((facts, cfg.data.val_source, cfg.data.val_fraction)).encode()).hexdigest()[:16]
+
+
+def run_tokenizer(cfg: RunCfg, init_from: Path | None) -> Tokenizer:
+    """Return the run's tokenizer: that of its checkpoints, of the weights it starts from, or a new one.
 
     Raises:
-        DataError: the text does not give model.V entries, or the run's tokenizer is another size.
+        DataError: the text does not give model.V entries, or the tokenizer is of another size.
+        CheckpointError: the weights to start from have no tokenizer beside them.
     """
-    if not cfg.tokenizer_path.exists():
-        tokenizer = tokenizer_for(cfg.data, WANTS[cfg.phase], cfg.model.V)
-        tokenizer.save(cfg.tokenizer_path)
+    begun = any(Path(cfg.dir).glob("*/step_*.pt"))
+    theirs = init_from if cfg.resume in ("auto", "never") else checkpoint_path(cfg.resume)
+    if not begun and theirs:
+        adopt_tokenizer(theirs, cfg.tokenizer_path)
+    elif not begun or not cfg.tokenizer_path.exists():
+        tokenizer_for(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
     tokenizer = load_tokenizer(cfg.tokenizer_path)
     if tokenizer.V != cfg.model.V:
         raise DataError(
@@ -52,15 +65,26 @@ def run_tokenizer(cfg: RunCfg) -> Tokenizer:
     return tokenizer
 
 
-def adopt_tokenizer(cfg: RunCfg, init_from: Path | None) -> None:
+def adopt_tokenizer(checkpoint: Path, target: Path) -> None:
     """Copy the tokenizer of the run whose weights are taken over."""
-    checkpoint = Path(cfg.resume) if cfg.resume not in ("auto", "never") else init_from
-    if checkpoint is None or cfg.tokenizer_path.exists():
-        return
-    theirs = checkpoint.parent.parent / cfg.tokenizer_path.name
+    theirs = checkpoint.parent.parent / target.name
     if not theirs.exists():
         raise CheckpointError(
             f"{checkpoint} was asked for, but its tokenizer is not at {theirs}",
             "give a checkpoint that lies in its run folder, as runs/<name>/<phase>/best.pt",
         )
-    shutil.copyfile(theirs, cfg.tokenizer_path)
+    if theirs.resolve() != target.resolve():
+        shutil.copyfile(theirs, target)
+
+
+def checkpoint_path(asked: str) -> Path:
+    """Return the checkpoint that a setting names; a phase's folder stands for the best one in it.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(asked)
+    path = path / "best.pt" if path.is_dir() else path
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint", "give a path as runs/<name>/<phase>/best.pt")
+    return path

@@ -1,8 +1,10 @@
 """Makes Hydra's structured config and the help text from the pydantic schema: nothing is said twice."""
 
 import json
+import re
 from dataclasses import field, make_dataclass
 from functools import cache
+from hashlib import sha256
 from types import UnionType
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
@@ -13,13 +15,15 @@ from pydantic.fields import FieldInfo
 
 from train.config import PlanCfg, SftCfg
 
+LONGEST_NAME = 120  # of a job's folder, in characters
 HELP_SECTIONS = ("model", "data", "train")
 
 
 def register() -> None:
-    """Store the schema as Hydra's config `schema`, and the resolver that prints its settings."""
+    """Store the schema as Hydra's config `schema`, and the resolvers that conf/ uses."""
     ConfigStore.instance().store(name="schema", node=structured(PlanCfg))
     OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 @cache  # OmegaConf takes two nodes for one thing only if they are one class
@@ -59,6 +63,14 @@ def _hydra_type(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return structured(annotation)
     return annotation
+
+
+def folder_name(overrides: str) -> str:
+    """Return a folder's name made from a job's overrides: readable, without slashes, of bounded length."""
+    name = re.sub(r"[^A-Za-z0-9._=,+-]", "_", overrides)
+    if name == overrides and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 9]}-{sha256(overrides.encode()).hexdigest()[:8]}"
 
 
 def settings_help() -> str:

@@ -70,7 +70,7 @@ class TokenStream:
         if rows < 1:
             raise DataError(
                 f"the text has {len(self.ids)} tokens, but a sequence with its targets takes T+1={T + 1}",
-                "give more text, raise data.val_fraction or lower model.T",
+                "give more text, change data.val_fraction or lower model.T",
             )
         self.order = EpochOrder(rows, seed)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from niels_gpt.chat import ChatTokens, encode_dialogue
 from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.records import Dialogue, Document
-from niels_gpt.data.sources import Want, fingerprint, records, texts_of
+from niels_gpt.data.sources import Want, fingerprint, having, records, texts_of
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
@@ -29,6 +29,7 @@ FORMAT = 1
 SPLITS = ("train", "val")
 DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
 TYPECODES = {"uint16": "H", "uint32": "I", "uint8": "B", "int64": "q"}  # of the module array
+ANEW = "delete the folder; it is made anew"
 CHUNK = 1 << 22  # ids looked at together when a file is checked
 log = logging.getLogger("niels_gpt")
 
@@ -51,12 +52,13 @@ def tokenizer_for(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
         if V != 256:
             raise DataError(f"model.V={V} was asked for, but bytes have 256 entries", "use model.V=256")
         return BytesTokenizer()
-    key = _key([fingerprint(source) for source in cfg.mixture()], want, V, cfg.val_fraction)
+    sources = having(cfg.mixture(), want)
+    key = _key([fingerprint(source) for source in sources], want, V, cfg.val_fraction)
     path = Path(cfg.cache_dir) / f"tokenizer-{key}.json"
     with _building(path) as missing:
         if missing:
             log.info("tokenizer: learning %d entries from the training split", V)
-            texts = (text for source in cfg.mixture() for text in _training_texts(source, want, cfg.val_fraction))
+            texts = (text for source in sources for text in _training_texts(source, want, cfg.val_fraction))
             train_bpe(texts, V).save(path)
     return load_tokenizer(path)
 
@@ -69,16 +71,30 @@ def token_files(
     Raises:
         DataError: the source has nothing to give, or a file of the cache is damaged.
     """
-    limit = limit if want == "dialogues" else 0
-    key = _key(FORMAT, fingerprint(source), want, tokenizer.hash(), cfg.val_fraction, limit)
-    folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"
+    meta = token_meta(source, want, tokenizer, cfg, limit)
+    facts = (split, want, source.called, meta["splits"][split]["ids"]["count"], meta["content_sha256"][:16])
+    log.info("data: %s split, %s of %s, %d tokens, content %s", *facts)
+    return _open(_folder(source, want, tokenizer, cfg, limit), split, meta, tokenizer.V)
+
+
+def token_meta(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> dict[str, Any]:
+    """Return what is known of a source's token files, built if they are not there: counts and hashes."""
+    folder = _folder(source, want, tokenizer, cfg, limit)
     with _building(folder) as missing:
         if missing:
             _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    facts = (split, want, source.called, meta["splits"][split]["ids"]["count"], meta["content_sha256"][:16])
-    log.info("data: %s split, %s of %s, %d tokens, content %s", *facts)
-    return _open(folder, split, meta, tokenizer.V)
+    try:
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}/meta.json cannot be read ({error})", ANEW) from None
+    return meta
+
+
+def _folder(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> Path:
+    """Return where the token files belong: the name stands for everything that decides their content."""
+    limit = limit if want == "dialogues" else 0
+    key = _key(FORMAT, fingerprint(source), want, tokenizer.hash(), cfg.val_fraction, limit)
+    return Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"
 
 
 def _key(*parts: Any) -> str:
@@ -115,7 +131,7 @@ def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Cal
     if len(names) < 2:
         raise DataError(
             f"{source.called} has {len(names)} {want} to tell apart, but training and validation need one each",
-            "give more text" if want == "documents" else "give a source that has dialogues",
+            "give more of it, or split text with data.documents=blank_lines",
         )
     threshold = max(val_fraction * 2**63, min(names) + 1)
     return (lambda name: derived_seed("split", name) < threshold), count
@@ -214,7 +230,7 @@ def _open(folder: Path, split: str, meta: dict[str, Any], V: int) -> TokenFiles:
         if (largest := int(ids[first : first + CHUNK].long().max())) >= V:
             raise DataError(
                 f"{folder}/{split}.ids: id {largest} is not below model.V={V}",
-                "delete the folder; it is made anew",
+                ANEW,
             )
     return TokenFiles(**columns)
 
@@ -227,7 +243,7 @@ def _map(path: Path, dtype: str, count: int) -> Tensor:
         there = f"{size} bytes" if size >= 0 else "missing"
         raise DataError(
             f"{path}: {there}, but {count} x {dtype} are {expected} bytes",
-            "delete the folder; it is made anew",
+            ANEW,
         )
     if not count:
         return torch.empty(0, dtype=DTYPES[dtype])

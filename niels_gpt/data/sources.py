@@ -1,7 +1,7 @@
 """Finds the documents and dialogues of a source: a registry of its kinds."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -9,6 +9,7 @@ from typing import Literal
 from niels_gpt.config import SourceCfg, SourceKind
 from niels_gpt.data import files, pydocs, synthetic
 from niels_gpt.data.records import Dialogue, Document
+from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
 
@@ -28,6 +29,26 @@ def records(cfg: SourceCfg, want: Want) -> Iterator[Document] | Iterator[Dialogu
     """
     module = KINDS[cfg.kind]
     yield from module.documents(cfg) if want == "documents" else module.dialogues(cfg)
+
+
+def having(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
+    """Return the sources that have what is wanted: text has no dialogues, and JSONL what its rows say.
+
+    Raises:
+        DataError: none has, or a file cannot be used.
+    """
+    found = [source for source in sources if _has(source, want)]
+    if not found:
+        called = ", ".join(source.called for source in sources)
+        phase = "phase=sft" if want == "documents" else "phase=pretrain"
+        raise DataError(f"{called}: no {want} there", f"use {phase}, or add a source of them to data.sources")
+    return found
+
+
+def _has(source: SourceCfg, want: Want) -> bool:
+    if source.kind == "jsonl":
+        return next(records(source, want), None) is not None
+    return source.kind != "text" or want == "documents"
 
 
 def fingerprint(cfg: SourceCfg) -> str:

@@ -1,5 +1,7 @@
 """The GPT: a stack of blocks, each recomputed or traced when that is asked for."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.model.blocks import NORM_EPS, Block, rope_tables
+from niels_gpt.model.replay import replaying_contexts
 
 INIT_STD = 0.02
 
@@ -56,10 +59,15 @@ class GPT(nn.Module):
         x = self.dropout(self.embedding(ids))  # (B, T, C)
         for block in self.blocks:
             if recompute:
-                x = checkpoint(block, x, cos, sin, use_reentrant=False)
+                x = checkpoint(block, x, cos, sin, use_reentrant=False, context_fn=self._replay)
             else:
                 x = block(x, cos, sin, trace)
         return F.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
+
+    def _replay(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Return the contexts of a block and of its recomputation, which must draw the same dropout."""
+        needed = self.cfg.dropout > 0 and self.device.type != "cpu"  # PyTorch itself replays the CPU's state
+        return replaying_contexts(self.device) if needed else (nullcontext(), nullcontext())
 
     def parameter_count(self) -> int:
         """Return the number of learned numbers, the tied embedding counted once."""
