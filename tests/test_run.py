@@ -235,6 +235,7 @@ def test_more_pretraining_under_a_finished_sft_is_refused_not_ignored(run_folder
         run_folder(
             "train.base_lr=0.01", "train.total_steps=8", "sft.train.total_steps=5", experiment="smoke_pipeline"
         )
+    assert (folder / "pretrain" / "best.pt").read_bytes() == best
 
 
 def test_phases_that_are_run_apart_keep_each_others_results(run_folder: Run) -> None:
