@@ -35,6 +35,12 @@ class NonFiniteError(NielsError):
     exit_code = 5
 
 
+class OutOfMemory(NielsError):
+    """The device has no room for a microbatch of this size."""
+
+    exit_code = 6
+
+
 class RunFolderInUse(NielsError):
     """Another process is writing to the run folder."""
 

@@ -1,15 +1,20 @@
 """Autocast on mps when it is asked for, nothing anywhere else."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from conftest import Run, same
+from torch import Tensor
 
-from niels_gpt.errors import ConfigError
+from niels_gpt.config import ModelCfg
+from niels_gpt.loss import next_token_loss
+from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import read_checkpoint
-from train.amp import amp_active, amp_factory, preflight
+from train.amp import amp_active, amp_factory, loss_scale, precision_advice
 from train.config import TrainCfgSchema
+from train.optim import unscale_gradients
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 NO_MAC = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs a Mac with Metal: no mps here")
@@ -40,19 +45,26 @@ def test_mps_does_not_autocast_with_amp_off() -> None:
         assert not torch.is_autocast_enabled("mps")
 
 
-def test_a_dtype_that_the_device_cannot_do_fails_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    ones = torch.ones  # stands in for an mps on which autocast has turned itself off: the product stays fp32
-    monkeypatch.setattr(torch, "ones", lambda *shape, device: ones(*shape))
-    with pytest.raises(
-        ConfigError, match=r"train.amp_dtype=bf16 was asked for, but mps gave torch.float32"
-    ) as caught:
-        preflight(MPS, TrainCfgSchema(amp_dtype="bf16"))
-    assert caught.value.hint == "use precision=off or precision=fp16"
+@pytest.mark.parametrize(("targets", "scale"), [(1, 1.0), (1000, 1024.0), (8192, 8192.0), (100_000, 131072.0)])
+def test_the_loss_scale_is_the_power_of_two_next_to_the_targets_of_the_step(targets: int, scale: float) -> None:
+    assert loss_scale(targets, MPS, TrainCfgSchema(loss_scaling=True)) == scale
 
 
-def test_preflight_asks_nothing_of_a_device_without_autocast() -> None:
-    preflight(CPU, TrainCfgSchema(amp=True))
-    preflight(MPS, TrainCfgSchema(amp=False))
+def test_the_loss_scale_is_one_wherever_it_was_not_asked_for_or_autocast_is_off() -> None:
+    scaled = TrainCfgSchema(loss_scaling=True)
+    assert loss_scale(8192, CPU, scaled) == 1
+    assert loss_scale(8192, MPS, TrainCfgSchema()) == 1
+    assert loss_scale(8192, MPS, TrainCfgSchema(loss_scaling=True, amp=False)) == 1
+    assert loss_scale(8192, MPS, TrainCfgSchema(loss_scaling=True, amp_dtype="bf16")) == 1
+    assert loss_scale(0, MPS, scaled) == 1
+
+
+def test_plain_fp16_with_many_tokens_a_step_is_advised_against() -> None:
+    advice = precision_advice(MPS, TrainCfgSchema(B=32, accum_steps=2), 256)
+    assert advice and "precision=bf16 or precision=fp16_scaled" in advice and "16384 tokens" in advice
+    assert precision_advice(MPS, TrainCfgSchema(B=32, accum_steps=1), 256) is None
+    assert precision_advice(CPU, TrainCfgSchema(B=64, accum_steps=2), 256) is None
+    assert precision_advice(MPS, TrainCfgSchema(B=64, loss_scaling=True), 256) is None
 
 
 def test_precision_off_and_fp16_are_the_same_program_on_the_cpu(run_folder: Run) -> None:
@@ -67,9 +79,54 @@ def test_precision_off_and_fp16_are_the_same_program_on_the_cpu(run_folder: Run)
         assert same(state["optimizer_state"], states[0]["optimizer_state"])
 
 
+# A study of what fp16 does to the gradient: CPU autocast has other rules than that of mps, but the same numbers.
+STUDY = ModelCfg(V=2048, T=128, C=64, L=2, H=2, d_ff=128)
+TOKENS = 64 * 128
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[GPT, Tensor]:
+    """A model that has learned something, and a batch: the better it is, the smaller are its gradients."""
+    torch.manual_seed(0)
+    model = GPT(STUDY)
+    starts = torch.randint(0, 512, (64, 1))
+    ids = (starts + torch.arange(129) * 3) % 512  # (64, T+1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(25):
+        optimizer.zero_grad()
+        next_token_loss(model(ids[:16, :-1]), ids[:16, 1:], 16 * 128).backward()
+        optimizer.step()
+    return model, ids
+
+
+def gradient(model: GPT, ids: Tensor, dtype: torch.dtype | None, scale: float = 1.0) -> Tensor:
+    """Return the gradient of the mean loss as one vector, computed under CPU autocast in `dtype`."""
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        loss = next_token_loss(model(ids[:, :-1]), ids[:, 1:], TOKENS)
+    (loss * scale).backward()
+    unscale_gradients(model, scale)
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_an_fp32_head_and_a_scale_keep_the_gradient_that_fp16_loses(
+    learned: tuple[GPT, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = gradient(*learned, None)
+
+    def error(**how: Any) -> float:
+        return float((gradient(*learned, torch.float16, **how) - exact).norm() / exact.norm())
+
+    with_head, scaled = error(), error(scale=float(2**13))
+    monkeypatch.setattr(GPT, "_head", lambda self, x: torch.nn.functional.linear(x, self.embedding.weight))
+    plain = error()
+    assert plain > 0.10, "the negative control: all in fp16 loses a good part"
+    assert with_head < 0.02 and scaled < 0.005
+    assert scaled < with_head < plain
+
+
 @pytest.mark.mps
 @NO_MAC
 def test_the_real_device_computes_in_fp16_and_trains(run_folder: Run) -> None:
-    preflight(MPS, TrainCfgSchema())
     folder = run_folder("device=mps", "precision=fp16", "memory=ckpt")
     assert read_checkpoint(folder / "pretrain" / "latest.pt")["step"] == 4

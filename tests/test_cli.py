@@ -96,7 +96,7 @@ def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
     done = cli("--help", cwd=tmp_path)
     assert done.returncode == 0
     for said in (
-        "precision: bf16, fp16, off",
+        "precision: bf16, fp16, fp16_scaled, off",
         "memory: ckpt, off",
         "phase: pipeline, pretrain, sft",
         "train.B=4 ",

@@ -177,3 +177,14 @@ def test_training_learns(run_folder: Run) -> None:
     result = json.loads((folder / "result.json").read_text())["phases"][0]
     assert result["best_val_loss"] < result["unigram_loss"] - 0.5
     assert result["bits_per_byte"] < result["unigram_bits_per_byte"]
+
+
+def test_a_scaled_loss_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power of two changes no bit in fp32, so that loss, gradient norm and weights are as without it."""
+    outcomes = []
+    for scale in (1.0, 4096.0):
+        monkeypatch.setattr("train.train_loop.loss_scale", lambda *_, scale=scale: scale)
+        state, cfg = fresh(B=2, accum_steps=2)
+        facts = [step(state, cfg, SOURCES["sft"]) for _ in range(2)]
+        outcomes.append((facts, [p.detach() for p in state.model.parameters()]))
+    assert same(outcomes[0], outcomes[1])

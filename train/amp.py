@@ -1,15 +1,16 @@
-"""Autocast on mps when it is asked for, nothing anywhere else."""
+"""Autocast on mps when it is asked for, nothing anywhere else; the scale of the loss that goes with fp16."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
 
-from niels_gpt.errors import ConfigError
 from train.config import TrainCfgSchema
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+FP16_TOKENS = 8192  # a step; above that plain fp16 loses a noticeable part of the gradient
 Amp = Callable[[], AbstractContextManager[None]]
 
 
@@ -25,25 +26,23 @@ def amp_factory(device: torch.device, cfg: TrainCfgSchema) -> Amp:
     return partial(torch.autocast, device.type, dtype=DTYPES[cfg.amp_dtype])
 
 
-def preflight(device: torch.device, cfg: TrainCfgSchema) -> None:
-    """Try a real operation in the asked precision, since an autocast that cannot work only warns.
+def loss_scale(targets: int, device: torch.device, cfg: TrainCfgSchema) -> float:
+    """Return the power of two that a step's loss is multiplied by before backward: near its number of targets.
 
-    Raises:
-        ConfigError: the device does not compute in that dtype.
+    The mean over N targets makes each gradient of a logit at most 1/N; multiplied back it fills fp16's range and
+    cannot exceed 1. A power of two is exact, and the factor is a function of the data: there is no state. It is 1
+    wherever autocast is off or another factor was not asked for.
     """
-    if not amp_active(device, cfg):
-        return
-    try:
-        with amp_factory(device, cfg)():
-            square = torch.ones(16, 16, device=device)
-            product = square @ square
-        seen = f"{product.dtype}, {product[0, 0].item()} for 16.0"
-        works = product.dtype == DTYPES[cfg.amp_dtype] and product[0, 0].item() == 16.0
-    except (RuntimeError, TypeError) as error:
-        seen, works = str(error).splitlines()[0], False
-    if not works:
-        raise ConfigError(
-            f"train.amp_dtype={cfg.amp_dtype} was asked for, but {device.type} gave {seen} "
-            f"(torch {torch.__version__})",
-            "use precision=off or precision=fp16",
-        )
+    asked = cfg.loss_scaling and cfg.amp_dtype == "fp16" and amp_active(device, cfg)
+    return 2.0 ** round(math.log2(targets)) if asked and targets else 1.0
+
+
+def precision_advice(device: torch.device, cfg: TrainCfgSchema, T: int) -> str | None:
+    """Return what plain fp16 loses at this many tokens a step, or None where that is little."""
+    tokens = cfg.effective_batch * T
+    if cfg.loss_scaling or cfg.amp_dtype != "fp16" or not amp_active(device, cfg) or tokens <= FP16_TOKENS:
+        return None
+    return (
+        f"precision=fp16 with {tokens} tokens a step: gradients begin to fall below fp16's smallest number "
+        f"(about 1 % is lost at {FP16_TOKENS} tokens, 17 % at 131072); use precision=bf16 or precision=fp16_scaled"
+    )

@@ -42,6 +42,9 @@ class TrainCfgSchema(Cfg):
     grad_clip: float = Field(1.0, gt=0.0, le=1e9, description="largest gradient norm of a step")
     amp: bool = Field(True, description="autocast; takes effect on mps only")
     amp_dtype: Literal["fp16", "bf16"] = Field("fp16", description="autocast's low precision")
+    loss_scaling: bool = Field(
+        False, description="fp16 on mps: learn from the loss times a constant power of two, divided out again"
+    )
     activation_checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
 
     def rules(self) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from niels_gpt.data.batches import Batch, Source
+from niels_gpt.data.batches import Batch, Source, require_ids
 from niels_gpt.loss import IGNORE, next_token_loss
 from niels_gpt.model.gpt import GPT
 from train.amp import Amp
@@ -45,6 +45,7 @@ def evaluate(model: GPT, source: Source, sequences: int, B: int, amp: Amp) -> fl
     model.eval()
     total, targets = torch.zeros((), device=model.device), 0
     for x, y in batches(source, sequences, B):
+        require_ids(Batch(x, y), model.cfg.V)
         with amp():
             total += next_token_loss(model(x.to(model.device)), y.to(model.device), 1.0)
         targets += int((y != IGNORE).sum())

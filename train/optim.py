@@ -37,6 +37,15 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+def unscale_gradients(model: GPT, scale: float) -> None:
+    """Divide the fp32 gradients by the power of two that the loss was multiplied by; exact, but for underflow."""
+    if scale == 1.0:
+        return
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(1.0 / scale)
+
+
 def clip_gradients(model: GPT, largest: float) -> torch.Tensor:
     """Scale the gradients down to a norm of `largest` at most; return the norm before, a 0-d tensor."""
     return torch.nn.utils.clip_grad_norm_(model.parameters(), largest)

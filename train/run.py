@@ -15,12 +15,14 @@ from niels_gpt.seeds import derived_seed
 from niels_gpt.tokenizer import Tokenizer
 from niels_gpt.weights import read_checkpoint
 from train import pretrain, sft
-from train.amp import amp_active, preflight
+from train.amp import amp_active, precision_advice
 from train.checkpointing import BEST, TrainState, changed_settings, newest, resume, warm_start
 from train.config import RunCfg
 from train.evaluate import Yardstick, yardstick
 from train.folder import claim
+from train.memory import explained_memory
 from train.optim import make_optimizer
+from train.preflight import preflight
 from train.report import METRICS, Report, read_metrics
 from train.result import PhaseResult, finished, read_results, settings_of, write_results
 from train.sample import show_sample
@@ -57,7 +59,7 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
 def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult:
     """Carry out one phase; `last` shows a sample at its end."""
     device = resolve_device(cfg.device)
-    preflight(device, cfg.train)
+    preflight(device, cfg)
     cfg.out.mkdir(parents=True, exist_ok=True)
     tokenizer = run_tokenizer(cfg, init_from)
     torch.manual_seed(derived_seed("weights", cfg.train.seed))  # the CPU draws them, for every device
@@ -66,11 +68,13 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     train_source, val_source = (SOURCES[cfg.phase](cfg, split) for split in ("train", "val"))
     origin = restore(state, cfg, init_from, tokenizer)
     log.info(startup_line(cfg, state, train_source))
+    if advice := precision_advice(device, cfg.train, cfg.model.T):
+        log.warning("%s: %s", cfg.phase, advice)
     measure = yardstick(train_source, val_source, cfg.train.eval_sequences, tokenizer.token_bytes(), cfg.train.B)
     tokens_per_step = cfg.train.effective_batch * cfg.model.T
     report = Report(cfg.out, cfg.train.total_steps, state.step, tokens_per_step, device, measure)
     started = time.monotonic()
-    with stop_on_signals() as stop, report.live(cfg.phase):
+    with stop_on_signals() as stop, report.live(cfg.phase), explained_memory(cfg, device):
         train_loop(
             state, cfg.train, train_source, val_source, out=cfg.out, report=report, origin=origin, stop=stop
         )

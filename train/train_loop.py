@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from niels_gpt.data.batches import Source
+from niels_gpt.data.batches import Source, require_ids
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.loss import IGNORE, next_token_loss
 from niels_gpt.seeds import derived_seed
-from train.amp import Amp, amp_factory
+from train.amp import Amp, amp_factory, loss_scale
 from train.checkpointing import TrainState, save_step
 from train.config import TrainCfgSchema
 from train.evaluate import evaluate
-from train.optim import clip_gradients, lr_at, set_lr
+from train.optim import clip_gradients, lr_at, set_lr, unscale_gradients
 from train.report import Report
 
 
@@ -81,15 +81,18 @@ def optimizer_step(
     """
     model, device = state.model.train(), state.model.device
     batch = source.draw(state.step * cfg.effective_batch, cfg.effective_batch)  # on the CPU
-    targets_per_microbatch = int((batch.y != IGNORE).sum()) / cfg.accum_steps
+    require_ids(batch, model.cfg.V)
+    targets = int((batch.y != IGNORE).sum())
+    scale = loss_scale(targets, device, cfg)
     torch.manual_seed(derived_seed("dropout", cfg.seed, state.step))
     mean_loss = torch.zeros((), device=device)
     for x, y in zip(batch.x.split(cfg.B), batch.y.split(cfg.B), strict=True):
         with amp():
-            loss = next_token_loss(model(x.to(device)), y.to(device), targets_per_microbatch)
+            loss = next_token_loss(model(x.to(device)), y.to(device), targets / cfg.accum_steps)
             loss = loss / cfg.accum_steps
-        loss.backward()
+        (loss * scale).backward()
         mean_loss += loss.detach()
+    unscale_gradients(model, scale)
     grad_norm = clip_gradients(model, cfg.grad_clip)
     require_finite(mean_loss, grad_norm, state.step + 1)
     set_lr(state.optimizer, lr)

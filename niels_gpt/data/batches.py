@@ -25,6 +25,19 @@ class Batch(NamedTuple):
     y: Tensor
 
 
+def require_ids(batch: Batch, V: int) -> None:
+    """Check on the CPU that all ids are in 0 .. V-1: an mps device would take others without a word.
+
+    Raises:
+        DataError: an id is out of range.
+    """
+    low, high = int(batch.x.min()), int(torch.maximum(batch.x.max(), batch.y.max()))
+    if low < 0 or high >= V:
+        raise DataError(
+            f"token ids {low} .. {high} in a batch, but model.V={V}", "delete the cache; it is made anew"
+        )
+
+
 class Source(Protocol):
     """An endless, numbered run of sequences."""
 

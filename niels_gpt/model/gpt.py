@@ -62,7 +62,15 @@ class GPT(nn.Module):
                 x = checkpoint(block, x, cos, sin, use_reentrant=False, context_fn=self._replay)
             else:
                 x = block(x, cos, sin, trace)
-        return F.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
+        return self._head(self.norm(x))
+
+    def _head(self, x: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of (B, T, C), in fp32 under autocast too.
+
+        In fp16 most gradients of the logits are below its smallest number: the loss would hardly be learned.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.embedding.weight.float())
 
     def _replay(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Return the contexts of a block and of its recomputation, which must draw the same dropout."""

@@ -1,0 +1,51 @@
+"""Out of memory becomes one message that says what to try next; other errors pass through."""
+
+import pytest
+import torch
+from conftest import Plan
+
+from niels_gpt.errors import OutOfMemory
+from train.memory import explained_memory, is_out_of_memory, ways_out
+
+CPU = torch.device("cpu")
+TEXTS = [
+    "MPS backend out of memory (MPS allocated: 18.02 GB, other allocations: 96.00 KB, max allowed: 18.13 GB). "
+    "Tried to allocate 500.00 MB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable upper limit.",
+    "Invalid buffer size: 19.07 GiB",
+    "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+    "allocate 137438953472 bytes. Error code 12 (Cannot allocate memory)",
+    "DefaultCPUAllocator: not enough memory: you tried to allocate 4096 bytes.",
+    "std::bad_alloc",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_texts_of_both_devices_become_one_message_with_the_ways_out(plan: Plan, text: str) -> None:
+    cfg = plan("train.B=8", "train.accum_steps=3")[0]
+    with pytest.raises(OutOfMemory) as caught, explained_memory(cfg, CPU):
+        raise RuntimeError(text)
+    assert "train.B=8 model.T=64 train.accum_steps=3" in str(caught.value) and "GiB were in use" in str(
+        caught.value
+    )
+    assert len(str(caught.value).splitlines()) == 1
+    assert caught.value.exit_code == 6
+    ways = caught.value.hint
+    assert ways.index("memory=ckpt") < ways.index("train.B=4 train.accum_steps=6 (the same training)")
+
+
+def test_what_has_been_tried_is_not_advised_again(plan: Plan) -> None:
+    assert "memory=ckpt" not in ways_out(plan("memory=ckpt", "train.B=1")[0])
+    assert "train.B=" not in ways_out(plan("memory=ckpt", "train.B=1")[0])
+    assert "train.B=1 train.accum_steps=15" in ways_out(plan("train.B=5", "train.accum_steps=3")[0])
+
+
+def test_other_errors_pass_through(plan: Plan) -> None:
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+    with pytest.raises(RuntimeError, match="shape mismatch"), explained_memory(plan()[0], CPU):
+        raise RuntimeError("shape mismatch")
+
+
+def test_a_real_allocation_that_fails_is_explained(plan: Plan) -> None:
+    with pytest.raises(OutOfMemory), explained_memory(plan()[0], CPU):
+        torch.empty(1 << 50)

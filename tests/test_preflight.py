@@ -1,0 +1,120 @@
+"""The device is tried before anything is read; what it cannot do is said with the way out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from unittest import mock
+
+import pytest
+import torch
+from conftest import Plan
+
+from niels_gpt.errors import ConfigError
+from niels_gpt.model.gpt import GPT
+from train import preflight as module
+from train.amp import Amp
+from train.config import RunCfg
+from train.preflight import known_fault, preflight, problems
+
+CPU, MPS = torch.device("cpu"), torch.device("mps")
+FP16 = partial(torch.autocast, "cpu", dtype=torch.float16)  # stands in for that of mps
+BF16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("amp", "dtype"), [(nullcontext, torch.float32), (FP16, torch.float16), (BF16, torch.bfloat16)]
+)
+def test_a_device_that_computes_rightly_passes(amp: Amp, dtype: torch.dtype) -> None:
+    assert list(problems(CPU, amp, dtype)) == []
+
+
+def test_an_autocast_that_does_nothing_is_seen() -> None:
+    assert list(problems(CPU, nullcontext, torch.float16)) == ["a projection gave torch.float32"]
+
+
+def test_an_autocast_that_turns_itself_off_is_seen() -> None:
+    unsupported = partial(torch.autocast, "cpu", dtype=torch.float64)
+    assert list(problems(CPU, unsupported, torch.float64)) == [
+        "a projection gave torch.float32",
+        "autocast turned itself off",
+    ]
+
+
+def test_an_operation_that_raises_is_seen() -> None:
+    @contextmanager
+    def broken() -> Iterator[None]:
+        raise RuntimeError("MPS does not support this dtype\nand more")
+        yield
+
+    assert list(problems(CPU, broken, torch.float16)) == ["it raised MPS does not support this dtype"]
+
+
+def test_a_gradient_that_differs_from_the_cpus_is_seen() -> None:
+    gradients = iter([1.0, -1.0, 1.0, 1.0])  # of the CPU, the device, and two passes with dropout
+    pass_ = module._pass
+
+    def wrong(device: torch.device, amp: Amp, model: GPT) -> tuple[torch.Tensor, torch.Tensor, torch.dtype]:
+        loss, gradient, dtype = pass_(device, amp, model)
+        return loss, gradient * next(gradients), dtype
+
+    with mock.patch.object(module, "_pass", wrong):
+        seen = list(problems(CPU, nullcontext, torch.float32))
+    assert len(seen) == 1 and "gradient differ from fp32 on the CPU" in seen[0]
+
+
+def test_attention_that_sees_the_future_is_seen() -> None:
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def leaking(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool) -> torch.Tensor:
+        return attend(q, k, v, is_causal=torch.is_grad_enabled())  # as mps did, in evaluation alone
+
+    with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", leaking):
+        assert list(problems(CPU, nullcontext, torch.float32)) == ["a later token changed an earlier one"]
+
+
+def test_a_recomputation_with_other_masks_is_seen() -> None:
+    noise = torch.Generator().manual_seed(0)
+
+    def unreplayed(self: torch.nn.Dropout, x: torch.Tensor) -> torch.Tensor:
+        return x * (torch.rand(x.shape, generator=noise) > self.p)
+
+    with mock.patch.object(torch.nn.Dropout, "forward", unreplayed):
+        assert "recomputation with dropout gave another gradient" in list(
+            problems(CPU, nullcontext, torch.float32)
+        )
+
+
+def test_a_dtype_that_the_device_cannot_do_fails_with_what_was_seen_and_the_way_out(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "problems", lambda *_: iter(["a projection gave torch.float32"]))
+    monkeypatch.setattr(module, "torch_version", lambda: (2, 14))
+    with pytest.raises(ConfigError, match=r"amp_dtype=bf16 was asked for on mps, but a projection gave") as caught:
+        preflight(MPS, plan("precision=bf16")[0])
+    assert "torch 2." in str(caught.value) and "macOS" in str(caught.value)
+    assert caught.value.hint == "use precision=off or precision=fp16"
+
+
+def test_preflight_asks_nothing_of_the_cpu(plan: Plan) -> None:
+    with mock.patch.object(module, "problems", side_effect=AssertionError):
+        preflight(CPU, plan("precision=fp16")[0])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "version", "said"),
+    [
+        ([], (2, 12), "leaks later tokens"),
+        ([], (2, 13), None),
+        (["train.B=512"], (2, 13), "train.B=512 x model.T=64 is 32767 or more"),
+        (["train.B=511"], (2, 13), None),
+        (["train.B=512"], (2, 14), None),
+        (["model.V=32767"], (2, 13), "model.V=32767 is 32767 or more"),
+        (["model.V=32767"], (2, 14), None),
+    ],
+)
+def test_what_a_torch_multiplies_wrongly_is_refused(
+    plan: Plan, overrides: list[str], version: tuple[int, int], said: str | None
+) -> None:
+    cfg: RunCfg = plan(*overrides)[0]
+    fault = known_fault(cfg, version)
+    assert (fault is None) if said is None else (fault and said in fault[0] and "2.14" in fault[1])

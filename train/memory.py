@@ -1,0 +1,55 @@
+"""Out of memory, said so that the next command can be pasted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from niels_gpt.device import memory_in_use
+from niels_gpt.errors import OutOfMemory
+from train.config import RunCfg
+
+TEXTS = (  # mps raises plain RuntimeErrors, the CPU too
+    "MPS backend out of memory",
+    "Invalid buffer size",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "std::bad_alloc",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the device has no room."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
+    )
+
+
+@contextmanager
+def explained_memory(cfg: RunCfg, device: torch.device) -> Iterator[None]:
+    """Turn a device's out of memory into one message with the ways out; let other errors pass."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        train = cfg.train
+        held = memory_in_use(device) / 2**30
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise OutOfMemory(
+            f"out of memory on {device.type} with train.B={train.B} model.T={cfg.model.T} "
+            f"train.accum_steps={train.accum_steps}; {held:.1f} GiB were in use ({reason})",
+            ways_out(cfg),
+        ) from error
+
+
+def ways_out(cfg: RunCfg) -> str:
+    """Return what to try next, in order, ready to paste."""
+    train = cfg.train
+    ways = [] if train.activation_checkpointing else ["memory=ckpt (the same numbers, more time)"]
+    if train.B % 2 == 0:
+        ways.append(f"train.B={train.B // 2} train.accum_steps={train.accum_steps * 2} (the same training)")
+    elif train.B > 1:
+        ways.append(f"train.B=1 train.accum_steps={train.effective_batch} (the same training)")
+    ways.append("a smaller model.T or model")
+    return "try in this order: " + "; ".join(ways)
