@@ -80,7 +80,7 @@ def test_configs_that_lack_the_newer_keys_still_load() -> None:
 
 def test_warm_up_follows_the_length_of_the_phase_unless_it_is_set() -> None:
     assert TrainCfgSchema(total_steps=2).warmup == 0
-    assert TrainCfgSchema(total_steps=400).warmup == 20
+    assert TrainCfgSchema(total_steps=400).warmup == 40
     assert TrainCfgSchema(total_steps=400, warmup_steps=3).warmup == 3
 
 

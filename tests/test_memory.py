@@ -10,7 +10,7 @@ from train.memory import explained_memory, is_out_of_memory, ways_out
 CPU = torch.device("cpu")
 TEXTS = [
     "MPS backend out of memory (MPS allocated: 18.02 GB, other allocations: 96.00 KB, max allowed: 18.13 GB). "
-    "Tried to allocate 500.00 MB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable upper limit.",
+    "Tried to allocate 500.00 MB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable it.",
     "Invalid buffer size: 19.07 GiB",
     "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
     "allocate 137438953472 bytes. Error code 12 (Cannot allocate memory)",

@@ -35,7 +35,7 @@ class TrainCfgSchema(Cfg):
     base_lr: float = Field(1e-3, gt=0.0, le=10.0, description="learning rate after warm-up")
     min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate that the cosine ends at")
     warmup_steps: int | None = Field(
-        None, ge=0, le=10**9, description="steps of linear warm-up; null: a twentieth of total_steps"
+        None, ge=0, le=10**9, description="steps of linear warm-up; null: a tenth of total_steps"
     )
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="AdamW's decay, on matrices only")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's averaging, each in [0, 1)")
@@ -59,7 +59,7 @@ class TrainCfgSchema(Cfg):
     @property
     def warmup(self) -> int:
         """Steps of warm-up."""
-        return self.total_steps // 20 if self.warmup_steps is None else self.warmup_steps
+        return self.total_steps // 10 if self.warmup_steps is None else self.warmup_steps
 
     @property
     def effective_batch(self) -> int:
