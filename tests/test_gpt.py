@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.loss import next_token_loss
+from niels_gpt.loss import IGNORE, next_token_loss
 from niels_gpt.model import gpt as gpt_module
 from niels_gpt.model import replay
 from niels_gpt.model.gpt import GPT
@@ -156,3 +156,27 @@ def test_weights_are_of_llamas_kind() -> None:
     expected = 300 * 32 + 3 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32) + 32
     assert network.parameter_count() == expected  # the head is the embedding
     assert all(name.startswith(("embedding", "blocks.", "norm")) for name, _ in network.named_parameters())
+
+
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_many_logits_are_made_in_parts_and_loss_and_gradients_are_the_same_but_for_rounding(
+    monkeypatch: pytest.MonkeyPatch, activation_checkpointing: bool
+) -> None:
+    targets = IDS.roll(-1, 1)
+    targets[0, :5] = IGNORE
+    n = int((targets != IGNORE).sum())
+
+    def outcome() -> tuple[Tensor, dict[str, Tensor]]:
+        network = model(activation_checkpointing=activation_checkpointing).train()
+        loss = network.loss(IDS, targets, n)
+        loss.backward()
+        return loss.detach(), {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+    whole = outcome()
+    assert torch.equal(whole[0], next_token_loss(model()(IDS), targets, n))
+    monkeypatch.setattr(gpt_module, "LOGITS_AT_ONCE", 7 * CFG.V)
+    with mock.patch.object(gpt_module, "next_token_loss", wraps=next_token_loss) as parts:
+        in_parts = outcome()
+    assert parts.call_count == 2 * 5, "32 rows, 7 at a time, each part once more in the backward pass"
+    assert all(call.args[0].shape[1] <= 7 for call in parts.call_args_list)
+    torch.testing.assert_close(in_parts, whole, rtol=1e-5, atol=1e-7)

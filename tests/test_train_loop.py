@@ -56,7 +56,7 @@ def test_two_steps_are_two_updates_however_many_microbatches(plan: Plan, experim
         mock.patch.object(AdamW, "step", autospec=True, side_effect=AdamW.step) as updates,
         mock.patch("train.train_loop.clip_gradients", wraps=clip_gradients) as clips,
         mock.patch("train.train_loop.set_lr", side_effect=lambda _, lr: rates.append(lr)) as schedule,
-        mock.patch("train.train_loop.next_token_loss", wraps=next_token_loss) as microbatches,
+        mock.patch.object(Tensor, "backward", autospec=True, side_effect=Tensor.backward) as microbatches,
     ):
         result = run(loaded)[0]
     assert updates.call_count == clips.call_count == schedule.call_count == result.step == 2
@@ -105,9 +105,9 @@ def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else
         return call
 
     state, cfg = fresh(B=2, accum_steps=2)
-    state.model.register_forward_pre_hook(lambda *_: events.append("forward"))
+    state.model.embedding.register_forward_pre_hook(lambda *_: events.append("forward"))
     with (
-        mock.patch("train.train_loop.next_token_loss", noted("loss", next_token_loss)),
+        mock.patch("niels_gpt.model.gpt.next_token_loss", noted("loss", next_token_loss)),
         mock.patch("train.train_loop.clip_gradients", noted("clip", clip_gradients)),
         mock.patch.object(Tensor, "backward", noted("backward", Tensor.backward)),
         mock.patch.object(state.optimizer, "step", noted("update", state.optimizer.step)),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from niels_gpt.data.batches import Batch, Source, require_ids
-from niels_gpt.loss import IGNORE, next_token_loss
+from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
 from train.amp import Amp
 
@@ -47,7 +47,7 @@ def evaluate(model: GPT, source: Source, sequences: int, B: int, amp: Amp) -> fl
     for x, y in batches(source, sequences, B):
         require_ids(Batch(x, y), model.cfg.V)
         with amp():
-            total += next_token_loss(model(x.to(model.device)), y.to(model.device), 1.0)
+            total += model.loss(x.to(model.device), y.to(model.device), 1.0)
         targets += int((y != IGNORE).sum())
     model.train(was_training)
     return total.item() / targets

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from niels_gpt.data.batches import Source, require_ids
 from niels_gpt.errors import NonFiniteError
-from niels_gpt.loss import IGNORE, next_token_loss
+from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derived_seed
 from train.amp import Amp, amp_factory, loss_scale
 from train.checkpointing import TrainState, save_step
@@ -88,7 +88,7 @@ def optimizer_step(
     mean_loss = torch.zeros((), device=device)
     for x, y in zip(batch.x.split(cfg.B), batch.y.split(cfg.B), strict=True):
         with amp():
-            loss = next_token_loss(model(x.to(device)), y.to(device), targets / cfg.accum_steps)
+            loss = model.loss(x.to(device), y.to(device), targets / cfg.accum_steps)
             loss = loss / cfg.accum_steps
         (loss * scale).backward()
         mean_loss += loss.detach()

@@ -8,10 +8,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from niels_gpt.config import ModelCfg
+from niels_gpt.loss import next_token_loss
 from niels_gpt.model.blocks import NORM_EPS, Block, rope_tables
 from niels_gpt.model.replay import replaying_contexts
 
 INIT_STD = 0.02
+LOGITS_AT_ONCE = 1 << 26  # 256 MiB in fp32
 
 
 class GPT(nn.Module):
@@ -53,6 +55,30 @@ class GPT(nn.Module):
         A `trace` list receives each block's attention probabilities, (B, H, T, T); nothing is recomputed
         in such a call.
         """
+        return self._head(self._hidden(ids, trace))
+
+    def loss(self, ids: Tensor, targets: Tensor, denominator: float) -> Tensor:
+        """Return next_token_loss of the logits of `ids` (B, T), `targets` (B, T).
+
+        Where the logits are many they are made, and in the backward pass made again, LOGITS_AT_ONCE at a time.
+        """
+        hidden = self._hidden(ids)  # (B, T, C)
+        rows = max(1, LOGITS_AT_ONCE // self.cfg.V)
+        if targets.numel() <= rows:
+            return next_token_loss(self._head(hidden), targets, denominator)
+        parts = zip(hidden.flatten(0, 1).split(rows), targets.flatten().split(rows), strict=True)
+        losses = [
+            checkpoint(self._part_loss, x, y, denominator, use_reentrant=False, preserve_rng_state=False)
+            for x, y in parts
+        ]
+        return torch.stack(losses).sum()
+
+    def _part_loss(self, hidden: Tensor, targets: Tensor, denominator: float) -> Tensor:
+        """Return the share of some rows, (rows, C) and (rows), in the loss."""
+        return next_token_loss(self._head(hidden[None]), targets[None], denominator)
+
+    def _hidden(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
+        """Return what the head reads, (B, T, C)."""
         T = ids.shape[1]
         cos, sin = self.cos[:T], self.sin[:T]
         recompute = self.activation_checkpointing and self.training and trace is None
@@ -62,7 +88,8 @@ class GPT(nn.Module):
                 x = checkpoint(block, x, cos, sin, use_reentrant=False, context_fn=self._replay)
             else:
                 x = block(x, cos, sin, trace)
-        return self._head(self.norm(x))
+        out: Tensor = self.norm(x)
+        return out
 
     def _head(self, x: Tensor) -> Tensor:
         """Return the logits (B, T, V) of (B, T, C), in fp32 under autocast too.
