@@ -62,6 +62,18 @@ def test_a_gradient_that_differs_from_the_cpus_is_seen() -> None:
     assert len(seen) == 1 and "gradient differ from fp32 on the CPU" in seen[0]
 
 
+def test_wrong_kernels_without_gradients_are_seen() -> None:
+    logits = module._logits
+
+    def wrong(device: torch.device, amp: Amp, ids: torch.Tensor) -> torch.Tensor:
+        exact = logits(device, amp, ids)
+        return exact if amp is nullcontext else -exact
+
+    with mock.patch.object(module, "_logits", wrong):
+        seen = list(problems(CPU, FP16, torch.float16))
+    assert seen == ["logits without gradients differ from fp32 on the CPU"]
+
+
 def test_attention_that_sees_the_future_is_seen() -> None:
     attend = torch.nn.functional.scaled_dot_product_attention
 

@@ -43,7 +43,7 @@ class TrainCfgSchema(Cfg):
     amp: bool = Field(True, description="autocast; takes effect on mps only")
     amp_dtype: Literal["fp16", "bf16"] = Field("fp16", description="autocast's low precision")
     loss_scaling: bool = Field(
-        False, description="fp16 on mps: learn from the loss times a constant power of two, divided out again"
+        False, description="fp16 on mps: a constant power of two times the loss, divided out again"
     )
     activation_checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
 

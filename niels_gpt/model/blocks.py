@@ -59,7 +59,8 @@ class Attention(nn.Module):
             project(x).view(B, T, self.H, C // self.H).transpose(1, 2)  # (B, H, T, D)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
+        # In fp32: mps may end the process over a product of two dtypes, where others promote.
+        q, k = (rotate(part.float(), cos, sin).to(v.dtype) for part in (q, k))
         if trace is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
