@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types tests smoke clean
+.PHONY: help setup train test lint types tests smoke smoke-mps doctor clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 setup: $(STAMP) ## make .venv with everything in it (Python 3.11 or later)
 
@@ -24,6 +24,14 @@ train: setup ## pretrain and tune a small GPT on this Python's own docs (minutes
 
 smoke: setup ## the same in seconds, on synthetic data
 	$(BIN)/python scripts/train.py experiment=smoke_pipeline
+
+smoke-mps: setup ## on a Mac: 50 steps in fp16 that must leave checkpoints
+	$(BIN)/python scripts/train.py experiment=smoke_pretrain precision=fp16 memory=ckpt device=mps name=smoke_mps \
+	  train.total_steps=50 train.ckpt_every=10
+	test -f runs/smoke_mps/pretrain/latest.pt
+
+doctor: setup ## what this machine can do: precision, speed and memory, as a table and doctor.json
+	$(BIN)/python scripts/doctor.py
 
 test: lint types tests ## everything that must stay green
 

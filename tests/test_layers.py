@@ -35,6 +35,7 @@ LAYERS = [
     ["train.report"],
     ["train.train_loop"],
     ["train.run"],
+    ["train.numerics", "train.doctor"],
 ]
 FILES = sorted([*ROOT.glob("niels_gpt/**/*.py"), *ROOT.glob("train/**/*.py")])
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -49,7 +49,7 @@ def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
     try:
         entries = [PhaseResult(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["phases"]]
     except (ValueError, TypeError, KeyError) as error:
-        log.warning("warning: %s cannot be read (%s); it is made anew", path, error)
+        log.warning("warning: %s cannot be read (%s); it counts as none", path, error)
         return {}
     return {entry.phase: entry for entry in entries}
 

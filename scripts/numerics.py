@@ -1,0 +1,39 @@
+"""Compares fp32, fp16, fp16_scaled and bf16 on a trained run: what each leaves of the gradient of one step."""
+
+import _root  # noqa: F401  isort: skip
+import argparse
+from pathlib import Path
+
+from train.cli import command
+
+MOST = 65536  # sequences
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a run folder, as runs/default, a phase's in it, or a checkpoint")
+    parser.add_argument("--sequences", type=int, help="size of the batch (default: a step of the run)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="a new file for the same as JSON")
+    options = parser.parse_args()
+    if options.sequences is not None and not 1 <= options.sequences <= MOST:
+        parser.error(f"--sequences is 1 to {MOST}")
+    return options
+
+
+def main() -> None:
+    """Compare, print, and write what was asked for."""
+    options = arguments()
+    from train.numerics import as_text, numerics, require_new, write_json  # torch is imported only now
+
+    if options.json:
+        require_new(options.json)
+    result = numerics(options.run, options.sequences)
+    print(as_text(result))
+    if options.json:
+        write_json(result, options.json)
+        print(f"\nwrote {options.json}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,114 @@
+"""The study of a run's precisions: exact where nothing differs, and clear about what fp16 loses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run, cli
+
+from niels_gpt.errors import CheckpointError
+from train.numerics import chosen_checkpoint, numerics, with_verdicts
+
+NAMES = ["fp32", "fp16", "fp16_scaled", "bf16", "fp16, head in fp16"]
+PARTS = ["embedding", "blocks.0", "blocks.1", "norm", "total"]
+ON_THE_CPU = pytest.mark.skipif(torch.backends.mps.is_available(), reason="a Mac with Metal emulates nothing")
+
+
+@ON_THE_CPU
+def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run, tmp_path: Path) -> None:
+    folder = run_folder(experiment="smoke_pipeline")
+    done = cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
+    assert done.returncode == 0, done.stderr
+    assert 'emulated with torch.autocast("cpu")' in done.stdout
+    assert "sft/best.pt" in done.stdout, "the run's last phase"
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [row["name"] for row in written["rows"]] == NAMES
+    for row in written["rows"]:
+        assert list(row["parts"]) == PARTS
+        assert f"\n{row['name']}: " in done.stdout and row["verdict"] in done.stdout
+        assert 0 < row["largest_activation"] < row["dtype_max"]
+    assert written["sequences"] == 8 and written["tokens"] == 8 * 64 > written["targets"] > 0
+    again = cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr.splitlines()[0] == "error: out.json is there already"
+    assert json.loads((tmp_path / "out.json").read_text()) == written
+
+
+@ON_THE_CPU
+def test_fp32_equals_itself_exactly_dropout_or_not(run_folder: Run) -> None:
+    fp32, *others = numerics(run_folder("model.dropout=0.3")).rows
+    assert fp32.loss_difference == 0
+    assert all((part.cosine, part.error, part.flushed) == (1, 0, 0) for part in fp32.parts.values())
+    assert all(part.error > 0 and part.cosine > 0.99 for row in others for part in row.parts.values())
+
+
+@ON_THE_CPU
+def test_with_many_tokens_the_scale_keeps_what_plain_fp16_loses(run_folder: Run) -> None:
+    own = ["train.B=16", "train.accum_steps=1", "train.total_steps=120", "train.base_lr=0.01"]
+    folder = run_folder(*own, "train.eval_every=120", "train.ckpt_every=120")  # gradients shrink as it learns
+    _, plain, scaled, bf16, low_head = rows = numerics(folder, 1024).rows
+    error = {row.name: row.parts["total"].error for row in rows}
+    assert error["fp16_scaled"] < error["fp16"] < error["fp16, head in fp16"]
+    assert (plain.scale, scaled.scale, bf16.scale) == (1, 65536, 1)
+    assert error["fp16_scaled"] < 0.005 and error["fp16"] > 0.012 and error["fp16, head in fp16"] > 0.1
+    assert low_head.parts["total"].flushed > plain.parts["total"].flushed
+    assert plain.verdict.endswith("is lost at 65536 targets; use precision=bf16 or precision=fp16_scaled"), (
+        plain.verdict
+    )
+    assert scaled.verdict.startswith("fp16_scaled: keeps the gradient")
+
+
+def test_numbers_that_are_not_finite_are_an_overflow_never_a_success(run_folder: Run) -> None:
+    result = numerics(run_folder(), 2)
+    bad = [row if row.name == "fp32" else replace(row, loss=float("nan")) for row in result.rows]
+    verdicts = [row.verdict for row in with_verdicts(bad, result.targets)]
+    assert all("overflows" in words for words in verdicts[1:])
+    assert all("use precision=off" in words for words in verdicts[1:4]), "nothing else did well"
+
+
+def test_a_folder_or_a_checkpoint_may_be_named_too(run_folder: Run) -> None:
+    folder = run_folder(experiment="smoke_pipeline")
+    assert chosen_checkpoint(folder) == folder / "sft" / "best.pt"
+    assert chosen_checkpoint(folder / "pretrain") == folder / "pretrain" / "best.pt"
+    latest = numerics(folder / "pretrain" / "latest.pt", 1)
+    assert latest.step == 4 and latest.sequences == 1 and latest.targets == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nothing"], 4, "error: nothing: there is no such checkpoint"),
+        (["empty"], 4, "error: empty has no result.json that names a finished phase"),
+        (["stray/pretrain/best.pt"], 4, "error: stray/result.json has no settings of a phase pretrain"),
+        (["empty", "--json", "taken.json"], 2, "error: taken.json is there already"),
+        (["empty", "--json", "no/where.json"], 2, "error: no/where.json: there is no folder no"),
+        (["empty", "--sequences", "0"], 2, "numerics.py: error: --sequences is 1 to 65536"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "taken.json").write_text("mine")
+    (tmp_path / "stray" / "pretrain").mkdir(parents=True)
+    (tmp_path / "stray" / "pretrain" / "best.pt").write_text("no checkpoint")
+    done = cli(*arguments, cwd=tmp_path, script="numerics")
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert len([line for line in done.stderr.splitlines() if "error: " in line]) == 1
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "taken.json").read_text() == "mine"
+
+
+def test_settings_of_another_version_or_another_model_are_refused(run_folder: Run) -> None:
+    folder = run_folder()
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    settings = result["phases"][0]["settings"]
+    settings["model"]["L"] = 3
+    path.write_text(json.dumps(result))
+    with pytest.raises(CheckpointError, match="does not fit the model settings in result.json"):
+        numerics(folder)
+    settings["train"]["color"] = "blue"
+    path.write_text(json.dumps(result))
+    with pytest.raises(CheckpointError, match=r"settings of pretrain cannot be used \(train.color: Extra"):
+        numerics(folder)
