@@ -25,13 +25,15 @@ train: setup ## pretrain and tune a small GPT on this Python's own docs (minutes
 smoke: setup ## the same in seconds, on synthetic data
 	$(BIN)/python scripts/train.py experiment=smoke_pipeline
 
-smoke-mps: setup ## on a Mac: 50 steps in fp16 that must leave checkpoints
-	$(BIN)/python scripts/train.py experiment=smoke_pretrain precision=fp16 memory=ckpt device=mps name=smoke_mps \
-	  train.total_steps=50 train.ckpt_every=10
-	test -f runs/smoke_mps/pretrain/latest.pt
+smoke-mps: setup ## on a Mac: fifty steps in fp16, which must leave checkpoints
+	rm -rf runs/smoke_mps
+	$(BIN)/python scripts/train.py experiment=smoke_pretrain name=smoke_mps precision=fp16 train.amp=true \
+	  memory=ckpt device=mps train.total_steps=50 train.eval_every=25 train.ckpt_every=25
+	grep -q 'amp=on amp_dtype=fp16' runs/smoke_mps/train.log
+	test -s runs/smoke_mps/pretrain/latest.pt && test -s runs/smoke_mps/pretrain/best.pt
 
-doctor: setup ## what this machine can do: precision, speed and memory, as a table and doctor.json
-	$(BIN)/python scripts/doctor.py
+doctor: setup ## look this machine over: precision, speed, memory (ARGS="model=base train.B=8")
+	$(BIN)/python scripts/doctor.py $(ARGS)
 
 test: lint types tests ## everything that must stay green
 

@@ -1,0 +1,56 @@
+"""Looks this machine over: what it is, whether it computes rightly, what a step takes; a table and a JSON file."""
+
+import _root  # noqa: F401  isort: skip
+import argparse
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from niels_gpt.errors import ConfigError
+from train.cli import HELP, command, deferred_signals
+from train.config import RunCfg, load_plan
+from train.overrides import CONF, Refusal, each_problem
+from train.structured import register
+
+EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument(
+        "overrides", nargs="*", help="settings as of scripts/train.py, such as model=base train.B=8"
+    )
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps by the clock, a variant (default 3)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="a new file (default doctor.json, doctor-2.json)"
+    )
+    options = parser.parse_intermixed_args()
+    if options.steps < 1:
+        parser.error("--steps is at least 1")
+    return options
+
+
+def composed(overrides: list[str]) -> RunCfg:
+    """Return the first phase of the plan that the overrides ask for."""
+    register()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return load_plan(compose("config", overrides=overrides))[0]
+    except Refusal as refusal:
+        raise ConfigError(each_problem(overrides, refusal), HELP) from None
+
+
+def main() -> None:
+    """Examine the machine, print what is found, write it."""
+    options = arguments()
+    cfg = composed(options.overrides)
+    with deferred_signals():  # torch is imported only now
+        from train.doctor import examine, report_path, write_report
+    path = report_path(options.json)
+    write_report(path, examine(cfg, options.steps, print))
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    command(main)

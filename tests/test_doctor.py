@@ -1,0 +1,132 @@
+"""The doctor says what the machine is, does and costs, writes it down, and says what it could not check."""
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from conftest import Plan, cli
+
+from niels_gpt.errors import ConfigError
+from train import doctor
+from train.doctor import LiveBytes, cost_table, examine, measured, report_path, savings, unchecked, variants
+
+CPU, MPS = torch.device("cpu"), torch.device("mps")
+DEEP = ["experiment=smoke_pretrain", "model.L=8", "--steps", "1"]
+MACHINE = {"platform", "chip", "cores", "memory", "python", "torch", "threads", "macOS", "mps", "device"}
+
+
+def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
+    done = cli(*DEEP, "device=cpu", cwd=tmp_path, script="doctor")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert {line.split()[0] for line in lines if line} >= MACHINE | {"step", "preflight", "off", "precision"}
+    for precision in ("fp16", "bf16", "off"):
+        assert f"precision={precision:<4}  computes rightly" in lines
+    assert any(line.startswith("not checked: mps (") for line in lines)
+    assert lines[-1] == "wrote doctor.json"
+    report = json.loads((tmp_path / "doctor.json").read_text())
+    assert report["machine"].keys() >= MACHINE
+    assert [verdict["wrong"] for verdict in report["preflight"]] == [[], [], []]
+    off, ckpt = report["costs"]
+    assert (off["precision"], off["memory"], ckpt["memory"]) == ("off", "off", "ckpt")
+    assert all(
+        cost["seconds"] > 0 and cost["tokens_per_second"] > 0 and not cost["trouble"] for cost in (off, ckpt)
+    )
+
+
+def report_on(plan: Plan, *overrides: str) -> dict[str, Any]:
+    return examine(plan("model.L=8", "device=cpu", *overrides)[0], 1, lambda text: None)
+
+
+def test_recomputation_saves_what_theory_says(plan: Plan) -> None:
+    report = report_on(plan)
+    (saving,) = report["saving"]
+    assert report["costs"][1]["peak"] < report["costs"][0]["peak"] / 2
+    assert saving["peak"] == pytest.approx(saving["theory"], rel=0.1)
+
+
+def test_an_unknown_override_is_one_clear_line(tmp_path: Path) -> None:
+    done = cli("train.Bee=2", "--steps", "1", cwd=tmp_path, script="doctor")
+    assert done.returncode == 2
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: Could not override 'train.Bee'") and hint.startswith("hint: ")
+    assert not done.stdout and not list(tmp_path.iterdir())
+
+
+def test_a_report_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("doctor.json").touch()
+    assert report_path(None) == Path("doctor-2.json")
+    with pytest.raises(ConfigError, match="it is there already"):
+        report_path(Path("doctor.json"))
+    with pytest.raises(ConfigError, match="there is no folder nowhere"):
+        report_path(Path("nowhere/doctor.json"))
+
+
+def test_the_counter_sees_what_lives_and_what_has_gone() -> None:
+    before = torch.ones(1000)
+    with LiveBytes(CPU) as live:
+        kept = (before * 2).view(10, 100)[3]  # a view holds all of its storage
+        before.add_(1)
+        assert (live.now, live.peak) == (4000, 4000)
+        torch.ones(500)
+        assert (live.now, live.peak) == (4000, 6000)
+        del kept
+        assert (live.now, live.peak) == (0, 6000)
+
+
+def test_what_a_graph_saved_lives_until_its_backward_pass() -> None:
+    weight = torch.ones(1000, requires_grad=True)
+    with LiveBytes(CPU) as live:
+        loss = (weight * 2).square().sum()
+        assert live.now == 4000 + 4, "the product, which square needs, and the loss"
+        loss.backward()
+        assert live.now == 4000 + 4, "the gradient and the loss"
+
+
+def test_what_has_no_room_is_said_in_its_row(plan: Plan) -> None:
+    error = RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)\nand more")
+    (cfg,) = plan()
+    with mock.patch.object(doctor, "optimizer_step", side_effect=error):
+        costs = [measured(CPU, variant, 1) for variant in variants(CPU, cfg)]
+    assert [cost.trouble for cost in costs] == ["out of memory"] * 2
+    assert cost_table(costs).splitlines()[1].split(maxsplit=2) == ["off", "off", "out of memory"]
+    assert savings(costs)[0].keys() == {"precision", "theory"}
+
+
+def test_mps_has_every_precision_with_and_without_recomputation(plan: Plan) -> None:
+    found = [(v.train.amp, v.train.amp_dtype, v.train.activation_checkpointing) for v in variants(MPS, plan()[0])]
+    assert found == [
+        (True, "fp16", False),
+        (True, "fp16", True),
+        (True, "bf16", False),
+        (True, "bf16", True),
+        (False, "fp16", False),
+        (False, "fp16", True),
+    ]
+
+
+def test_what_torch_computes_wrongly_on_mps_is_not_measured(plan: Plan) -> None:
+    (cfg,) = plan("model.V=40000")
+    with mock.patch.object(doctor, "torch_version", return_value=(2, 13)):
+        assert "model.V=40000 is 32767 or more" in measured(MPS, cfg, 1).trouble
+
+
+def test_what_could_not_be_checked_is_said(plan: Plan) -> None:
+    (cfg,) = plan()
+    with mock.patch.object(torch.backends.mps, "is_available", return_value=False):
+        notes = unchecked(CPU, cfg)
+    assert notes[0].startswith("mps (this machine has none)") and "run this command on a Mac" in notes[0]
+    assert "verdicts on them are of the CPU's autocast" in notes[1]
+    assert "T x T scores" in unchecked(MPS, cfg)[1]
+
+
+@pytest.mark.mps
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs mps")
+def test_on_mps_every_variant_is_measured(plan: Plan) -> None:
+    report = examine(plan("device=mps")[0], 1, lambda text: None)
+    assert [cost["trouble"] for cost in report["costs"]] == [""] * 6
+    assert all(cost["peak"] > 0 and cost["driver"] > 0 for cost in report["costs"])
