@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT, Plan, Run, same
 
-from niels_gpt.errors import CheckpointError, DataError, Interrupted, NielsError, RunFolderInUse
+from niels_gpt.errors import CheckpointError, DataError, Interrupted, NielsError, OutOfMemory, RunFolderInUse
 from niels_gpt.weights import read_checkpoint
 from train import run as run_module
 from train.folder import claim, release
@@ -363,3 +363,19 @@ def test_the_data_is_prepared_once_for_all_runs(run_folder: Run, cache_dir: Path
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert time.monotonic() - started < 60
     assert os.listdir(cache_dir)
+
+
+def test_running_out_of_memory_says_what_to_try(run_folder: Run) -> None:
+    def full(*_: Any) -> Any:
+        raise RuntimeError("Invalid buffer size: 19.07 GiB")
+
+    with mock.patch("train.train_loop.optimizer_step", full), pytest.raises(OutOfMemory) as caught:
+        run_folder()
+    assert "train.B=2 train.accum_steps=4 (the same training)" in caught.value.hint
+
+
+def test_a_change_of_precision_under_a_run_is_said(run_folder: Run, caplog: pytest.LogCaptureFixture) -> None:
+    run_folder("train.total_steps=1", "precision=fp16")
+    with caplog.at_level(logging.WARNING, logger="niels_gpt"):
+        run_folder("train.total_steps=2", "precision=bf16")
+    assert "pretrain: changed since then: train.amp_dtype: fp16 -> bf16" in caplog.messages

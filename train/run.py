@@ -48,7 +48,8 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
         before = Path(cfg.dir) / results[-1].checkpoint if results else None
         init_from = checkpoint_path(cfg.init_from) if cfg.init_from else before
         if (result := finished(cfg)) is None:
-            result = run_phase(cfg, init_from, last=cfg is plan[-1])
+            with explained_memory(cfg, resolve_device(cfg.device)):
+                result = run_phase(cfg, init_from, last=cfg is plan[-1])
             write_results(cfg, [*others, *results, result])
         else:
             log.info("%s: complete at step %d, nothing to do", cfg.phase, result.step)
@@ -74,7 +75,7 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     tokens_per_step = cfg.train.effective_batch * cfg.model.T
     report = Report(cfg.out, cfg.train.total_steps, state.step, tokens_per_step, device, measure)
     started = time.monotonic()
-    with stop_on_signals() as stop, report.live(cfg.phase), explained_memory(cfg, device):
+    with stop_on_signals() as stop, report.live(cfg.phase):
         train_loop(
             state, cfg.train, train_source, val_source, out=cfg.out, report=report, origin=origin, stop=stop
         )
