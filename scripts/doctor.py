@@ -46,7 +46,8 @@ def main() -> None:
     options = arguments()
     cfg = composed(options.overrides)
     with deferred_signals():  # torch is imported only now
-        from train.doctor import examine, report_path, write_report
+        from train.doctor import examine
+        from train.doctor_text import report_path, write_report
     path = report_path(options.json)
     write_report(path, examine(cfg, options.steps, print))
     print(f"wrote {path}")

@@ -10,8 +10,11 @@ import torch
 from conftest import Plan, cli
 
 from niels_gpt.errors import ConfigError
-from train import doctor
-from train.doctor import LiveBytes, cost_table, examine, measured, report_path, savings, unchecked, variants
+from train import step_cost
+from train.doctor import examine, unchecked
+from train.doctor_text import cost_table, report_path
+from train.live_bytes import LiveBytes
+from train.step_cost import measured, savings, variants
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 DEEP = ["experiment=smoke_pretrain", "model.L=8", "--steps", "1"]
@@ -90,7 +93,7 @@ def test_what_a_graph_saved_lives_until_its_backward_pass() -> None:
 def test_what_has_no_room_is_said_in_its_row(plan: Plan) -> None:
     error = RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)\nand more")
     (cfg,) = plan()
-    with mock.patch.object(doctor, "optimizer_step", side_effect=error):
+    with mock.patch.object(step_cost, "optimizer_step", side_effect=error):
         costs = [measured(CPU, variant, 1) for variant in variants(CPU, cfg)]
     assert [cost.trouble for cost in costs] == ["out of memory"] * 2
     assert cost_table(costs).splitlines()[1].split(maxsplit=2) == ["off", "off", "out of memory"]
@@ -111,7 +114,7 @@ def test_mps_has_every_precision_with_and_without_recomputation(plan: Plan) -> N
 
 def test_what_torch_computes_wrongly_on_mps_is_not_measured(plan: Plan) -> None:
     (cfg,) = plan("model.V=40000")
-    with mock.patch.object(doctor, "torch_version", return_value=(2, 13)):
+    with mock.patch.object(step_cost, "torch_version", return_value=(2, 13)):
         assert "model.V=40000 is 32767 or more" in measured(MPS, cfg, 1).trouble
 
 

@@ -35,7 +35,15 @@ LAYERS = [
     ["train.report"],
     ["train.train_loop"],
     ["train.run"],
-    ["train.numerics", "train.doctor"],
+    ["train.live_bytes"],
+    ["train.step_cost"],
+    ["train.doctor_text"],
+    ["train.numerics_batch", "train.doctor"],
+    ["train.numerics_pass"],
+    ["train.numerics_rows"],
+    ["train.numerics_verdict"],
+    ["train.numerics"],
+    ["train.numerics_text"],
 ]
 FILES = sorted([*ROOT.glob("niels_gpt/**/*.py"), *ROOT.glob("train/**/*.py")])
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -1,0 +1,152 @@
+"""What a training step takes with each precision and memory: measured, and in theory.
+
+N is the number of tokens in a microbatch; other letters are ModelCfg's.
+"""
+
+import gc
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.data.batches import Batch
+from niels_gpt.errors import NielsError
+from niels_gpt.model.gpt import GPT, LOGITS_AT_ONCE
+from niels_gpt.seeds import derived_seed
+from train.amp import Amp, amp_factory
+from train.checkpointing import TrainState
+from train.config import RunCfg, TrainCfgSchema
+from train.live_bytes import LiveBytes
+from train.memory import is_out_of_memory
+from train.optim import lr_at, make_optimizer
+from train.preflight import known_fault, torch_version
+from train.train_loop import optimizer_step
+
+PRECISIONS = ("fp16", "bf16", "off")
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an optimizer step takes: median seconds, and bytes above the weights and the optimizer's state.
+
+    `theory` is for float32 and fused attention. `driver` is all that the Metal driver held at the highest,
+    weights included, None on the CPU. `trouble` says why there is no measurement.
+    """
+
+    precision: str
+    memory: str
+    theory: int
+    seconds: float | None = None
+    tokens_per_second: float | None = None
+    peak: int | None = None
+    driver: int | None = None
+    trouble: str = ""
+
+
+def variants(device: torch.device, cfg: RunCfg) -> Iterator[RunCfg]:
+    """Yield `cfg` with each precision and memory; on the CPU all precisions are the same program."""
+    for precision in PRECISIONS if device.type == "mps" else ("off",):
+        amp = {"amp": False} if precision == "off" else {"amp": True, "amp_dtype": precision}
+        for ckpt in (False, True):
+            chosen = amp | {"loss_scaling": False, "activation_checkpointing": ckpt}
+            train = cfg.train.model_copy(update=chosen)
+            yield cfg.model_copy(update={"train": train})
+
+
+def measured(device: torch.device, cfg: RunCfg, steps: int) -> Cost:
+    """Measure a variant; what goes wrong is part of the answer."""
+    train = cfg.train
+    memory = "ckpt" if train.activation_checkpointing else "off"
+    cost = Cost(train.amp_dtype if train.amp else "off", memory, theory(cfg.model, train))
+    if device.type == "mps" and (fault := known_fault(cfg, torch_version())):
+        return replace(cost, trouble=". ".join(fault))
+    try:
+        return _stepped(device, cfg, steps, cost)
+    except (NielsError, RuntimeError, MemoryError) as error:
+        reason = "out of memory" if is_out_of_memory(error) else str(error).partition("\n")[0]
+        return replace(cost, trouble=reason or type(error).__name__)
+    finally:
+        gc.collect()
+        if device.type == "mps":
+            torch.mps.empty_cache()
+
+
+def _stepped(device: torch.device, cfg: RunCfg, steps: int, cost: Cost) -> Cost:
+    """Take a step to warm up, one under the counter, and `steps` by the clock."""
+    train = cfg.train
+    torch.manual_seed(derived_seed("weights", train.seed))
+    model = GPT(cfg.model, activation_checkpointing=train.activation_checkpointing).to(device)
+    state, source = TrainState(model, make_optimizer(model, train)), RandomIds(cfg.model)
+    step = partial(_step, state, train, source, amp_factory(device, train))
+    step()
+    with LiveBytes(device) as live:
+        step()
+    seconds = median(step() for _ in range(steps))
+    return replace(
+        cost,
+        seconds=seconds,
+        tokens_per_second=train.effective_batch * cfg.model.T / seconds,
+        peak=live.peak,
+        driver=live.driver or None,
+    )
+
+
+def _step(state: TrainState, cfg: TrainCfgSchema, source: "RandomIds", amp: Amp) -> float:
+    """Take one optimizer step and return its seconds."""
+    started = time.perf_counter()
+    optimizer_step(state, cfg, source, amp, lr_at(state.step, cfg))
+    if state.model.device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter() - started
+
+
+class RandomIds:
+    """Sequences of random token ids, every one a target."""
+
+    def __init__(self, cfg: ModelCfg) -> None:
+        self.V, self.T = cfg.V, cfg.T
+
+    def __len__(self) -> int:
+        return 1 << 30
+
+    def draw(self, first: int, count: int) -> Batch:
+        """Return `count` sequences, (count, T) each."""
+        generator = torch.Generator().manual_seed(first)
+        ids = torch.randint(self.V, (count, self.T + 1), generator=generator)
+        return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+
+
+def theory(cfg: ModelCfg, train: TrainCfgSchema) -> int:
+    """Return the bytes of activations at the peak of a microbatch, in float32, attention fused, dropout 0.
+
+    A block keeps 10 N C + 4 N d_ff floats for the backward pass, or its input N C alone if it is recomputed;
+    on top comes the head with 3 N V (logits, probabilities, gradient) or a block that is being recomputed.
+    """
+    N = train.B * cfg.T
+    block = N * (10 * cfg.C + 4 * cfg.d_ff)
+    head = 3 * min(N * cfg.V, LOGITS_AT_ONCE)
+    if train.activation_checkpointing:
+        return FLOAT * (cfg.L * N * cfg.C + max(head, block))
+    return FLOAT * (cfg.L * block + head)
+
+
+def savings(costs: list[Cost]) -> list[dict[str, Any]]:
+    """Return for each precision the bytes that memory=ckpt saves, measured and in theory, and its time ratio."""
+    found = []
+    for off, ckpt in pairs(costs):
+        saving: dict[str, Any] = {"precision": off.precision, "theory": off.theory - ckpt.theory}
+        if off.peak and ckpt.peak and off.seconds and ckpt.seconds:
+            saving |= {"peak": off.peak - ckpt.peak, "time": ckpt.seconds / off.seconds}
+        found.append(saving)
+    return found
+
+
+def pairs(costs: list[Cost]) -> Iterator[tuple[Cost, Cost]]:
+    """Yield each precision's costs without and with recomputation."""
+    yield from zip(costs[::2], costs[1::2], strict=True)
