@@ -24,7 +24,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Compare, print, and write what was asked for."""
     options = arguments()
-    from train.numerics import as_text, numerics, require_new, write_json  # torch is imported only now
+    from train.numerics import numerics  # torch is imported only now
+    from train.numerics_text import as_text, require_new, write_json
 
     if options.json:
         require_new(options.json)

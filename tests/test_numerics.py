@@ -9,7 +9,9 @@ import torch
 from conftest import Run, cli
 
 from niels_gpt.errors import CheckpointError
-from train.numerics import chosen_checkpoint, numerics, with_verdicts
+from train.numerics import numerics
+from train.numerics_batch import chosen_checkpoint
+from train.numerics_verdict import with_verdicts
 
 NAMES = ["fp32", "fp16", "fp16_scaled", "bf16", "fp16, head in fp16"]
 PARTS = ["embedding", "blocks.0", "blocks.1", "norm", "total"]
@@ -111,4 +113,15 @@ def test_settings_of_another_version_or_another_model_are_refused(run_folder: Ru
     settings["train"]["color"] = "blue"
     path.write_text(json.dumps(result))
     with pytest.raises(CheckpointError, match=r"settings of pretrain cannot be used \(train.color: Extra"):
+        numerics(folder)
+
+
+@pytest.mark.parametrize("settings", [None, [], "none", 3])
+def test_settings_that_are_no_object_are_no_settings(run_folder: Run, settings: object) -> None:
+    folder = run_folder()
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    result["phases"][0]["settings"] = settings
+    path.write_text(json.dumps(result))
+    with pytest.raises(CheckpointError, match="has no settings of a phase pretrain"):
         numerics(folder)

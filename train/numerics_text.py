@@ -1,0 +1,86 @@
+"""Puts a comparison of precisions into words: tables for a person, JSON for a program."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from niels_gpt.errors import ConfigError
+from train.numerics import Numerics
+from train.numerics_rows import Row
+
+
+def as_text(result: Numerics) -> str:
+    """Return the comparison as plain tables and sentences."""
+    head = (
+        f"{result.checkpoint}, step {result.step}: {result.sequences} sequences, {result.tokens} tokens, "
+        f"{result.targets} targets\n{result.device}, torch {result.torch}: {result.how}"
+    )
+    tables = [
+        part_table("relative error of the gradient", result.rows, "error", "{:.2e}"),
+        part_table("cosine with the gradient of fp32", result.rows, "cosine", "{:.6f}"),
+        part_table("share of the gradient flushed to zero", result.rows, "flushed", "{:.2%}"),
+    ]
+    return "\n\n".join([head, summary_table(result.rows), *tables, "\n".join(row.verdict for row in result.rows)])
+
+
+def summary_table(rows: Sequence[Row]) -> str:
+    """Return a line a precision: loss and range."""
+    titles = ["precision", "scale", "loss", "difference", "largest activation", "dtype's max"]
+    lines = [
+        [
+            row.name,
+            f"{row.scale:.0f}",
+            f"{row.loss:.6f}",
+            f"{row.loss_difference:+.1e}",
+            f"{row.largest_activation:.4g}",
+            f"{row.dtype_max:.4g}",
+        ]
+        for row in rows
+    ]
+    return aligned([titles, *lines])
+
+
+def part_table(title: str, rows: Sequence[Row], fact: str, form: str) -> str:
+    """Return a line for each part of the network, a column for each precision."""
+    lines = [[part, *(form.format(getattr(row.parts[part], fact)) for row in rows)] for part in rows[0].parts]
+    return aligned([[title, *(row.name for row in rows)], *lines])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines in columns, words to the left and numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(cells))
+        for cells in (list(zip(line, widths, strict=True)) for line in lines)
+    )
+
+
+def require_new(path: Path) -> None:
+    """Refuse to write over a file, before time is spent.
+
+    Raises:
+        ConfigError: the file is there, or its folder is not.
+    """
+    if path.exists():
+        raise ConfigError(f"{path} is there already", "name a new file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}", "make it, or name another file")
+
+
+def write_json(result: Numerics, path: Path) -> None:
+    """Write the comparison to a new file; what is not finite is null."""
+    text = json.dumps(_plain(asdict(result)), indent=2, allow_nan=False) + "\n"
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _plain(value: Any) -> Any:
+    """Give JSON what it can say."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
