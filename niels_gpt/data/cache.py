@@ -71,14 +71,24 @@ def token_files(
     Raises:
         DataError: the source has nothing to give, or a file of the cache is damaged.
     """
-    meta = token_meta(source, want, tokenizer, cfg, limit)
+    folder, meta = _built(source, want, tokenizer, cfg, limit)
     facts = (split, want, source.called, meta["splits"][split]["ids"]["count"], meta["content_sha256"][:16])
     log.info("data: %s split, %s of %s, %d tokens, content %s", *facts)
-    return _open(_folder(source, want, tokenizer, cfg, limit), split, meta, tokenizer.V)
+    return _open(folder, split, meta, tokenizer.V)
 
 
 def token_meta(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> dict[str, Any]:
     """Return what is known of a source's token files, built if they are not there: counts and hashes."""
+    return _built(source, want, tokenizer, cfg, limit)[1]
+
+
+def _built(
+    source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int
+) -> tuple[Path, dict[str, Any]]:
+    """Return where a source's token files are, built if they are not there, and their meta.json.
+
+    The folder is named once: its name takes reading all that the source has.
+    """
     folder = _folder(source, want, tokenizer, cfg, limit)
     with _building(folder) as missing:
         if missing:
@@ -87,7 +97,7 @@ def token_meta(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}/meta.json cannot be read ({error})", ANEW) from None
-    return meta
+    return folder, meta
 
 
 def _folder(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> Path:
@@ -228,10 +238,7 @@ def _open(folder: Path, split: str, meta: dict[str, Any], V: int) -> TokenFiles:
     ids = columns["ids"]
     for first in range(0, len(ids), CHUNK):
         if (largest := int(ids[first : first + CHUNK].long().max())) >= V:
-            raise DataError(
-                f"{folder}/{split}.ids: id {largest} is not below model.V={V}",
-                ANEW,
-            )
+            raise DataError(f"{folder}/{split}.ids: id {largest} is not below model.V={V}", ANEW)
     return TokenFiles(**columns)
 
 
@@ -241,10 +248,7 @@ def _map(path: Path, dtype: str, count: int) -> Tensor:
     size = path.stat().st_size if path.is_file() else -1
     if size != expected:
         there = f"{size} bytes" if size >= 0 else "missing"
-        raise DataError(
-            f"{path}: {there}, but {count} x {dtype} are {expected} bytes",
-            ANEW,
-        )
+        raise DataError(f"{path}: {there}, but {count} x {dtype} are {expected} bytes", ANEW)
     if not count:
         return torch.empty(0, dtype=DTYPES[dtype])
     return torch.from_file(str(path), size=count, dtype=DTYPES[dtype])
