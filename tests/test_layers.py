@@ -29,7 +29,7 @@ LAYERS = [
         "train.amp",
         "train.optim",
     ],
-    ["train.folder", "train.memory"],
+    ["train.folder", "train.memory", "train.job"],
     ["train.checkpointing", "train.sources", "train.sample", "train.cli", "train.preflight"],
     ["train.evaluate", "train.pretrain", "train.sft"],
     ["train.report"],

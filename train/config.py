@@ -15,6 +15,7 @@ from niels_gpt.config import Cfg, DataCfg, ModelCfg
 from niels_gpt.errors import ConfigError
 
 PhaseName = Literal["pretrain", "sft"]
+BatchChoice = Literal["fixed", "iso", "auto"]
 Settings = dict[str, Any]
 Location = tuple[int | str, ...]
 Problems = dict[Location, str]
@@ -74,6 +75,8 @@ class RunCfg(Cfg):
     phase: PhaseName
     dir: str
     device: Literal["auto", "cpu", "mps"] = "auto"
+    batch: BatchChoice = "fixed"
+    memory_budget_gb: float | None = None
     resume: str = "auto"
     init_from: str | None = None
     model: ModelCfg
@@ -106,6 +109,16 @@ class PlanCfg(Cfg):
     dir: str = Field("runs/${name}", min_length=1, max_length=4096, description="the run folder")
     phase: Literal["pretrain", "sft", "pipeline"] = Field("pipeline", description="set by the group phase")
     device: Literal["auto", "cpu", "mps"] = Field("auto", description="auto takes mps where there is one")
+    batch: BatchChoice = Field("fixed", description="how B and accum_steps are chosen; set by the group batch")
+    global_B: int | None = Field(
+        None, ge=1, le=2**32, description="sequences in a step, B x accum_steps, for batch=iso and batch=auto"
+    )
+    memory_budget_gb: float | None = Field(
+        None, gt=0, le=1e6, description="GiB that a run may take: batch=auto and a sweep's report keep to it"
+    )
+    objective: tuple[Literal["loss", "memory"], ...] = Field(
+        ("loss",), min_length=1, max_length=2, description="what a sweeper minimises"
+    )
     resume: str = Field(
         "auto",
         min_length=1,
@@ -153,6 +166,8 @@ class PlanCfg(Cfg):
             phase=phase,
             dir=self.dir,
             device=self.device,
+            batch=self.batch,
+            memory_budget_gb=self.memory_budget_gb,
             resume=self.resume,
             init_from=self.init_from,
             model=model,

@@ -16,7 +16,7 @@ from train.config import PlanCfg, load_plan
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FIRST_MANY = 20  # overrides that are tried one by one; each takes a tenth of a second
 INTERNALS = ("full_key:", "object_type=", "reference_type=", "To append to", "Config search", "provider=")
-LISTS = ("files", "packages", "sources", "betas")
+LISTS = ("files", "packages", "sources", "betas", "objective")
 Refusal = (HydraException, OmegaConfBaseException)
 
 

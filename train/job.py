@@ -1,0 +1,73 @@
+"""A job of a sweep: job.json in its folder says what was asked for, how it stands and why."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from train.config import RunCfg
+from train.result import WITHOUT_EFFECT, finished, settings_of
+
+JOB = "job.json"
+Status = Literal["waiting", "running", "finished", "failed", "killed", "timed out", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a job stands. Its name is its folder's; `seconds` are of all attempts together.
+
+    `command` can be pasted; `config_hash` is of the resolved settings that decide the outcome. `exit_code` is
+    negative for the signal that ended the process; `reason` is a line, empty when nothing went wrong.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    command: str
+    config_hash: str
+    status: Status = "waiting"
+    exit_code: int | None = None
+    reason: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+
+
+def config_hash(plan: Sequence[RunCfg]) -> str:
+    """Return a hash of the settings that decide what a plan's outcome is, 16 hexadecimal digits."""
+    content = [{"phase": cfg.phase} | settings_of(cfg) for cfg in plan]
+    for phase in content:
+        for section in phase.values():
+            if isinstance(section, dict):
+                for key in WITHOUT_EFFECT - {"total_steps"}:
+                    section.pop(key, None)
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_complete(job: Job, plan: Sequence[RunCfg]) -> bool:
+    """Return whether nothing is left to do for a job with these settings."""
+    done = job.status == "finished" and job.config_hash == config_hash(plan)
+    return done and all(finished(cfg) for cfg in plan)
+
+
+def read_job(folder: Path) -> Job | None:
+    """Return the job whose folder this is; an unreadable record counts as none."""
+    try:
+        content = json.loads((folder / JOB).read_text(encoding="utf-8"))
+        return Job(**content | {"overrides": tuple(content["overrides"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Write a job's record, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{JOB}.part"
+    part.write_text(json.dumps(asdict(job), indent=2) + "\n", encoding="utf-8")
+    part.replace(folder / JOB)
+
+
+def jobs_of(sweep: Path) -> dict[Path, Job]:
+    """Return the jobs of a sweep's folder by their folders, in the order of their numbers."""
+    found = {path.parent: job for path in sweep.glob(f"*/{JOB}") if (job := read_job(path.parent))}
+    return dict(sorted(found.items(), key=lambda item: (item[1].number, item[0].name)))
