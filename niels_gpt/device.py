@@ -1,11 +1,16 @@
-"""The device a run uses, and the memory in use on it."""
+"""The device a run uses, and its memory: what there is, what is free, what is in use."""
 
+import os
 import resource
+import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
 from niels_gpt.errors import ConfigError
+
+BUDGET = 0.8  # of what is free: a run also evaluates, saves, and is not alone
 
 
 def resolve_device(name: str) -> torch.device:
@@ -39,5 +44,32 @@ def memory_in_use(device: torch.device) -> int:
     """Return bytes: what the Metal driver holds on mps, the largest resident size so far on the CPU."""
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
+    if own := _kilobytes("/proc/self/status", "VmHWM"):  # Linux lets a child's ru_maxrss begin at its parent's
+        return own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
+
+
+def memory_budget(device: torch.device) -> int:
+    """Return the bytes that a run may take: most of what Metal recommends, or of what the machine has free."""
+    if device.type == "mps":
+        return int(BUDGET * torch.mps.recommended_max_memory())
+    return int(BUDGET * (_kilobytes("/proc/meminfo", "MemAvailable") or physical_memory()))
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory in the machine."""
+    if sys.platform == "darwin":
+        return int(sysctl("hw.memsize") or 0)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def sysctl(name: str) -> str:
+    """Return what macOS says of itself under a name."""
+    return subprocess.run(["sysctl", "-n", name], capture_output=True, text=True).stdout.strip()
+
+
+def _kilobytes(path: str, name: str) -> int:
+    """Return the bytes of a line `name: N kB` of a file that Linux keeps, 0 where there is none."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

@@ -52,4 +52,8 @@ class Interrupted(NielsError):
 
     def __init__(self, message: str, hint: str, signum: int) -> None:
         super().__init__(message, hint)
-        self.exit_code = 128 + signum
+        self.signum, self.exit_code = signum, 128 + signum
+
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[str, str, int]]:
+        """Travel between the processes of a sweep."""
+        return Interrupted, (str(self), self.hint, self.signum)

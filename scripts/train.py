@@ -5,21 +5,30 @@ import hydra
 from omegaconf import DictConfig
 
 from train.cli import command, deferred_signals, exit_codes
-from train.config import load_plan
+from train.config import RunCfg, load_plan
 from train.structured import register
+from train.sweep.plan import planned_here
 
 register()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(cfg: DictConfig) -> float | None:
-    """Carry out the plan and return the last phase's validation loss, which sweepers minimise."""
-    with exit_codes():
-        plan = load_plan(cfg)
-        with deferred_signals():  # torch is imported only now: help and config errors need not wait for it
-            from train.run import run
+def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
+    """Carry out the plan; in a sweep, return what its sweeper minimises."""
+    if job := planned_here(cfg):
+        from train.sweep.here import recorded
 
-        return run(plan)[-1].best_val_loss
+        return recorded(job, carry_out)
+    with exit_codes():
+        carry_out(load_plan(cfg))
+    return None
+
+
+def carry_out(plan: list[RunCfg]) -> None:
+    """Run the phases; torch is imported only now: help and config errors need not wait for it."""
+    with deferred_signals():
+        from train.run import run
+    run(plan)
 
 
 if __name__ == "__main__":

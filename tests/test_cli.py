@@ -33,17 +33,6 @@ def test_one_run_leaves_its_folder_under_the_users_own(tmp_path: Path) -> None:
     assert (again.returncode, again.stdout) == (0, "pretrain: complete at step 2, nothing to do\n")
 
 
-def test_a_sweep_gives_each_job_a_folder_of_its_own(tmp_path: Path) -> None:
-    done = cli("-m", *SMOKE, "train.B=2,4", "train.accum_steps=1,2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    results = sorted((tmp_path / "runs" / "smoke_pretrain").glob("*/result.json"))
-    assert len(results) == 4
-    for B in (2, 4):
-        for accum_steps in (1, 2):
-            assert any(f"train.B={B}" in str(r) and f"train.accum_steps={accum_steps}" in str(r) for r in results)
-    assert all(json.loads(result.read_text())["phases"][0]["step"] == 2 for result in results)
-
-
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -177,14 +166,6 @@ def test_a_complete_run_refuses_other_settings_and_its_config_is_kept(tmp_path: 
     for said in ("data.size=200, not 210", "train.base_lr=0.004, not 0.5"):
         assert said in done.stderr
     assert config.read_bytes() == before
-
-
-def test_a_jobs_folder_has_a_bounded_name_without_slashes(tmp_path: Path) -> None:
-    many = [f"{key}=7" for key in ("train.seed", "train.log_every", "train.ckpt_every", "train.keep_last")]
-    done = cli("-m", *SMOKE, *many, f"data.cache_dir={tmp_path}/deep/er/cache", "train.B=2,3", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    results = list((tmp_path / "runs" / "smoke_pretrain").glob("*/result.json"))
-    assert len(results) == 2 and all(len(result.parent.name) <= 120 for result in results)
 
 
 @pytest.mark.parametrize("delay", [0.3, 1.5])

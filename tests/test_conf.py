@@ -8,12 +8,15 @@ from conftest import CONF, Compose
 from train.config import TrainCfgSchema, load_plan
 
 OPTIONS = sorted(
-    p for group in ("model", "data", "precision", "memory", "phase") for p in (CONF / group).glob("*.yaml")
+    p
+    for group in ("model", "data", "precision", "memory", "phase", "batch")
+    for p in (CONF / group).glob("*.yaml")
 )
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 NEEDED = {
     "text": ["phase=pretrain", "data.files=[a.txt]"],
     "jsonl": ["data.files=[a.jsonl]"],
+    "iso": ["global_B=8"],
 }  # only a user can say
 
 

@@ -38,6 +38,24 @@ BAD = [
         ["data.sources=[{kind:text,files:[a]},{kind:jsonl,files:[b]}]", "data.val_source=text"],
         "sft.data.val_source=text is text, which has no dialogues",
     ),
+    (["batch=iso"], "batch=iso needs global_B=N, the sequences in a step"),
+    (
+        ["batch=iso", "global_B=32", "train.B=5"],
+        "train.B=5 does not divide global_B=32; use train.B=4 or train.B=8",
+    ),
+    (["batch=iso", "global_B=32", "train.B=64"], "train.B=64 does not divide global_B=32; use train.B=32"),
+    (
+        ["batch=iso", "global_B=32", "sft.train.B=12"],
+        "sft.train.B=12 does not divide global_B=32; use sft.train.B=8",
+    ),
+    (
+        ["batch=iso", "global_B=32", "train.accum_steps=3"],
+        "x train.accum_steps=3 is 12; leave out train.accum_steps",
+    ),
+    (["global_B=32"], "global_B=32 was asked for, but train.B=4 x train.accum_steps=2 is 8; add batch=iso"),
+    (["global_B=33"], "use train.B=3 or train.B=11, and add batch=iso"),
+    (["batch=auto", "global_B=0"], "global_B=0: "),
+    (["batch=auto", "memory_budget_gb=0"], "memory_budget_gb=0.0: "),
     (["data.sources=[{kind:pydocs,weight:5000},{kind:synthetic}]"], "synthetic has a share of 0.00020"),
 ]
 
@@ -57,6 +75,14 @@ def test_all_bad_settings_are_reported_at_once_a_line_each(composed: Compose) ->
         "train.B", "train.grad_clip", "train", "model", "sft.train",
     }  # fmt: skip
     assert len(lines) == 5  # what the second phase merely follows is not said twice
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "sft", "pipeline"])
+@pytest.mark.parametrize("bad", ["train.B=5", "train.B=0", "train.accum_steps=3"])
+def test_a_batch_that_cannot_be_is_said_once(composed: Compose, phase: str, bad: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_plan(composed(f"phase={phase}", "batch=iso", "global_B=32", bad))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(

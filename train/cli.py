@@ -7,9 +7,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -17,8 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.errors import ConfigError, NielsError
 from train.config import load_plan
-from train.folder import claim
+from train.folder import claim, hold
+from train.lifeline import end_with_parent
 from train.overrides import each_problem
+from train.structured import register
+from train.sweep.plan import PlannedJob, batch_of, planned_jobs
 
 DEBUG = "NIELS_DEBUG"
 DISK = 8  # exit code for files that cannot be read or written
@@ -30,6 +35,7 @@ def command(main: Callable[[], Any]) -> None:
     """Run a script's main and end the process with its exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through to here, where they all look alike
     signal.signal(signal.SIGTERM, _terminate)
+    end_with_parent()
     with exit_codes():
         main()
 
@@ -112,9 +118,42 @@ class ConsoleHandler(logging.Handler):
 
 
 class Gate(Callback):
-    """Checks a run before Hydra writes anything: a bad setting or a folder in use leaves no trace."""
+    """Checks a run, or all jobs of a sweep, before Hydra writes anything: what is refused leaves no trace.
+
+    It refuses by SystemExit, since Hydra only warns of other exceptions.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: list[PlannedJob] = []  # of a sweep, where they can be known from the start
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in a process of another launcher, which needs the resolvers to compose its job."""
+        vars(self).update(state)
+        register()
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuse a plan that cannot be carried out; SystemExit, since Hydra only warns of other exceptions."""
+        """Refuse a plan that cannot be carried out."""
         with exit_codes():
             claim(load_plan(config))
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse a sweep if any of its jobs cannot be carried out."""
+        with exit_codes():
+            loader = GlobalHydra.instance().config_loader()
+            if batch := batch_of(config, loader):
+                self.jobs = planned_jobs(config, loader, batch)
+            hold(Path(config.hydra.sweep.dir))
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Show the table, and end with exit code 1 if any job failed."""
+        from rich import get_console
+
+        from train.sweep.report import rewrite
+        from train.sweep.run import require_all_finished
+        from train.sweep.table import console_table
+
+        sweep = Path(config.hydra.sweep.dir)
+        with exit_codes():
+            rows = rewrite(sweep, config.memory_budget_gb)
+            get_console().print(console_table(rows))
+            require_all_finished(sweep, rows, {str(job.folder) for job in self.jobs})

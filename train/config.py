@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -19,13 +19,14 @@ BatchChoice = Literal["fixed", "iso", "auto"]
 Settings = dict[str, Any]
 Location = tuple[int | str, ...]
 Problems = dict[Location, str]
+LARGEST_B = 65536
 
 
 class TrainCfgSchema(Cfg):
     """How one phase learns. A step is one optimizer update on B x accum_steps sequences."""
 
     seed: int = Field(1337, ge=0, le=2**31 - 1, description="names every random draw of the run")
-    B: int = Field(4, ge=1, le=65536, description="sequences in a microbatch")
+    B: int = Field(4, ge=1, le=LARGEST_B, description="sequences in a microbatch")
     accum_steps: int = Field(2, ge=1, le=65536, description="microbatches in a step")
     total_steps: int = Field(600, ge=1, le=10**9, description="steps in the phase")
     eval_every: int = Field(200, ge=1, le=10**9, description="steps between evaluations; the last step has one")
@@ -66,6 +67,10 @@ class TrainCfgSchema(Cfg):
     def effective_batch(self) -> int:
         """Sequences in a step."""
         return self.B * self.accum_steps
+
+    def split(self, effective_batch: int, B: int) -> Self:
+        """Return these settings with steps of so many sequences, in microbatches of B."""
+        return self.model_copy(update={"B": B, "accum_steps": effective_batch // B})
 
 
 class RunCfg(Cfg):
@@ -146,6 +151,36 @@ class PlanCfg(Cfg):
             yield "sft.model: only dropout may differ from model, since the weights are handed on"
         if self.phase == "pipeline" and self.resume not in ("auto", "never"):
             yield f"resume={self.resume} belongs to one phase; add phase=pretrain or phase=sft"
+        yield from self._batch_rules()
+
+    def _batch_rules(self) -> Iterator[str]:
+        """A step has the global_B sequences that were asked for, in every phase that is carried out."""
+        if self.batch == "iso" and self.global_B is None:
+            yield "batch=iso needs global_B=N, the sequences in a step, as in batch=iso global_B=32 train.B=8"
+        if self.batch == "auto" or self.global_B is None:
+            return
+        for section, train in self._trained().items():
+            if train.effective_batch != self.global_B:
+                yield self._other_batch(self.global_B, section, train)
+
+    def _trained(self) -> dict[str, TrainCfgSchema]:
+        """Return the sections that say how the steps of this plan are split, each once."""
+        first, second = self.train, self.sft.train
+        follows = (second.B, second.accum_steps) == (first.B, first.accum_steps)
+        counts = self.phase != "sft" or follows or self.batch == "iso"  # with iso sft.train follows B alone
+        sections = {"train": first} if counts else {}
+        return sections if follows or self.phase == "pretrain" else sections | {"sft.train": second}
+
+    def _other_batch(self, asked: int, section: str, train: TrainCfgSchema) -> str:
+        """Return why a section does not give the global batch that was asked for."""
+        accum_steps, iso = f"{section}.accum_steps", self.batch == "iso"
+        if asked % train.B:
+            near = " or ".join(f"{section}.B={B}" for B in divisors_near(train.B, asked))
+            also = "" if iso else f", and add batch=iso, with which {accum_steps} follows"
+            return f"{section}.B={train.B} does not divide global_B={asked}; use {near}{also}"
+        is_now = f"{section}.B={train.B} x {accum_steps}={train.accum_steps} is {train.effective_batch}"
+        way_out = f"leave out {accum_steps}, which" if iso else f"add batch=iso, with which {accum_steps}"
+        return f"global_B={asked} was asked for, but {is_now}; {way_out} follows from {section}.B"
 
     @staticmethod
     def _validated_on(data: DataCfg) -> set[str]:
@@ -172,8 +207,15 @@ class PlanCfg(Cfg):
             init_from=self.init_from,
             model=model,
             data=data,
-            train=train,
+            train=train.split(self.global_B, 1) if self.batch == "auto" and self.global_B else train,
         )
+
+
+def divisors_near(B: int, whole: int) -> list[int]:
+    """Return the divisors of `whole` next to B, the one below and the one above, where there are such."""
+    below = next((n for n in range(min(B, whole), 0, -1) if whole % n == 0), None)
+    above = next((n for n in range(B, min(whole, LARGEST_B) + 1) if whole % n == 0), None)
+    return [n for n in (below, above) if n is not None]
 
 
 def load_plan(cfg: DictConfig) -> list[RunCfg]:
@@ -242,8 +284,15 @@ def _broken_rules(settings: Settings, problems: Problems) -> Problems:
     except ValidationError as error:
         again = _problems(error)
         rules = {tuple(d["loc"]) for d in error.errors() if d["type"] == "value_error"}
-        return {location: text for location, text in again.items() if location in rules}
+        broken = {location: _not_about(problems, text) for location, text in again.items() if location in rules}
+        return {location: text for location, text in broken.items() if text}
     return {}
+
+
+def _not_about(problems: Problems, text: str) -> str:
+    """Drop the lines that speak of a setting which is a problem itself: it has given way to its default."""
+    refused = [".".join(map(str, location)) + "=" for location in problems if location]
+    return "\n".join(line for line in text.split("\n") if not any(name in line for name in refused))
 
 
 def _without_followers(problems: Problems) -> Problems:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from niels_gpt.device import resolve_device
+from niels_gpt.device import physical_memory, resolve_device, sysctl
 from train.amp import DTYPES, Amp
 from train.config import RunCfg
 from train.doctor_text import cost_table, mib, table
@@ -62,7 +61,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "platform": platform.platform(),
         "chip": chip(),
         "cores": os.cpu_count() or 1,
-        "memory": f"{memory() / 2**30:.1f} GiB",
+        "memory": f"{physical_memory() / 2**30:.1f} GiB",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -84,18 +83,6 @@ def chip() -> str:
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def memory() -> int:
-    """Return the bytes of memory in the machine."""
-    if sys.platform == "darwin":
-        return int(sysctl("hw.memsize") or 0)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def sysctl(name: str) -> str:
-    """Return what macOS says of itself under a name."""
-    return subprocess.run(["sysctl", "-n", name], capture_output=True, text=True).stdout.strip()
 
 
 def settings(cfg: RunCfg) -> str:

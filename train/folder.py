@@ -21,8 +21,8 @@ def claim(plan: list[RunCfg]) -> None:
         RunFolderInUse: another process has it.
         CheckpointError: there is a run in it, and resume=never was asked for or the settings do not fit it.
     """
-    folder = Path(plan[0].dir).resolve()
-    if folder in _held:
+    folder = Path(plan[0].dir)
+    if folder.resolve() in _held:
         return
     if plan[0].resume == "never" and any(any(cfg.out.glob("step_*.pt")) for cfg in plan):
         raise CheckpointError(
@@ -30,11 +30,21 @@ def claim(plan: list[RunCfg]) -> None:
             "choose another name=..., or resume=auto to go on with this one",
         )
     require_unchanged(plan)
-    folder.mkdir(parents=True, exist_ok=True)
-    _held[folder] = _lock(folder / LOCK, plan[0].dir)
+    hold(folder)
 
 
-def _lock(path: Path, folder: str) -> TextIO:
+def hold(folder: Path) -> None:
+    """Make a folder this process's own until it ends.
+
+    Raises:
+        RunFolderInUse: another process has it.
+    """
+    if folder.resolve() not in _held:
+        folder.mkdir(parents=True, exist_ok=True)
+        _held[folder.resolve()] = _lock(folder / LOCK, folder)
+
+
+def _lock(path: Path, folder: Path) -> TextIO:
     """Return the locked file; it says who holds it."""
     file = path.open("a+", encoding="utf-8")
     try:

@@ -47,9 +47,10 @@ def ways_out(cfg: RunCfg) -> str:
     """Return what to try next, in order, ready to paste."""
     train = cfg.train
     ways = [] if train.activation_checkpointing else ["memory=ckpt (the same numbers, more time)"]
+    fixed = "batch=fixed " if cfg.batch == "auto" else ""
     if train.B % 2 == 0:
-        ways.append(f"train.B={train.B // 2} train.accum_steps={train.accum_steps * 2} (the same training)")
+        ways.append(f"{fixed}train.B={train.B // 2} train.accum_steps={train.accum_steps * 2} (the same training)")
     elif train.B > 1:
-        ways.append(f"train.B=1 train.accum_steps={train.effective_batch} (the same training)")
+        ways.append(f"{fixed}train.B=1 train.accum_steps={train.effective_batch} (the same training)")
     ways.append("a smaller model.T or model")
     return "try in this order: " + "; ".join(ways)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
@@ -16,26 +17,51 @@ from train.config import PlanCfg, load_plan
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FIRST_MANY = 20  # overrides that are tried one by one; each takes a tenth of a second
 INTERNALS = ("full_key:", "object_type=", "reference_type=", "To append to", "Config search", "provider=")
+MULTIRUN = ("-m", "--multirun")
+EXTRAS = {  # of pyproject.toml, for options that another package brings
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_local": "submitit",
+    "hydra/launcher/submitit_slurm": "submitit",
+    "hydra/launcher/ray": "ray",
+    "hydra/sweeper/optuna": "optuna",
+}
 LISTS = ("files", "packages", "sources", "betas", "objective")
 Refusal = (HydraException, OmegaConfBaseException)
 
 
 def each_problem(arguments: list[str], refusal: BaseException) -> str:
     """Return a line for each bad override among `arguments`; Hydra has refused them with `refusal`."""
-    overrides = [word for word in arguments if not word.startswith("-")][:FIRST_MANY]
+    overrides = [word for word in arguments if not word.startswith("-")]
+    if any(word in MULTIRUN for word in arguments):
+        overrides = [single for word in overrides for single in _singles(word)]
+    overrides = overrides[:FIRST_MANY]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        bad = {word: message for word in overrides if (message := _alone(word))}
+        groups = [word for word in overrides if word.lstrip("+").startswith("hydra/")]  # they bring settings
+        bad = {word: said for word in overrides if (said := _refused(word, groups))}
         messages = [*bad.values(), *_together([word for word in overrides if word not in bad])]
     return "\n".join(messages) or _in_hydra_words(refusal)
 
 
-def _alone(override: str) -> str:
-    """Return why Hydra refuses an override by itself, or nothing."""
+def _singles(override: str) -> list[str]:
+    """Return an override of a sweep as one for each of its values; none if a sweeper is to find them."""
     try:
-        compose("config", overrides=[override])
+        parsed = OverridesParser.create().parse_override(override)
+    except Refusal:
+        return [override]
+    if parsed.is_discrete_sweep():
+        return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+    return [] if parsed.is_sweep_override() else [override]
+
+
+def _refused(override: str, groups: list[str]) -> str:
+    """Return why Hydra refuses an override by itself, or nothing; its own settings need their `groups`."""
+    others = [group for group in groups if override.startswith("hydra.")]
+    try:
+        compose("config", overrides=[*others, override])
     except Refusal as refusal:
-        return _in_hydra_words(refusal) + _did_you_mean(override)
+        said = _in_hydra_words(refusal)
+        return said + _did_you_mean(override) + _extra_for(said)
     return ""
 
 
@@ -65,6 +91,12 @@ def _did_you_mean(override: str) -> str:
         return f"; a list is written '{key}=[...]'" if key.endswith(LISTS) else ""
     close = get_close_matches(key, known, n=2, cutoff=0.7)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _extra_for(said: str) -> str:
+    """Return how to install what an option needs."""
+    missing = [extra for option, extra in EXTRAS.items() if f"'{option}'" in said]
+    return f"; it comes with pip install -e '.[{missing[0]}]'" if missing else ""
 
 
 def _keys(model: type[BaseModel], path: str = "") -> Iterator[str]:

@@ -14,8 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from niels_gpt.device import memory_in_use
 from train.evaluate import Yardstick
+from train.metrics import METRICS, read_metrics
 
-METRICS = "metrics.jsonl"
+__all__ = ["METRICS", "Report", "read_metrics"]
+
 log = logging.getLogger("niels_gpt")
 
 
@@ -123,14 +125,3 @@ class Report:
     def _write(self, **event: Any) -> None:
         with (self.out / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
-
-
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a metrics file; a last line that a kill has torn is left out."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return

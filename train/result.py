@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt.errors import CheckpointError
+from train.atomic import write_json
 from train.config import PhaseName, RunCfg
 
 RESULT = "result.json"
@@ -38,6 +39,9 @@ class PhaseResult:
 def settings_of(cfg: RunCfg) -> dict[str, Any]:
     """Return what decides the outcome of a phase, as plain JSON."""
     settings = cfg.model_dump(mode="json", include={"model", "data", "train", "init_from"})
+    if cfg.batch == "auto":  # then the split is not a setting: a finished run is known again whatever it was
+        del settings["train"]["B"], settings["train"]["accum_steps"]
+        settings["train"]["effective_batch"] = cfg.train.effective_batch
     return settings | {"resume": None if cfg.resume in ("auto", "never") else cfg.resume}
 
 
@@ -57,10 +61,7 @@ def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
 def write_results(cfg: RunCfg, results: list[PhaseResult]) -> None:
     """Rewrite result.json, whole or not at all."""
     path = Path(cfg.dir) / RESULT
-    part = path.with_name(f".{RESULT}.part")
-    content = {"name": cfg.name, "phases": [asdict(result) for result in results]}
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_json(path, {"name": cfg.name, "phases": [asdict(result) for result in results]})
 
 
 def finished(cfg: RunCfg) -> PhaseResult | None:

@@ -16,6 +16,7 @@ from niels_gpt.tokenizer import Tokenizer
 from niels_gpt.weights import read_checkpoint
 from train import pretrain, sft
 from train.amp import amp_active, precision_advice
+from train.auto_batch import settled
 from train.checkpointing import BEST, TrainState, changed_settings, newest, resume, warm_start
 from train.config import RunCfg
 from train.evaluate import Yardstick, yardstick
@@ -41,6 +42,7 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
         NielsError: of the kind that says what went wrong; what was saved stays good.
     """
     claim(plan)
+    plan = settled(plan)
     phases = {cfg.phase for cfg in plan}
     others = [result for phase, result in read_results(Path(plan[0].dir)).items() if phase not in phases]
     results: list[PhaseResult] = []

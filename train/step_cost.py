@@ -5,7 +5,7 @@ N is the number of tokens in a microbatch; other letters are ModelCfg's.
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -29,6 +29,7 @@ from train.train_loop import optimizer_step
 
 PRECISIONS = ("fp16", "bf16", "off")
 FLOAT = 4  # bytes
+NO_ROOM = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -69,25 +70,27 @@ def measured(device: torch.device, cfg: RunCfg, steps: int) -> Cost:
     try:
         return _stepped(device, cfg, steps, cost)
     except (NielsError, RuntimeError, MemoryError) as error:
-        reason = "out of memory" if is_out_of_memory(error) else str(error).partition("\n")[0]
-        return replace(cost, trouble=reason or type(error).__name__)
+        return replace(cost, trouble=reason(error))
     finally:
         gc.collect()
         if device.type == "mps":
             torch.mps.empty_cache()
 
 
+def reason(error: Exception) -> str:
+    """Return in a few words why there is no measurement."""
+    if is_out_of_memory(error):
+        return NO_ROOM
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 def _stepped(device: torch.device, cfg: RunCfg, steps: int, cost: Cost) -> Cost:
     """Take a step to warm up, one under the counter, and `steps` by the clock."""
-    train = cfg.train
-    torch.manual_seed(derived_seed("weights", train.seed))
-    model = GPT(cfg.model, activation_checkpointing=train.activation_checkpointing).to(device)
-    state, source = TrainState(model, make_optimizer(model, train)), RandomIds(cfg.model)
-    step = partial(_step, state, train, source, amp_factory(device, train))
-    step()
+    train, step = cfg.train, stepper(device, cfg)
+    step(train)
     with LiveBytes(device) as live:
-        step()
-    seconds = median(step() for _ in range(steps))
+        step(train)
+    seconds = median(step(train) for _ in range(steps))
     return replace(
         cost,
         seconds=seconds,
@@ -97,7 +100,16 @@ def _stepped(device: torch.device, cfg: RunCfg, steps: int, cost: Cost) -> Cost:
     )
 
 
-def _step(state: TrainState, cfg: TrainCfgSchema, source: "RandomIds", amp: Amp) -> float:
+def stepper(device: torch.device, cfg: RunCfg) -> Callable[[TrainCfgSchema], float]:
+    """Return what takes a timed step, of as many microbatches as it is told, of a new model on random ids."""
+    train = cfg.train
+    torch.manual_seed(derived_seed("weights", train.seed))
+    model = GPT(cfg.model, activation_checkpointing=train.activation_checkpointing).to(device)
+    state = TrainState(model, make_optimizer(model, train))
+    return partial(_step, state, RandomIds(cfg.model), amp_factory(device, train))
+
+
+def _step(state: TrainState, source: "RandomIds", amp: Amp, cfg: TrainCfgSchema) -> float:
     """Take one optimizer step and return its seconds."""
     started = time.perf_counter()
     optimizer_step(state, cfg, source, amp, lr_at(state.step, cfg))

@@ -1,12 +1,13 @@
-"""Turns the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one ends the process."""
+"""Turns a first signal to stop into a wish to stop after the step; a second one ends the process."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what a cluster sends before it takes the machine away
 
 
 @dataclass
@@ -21,18 +22,36 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Listen for the signals while a phase learns; what listened before is put back."""
+def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[Stop]:
+    """Listen for the signals while a phase learns; what listened before is put back.
+
+    A second one calls `again`, or ends the process where there is none; but clusters send several at once, so a
+    preemption outweighs the others. Signals that are ignored, as SIGHUP is under nohup, stay so.
+    """
     stop = Stop()
 
     def ask(signum: int, _: FrameType | None) -> None:
-        stop.signum = signum
-        for again in SIGNALS:
-            signal.signal(again, signal.SIG_DFL)
+        if stop.signum is None or signum in PREEMPTION:
+            stop.signum = signum
+        elif again:
+            again()
+        elif stop.signum not in PREEMPTION:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
 
-    before = {signum: signal.signal(signum, ask) for signum in SIGNALS}
+    handlers = {signum: signal.getsignal(signum) for signum in (*ENDING, *PREEMPTION)}
+    before = {signum: handler for signum, handler in handlers.items() if handler is not signal.SIG_IGN}
+    for signum in before:
+        signal.signal(signum, ask)
     try:
         yield stop
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def hand_on(signum: int) -> None:
+    """Tell whoever else listens of a preemption, once all is saved: submitit queues the job anew and exits."""
+    listener = signal.getsignal(signum)
+    if signum in PREEMPTION and callable(listener):
+        listener(signum, None)

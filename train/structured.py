@@ -24,6 +24,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=structured(PlanCfg))
     OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    OmegaConf.register_new_resolver("accum_steps_for", accum_steps_for, replace=True)
 
 
 @cache  # OmegaConf takes two nodes for one thing only if they are one class
@@ -71,6 +72,11 @@ def folder_name(overrides: str) -> str:
     if name == overrides and len(name) <= LONGEST_NAME:
         return name
     return f"{name[: LONGEST_NAME - 9]}-{sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def accum_steps_for(global_B: int | None, B: int) -> int:
+    """Return the microbatches of B in global_B sequences; what does not fit is said by PlanCfg, not here."""
+    return max(1, (global_B or 1) // max(1, B))
 
 
 def settings_help() -> str:

@@ -7,6 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
+
+from train.atomic import write_json
 from train.config import RunCfg
 from train.result import WITHOUT_EFFECT, finished, settings_of
 
@@ -53,18 +56,15 @@ def is_complete(job: Job, plan: Sequence[RunCfg]) -> bool:
 def read_job(folder: Path) -> Job | None:
     """Return the job whose folder this is; an unreadable record counts as none."""
     try:
-        content = json.loads((folder / JOB).read_text(encoding="utf-8"))
-        return Job(**content | {"overrides": tuple(content["overrides"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return TypeAdapter(Job).validate_python(json.loads((folder / JOB).read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
 
 
 def write_job(folder: Path, job: Job) -> None:
     """Write a job's record, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{JOB}.part"
-    part.write_text(json.dumps(asdict(job), indent=2) + "\n", encoding="utf-8")
-    part.replace(folder / JOB)
+    write_json(folder / JOB, asdict(job))
 
 
 def jobs_of(sweep: Path) -> dict[Path, Job]:

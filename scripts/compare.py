@@ -1,0 +1,45 @@
+"""Compares runs as a sweep does: a table, and sweep.html, .csv, .md and .json in a new folder."""
+
+import _root  # noqa: F401  isort: skip
+import argparse
+from pathlib import Path
+
+from rich import get_console
+
+from train.cli import command
+from train.sweep.compare import compared, new_folder
+from train.sweep.report import write_report
+from train.sweep.table import console_table, one_line
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="run folders, as runs/a runs/b, or a sweep's, for all its jobs"
+    )
+    parser.add_argument("--out", type=Path, help="a new folder (default compare, compare-2, ...)")
+    parser.add_argument(
+        "--budget-gb", type=float, help="memory in GiB that the fastest may take (default: no bound)"
+    )
+    options = parser.parse_args()
+    if options.budget_gb is not None and not options.budget_gb > 0:
+        parser.error("--budget-gb is more than 0")
+    return options
+
+
+def main() -> None:
+    """Read the runs, print the table, write the report."""
+    options = arguments()
+    rows = compared(options.runs)
+    folder = new_folder(options.out)
+    write_report(folder, rows, f"{len(rows)} runs compared", options.budget_gb)
+    get_console().print(console_table(rows))
+    for row in rows:
+        if row.reason:
+            print(one_line(row))
+    print(f"wrote {folder / 'sweep.html'}, and .csv, .md, .json beside it")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,229 @@
+"""batch=auto: the fastest B that fits is found, shown, taken and remembered; a step's sequences stay as many."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from conftest import ROOT, Plan, Run, same
+
+from niels_gpt.device import memory_budget, physical_memory
+from niels_gpt.errors import NielsError, OutOfMemory
+from niels_gpt.weights import read_checkpoint
+from train import batch_search
+from train.auto_batch import settled
+from train.batch_probe import Probe
+from train.batch_search import candidates, fastest, search
+from train.config import RunCfg
+from train.result import read_results
+
+CPU, MIB = torch.device("cpu"), 2**20
+AUTO = ["batch=auto", "global_B=8"]
+FASTER = {1: 100.0, 2: 180.0, 4: 300.0, 8: 400.0}
+Asked = list[int]
+
+
+def fake(
+    speeds: dict[int, float], asked: Asked, mib: Callable[[int], int] = lambda B: 300
+) -> AbstractContextManager[Any]:
+    """Let a table stand in for the child processes; `asked` gets the B of each."""
+
+    def measured(cfg: RunCfg) -> Probe:
+        B = cfg.train.B
+        asked.append(B)
+        assert cfg.train.effective_batch % B == 0
+        return Probe(B, 1.0, speeds[B], mib(B) * MIB)
+
+    return mock.patch.object(batch_search, "_measured_in_child", measured)
+
+
+def never(cfg: RunCfg) -> Probe:
+    raise AssertionError("measured again")
+
+
+NOT_MEASURED = mock.patch.object(batch_search, "_measured_in_child", never)
+
+
+def split_of(folder: Path) -> tuple[int, int]:
+    train_cfg = read_checkpoint(folder / "latest.pt")["train_cfg"]
+    return train_cfg["B"], train_cfg["accum_steps"]
+
+
+def test_auto_is_the_training_of_the_B_it_chose_and_goes_on_with_it(
+    run_folder: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Real child processes; then the same command with more steps, which measures nothing."""
+    with caplog.at_level(logging.INFO, logger="niels_gpt"):
+        folder = run_folder("batch=auto", "train.B=2", "train.accum_steps=1")
+    B, accum_steps = split_of(folder / "pretrain")
+    assert B * accum_steps == 2
+    table = [line.split() for line in caplog.text.splitlines() if line.strip().endswith("taken")]
+    assert [row[:2] for row in table] == [[str(B), str(accum_steps)]]
+    with NOT_MEASURED, caplog.at_level(logging.INFO, logger="niels_gpt"):
+        run_folder("batch=auto", "train.B=2", "train.accum_steps=1", "train.total_steps=6")
+    assert f"train.B={B} train.accum_steps={accum_steps}, as batch.json remembers" in caplog.text
+    fixed = run_folder(f"train.B={B}", f"train.accum_steps={accum_steps}", name="fixed")
+    run_folder(f"train.B={B}", f"train.accum_steps={accum_steps}", "train.total_steps=6", name="fixed")
+    for key in ("model_state", "optimizer_state", "step", "best_val_loss"):
+        ours, theirs = (read_checkpoint(path / "pretrain" / "latest.pt")[key] for path in (folder, fixed))
+        assert same(ours, theirs), key
+
+
+def test_a_budget_that_nothing_fits_ends_in_one_message_with_the_ways_out(run_folder: Run, tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match=r"not even train.B=1 fits 10 MiB \(memory_budget_gb=0.01\)") as caught:
+        run_folder(*AUTO, "memory_budget_gb=0.01")
+    assert caught.value.exit_code == 6
+    for way in ("memory=ckpt", "smaller model.T", "larger memory_budget_gb"):
+        assert way in caught.value.hint
+    assert not (tmp_path / "run" / "pretrain").exists() and not (tmp_path / "run" / "batch.json").exists()
+
+
+def test_the_fastest_is_taken_and_the_effective_batch_stays(run_folder: Run) -> None:
+    asked: Asked = []
+    with fake(FASTER, asked):
+        folder = run_folder(*AUTO)
+    assert asked == [1, 2, 4, 8] and split_of(folder / "pretrain") == (8, 1)
+    choice = json.loads((folder / "batch.json").read_text())["choices"][0]
+    assert (choice["B"], choice["asked"]["effective_batch"], len(choice["tried"])) == (8, 8, 4)
+
+
+def test_what_would_not_fit_is_not_tried(run_folder: Run, caplog: pytest.LogCaptureFixture) -> None:
+    asked: Asked = []
+    with (
+        fake(FASTER, asked, mib=lambda B: 200 + 100 * B),
+        caplog.at_level(logging.INFO, logger="niels_gpt"),
+    ):
+        folder = run_folder(*AUTO, "memory_budget_gb=0.8")
+    assert asked == [1, 2, 4] and split_of(folder / "pretrain") == (4, 2)
+    assert "8  1            would take about 1,000 MiB: not tried" in caplog.text
+
+
+def test_what_took_more_than_the_budget_is_not_taken(plan: Plan) -> None:
+    (cfg,) = plan(*AUTO)
+    with fake(FASTER, [], mib=lambda B: 900 if B > 1 else 300):
+        tried = search(cfg, 800 * MIB)
+    assert [probe.trouble for probe in tried] == ["", "out of memory: takes 900 MiB"]
+    assert (best := fastest(tried)) and best.B == 1
+
+
+def test_the_search_ends_where_larger_ones_only_get_slower(plan: Plan) -> None:
+    (cfg,) = plan("batch=auto", "global_B=64")
+    asked: Asked = []
+    with fake({1: 100.0, 2: 200.0, 4: 150.0, 8: 140.0}, asked):
+        tried = search(cfg, 1 << 40)
+    assert asked == [1, 2, 4, 8, 2], "the best once more, since the machine may have become busy"
+    assert (best := fastest(tried)) and best.B == 2
+
+
+def test_a_machine_that_becomes_busy_does_not_end_the_search(plan: Plan) -> None:
+    (cfg,) = plan("batch=auto", "global_B=16")
+    speeds = iter([(1, 100.0), (2, 20.0), (4, 30.0), (1, 10.0), (8, 40.0), (16, 50.0)])
+
+    def measured(cfg: RunCfg) -> Probe:
+        B, speed = next(speeds)
+        assert B == cfg.train.B
+        return Probe(B, 1.0, speed, MIB)
+
+    with mock.patch.object(batch_search, "_measured_in_child", measured):
+        assert (best := fastest(search(cfg, 1 << 40))) and best.B == 16
+
+
+@pytest.mark.parametrize(
+    ("script", "said", "error"),
+    [
+        ("kill -9 $$", "out of memory: the process was ended by signal 9", OutOfMemory),
+        ("echo No module named torch >&2; exit 1", "could not be measured: No module named torch", NielsError),
+    ],
+)
+def test_a_child_that_dies_is_explained(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str, error: type[NielsError]
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(error, match=said) as caught:
+        settled(plan(*AUTO))
+    assert type(caught.value) is error and caught.value.hint
+
+
+def test_both_phases_of_a_pipeline_share_one_search(run_folder: Run) -> None:
+    asked: Asked = []
+    with fake(FASTER, asked):
+        folder = run_folder(*AUTO, experiment="smoke_pipeline")
+    assert asked == [1, 2, 4, 8]
+    assert split_of(folder / "pretrain") == split_of(folder / "sft") == (8, 1)
+
+
+def test_a_finished_phase_is_not_measured_and_is_known_again_whatever_B_was_taken(run_folder: Run) -> None:
+    with fake(FASTER, []):
+        folder = run_folder(*AUTO)
+    (folder / "batch.json").unlink()
+    settings = read_results(folder)["pretrain"].settings["train"]
+    assert settings["effective_batch"] == 8 and not settings.keys() & {"B", "accum_steps"}
+    with NOT_MEASURED:
+        run_folder(*AUTO)
+        run_folder("batch=auto", "train.B=1", "train.accum_steps=8")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"choices": [{"asked": {"effective_batch": 8}, "B": 3}]}', '{"choices": [7]}']
+)
+def test_a_damaged_memory_is_measured_anew(
+    plan: Plan, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "batch.json").write_text(content)
+    asked: Asked = []
+    with fake(FASTER, asked):
+        (cfg,) = settled(plan(*AUTO))
+    assert cfg.train.B == 8 and asked
+    assert "batch.json cannot be used" in caplog.text
+    with NOT_MEASURED:
+        assert settled(plan(*AUTO)) == [cfg]
+
+
+def test_what_changes_the_cost_of_a_step_is_measured_anew(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for other in ([], ["memory=ckpt"], ["memory_budget_gb=3"], ["model.C=64"], ["global_B=4"]):
+        asked: Asked = []
+        with fake(FASTER, asked):
+            settled(plan(*AUTO, *other))
+        assert asked, other
+    with NOT_MEASURED:
+        settled(plan(*AUTO, "train.base_lr=0.1", "train.total_steps=9"))
+
+
+@pytest.mark.parametrize(
+    ("effective_batch", "expected"),
+    [
+        (1, [1]),
+        (17, [1, 17]),
+        (32, [1, 2, 4, 8, 16, 32]),
+        (96, [1, 2, 4, 8, 16, 32, 96]),
+        (60, [1, 2, 4, 10, 20, 60]),
+        (512, [1, 4, 16, 64, 256]),
+    ],
+)
+def test_candidates_divide_the_effective_batch_and_are_few(effective_batch: int, expected: list[int]) -> None:
+    assert candidates(effective_batch) == expected
+
+
+def test_a_childs_memory_does_not_begin_at_its_parents() -> None:
+    ballast = b"1" * (1 << 29)
+    code = "from niels_gpt.device import memory_in_use; import torch; print(memory_in_use(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert 0 < int(done.stdout) < len(ballast)
+
+
+def test_the_budget_is_most_of_what_the_device_has() -> None:
+    assert 0 < memory_budget(CPU) < physical_memory()
+    with mock.patch.object(torch.mps, "recommended_max_memory", return_value=10 * 2**30):
+        assert memory_budget(torch.device("mps")) == 8 * 2**30

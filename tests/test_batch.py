@@ -1,0 +1,58 @@
+"""The group batch: the same training however a step is split; a split that cannot be is refused (test_config)."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Compose, Run
+
+from train.config import load_plan
+from train.structured import accum_steps_for
+
+
+def losses(folder: Path) -> list[float]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "sft"])
+def test_iso_trains_on_the_same_batches(run_folder: Run, phase: str) -> None:
+    iso = ["batch=iso", "global_B=8"]
+    found = [
+        losses(run_folder(*iso, f"train.B={B}", experiment=f"smoke_{phase}", name=f"B{B}") / phase) for B in (2, 8)
+    ]
+    assert len(found[0]) == 6 and found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("B", [4, 8, 16, 32])
+def test_with_iso_accum_steps_follows_from_B(composed: Compose, B: int) -> None:
+    for cfg in load_plan(composed("experiment=smoke_pipeline", "batch=iso", "global_B=32", f"train.B={B}")):
+        assert (cfg.train.B, cfg.train.accum_steps, cfg.batch) == (B, 32 // B, "iso")
+
+
+def test_with_iso_each_phase_may_split_its_steps_otherwise(composed: Compose) -> None:
+    first, second = load_plan(composed("batch=iso", "global_B=32", "train.B=16", "sft.train.B=4"))
+    assert (first.train.accum_steps, second.train.accum_steps) == (2, 8)
+
+
+def test_a_phase_that_is_not_carried_out_is_not_judged(composed: Compose) -> None:
+    assert load_plan(composed("phase=pretrain", "batch=iso", "global_B=32", "sft.train.B=5"))
+    assert load_plan(composed("phase=sft", "global_B=32", "train.B=5", "sft.train.B=8", "sft.train.accum_steps=4"))
+
+
+def test_an_experiment_can_choose_iso(composed: Compose, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(
+        "# @package _global_\ndefaults: [override /batch: iso]\nglobal_B: 12\ntrain: {B: 3, accum_steps: 1}\n"
+    )
+    cfg = load_plan(composed("experiment=own", f"hydra.searchpath=[file://{tmp_path}]"))[0]
+    assert (cfg.train.B, cfg.train.accum_steps) == (3, 4)
+
+
+def test_a_global_batch_that_agrees_needs_no_iso(composed: Compose) -> None:
+    assert load_plan(composed("global_B=8"))[0].train.effective_batch == 8
+
+
+@pytest.mark.parametrize(("global_B", "B"), [(None, 4), (0, 0), (8, 0), (8, -3), (3, 4)])
+def test_the_resolver_never_fails_so_that_the_gate_can_say_what_is_wrong(global_B: int | None, B: int) -> None:
+    assert accum_steps_for(global_B, B) >= 1

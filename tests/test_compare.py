@@ -1,0 +1,70 @@
+"""Any runs can be compared afterwards as a sweep's are, and nothing is ever written over."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import cli
+from made_runs import made_job, made_run, write_result
+
+from niels_gpt.errors import ConfigError
+from train.sweep.compare import compared, new_folder
+
+
+def test_runs_are_compared_into_new_folders(tmp_path: Path) -> None:
+    made_run(tmp_path / "runs" / "a", (4.0, 3.0), base_lr=1e-3)
+    made_run(tmp_path / "runs" / "b", (4.0, 2.5), base_lr=3e-3)
+    made_job(tmp_path / "runs" / "c", "failed", reason="out of memory", exit_code=6)
+    for folder in ("compare", "compare-2"):
+        done = cli("runs/a", "runs/b", "runs/c", "--budget-gb", "2", cwd=tmp_path, script="compare")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"wrote {folder}/sweep.html" in done.stdout
+        assert "c: failed, 1.5 minutes, exit code 6, out of memory" in done.stdout
+        report = json.loads((tmp_path / folder / "sweep.json").read_text())
+        assert report["differing_settings"] == {"train.base_lr": [1e-3, 3e-3, None]}
+        assert [choice["job"] for choice in report["best"]] == ["b", "a"]
+        assert report["best"][1]["title"] == "Fastest within 2 GiB"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["runs/x", "runs"], "error: runs/x: no such folder\nerror: runs: no run is in this folder\nhint: "),
+        (["file"], "error: file: not a folder\nhint: name run folders"),
+        (["a", "--out", "a"], "error: a is there already\nhint: give --out another name"),
+        (["a", "--budget-gb", "nan"], "--budget-gb is more than 0"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_and_leaves_nothing(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "file").touch()
+    made_run(tmp_path / "a")
+    before = sorted(tmp_path.rglob("*"))
+    done = cli(*arguments, cwd=tmp_path, script="compare")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_sweeps_folder_stands_for_its_jobs_each_once(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        made_run(tmp_path / "sweep" / name)
+    made_run(tmp_path / "other" / "x")
+    rows = compared([tmp_path / "sweep" / "y", tmp_path / "sweep", tmp_path / "other" / "x"])
+    assert [row.name for row in rows] == ["y", str(tmp_path / "sweep" / "x"), str(tmp_path / "other" / "x")]
+
+
+def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path) -> None:
+    write_result(made_run(tmp_path / "good"), 3.0)
+    (made_run(tmp_path / "bad") / "job.json").write_text("[")
+    assert [row.status for row in compared([tmp_path / "good", tmp_path / "bad"])] == ["finished", "unreadable"]
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [str(new_folder(None)) for _ in range(3)] == ["compare", "compare-2", "compare-3"]
+    assert new_folder(Path("deep/er")).is_dir()
+    with pytest.raises(ConfigError, match="deep/er is there already"):
+        new_folder(Path("deep/er"))

@@ -1,0 +1,159 @@
+"""What a report finds in its rows is right: the best, the Pareto front, what differs, equal training."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_runs import made_run, row, write_metrics, write_result
+
+from train.sweep.findings import GIB, best, by_loss, caveats, differing, labels, measured, pareto_front
+from train.sweep.row import Row, read_row
+from train.sweep.splits import sentence, splits
+
+NAN, INF = math.nan, math.inf
+LOSS = st.none() | st.sampled_from([NAN, INF, -INF]) | st.floats(0, 10)
+STATUS = st.sampled_from(["finished", "finished", "failed", "running"])
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> list[Row]:
+    """Rows of few distinct speeds and memories, so that they tie often."""
+    speed, memory = st.none() | st.sampled_from([NAN, 1.0, 2.0, 3.0]), st.none() | st.integers(1, 4)
+    made = st.builds(lambda *cells: cells, LOSS, speed, memory, STATUS)
+    return [row(str(n), *cells[:3], status=cells[3]) for n, cells in enumerate(draw(st.lists(made, max_size=12)))]
+
+
+@given(rows())
+def test_the_front_is_every_run_that_no_other_one_beats(made: list[Row]) -> None:
+    able = measured(made)
+    at = {r: (r.tokens_per_second or 0.0, -(r.peak_memory or 0)) for r in able}
+    unbeaten = [
+        r
+        for r in able
+        if not any(a >= b and c >= d and (a, c) != (b, d) for a, c in at.values() for b, d in [at[r]])
+    ]
+    front = pareto_front(made)
+    assert set(front) == set(unbeaten) and len(front) == len(unbeaten)
+    assert [r.peak_memory for r in front] == sorted(r.peak_memory or 0 for r in front)
+
+
+@given(rows(), st.none() | st.sampled_from([1.5 / GIB, 3 / GIB]))
+def test_the_best_are_finished_and_none_is_better(made: list[Row], budget: float | None) -> None:
+    lowest, fastest = best(made, budget)
+    losses = [r.val_loss for r in made if r.status == "finished" and r.val_loss is not None]
+    assert (lowest.row is None) == (not any(map(math.isfinite, losses)))
+    if lowest.row:
+        assert lowest.row.status == "finished"
+        assert lowest.row.val_loss == min(filter(math.isfinite, losses))
+    if fastest.row:
+        fitting = [r for r in measured(made) if budget is None or (r.peak_memory or 0) / GIB <= budget]
+        assert fastest.row.status == "finished"
+        assert all((r.tokens_per_second or 0) <= (fastest.row.tokens_per_second or 0) for r in fitting)
+
+
+def test_the_fastest_keeps_to_the_budget_and_if_none_does_the_least_is_named() -> None:
+    made = [row("big", speed=9.0, memory=4 * GIB), row("small", speed=5.0, memory=2 * GIB), row("?", memory=None)]
+    assert [best(made, budget)[1].row for budget in (None, 4.0, 3.0, 1.0)] == [made[2], made[0], made[1], None]
+    assert best(made, 1.0)[1].title == "Fastest within 1 GiB"
+    assert best(made, 1.0)[1].why == "no finished run keeps to it: the least takes 2.00 GiB"
+    assert [choice.why for choice in best([], None)] == [
+        "no finished run has a validation loss", "no finished run has a measured speed",
+    ]  # fmt: skip
+
+
+def test_between_tokenizers_the_lowest_bits_per_byte_win() -> None:
+    small = row("small", loss=3.0, bits_per_byte=1.9, settings={"model.V": 512})
+    large = row("large", loss=4.0, bits_per_byte=1.5, settings={"model.V": 4096})
+    assert by_loss([small, large]) == [large, small]
+    assert best([small, large], None)[0].why == "bits per byte 1.5000"
+    assert caveats([small, large]) == []
+
+
+def test_losses_of_different_text_are_compared_with_a_warning() -> None:
+    made = [row(kind, settings={"phase": "pretrain", "data.kind": kind}) for kind in ("text", "pydocs")]
+    assert caveats(made) == [
+        "The losses are not of the same text, and compare with care: runs differ in data.kind."
+    ]
+
+
+def test_the_settings_that_differ_are_told_once() -> None:
+    same = {"train.seed": 1, "sft.train.seed": 1, "data.cache_dir": "a"}
+    made = [
+        row("a", settings=same | {"train.B": 2, "sft.train.B": 2, "sft.train.base_lr": 1.0}),
+        row(
+            "b", settings=same | {"train.B": 4, "sft.train.B": 4, "sft.train.base_lr": 2.0, "data.cache_dir": "b"}
+        ),
+        row("failed", status="failed"),
+    ]
+    assert differing(made) == {"train.B": [2, 4, None], "sft.train.base_lr": [1.0, 2.0, None]}
+
+
+def test_a_run_named_by_overrides_is_called_by_those_that_not_all_share() -> None:
+    first = row("train.B=2,train.T=9", overrides=("train.T=9", "train.B=2"))
+    second = row("train.B=4,train.T=9", overrides=("train.T=9", "train.B=4"))
+    plain, bare = row("mine", overrides=("train.T=9",)), row("damaged=1", status="unreadable")
+    assert list(labels([first, second, plain, bare]).values()) == ["train.B=2", "train.B=4", "mine", "damaged=1"]
+    assert list(labels([first]).values()) == [first.name]
+    twins = [first, row("train.B=2,train.T=9-2", overrides=first.overrides), second]
+    assert list(labels(twins).values()) == [twin.name for twin in twins]
+
+
+def trained(folder: Path, *variants: tuple[float, dict[str, Any]]) -> list[Row]:
+    """A run for each loss and its settings."""
+    return [
+        read_row(made_run(folder / str(n), (4.0, loss), **changed)) for n, (loss, changed) in enumerate(variants)
+    ]
+
+
+def test_equal_training_split_differently_coincides(tmp_path: Path) -> None:
+    made = trained(
+        tmp_path,
+        (3.0, {"B": 8, "accum_steps": 1}),
+        (3.0001, {"B": 4, "accum_steps": 2}),
+        (2.0, {"B": 4, "accum_steps": 4}),
+        (3.0, {"B": None, "accum_steps": None, "effective_batch": 8, "activation_checkpointing": True}),
+    )
+    (found,) = splits(made)
+    assert (found.rows, found.effective_batch, found.evaluations) == ((made[0], made[1], made[3]), "8", 2)
+    assert found.coincide and found.difference == pytest.approx(1e-4)
+    assert sentence(found, made).startswith("Runs 1, 2 and 4 (effective batch 8, dropout 0) are the same training")
+    assert "losses coincide, largest difference 0.0001 nats over 2 evaluations" in sentence(found, made)
+
+
+@pytest.mark.parametrize("loss", [3.03, NAN])
+def test_equal_training_that_does_not_coincide_is_told_plainly(tmp_path: Path, loss: float) -> None:
+    (found,) = splits(trained(tmp_path, (3.0, {}), (loss, {"B": 8, "accum_steps": 1})))
+    assert not found.coincide
+    assert "do not coincide" in sentence(found, list(found.rows))
+    assert "This must not be" in sentence(found, list(found.rows))
+
+
+@pytest.mark.parametrize("changed", [{"base_lr": 2e-3}, {"seed": 2}, {"B": 8}, {"amp": True}])
+def test_other_training_is_not_compared(tmp_path: Path, changed: dict[str, Any]) -> None:
+    assert splits(trained(tmp_path, (3.0, {}), (2.0, changed))) == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda run: run.write_text(run.read_text().replace('"dropout": 0.0', '"dropout": 0.1')),
+        lambda run: run.unlink(),
+        lambda run: write_metrics(run.parent / "pretrain", ()),
+    ],
+)
+def test_what_cannot_be_compared_is_not(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    folders = [made_run(tmp_path / str(n), B=B, accum_steps=8 // B) for n, B in enumerate((2, 4))]
+    spoil(folders[1] / "result.json")
+    assert splits([read_row(folder) for folder in folders]) == []
+
+
+def test_a_pipeline_shares_the_effective_batch_of_both_phases(tmp_path: Path) -> None:
+    folders = [made_run(tmp_path / str(n)) for n in range(2)]
+    for folder, B in zip(folders, (2, 4), strict=True):
+        write_result(folder, 3.0, ("pretrain", "sft"), B=B, accum_steps=8 // B)
+    (found,) = splits([read_row(folder) for folder in folders])
+    assert found.effective_batch == "8"

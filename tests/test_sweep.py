@@ -1,0 +1,246 @@
+"""What a sweep leaves behind: one page and its three companions, whole, harmless and right in every state."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Run
+from made_runs import made_job, made_run, row, write_metrics
+from rich.console import Console
+
+from train.sweep.report import rewrite, write_report
+from train.sweep.table import COLUMNS, console_table, one_line
+
+HOSTILE = "<script>alert(1)</script>&\"'=`|*_$x$,a=\x1b[31m"
+FILES = {"sweep.html", "sweep.csv", "sweep.md", "sweep.json"}
+VOID = {"meta", "br", "wbr"}
+
+
+class Page(HTMLParser):
+    """The tags of a page, with their attributes; each that opens closes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep in which jobs stand in every way."""
+    folder = tmp_path / "sweep"
+    made_run(folder / "train.B=2", (4.0, 3.0), speed=900.0, B=2, accum_steps=4, job={"number": 1})
+    made_run(folder / "train.B=4", (4.0, 3.001), speed=1200.0, memory=2**31, job={"number": 2})
+    made_job(folder / "train.B=8", "failed", number=3, exit_code=6, reason="out of memory")
+    made_job(folder / "train.B=16", "waiting", number=4, seconds=0.0)
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "job.json").write_text("{")
+    return folder
+
+
+def read_csv(folder: Path) -> list[dict[str, str]]:
+    with (folder / "sweep.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(folder: Path) -> Any:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads((folder / "sweep.json").read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_real_runs_are_compared_and_equal_training_is_recognised(run_folder: Run, tmp_path: Path) -> None:
+    run_folder("train.B=2", "train.accum_steps=4", name="a")
+    run_folder("memory=ckpt", name="b")
+    rows = rewrite(tmp_path, None)
+    assert [(r.name, r.status) for r in rows] == [(name, "finished") for name in "ab"]
+    report = read_json(tmp_path)
+    (found,) = report["equal_training"]
+    assert (found["jobs"], found["effective_batch"], found["coincide"]) == (["a", "b"], "8", True)
+    assert found["largest_difference"] < 1e-3
+    assert report["differing_settings"]["train.activation_checkpointing"] == [False, True]
+    page = (tmp_path / "sweep.html").read_text(encoding="utf-8")
+    assert "Runs 1 and 2 (effective batch 8, dropout 0) are the same training" in page
+    assert len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]+"', page)) == 3
+
+
+def test_each_state_is_a_row_in_each_file(sweep: Path) -> None:
+    rows = rewrite(sweep, None)
+    assert [r.name for r in rows] == ["train.B=2", "train.B=4", "train.B=8", "train.B=16", "damaged"]
+    told = [r["status"] for r in read_csv(sweep)]
+    assert told == ["finished", "finished", "failed", "waiting", "unreadable"]
+    assert [r["status"] for r in read_json(sweep)["rows"]] == told
+    page = Page((sweep / "sweep.html").read_text(encoding="utf-8"))
+    assert page.count("tr") == 1 + 5 + 1 + 2, "the runs, and the settings of those that have any"
+    note = (sweep / "sweep.md").read_text(encoding="utf-8")
+    assert re.search(r"^\| 3 \| train\.B=8 \| failed \|  \|  \|  \|  \| 1\.5 \| 6 \| out of memory \|", note, re.M)
+    assert {path.name for path in sweep.iterdir() if path.is_file()} == FILES | {".sweep.lock"}
+
+
+def test_the_columns_are_those_that_were_promised(sweep: Path) -> None:
+    rewrite(sweep, None)
+    first = read_csv(sweep)[0]
+    assert set(first) == {column.key for column in COLUMNS} == {
+        "job", "overrides", "status", "val_loss", "bits_per_byte", "tokens_per_second", "peak_memory_gib",
+        "minutes", "exit_code", "reason",
+    }  # fmt: skip
+    numbers = [float(first[key]) for key in ("val_loss", "bits_per_byte", "tokens_per_second", "peak_memory_gib")]
+    assert numbers == [3.0, 1.5, 900.0, 1.0]
+
+
+@pytest.mark.parametrize(("budget", "fastest"), [(None, "train.B=4"), (1.5, "train.B=2"), (0.5, None)])
+def test_the_best_are_named_with_the_command_to_paste(
+    sweep: Path, budget: float | None, fastest: str | None
+) -> None:
+    rewrite(sweep, budget)
+    lowest, quickest = read_json(sweep)["best"]
+    assert (lowest["job"], lowest["command"]) == ("train.B=2", "python scripts/train.py train.B=4")
+    assert quickest["job"] == fastest
+    page = (sweep / "sweep.html").read_text(encoding="utf-8")
+    assert page.count("<code>python scripts/train.py train.B=4</code>") == (2 if fastest else 1)
+    assert "\n    python scripts/train.py train.B=4\n" in (sweep / "sweep.md").read_text(encoding="utf-8")
+
+
+def test_the_page_fetches_nothing(sweep: Path) -> None:
+    rewrite(sweep, 1.0)
+    text = (sweep / "sweep.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", text.replace("// a page", ""))
+    for tag, attributes in Page(text).tags:
+        assert tag not in {"link", "iframe", "img", "object", "base"}
+        assert "src" not in attributes and (attributes.get("href") or "#").startswith("#")
+    assert "default-src 'none'" in text
+
+
+def test_what_comes_from_the_disk_is_harmless_everywhere(tmp_path: Path) -> None:
+    folder = tmp_path / "<b>sweep"
+    job = {"overrides": (HOSTILE, "=1+1"), "command": HOSTILE, "reason": HOSTILE}
+    name = HOSTILE.replace("/", "")
+    made_run(folder / name, job=job)
+    made_run(folder / "_$x^$", B=2, accum_steps=4)
+    made_job(folder / "@SUM(1)", "failed", **job | {"reason": "=cmd|' /C calc'!A0"})
+    rewrite(folder, None)
+    page = Page((folder / "sweep.html").read_text(encoding="utf-8"))
+    assert page.count("script") == 1 and page.count("b") == 1, "the page's own"
+    note = (folder / "sweep.md").read_text(encoding="utf-8")
+    assert "<script>" not in note.replace("\n    <script>", "") and "\x1b" not in note
+    rows = read_csv(folder)
+    assert {r["job"] for r in rows} == {name.replace("\x1b", " "), "_$x^$", "'@SUM(1)"}
+    assert {r["reason"] for r in rows} == {HOSTILE.replace("\x1b", " "), "", "'=cmd|' /C calc'!A0"}
+    assert not any(cell.startswith(("=", "+", "-", "@")) for r in rows for cell in r.values())
+
+
+def test_numbers_below_zero_stay_numbers_in_csv(tmp_path: Path) -> None:
+    write_report(tmp_path, [row("killed", status="killed", exit_code=-9)], "one", None)
+    assert read_csv(tmp_path)[0]["exit_code"] == "-9"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_never_the_best_nor_breaks_a_file(tmp_path: Path, bad: float) -> None:
+    made_run(tmp_path / "bad", (4.0, bad), job={"number": 1})
+    made_run(tmp_path / "good", (4.0, 3.5), job={"number": 2})
+    rewrite(tmp_path, None)
+    report = read_json(tmp_path)
+    assert report["best"][0]["job"] == "good"
+    assert report["rows"][0]["val_loss"] is None
+    assert read_csv(tmp_path)[0]["val_loss"] == str(bad)
+
+
+def test_an_empty_sweep_is_a_report_too(tmp_path: Path) -> None:
+    assert rewrite(tmp_path, 1.0) == []
+    assert "no finished run" in (tmp_path / "sweep.html").read_text(encoding="utf-8")
+    assert read_csv(tmp_path) == read_json(tmp_path)["rows"] == []
+
+
+def test_many_long_runs_make_no_large_page(tmp_path: Path) -> None:
+    for n in range(64):
+        made_run(tmp_path / f"train.seed={n}", [9 / step for step in range(1, 400)], seed=n)
+    rewrite(tmp_path, None)
+    assert (tmp_path / "sweep.html").stat().st_size < 2**20
+    page = Page((tmp_path / "sweep.html").read_text(encoding="utf-8"))
+    told = [attributes for tag, attributes in page.tags if "swatch" in (attributes.get("class") or "")]
+    assert len(told) == 3 + 1, "the best three, and the others"
+
+
+def test_a_file_that_cannot_be_written_whole_is_left_as_it_was(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(sweep, None)
+    before = {name: (sweep / name).read_bytes() for name in FILES}
+    write_text = Path.write_text
+
+    def torn(path: Path, text: str, **keywords: Any) -> int:
+        write_text(path, text[: len(text) // 2], **keywords)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", torn)
+    with pytest.raises(OSError, match="No space"):
+        rewrite(sweep, 1.0)
+    assert {path.name: path.read_bytes() for path in sweep.glob("*sweep.*") if path.stat().st_size} == before
+
+
+def test_several_may_rewrite_at_once_and_a_reader_always_sees_a_whole_page(sweep: Path) -> None:
+    rewrite(sweep, None)
+    command = [sys.executable, "-c", REWRITE, str(sweep)]
+    writers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    looks = 0
+    while any(writer.poll() is None for writer in writers):
+        assert (sweep / "sweep.html").read_text(encoding="utf-8").endswith("</html>")
+        assert len(read_json(sweep)["rows"]) == len(read_csv(sweep)) == 5
+        looks += 1
+        threading.Event().wait(0.002)
+    assert looks > 5
+    assert [(writer.returncode, writer.communicate()[1]) for writer in writers] == [(0, ""), (0, "")]
+
+
+REWRITE = """
+import sys
+from pathlib import Path
+from train.sweep.report import rewrite
+for _ in range(3):
+    rewrite(Path(sys.argv[1]), None)
+assert "torch" not in sys.modules, "the launcher must not wait for torch"
+"""
+
+
+def test_a_job_is_told_in_a_line(sweep: Path) -> None:
+    rows = rewrite(sweep, None)
+    assert one_line(rows[0]) == (
+        "train.B=2: finished, val loss 3.0000, 1.500 bits per byte, 900 tokens/s, 1.00 GiB, 1.5 minutes"
+    )
+    assert one_line(rows[2]) == "train.B=8: failed, 1.5 minutes, exit code 6, out of memory"
+    assert one_line(rows[3]) == "train.B=16: waiting"
+
+
+def test_the_table_of_the_console_is_legible_in_80_columns(sweep: Path) -> None:
+    write_metrics(sweep / "train.B=16" / "pretrain", (4.0,))
+    console = Console(width=80, record=True, file=(sweep / "out.txt").open("w"))
+    console.print(console_table(rewrite(sweep, None)))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"^1 +train\.B=2 +finished +3\.0000 +1\.500 +900 +1\.00 +1\.5$", "\n".join(lines), re.M)
+    assert re.search(r"^3 +train\.B=8 +failed \(6\) +1\.5$", "\n".join(lines), re.M)

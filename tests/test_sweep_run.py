@@ -1,0 +1,185 @@
+"""A sweep survives its jobs, goes on where it stopped, and leaves no process behind."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, cli
+
+from train.sweep.job import Job, jobs_of, read_job
+
+SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep", "train.total_steps=2", "train.ckpt_every=1"]
+FAULTY = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "faulty")}
+pytestmark = pytest.mark.xdist_group("sweep")  # some of these tests look at one sweep
+SEEDS = "train.seed=1,1001,1002,1003,1004,1005,2"
+Sweep = tuple[subprocess.CompletedProcess[str], Path]
+
+
+def by_seed(folder: Path) -> dict[str, Job]:
+    return {job.overrides[-1].removeprefix("train.seed="): job for job in jobs_of(folder).values()}
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A sweep with two good jobs and one that ends in each of five ways."""
+    cwd = tmp_path_factory.mktemp("faulty")
+    done = cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=cwd, env=FAULTY)
+    return done, cwd / "runs" / "sweep"
+
+
+def test_a_job_that_ends_badly_is_a_row_and_the_others_go_on(faulty: Sweep) -> None:
+    done, folder = faulty
+    jobs = by_seed(folder)
+    assert {seed: job.status for seed, job in jobs.items()} == {
+        "1": "finished", "1001": "failed", "1002": "failed", "1003": "killed", "1004": "failed", "1005": "failed",
+        "2": "finished",
+    }  # fmt: skip
+    assert (jobs["1001"].exit_code, jobs["1001"].reason) == (1, "RuntimeError: a fault of the test")
+    assert jobs["1002"].exit_code == 23
+    assert "SIGKILL" in jobs["1003"].reason
+    assert jobs["1004"].exit_code == 5 and "step 2" in jobs["1004"].reason
+    assert "without a result" in jobs["1005"].reason
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "5 of 7 jobs have not finished" in done.stderr
+
+
+def test_the_report_has_a_row_for_each_job_and_names_the_best(faulty: Sweep) -> None:
+    _, folder = faulty
+    rows = list(csv.DictReader((folder / "sweep.csv").open(encoding="utf-8")))
+    assert len(rows) == 7
+    assert sum(row["status"] == "finished" for row in rows) == 2
+    assert len(json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["rows"]) == 7
+    assert "python scripts/train.py" in (folder / "sweep.md").read_text(encoding="utf-8")
+    assert (folder / "sweep.html").read_text(encoding="utf-8").lower().startswith("<!doctype html>")
+
+
+def test_the_same_command_does_only_what_is_not_finished(faulty: Sweep) -> None:
+    _, folder = faulty
+    before = {seed: job.attempts for seed, job in by_seed(folder).items()}
+    done = cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=folder.parent.parent)
+    assert done.returncode == 0, done.stderr
+    jobs = by_seed(folder)
+    assert all(job.status == "finished" for job in jobs.values())
+    again = {seed for seed, job in jobs.items() if job.attempts > before[seed]}
+    assert again == {"1001", "1002", "1003", "1004", "1005"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (["train.B=2,0", "train.accum_steps=1,-1"], ["train.B=0", "train.accum_steps=-1"]),
+        (["model.H=2,3"], ["model.H=3: "]),
+    ],
+)
+def test_every_bad_combination_is_listed_and_nothing_is_run(
+    overrides: list[str], lines: list[str], tmp_path: Path
+) -> None:
+    done = cli(*SMOKE, *overrides, cwd=tmp_path)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert all(any(line in error for error in errors) for line in lines)
+    assert "none was started" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_that_was_begun_with_other_settings_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "sweep"
+    assert cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
+    job_folder, job = next(iter(jobs_of(folder).items()))
+    record = json.loads((job_folder / "job.json").read_text(encoding="utf-8"))
+    (job_folder / "job.json").write_text(json.dumps(record | {"config_hash": "0" * 16, "status": "failed"}))
+    (job_folder / "result.json").unlink()
+    done = cli(*SMOKE, "train.seed=1", cwd=tmp_path)
+    assert done.returncode == 2 and "begun with other settings" in done.stderr
+    assert read_job(job_folder) != job
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], Path]]]:
+    """Start a sweep of jobs that would go on for long, and wait until the first has taken a step."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*overrides: str) -> tuple[subprocess.Popen[str], Path]:
+        script = str(ROOT / "scripts" / "train.py")
+        settings = [*SMOKE, "train.total_steps=1000000", "train.seed=1,2", *overrides]
+        process = subprocess.Popen(
+            [sys.executable, script, *settings],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        folder = tmp_path / "runs" / "sweep"
+        waited_for(lambda: any(folder.glob("*/pretrain/step_*.pt")))
+        return process, folder
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def waited_for(there: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Return the processes whose command line names the folder's path."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if path.readlink() == folder:
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_ctrl_c_stops_the_current_job_resumably_and_leaves_a_valid_report(
+    endless: Callable[..., tuple[subprocess.Popen[str], Path]],
+) -> None:
+    process, folder = endless()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert [job.status for job in jobs_of(folder).values()] == ["interrupted", "waiting"]
+    assert "1 of 2 jobs were not started" in errors
+    rows = list(csv.DictReader((folder / "sweep.csv").open(encoding="utf-8")))
+    assert [row["status"] for row in rows] == ["interrupted", "waiting"]
+    (saved,) = folder.glob("*/pretrain/latest.pt")
+    assert saved.stat().st_size > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_no_process_outlives_a_sweep_that_is_killed(
+    endless: Callable[..., tuple[subprocess.Popen[str], Path]],
+) -> None:
+    process, folder = endless()
+    where = folder.parent.parent
+    assert len(processes_in(where)) == 2
+    process.kill()
+    process.wait(timeout=10)
+    waited_for(lambda: not processes_in(where), 30)
+    assert any(folder.glob("*/pretrain/latest.pt"))
+
+
+def test_a_job_past_its_time_is_stopped_after_saving_and_the_next_one_starts(
+    endless: Callable[..., tuple[subprocess.Popen[str], Path]],
+) -> None:
+    process, folder = endless("hydra.launcher.timeout_minutes=0.1")
+    process.communicate(timeout=120)
+    assert process.returncode == 1
+    for job_folder, job in jobs_of(folder).items():
+        assert (job.status, job.reason) == ("timed out", "stopped after 0.1 minutes")
+        assert list(job_folder.glob("pretrain/step_*.pt"))

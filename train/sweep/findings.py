@@ -1,0 +1,128 @@
+"""What a set of runs shows: the best, the Pareto front, the settings in which they differ."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from train.sweep.row import Row
+
+GIB = 2**30
+UNTOLD = {"data.cache_dir"}  # where files are kept says nothing about a run
+TOKENS_OF = ("model.V", "data.tokenizer")  # settings that decide what a token is
+TEXT_OF = ("phase", "data.", "train.eval_sequences")  # beginnings of those that decide what text a loss is of
+
+
+@dataclass(frozen=True)
+class Best:
+    """The run that is best by some measure; none where no run can be, and `why` then says so."""
+
+    title: str
+    row: Row | None
+    why: str
+
+
+def finite(number: float | None) -> bool:
+    """Return whether there is a number that can be compared."""
+    return number is not None and math.isfinite(number)
+
+
+def labels(rows: Sequence[Row]) -> dict[Row, str]:
+    """Return what to call each row among the others: of one named by overrides, those that not all share."""
+    named = [row for row in rows if row.overrides and "=" in row.name]
+    shared = set[str]().union(*(row.overrides for row in named)).intersection(*(row.overrides for row in named))
+    own = {row: ",".join(word for word in row.overrides if word not in shared) for row in named}
+    short = {row: own.get(row) or row.name for row in rows}
+    return short if len(set(short.values())) == len(rows) else {row: row.name for row in rows}
+
+
+def best(rows: Sequence[Row], budget_gb: float | None) -> list[Best]:
+    """Return the run of lowest loss, and the fastest one within the memory budget in GiB; of finished runs."""
+    done = [row for row in rows if row.status == "finished"]
+    return [_lowest_loss(done), _fastest(done, budget_gb)]
+
+
+def loss_measure(rows: Sequence[Row]) -> tuple[str, Callable[[Row], float | None]]:
+    """Return by what losses compare: nats a token, or bits per byte between different tokens."""
+    if any(key.removeprefix("sft.") in TOKENS_OF for key in differing(rows)):
+        return "bits per byte", lambda row: row.bits_per_byte
+    return "val loss", lambda row: row.val_loss
+
+
+def by_loss(rows: Sequence[Row]) -> list[Row]:
+    """Return the finished rows that have a finite loss, the lowest first."""
+    done = [row for row in rows if row.status == "finished"]
+    _, loss = loss_measure(done)
+    return sorted((row for row in done if finite(loss(row))), key=lambda row: loss(row) or 0.0)
+
+
+def caveats(rows: Sequence[Row]) -> list[str]:
+    """Return what to bear in mind when losses are compared, a sentence each."""
+    varied = [key for key in differing(rows) if key.removeprefix("sft.") not in TOKENS_OF]
+    if text := [key for key in varied if key.removeprefix("sft.").startswith(TEXT_OF)]:
+        return [f"The losses are not of the same text, and compare with care: runs differ in {', '.join(text)}."]
+    return []
+
+
+def _lowest_loss(done: Sequence[Row]) -> Best:
+    ranked = by_loss(done)
+    name, loss = loss_measure(done)
+    if not ranked:
+        return Best("Lowest loss", None, "no finished run has a validation loss")
+    return Best("Lowest loss", ranked[0], f"{name} {loss(ranked[0]):.4f}")
+
+
+def _fastest(done: Sequence[Row], budget_gb: float | None) -> Best:
+    title = "Fastest" if budget_gb is None else f"Fastest within {budget_gb:g} GiB"
+    timed = [row for row in done if finite(row.tokens_per_second)]
+    fitting = [row for row in timed if budget_gb is None or _gib(row) <= budget_gb]
+    if not timed:
+        return Best(title, None, "no finished run has a measured speed")
+    if not fitting:
+        return Best(title, None, f"no finished run keeps to it: the least takes {min(map(_gib, timed)):.2f} GiB")
+    row = max(fitting, key=lambda row: row.tokens_per_second or 0.0)
+    return Best(title, row, f"{row.tokens_per_second:,.0f} tokens/s")
+
+
+def _gib(row: Row) -> float:
+    return math.inf if row.peak_memory is None else row.peak_memory / GIB
+
+
+def measured(rows: Sequence[Row]) -> list[Row]:
+    """Return the finished rows of known speed and memory."""
+    return [row for row in rows if row.status == "finished" and finite(row.tokens_per_second) and row.peak_memory]
+
+
+def pareto_front(rows: Sequence[Row]) -> list[Row]:
+    """Return the finished rows that no other one beats: as fast with less memory, or faster with no more.
+
+    In the order of memory; rows that are equal in both stand side by side.
+    """
+    ordered = sorted(measured(rows), key=lambda row: (row.peak_memory, -(row.tokens_per_second or 0.0)))
+    front: list[Row] = []
+    for row in ordered:
+        if not front or _place(row) == _place(front[-1]) or _place(row)[1] > _place(front[-1])[1]:
+            front.append(row)
+    return front
+
+
+def _place(row: Row) -> tuple[int, float]:
+    return row.peak_memory or 0, row.tokens_per_second or 0.0
+
+
+def differing(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Return the settings that differ among the rows that have them, with each row's value or None.
+
+    A setting of SFT that follows its namesake in every row is not told twice.
+    """
+    known = [row.settings for row in rows if row.settings]
+    keys = dict.fromkeys(key for settings in known for key in settings)
+    varied = [key for key in keys if len({json.dumps(settings[key]) for settings in known if key in settings}) > 1]
+    told = [key for key in varied if key.removeprefix("sft.") not in UNTOLD and not _follows(key, known)]
+    return {key: [row.settings.get(key) for row in rows] for key in told}
+
+
+def _follows(key: str, known: Sequence[dict[str, Any]]) -> bool:
+    leader = key.removeprefix("sft.")
+    return leader != key and all(settings[key] == settings.get(leader) for settings in known if key in settings)

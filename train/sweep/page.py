@@ -1,0 +1,64 @@
+"""The page of a report: everything there is to see of a set of runs, in one file of HTML."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from train.sweep.figures import losses, speed_against_memory
+from train.sweep.findings import best, caveats, differing, labels, pareto_front
+from train.sweep.pens import pens
+from train.sweep.row import PHASES, Row
+from train.sweep.splits import sentence, splits
+from train.sweep.table import COLUMNS, cells, facts
+
+TEMPLATES = Path(__file__).parent / "templates"
+MARKS = {  # a status is told by a word, a sign and a colour
+    "finished": ("✓", "good"),
+    "running": ("▸", "busy"),
+    "waiting": ("·", "idle"),
+    "interrupted": ("‖", "idle"),
+    "failed": ("✗", "bad"),
+    "killed": ("✗", "bad"),
+    "timed out": ("✗", "bad"),
+    "unreadable": ("?", "bad"),
+}
+
+
+def as_page(rows: Sequence[Row], title: str, budget_gb: float | None) -> str:
+    """Return the page; what comes from the disk is escaped, and nothing is fetched from elsewhere."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    numbers = {row: number for number, row in enumerate(rows, 1)}
+    return environment.get_template("sweep.html").render(
+        title=title,
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        numbers=numbers,
+        labels=labels(rows),
+        columns=COLUMNS,
+        cells={row: cells(row) for row in rows},
+        counts=counts(rows),
+        marks=MARKS,
+        best=best(rows, budget_gb),
+        front=pareto_front(rows),
+        pens=pens(rows),
+        splits={sentence(split, rows): split.coincide for split in splits(rows)},
+        facts=facts,
+        caveats=caveats(rows),
+        differing=differing(rows),
+        speed=Markup(speed_against_memory(rows, budget_gb)),
+        losses={phase: [Markup(svg) for svg in drawn] for phase in PHASES if (drawn := losses(rows, phase))},
+    )
+
+
+def counts(rows: Sequence[Row]) -> dict[str, int]:
+    """Return how many runs stand how, in the order of the statuses."""
+    of = [row.status for row in rows]
+    return {status: of.count(status) for status in MARKS if status in of}

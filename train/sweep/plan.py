@@ -1,0 +1,175 @@
+"""From Hydra's sweep to planned jobs: all of them are composed and checked before the first one starts."""
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from niels_gpt.errors import CheckpointError, ConfigError, NielsError
+from train.config import RunCfg, load_plan
+from train.overrides import Refusal, each_problem
+from train.result import require_unchanged
+from train.sweep.job import Job, config_hash, read_job
+
+OF_THE_SWEEP = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job that can be carried out: its place in the sweep, its run folder, its plan.
+
+    `arguments` make scripts/train.py carry it out alone, in that folder; `command` is for pasting, and takes a
+    folder of its own.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    sweep: Path
+    folder: Path
+    plan: list[RunCfg]
+    objective: tuple[str, ...]
+    arguments: tuple[str, ...]
+    command: str
+
+    def record(self) -> Job:
+        """Return the job's record as it stands, with the settings that are asked for now."""
+        asked = {
+            "number": self.number,
+            "overrides": self.overrides,
+            "command": self.command,
+            "config_hash": config_hash(self.plan),
+        }
+        earlier = read_job(self.folder)
+        return Job(**(vars(earlier) if earlier else {}) | asked)
+
+
+def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None:
+    """Return the overrides of all jobs that a sweep will have; None where its sweeper decides as it goes."""
+    if not str(config.hydra.sweeper._target_).endswith(f".{BasicSweeper.__name__}"):
+        return None
+    own = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    asked = [*own, *config.hydra.overrides.task]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(asked)
+    for override in overrides:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise ConfigError(
+                f"{override.input_line} is a range, and this sweeper takes lists of values",
+                "list them, as train.base_lr=1e-3,2e-3, or search the range with hydra/sweeper=optuna",
+            )
+    return BasicSweeper.split_arguments(overrides, None)[0]
+
+
+def planned_jobs(
+    config: DictConfig, loader: ConfigLoader, batch: Sequence[Sequence[str]], first: int = 0
+) -> list[PlannedJob]:
+    """Return the jobs of a batch, the first with the number `first`; each takes a sixteenth of a second.
+
+    Raises:
+        ConfigError: a line for each thing that is wrong with any of them.
+    """
+    jobs: list[PlannedJob] = []
+    refusals: dict[tuple[str, ...], Exception] = {}
+    for number, overrides in enumerate(map(tuple, batch), first):
+        try:
+            jobs.append(_planned_job(config, loader, overrides, number))
+        except (NielsError, *Refusal) as refusal:
+            refusals[overrides] = refusal
+    if refusals:
+        raise _refused(refusals, batch)
+    for folder, times in Counter(job.folder for job in jobs).items():
+        if times > 1:
+            raise ConfigError(f"{folder} is asked for {times} times", "name each combination once")
+    return jobs
+
+
+def _planned_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ...], number: int) -> PlannedJob:
+    cfg = loader.load_sweep_config(config, list(overrides))
+    folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
+    with open_dict(cfg):
+        cfg.hydra.run.dir = str(folder)  # where load_plan looks
+    job = _job(cfg, cfg.hydra, folder, number)
+    require_unchanged(job.plan)
+    _require_same_beginning(job)
+    return job
+
+
+def planned_here(cfg: DictConfig) -> PlannedJob | None:
+    """Return the job that another launcher than ours carries out in this process; None if this is no sweep.
+
+    Raises:
+        ConfigError: its settings cannot be carried out.
+    """
+    hydra: Any = HydraConfig.get()
+    if OmegaConf.is_missing(hydra.job, "num"):
+        return None
+    return _job(cfg, hydra, Path(os.path.relpath(hydra.runtime.output_dir)), hydra.job.num)
+
+
+def _job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> PlannedJob:
+    overrides = tuple(hydra.overrides.task)
+    return PlannedJob(
+        number=number,
+        overrides=overrides,
+        sweep=Path(hydra.sweep.dir),
+        folder=folder,
+        plan=load_plan(cfg),
+        objective=tuple(cfg.objective),
+        arguments=tuple(_arguments(hydra, overrides, folder)),
+        command=_command(hydra, cfg.name, overrides, number),
+    )
+
+
+def _require_same_beginning(job: PlannedJob) -> None:
+    """Refuse to go on with a job that was begun with other settings under the same name."""
+    begun = any(any(cfg.out.glob("step_*.pt")) for cfg in job.plan)
+    earlier = read_job(job.folder)
+    if begun and earlier and earlier.status != "finished" and earlier.config_hash != config_hash(job.plan):
+        raise CheckpointError(f"{job.folder} was begun with other settings; use another name=..., or remove it")
+
+
+def _arguments(hydra: DictConfig, overrides: Sequence[str], folder: Path) -> Iterator[str]:
+    """Yield what makes scripts/train.py do one job of a sweep."""
+    yield from _flags(hydra)
+    yield from (word for word in hydra.overrides.hydra if not word.lstrip("+~").startswith(OF_THE_SWEEP))
+    yield from overrides
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    yield from ("hydra.mode=RUN", f"hydra.run.dir='{quoted}'")
+
+
+def _flags(hydra: DictConfig) -> Iterator[str]:
+    """Yield the flags by which the user chose another config or a further folder of them."""
+    if hydra.job.config_name != "config":
+        yield f"--config-name={hydra.job.config_name}"
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            yield f"--config-dir={source.path}"
+
+
+def _command(hydra: DictConfig, name: str, overrides: Sequence[str], number: int) -> str:
+    """Return what trains with a job's settings in a run folder of its own."""
+    words = [word for word in overrides if not word.startswith("name=")]
+    if any(word.startswith("sweep=") for word in words):
+        words.append("hydra.mode=RUN")
+    own = f"name={name[:56]}-{number}"
+    return shlex.join(["python", "scripts/train.py", *_flags(hydra), *words, own])
+
+
+def _refused(refusals: dict[tuple[str, ...], Exception], batch: Sequence[Sequence[str]]) -> ConfigError:
+    """Return one error for all jobs that cannot be carried out; each line begins with what is the job's own."""
+    common = set.intersection(*(set(overrides) for overrides in batch)) if len(batch) > 1 else set()
+    lines = []
+    for overrides, refusal in refusals.items():
+        own = " ".join(word for word in overrides if word not in common)
+        said = str(refusal) if isinstance(refusal, NielsError) else each_problem(list(overrides), refusal)
+        lines += [f"{own}: {line}" for line in said.splitlines()]
+    count = f"{len(refusals)} of {len(batch)} jobs cannot be carried out, so none was started"
+    return ConfigError("\n".join(lines), count)

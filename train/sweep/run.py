@@ -1,0 +1,160 @@
+"""Carries out the jobs of a sweep in processes of their own: some at a time, each recorded as it stands."""
+
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from niels_gpt.errors import ConfigError, Interrupted, NielsError
+from train.lifeline import lifeline
+from train.result import finished
+from train.stop import Stop, stop_on_signals
+from train.sweep.job import Job, is_complete, read_job, write_job
+from train.sweep.plan import PlannedJob
+from train.sweep.process import Child, Ended
+from train.sweep.report import rewrite
+from train.sweep.row import Row, read_row
+from train.sweep.table import one_line
+
+POLL = 0.05  # seconds
+log = logging.getLogger("niels_gpt")
+
+
+class SweepRun:
+    """The jobs of one sweep and the processes that carry them out."""
+
+    def __init__(
+        self, script: Path, sweep: Path, jobs: Sequence[PlannedJob], n_jobs: int, timeout_minutes: float | None
+    ) -> None:
+        """Plan to run `script` once a job, `n_jobs` at a time, each for `timeout_minutes` at most."""
+        require_possible(jobs, n_jobs, timeout_minutes)
+        self.script, self.sweep, self.jobs = script, sweep, jobs
+        self.n_jobs, self.timeout_minutes = n_jobs, timeout_minutes
+        self._running: dict[Child, PlannedJob] = {}
+        self._told = False
+
+    def carry_out(self) -> None:
+        """Run what is not complete and record it; the report is rewritten after each job.
+
+        Raises:
+            Interrupted: a signal came; the running jobs were stopped resumably, the rest was not started.
+        """
+        todo = deque(job for job in self.jobs if not self._skipped(job))
+        with stop_on_signals(again=self._kill) as stop, lifeline() as (reading, variables):
+            while self._running or (todo and not stop()):
+                while todo and not stop() and len(self._running) < self.n_jobs:
+                    self._start(todo.popleft(), reading, variables)
+                self._pass_on(stop)
+                self._reap()
+                time.sleep(POLL)
+        if stop.signum is not None:
+            raise Interrupted(
+                f"the sweep was stopped; {len(todo)} of {len(self.jobs)} jobs were not started",
+                "the same command goes on from there",
+                stop.signum,
+            )
+
+    def _skipped(self, job: PlannedJob) -> bool:
+        """Return whether nothing is left to do for a job; if there is, note that it waits."""
+        record = job.record()
+        if is_complete(record, job.plan):
+            write_job(job.folder, record)
+            log.info("%s: complete, skipped", job.folder.name)
+            return True
+        write_job(job.folder, replace(record, status="waiting", reason="", exit_code=None))
+        return False
+
+    def _start(self, job: PlannedJob, reading: int, variables: Mapping[str, str]) -> None:
+        record = job.record()
+        write_job(job.folder, replace(record, status="running", attempts=record.attempts + 1))
+        log.info("job %d of %d: %s", self.jobs.index(job) + 1, len(self.jobs), " ".join(job.overrides))
+        child = Child(
+            [sys.executable, str(self.script), *job.arguments],
+            job.folder,
+            dict(variables) | threads(self.n_jobs),
+            [reading],
+            minutes=self.timeout_minutes,
+            quiet=self.n_jobs > 1,
+        )
+        self._running[child] = job
+
+    def _pass_on(self, stop: Stop) -> None:
+        """Tell the running jobs, once, of the signal that came."""
+        if stop.signum is not None and not self._told:
+            self._told = True
+            for child in self._running:
+                child.stop(stop.signum)
+
+    def _kill(self) -> None:
+        for child in self._running:
+            child.kill()
+
+    def _reap(self) -> None:
+        for child, job in list(self._running.items()):
+            if ended := child.ended():
+                del self._running[child]
+                write_job(job.folder, record_of(job, ended))
+                rewrite(self.sweep, job.plan[0].memory_budget_gb)
+                log.info("%s", one_line(read_row(job.folder)))
+
+
+class JobsFailed(NielsError):
+    """A sweep has been carried out, but not all of its jobs have finished."""
+
+
+def require_all_finished(sweep: Path, rows: Sequence[Row], folders: set[str]) -> None:
+    """Refuse to call a sweep done while jobs have failed: those in `folders`, all if it is empty.
+
+    Raises:
+        JobsFailed: a line for each, with the reason.
+    """
+    asked = [row for row in rows if not folders or row.folder in folders]
+    failed = [row for row in asked if row.status != "finished"]
+    if failed:
+        lines = [f"{len(failed)} of {len(asked)} jobs have not finished; {sweep}/sweep.html shows all"]
+        lines += [f"{row.name}: {row.status}: {row.reason}" for row in failed]
+        raise JobsFailed("\n".join(lines), "the same command tries them again, and skips what has finished")
+
+
+def record_of(job: PlannedJob, ended: Ended) -> Job:
+    """Return the record of a job whose process has ended; an end without a result is a failure."""
+    status, reason = ended.status, ended.reason
+    if status == "finished" and not all(finished(cfg) for cfg in job.plan):
+        status, reason = "failed", "it ended without a result, and without a word"
+    record = read_job(job.folder) or job.record()
+    return replace(
+        record,
+        status=status,
+        exit_code=ended.exit_code,
+        reason=reason,
+        seconds=round(record.seconds + ended.seconds, 1),
+    )
+
+
+def threads(n_jobs: int) -> dict[str, str]:
+    """Return the variables that give each of `n_jobs` simultaneous jobs its share of the cores."""
+    if n_jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // n_jobs))}
+
+
+def require_possible(jobs: Sequence[PlannedJob], n_jobs: int, timeout_minutes: float | None) -> None:
+    """Refuse settings of the launcher that no sweep can be carried out with.
+
+    Jobs that share an mps device slow one another and can exhaust its memory.
+    """
+    if n_jobs < 1:
+        raise ConfigError(
+            f"hydra.launcher.n_jobs={n_jobs} is less than 1", "1 carries out one job after the other"
+        )
+    if timeout_minutes is not None and timeout_minutes <= 0:
+        raise ConfigError(f"hydra.launcher.timeout_minutes={timeout_minutes} leaves no time", "null sets no limit")
+    if n_jobs > 1 and sys.platform == "darwin" and any(cfg.device != "cpu" for job in jobs for cfg in job.plan):
+        raise ConfigError(
+            f"hydra.launcher.n_jobs={n_jobs} was asked for, but jobs on mps cannot share the device",
+            "use device=cpu, or hydra.launcher.n_jobs=1",
+        )
