@@ -17,59 +17,44 @@ from train.sweep.job import Job, jobs_of, read_job
 
 SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep", "train.total_steps=2", "train.ckpt_every=1"]
 FAULTY = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "faulty")}
-pytestmark = pytest.mark.xdist_group("sweep")  # some of these tests look at one sweep
 SEEDS = "train.seed=1,1001,1002,1003,1004,1005,2"
-Sweep = tuple[subprocess.CompletedProcess[str], Path]
+ENDED = {"1": "finished", "1001": "failed", "1002": "failed", "1003": "killed", "1004": "failed", "1005": "failed"}
 
 
 def by_seed(folder: Path) -> dict[str, Job]:
     return {job.overrides[-1].removeprefix("train.seed="): job for job in jobs_of(folder).values()}
 
 
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """A sweep with two good jobs and one that ends in each of five ways."""
-    cwd = tmp_path_factory.mktemp("faulty")
-    done = cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=cwd, env=FAULTY)
-    return done, cwd / "runs" / "sweep"
+def test_a_sweep_outlives_its_jobs_and_run_again_does_only_what_is_left(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "sweep"
+    done = cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=tmp_path, env=FAULTY)
+    assert done.returncode == 1 and "5 of 7 jobs have not finished" in done.stderr
+    assert "Traceback" not in done.stderr
+    require_told_apart(first := by_seed(folder))
+    require_reported(folder)
+    assert cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=tmp_path).returncode == 0
+    second = by_seed(folder)
+    assert all(job.status == "finished" for job in second.values())
+    again = {seed for seed, job in second.items() if job.attempts > first[seed].attempts}
+    assert again == {"1001", "1002", "1003", "1004", "1005"}
 
 
-def test_a_job_that_ends_badly_is_a_row_and_the_others_go_on(faulty: Sweep) -> None:
-    done, folder = faulty
-    jobs = by_seed(folder)
-    assert {seed: job.status for seed, job in jobs.items()} == {
-        "1": "finished", "1001": "failed", "1002": "failed", "1003": "killed", "1004": "failed", "1005": "failed",
-        "2": "finished",
-    }  # fmt: skip
+def require_told_apart(jobs: dict[str, Job]) -> None:
+    assert {seed: job.status for seed, job in jobs.items()} == ENDED | {"2": "finished"}
     assert (jobs["1001"].exit_code, jobs["1001"].reason) == (1, "RuntimeError: a fault of the test")
     assert jobs["1002"].exit_code == 23
     assert "SIGKILL" in jobs["1003"].reason
     assert jobs["1004"].exit_code == 5 and "step 2" in jobs["1004"].reason
     assert "without a result" in jobs["1005"].reason
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "5 of 7 jobs have not finished" in done.stderr
 
 
-def test_the_report_has_a_row_for_each_job_and_names_the_best(faulty: Sweep) -> None:
-    _, folder = faulty
+def require_reported(folder: Path) -> None:
     rows = list(csv.DictReader((folder / "sweep.csv").open(encoding="utf-8")))
     assert len(rows) == 7
     assert sum(row["status"] == "finished" for row in rows) == 2
     assert len(json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["rows"]) == 7
     assert "python scripts/train.py" in (folder / "sweep.md").read_text(encoding="utf-8")
     assert (folder / "sweep.html").read_text(encoding="utf-8").lower().startswith("<!doctype html>")
-
-
-def test_the_same_command_does_only_what_is_not_finished(faulty: Sweep) -> None:
-    _, folder = faulty
-    before = {seed: job.attempts for seed, job in by_seed(folder).items()}
-    done = cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=folder.parent.parent)
-    assert done.returncode == 0, done.stderr
-    jobs = by_seed(folder)
-    assert all(job.status == "finished" for job in jobs.values())
-    again = {seed for seed, job in jobs.items() if job.attempts > before[seed]}
-    assert again == {"1001", "1002", "1003", "1004", "1005"}
 
 
 @pytest.mark.parametrize(
