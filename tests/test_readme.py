@@ -66,4 +66,4 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.NielsError) and kind.exit_code != 1
     }
     sentence = README[README.index("Exit codes:") : README.index("stopped by a signal")]
-    assert codes | {0, DISK, 130, 143} == set(map(int, re.findall(r"\d+", sentence)))
+    assert codes | {0, 1, DISK, 130, 143} == set(map(int, re.findall(r"\d+", sentence)))
