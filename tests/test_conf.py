@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 from conftest import CONF, Compose
+from hydra import compose
+from omegaconf import OmegaConf
 
 from train.config import TrainCfgSchema, load_plan
 
@@ -20,6 +22,15 @@ NEEDED = {
 }  # only a user can say
 
 
+ENGINES = {
+    "launcher=parallel": "hydra_joblib_launcher",
+    "launcher=queue": "hydra_submitit_launcher",
+    "launcher=ray_local": "hydra_ray_launcher",
+    "launcher=slurm": "hydra_submitit_launcher",
+    "sweeper=search": "hydra_optuna_sweeper",
+}
+
+
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{p.parent.name}={p.stem}")
 def test_every_option_composes_and_validates(composed: Compose, path: Path) -> None:
     assert load_plan(composed(f"{path.parent.name}={path.stem}", *NEEDED.get(path.stem, [])))
@@ -31,6 +42,20 @@ def test_every_experiment_composes_and_validates(composed: Compose, path: Path) 
     phases = {"pipeline": ["pretrain", "sft"]}.get(path.stem.split("_")[1], [path.stem.split("_")[1]])
     assert [cfg.phase for cfg in plan] == phases
     assert plan[0].name == path.stem
+
+
+def test_every_preset_of_an_engine_is_known_here() -> None:
+    presets = [*(CONF / "hydra" / "launcher").glob("*.yaml"), *(CONF / "hydra" / "sweeper").glob("*.yaml")]
+    assert {f"{path.parent.name}={path.stem}" for path in presets} == set(ENGINES)
+
+
+@pytest.mark.parametrize(("preset", "plugin"), ENGINES.items())
+@pytest.mark.usefixtures("composed")
+def test_every_preset_of_an_engine_composes(preset: str, plugin: str) -> None:
+    pytest.importorskip(f"hydra_plugins.{plugin}")
+    hydra = compose("config", overrides=[f"hydra/{preset}"], return_hydra_config=True).hydra
+    resolved = OmegaConf.to_container(hydra[preset.split("=")[0]], resolve=True, throw_on_missing=True)
+    assert isinstance(resolved, dict) and plugin in resolved["_target_"]
 
 
 def test_the_main_job_is_a_pipeline_of_the_tiny_model_on_pydocs(composed: Compose) -> None:

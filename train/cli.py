@@ -26,6 +26,7 @@ from train.structured import register
 from train.sweep.plan import PlannedJob, batch_of, planned_jobs
 
 DEBUG = "NIELS_DEBUG"
+NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's words for a study without a value
 DISK = 8  # exit code for files that cannot be read or written
 HELP = "python scripts/train.py --help lists all settings"
 log = logging.getLogger("niels_gpt")
@@ -93,6 +94,8 @@ def _explain(error: Exception) -> tuple[int, str, str]:
         return error.exit_code, str(error), error.hint
     if isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError.exit_code, each_problem(sys.argv[1:], error), HELP
+    if isinstance(error, ValueError) and str(error) in NO_TRIAL:
+        return 1, "no trial of the search has finished; sweep.html says why", "the same command tries them again"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return (

@@ -55,6 +55,7 @@ class PlannedJob:
 def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None:
     """Return the overrides of all jobs that a sweep will have; None where its sweeper decides as it goes."""
     if not str(config.hydra.sweeper._target_).endswith(f".{BasicSweeper.__name__}"):
+        _require_a_direction_each(config)
         return None
     own = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     asked = [*own, *config.hydra.overrides.task]
@@ -66,6 +67,18 @@ def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None
                 "list them, as train.base_lr=1e-3,2e-3, or search the range with hydra/sweeper=optuna",
             )
     return BasicSweeper.split_arguments(overrides, None)[0]
+
+
+def _require_a_direction_each(config: DictConfig) -> None:
+    """Refuse a search that takes another number of values than a job returns: all of its trials would fail."""
+    asked = OmegaConf.select(config, "hydra.sweeper.direction", default=config.objective)
+    directions = len(asked) if OmegaConf.is_list(asked) else 1
+    if directions != (values := len(config.objective)):
+        objective, wanted = ",".join(config.objective), ",".join(["minimize"] * values)
+        raise ConfigError(
+            f"objective=[{objective}] gives {values} to minimise, and hydra.sweeper.direction takes {directions}",
+            f"add 'hydra.sweeper.direction=[{wanted}]'",
+        )
 
 
 def planned_jobs(

@@ -1,0 +1,147 @@
+"""Other engines carry out a sweep too: joblib, submitit on this machine and on Slurm; Optuna searches."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, Run, cli, same
+from fake_slurm import put_on_path
+from omegaconf import OmegaConf
+from test_sweep_run import waited_for
+
+from train.sweep.job import Job, jobs_of
+
+SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep"]
+SHORT = [*SMOKE, "train.total_steps=2"]
+LONGER = ["train.total_steps=200", "train.eval_every=100", "train.ckpt_every=100"]  # enough to be preempted in
+TOO_MANY = 60000  # entries that the text does not give, so that the job fails
+Started = tuple[subprocess.Popen[str], Path]
+Start = Callable[..., Started]
+
+
+def plugin(name: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that needs a plugin of Hydra."""
+    return pytest.mark.skipif(not find_spec(f"hydra_plugins.{name}"), reason=f"needs {name}")
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["rows"]
+    return found
+
+
+@plugin("hydra_joblib_launcher")
+def test_joblib_runs_two_at_once_and_a_failed_job_is_a_row(tmp_path: Path) -> None:
+    done = cli(*SHORT, "hydra/launcher=parallel", f"model.V=512,{TOO_MANY}", cwd=tmp_path)
+    assert done.returncode == 1 and "1 of 2 jobs have not finished" in done.stderr, done.stderr
+    assert "Joblib.Parallel(n_jobs=2" in done.stdout
+    finished, failed = rows(tmp_path / "runs" / "sweep")
+    assert (finished["status"], failed["status"]) == ("finished", "failed")
+    assert f"model.V={TOO_MANY}" in failed["reason"] and finished["val_loss"] > 0
+    assert (tmp_path / "runs" / "sweep" / "sweep.html").exists()
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Start]:
+    """Start a sweep in the background; nothing of it outlives the test."""
+    sweeps: list[subprocess.Popen[str]] = []
+
+    def start(*overrides: str, env: dict[str, str] | None = None) -> Started:
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), *SMOKE, *LONGER, *overrides]
+        unlimited = {key: value for key, value in (env or os.environ).items() if key != "OMP_NUM_THREADS"}
+        output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        sweeps.append(subprocess.Popen(command, cwd=tmp_path, env=unlimited, start_new_session=True, **output))
+        return sweeps[-1], tmp_path / "runs" / "sweep"
+
+    yield start
+    for sweep in sweeps:
+        if sweep.poll() is None:
+            os.killpg(sweep.pid, signal.SIGKILL)
+        sweep.communicate()
+
+
+def preempted(sweep: Started) -> list[Job]:
+    """Preempt the job with seed 1 once it has taken a step, wait for the end, return the jobs."""
+    process, folder = sweep
+    waited_for(lambda: any(folder.glob("*train.seed=1,*/pretrain/metrics.jsonl")))
+    (lock,) = folder.glob("*train.seed=1,*/run.lock")
+    found = re.search(r"process (\d+)", lock.read_text(encoding="utf-8"))
+    assert found
+    os.kill(int(found[1]), signal.SIGUSR2)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    log = (lock.parent / "train.log").read_text(encoding="utf-8")
+    assert "resumed from step" in log and "threads=1\n" in log
+    return list(jobs_of(folder).values())
+
+
+@plugin("hydra_submitit_launcher")
+def test_a_preempted_job_is_saved_queued_again_and_ends_as_if_it_had_not_been(
+    started: Start, run_folder: Run
+) -> None:
+    sweep = started("hydra/launcher=queue", "train.seed=1,2")
+    jobs = preempted(sweep)
+    assert [(job.status, job.attempts) for job in jobs] == [("finished", 2), ("finished", 1)]
+    (resumed,) = sweep[1].glob("*train.seed=1,*")
+    assert same(weights(resumed), weights(run_folder(*LONGER, "train.seed=1")))
+
+
+def weights(folder: Path) -> Any:
+    return torch.load(folder / "pretrain" / "latest.pt", weights_only=True)["model_state"]
+
+
+@plugin("hydra_submitit_launcher")
+def test_slurm_is_asked_for_what_the_preset_says_and_queues_a_preempted_job_again(
+    started: Start, tmp_path: Path
+) -> None:
+    """Proves the script, the signal, the cores and the requeue; Slurm itself is a stand-in."""
+    slurm = put_on_path(tmp_path / "slurm")
+    sweep = started("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "train.seed=1,2", env=slurm)
+    jobs = preempted(sweep)
+    assert [job.status for job in jobs] == ["finished", "finished"]
+    script = (tmp_path / "slurm" / "submitted.sh").read_text(encoding="utf-8")
+    for line in ("--requeue", "--signal=USR2@120", "--time=240", "--array=0-1%2", "--mem=8GB"):
+        assert f"#SBATCH {line}\n" in script
+
+
+@plugin("hydra_optuna_sweeper")
+def test_a_search_finds_the_lowest_loss_outlives_a_failed_trial_and_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "sweep"
+    search = ["hydra/sweeper=search", f"model.V=choice(300,512,{TOO_MANY})"]
+    cli(*SHORT, *search, "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    done = cli(*SHORT, *search, "hydra.sweeper.n_trials=3", cwd=tmp_path)
+    assert done.returncode == 1 and "complete, skipped" in done.stdout, done.stderr
+    found = rows(folder)
+    assert {row["status"] for row in found} == {"finished", "failed"}
+    best = OmegaConf.load(folder / "optimization_results.yaml")
+    assert best.best_value == min(row["val_loss"] for row in found if row["status"] == "finished")
+    with sqlite3.connect(folder / "study.db") as study:
+        assert {state for (state,) in study.execute("SELECT state FROM trials")} == {"COMPLETE", "FAIL"}
+
+
+@plugin("hydra_optuna_sweeper")
+def test_a_search_for_loss_and_memory_gives_solutions_with_both(tmp_path: Path) -> None:
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "train.B=choice(2,8)", "objective=[loss,memory]"]
+    refused = cli(*SHORT, *search, cwd=tmp_path)
+    assert refused.returncode == 2 and "hydra.sweeper.direction=[minimize,minimize]" in refused.stderr
+    done = cli(*SHORT, *search, "hydra.sweeper.direction=[minimize,minimize]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    solutions = OmegaConf.load(tmp_path / "runs" / "sweep" / "optimization_results.yaml").solutions
+    measured = [(row["val_loss"], row["peak_memory_gib"] * 2**30) for row in rows(tmp_path / "runs" / "sweep")]
+    assert solutions and all(tuple(solution["values"]) in measured for solution in solutions)
+
+
+@pytest.mark.skipif(bool(find_spec("hydra_plugins.hydra_ray_launcher")), reason="needs to miss a plugin")
+def test_an_engine_that_is_missing_is_named_with_the_command_that_brings_it(tmp_path: Path) -> None:
+    done = cli(*SHORT, "hydra/launcher=ray_local", "train.seed=1,2", cwd=tmp_path)
+    assert done.returncode == 2 and "pip install -e '.[ray]'" in done.stderr
+    assert not list(tmp_path.iterdir())
