@@ -1,16 +1,73 @@
-"""The one loss of every phase."""
+"""The one loss of every phase.
+
+Shapes: N = B * T rows of C channels, V ids.
+"""
+
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 IGNORE = -100  # a target with this id is not learned; PyTorch's own default for cross_entropy
+ROWS = 1024  # of the head at a time: their logits are still in the processor's reach when they are read again
 
 
-def next_token_loss(logits: torch.Tensor, targets: torch.Tensor, denominator: float) -> torch.Tensor:
+def next_token_loss(logits: Tensor, targets: Tensor, denominator: float) -> Tensor:
     """Return the summed cross-entropy of the learned targets over `denominator`, in nats, in fp32.
 
     `logits` (B, T, V), `targets` (B, T) with IGNORE where nothing is learned. The sum is divided by a number
     that the caller chooses, so that microbatches with unequal numbers of targets add up to an exact mean.
     """
-    flat = logits.flatten(0, 1).float()  # (B*T, V)
-    return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE, reduction="sum") / denominator
+    return _summed(logits.flatten(0, 1).float(), targets.flatten()) / denominator
+
+
+def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, denominator: float) -> Tensor:
+    """Return next_token_loss of the logits of a linear head, which are never all there.
+
+    `hidden` (B, T, C), `weight` (V, C), `targets` (B, T). Where gradients are wanted they are made along with
+    the loss, ROWS at a time, so that neither logits nor probabilities wait for the backward pass (as in Liger
+    Kernel, Hsu et al., 2024); all of it in fp32, under autocast too. It allows one backward pass.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        rows, head = hidden.flatten(0, 1).float(), weight.float()  # (N, C), (V, C)
+        if torch.is_grad_enabled():
+            total: Tensor = _HeadLoss.apply(rows, head, targets.flatten())  # type: ignore[no-untyped-call]
+        else:
+            pairs = zip(rows.split(ROWS), targets.flatten().split(ROWS), strict=True)
+            total = torch.stack([_summed(F.linear(x, head), y) for x, y in pairs]).sum()
+        return total / denominator
+
+
+def _summed(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
+
+
+class _HeadLoss(torch.autograd.Function):
+    """The summed cross-entropy of a linear head, and its gradients for an outer gradient of one."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """Go through the rows in parts; two buffers of (ROWS, V) serve them all."""
+        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        logits = hidden.new_empty(min(ROWS, len(hidden)), len(weight))
+        surprise, total = torch.empty_like(logits), hidden.new_zeros(())
+        for first in range(0, len(hidden), ROWS):
+            part = slice(first, first + ROWS)
+            x, y = hidden[part], targets[part]
+            learned = (y != IGNORE)[:, None]  # (rows, 1)
+            z, p = logits[: len(x)], surprise[: len(x)]  # (rows, V)
+            torch.mm(x, weight.t(), out=z)
+            torch.ops.aten._log_softmax.out(z, 1, False, out=p)
+            total += F.nll_loss(p, y, ignore_index=IGNORE, reduction="sum")
+            p.exp_().scatter_add_(1, y.clamp(min=0)[:, None], p.new_full((len(x), 1), -1.0))
+            torch.mm(p, weight, out=d_hidden[part]).mul_(learned)
+            d_weight.addmm_(p.t(), x * learned)
+        ctx.save_for_backward(d_hidden, d_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Scale the gradients in place; autograd refuses to do so a second time."""
+        d_hidden, d_weight = ctx.saved_tensors
+        return d_hidden.mul_(outer[0]), d_weight.mul_(outer[0]), None

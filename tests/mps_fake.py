@@ -15,8 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from niels_gpt import loss
 from niels_gpt.config import ModelCfg
-from niels_gpt.model import gpt
+from niels_gpt.model.gpt import GPT
 from train.amp import amp_factory
 from train.config import TrainCfgSchema
 
@@ -65,9 +66,9 @@ def on_mps(mode: FakeTensorMode, tensor: Tensor) -> FakeTensor:
     return FakeTensor(mode, tensor, torch.device("mps:0"))
 
 
-def fake_gpt(mode: FakeTensorMode) -> gpt.GPT:
+def fake_gpt(mode: FakeTensorMode) -> GPT:
     with torch.device("meta"):
-        model = gpt.GPT(CFG)
+        model = GPT(CFG)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(on_mps(mode, parameter.detach()), requires_grad=False))
@@ -93,7 +94,7 @@ def watch(model: nn.Module, seen: Seen) -> None:
 @torch.no_grad()
 def observe(settings: dict[str, object], *, training: bool, rows_at_once: int) -> Seen:
     """Return the dtypes seen in a forward pass to the loss and in one to the logits."""
-    gpt.LOGITS_AT_ONCE = rows_at_once * CFG.V
+    loss.ROWS = rows_at_once
     amp = amp_factory(MPS, TrainCfgSchema.model_validate(settings))
     seen: Seen = {}
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from niels_gpt import loss as loss_module
 from niels_gpt.config import ModelCfg
 from niels_gpt.loss import IGNORE, next_token_loss
 from niels_gpt.model import gpt as gpt_module
@@ -173,10 +174,10 @@ def test_many_logits_are_made_in_parts_and_loss_and_gradients_are_the_same_but_f
         return loss.detach(), {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
     whole = outcome()
-    assert torch.equal(whole[0], next_token_loss(model()(IDS), targets, n))
-    monkeypatch.setattr(gpt_module, "LOGITS_AT_ONCE", 7 * CFG.V)
-    with mock.patch.object(gpt_module, "next_token_loss", wraps=next_token_loss) as parts:
+    torch.testing.assert_close(whole[0], next_token_loss(model()(IDS), targets, n).detach())
+    monkeypatch.setattr(loss_module, "ROWS", 7)
+    with mock.patch("torch.mm", wraps=torch.mm) as products:
         in_parts = outcome()
-    assert parts.call_count == 2 * 5, "32 rows, 7 at a time, each part once more in the backward pass"
-    assert all(call.args[0].shape[1] <= 7 for call in parts.call_args_list)
+    assert products.call_count == 2 * 5, "32 rows, 7 at a time: their logits and their gradients"
+    assert all(call.args[0].shape[0] <= 7 for call in products.call_args_list)
     torch.testing.assert_close(in_parts, whole, rtol=1e-5, atol=1e-7)

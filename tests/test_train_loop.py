@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import ChatStream, Source, TokenStream
 from niels_gpt.errors import NonFiniteError
-from niels_gpt.loss import next_token_loss
+from niels_gpt.loss import head_loss
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import read_checkpoint
 from train import train_loop
@@ -107,7 +107,7 @@ def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else
     state, cfg = fresh(B=2, accum_steps=2)
     state.model.embedding.register_forward_pre_hook(lambda *_: events.append("forward"))
     with (
-        mock.patch("niels_gpt.model.gpt.next_token_loss", noted("loss", next_token_loss)),
+        mock.patch("niels_gpt.model.gpt.head_loss", noted("loss", head_loss)),
         mock.patch("train.train_loop.clip_gradients", noted("clip", clip_gradients)),
         mock.patch.object(Tensor, "backward", noted("backward", Tensor.backward)),
         mock.patch.object(state.optimizer, "step", noted("update", state.optimizer.step)),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from niels_gpt.data.batches import Batch
 from niels_gpt.errors import CheckpointError
+from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from train.amp import DTYPES, loss_scale
 from train.config import TrainCfgSchema
@@ -25,8 +26,9 @@ MPS = torch.device("mps")  # where precision takes effect; on the CPU it is emul
 class LowHead(GPT):
     """The negative study: a head that computes in the precision of the rest."""
 
-    def _head(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.embedding.weight)
+    def loss(self, ids: Tensor, targets: Tensor, denominator: float) -> Tensor:
+        """Return the loss of logits that are in low precision under autocast."""
+        return next_token_loss(F.linear(self._hidden(ids), self.embedding.weight), targets, denominator)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import torch
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch
 from niels_gpt.errors import NielsError
-from niels_gpt.model.gpt import GPT, LOGITS_AT_ONCE
+from niels_gpt.loss import ROWS
+from niels_gpt.model.gpt import GPT
 from niels_gpt.seeds import derived_seed
 from train.amp import Amp, amp_factory
 from train.checkpointing import TrainState
@@ -138,11 +139,12 @@ def theory(cfg: ModelCfg, train: TrainCfgSchema) -> int:
     """Return the bytes of activations at the peak of a microbatch, in float32, attention fused, dropout 0.
 
     A block keeps 10 N C + 4 N d_ff floats for the backward pass, or its input N C alone if it is recomputed;
-    on top comes the head with 3 N V (logits, probabilities, gradient) or a block that is being recomputed.
+    on top comes the head, with logits and probabilities of ROWS tokens and a gradient of V C, or a block that
+    is being recomputed.
     """
     N = train.B * cfg.T
     block = N * (10 * cfg.C + 4 * cfg.d_ff)
-    head = 3 * min(N * cfg.V, LOGITS_AT_ONCE)
+    head = 2 * min(N, ROWS) * cfg.V + cfg.V * cfg.C
     if train.activation_checkpointing:
         return FLOAT * (cfg.L * N * cfg.C + max(head, block))
     return FLOAT * (cfg.L * block + head)

@@ -8,12 +8,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.loss import next_token_loss
+from niels_gpt.loss import head_loss
 from niels_gpt.model.blocks import NORM_EPS, Block, rope_tables
 from niels_gpt.model.replay import replaying_contexts
 
 INIT_STD = 0.02
-LOGITS_AT_ONCE = 1 << 26  # 256 MiB in fp32
 
 
 class GPT(nn.Module):
@@ -58,24 +57,8 @@ class GPT(nn.Module):
         return self._head(self._hidden(ids, trace))
 
     def loss(self, ids: Tensor, targets: Tensor, denominator: float) -> Tensor:
-        """Return next_token_loss of the logits of `ids` (B, T), `targets` (B, T).
-
-        Where the logits are many they are made, and in the backward pass made again, LOGITS_AT_ONCE at a time.
-        """
-        hidden = self._hidden(ids)  # (B, T, C)
-        rows = max(1, LOGITS_AT_ONCE // self.cfg.V)
-        if targets.numel() <= rows:
-            return next_token_loss(self._head(hidden), targets, denominator)
-        parts = zip(hidden.flatten(0, 1).split(rows), targets.flatten().split(rows), strict=True)
-        losses = [
-            checkpoint(self._part_loss, x, y, denominator, use_reentrant=False, preserve_rng_state=False)
-            for x, y in parts
-        ]
-        return torch.stack(losses).sum()
-
-    def _part_loss(self, hidden: Tensor, targets: Tensor, denominator: float) -> Tensor:
-        """Return the share of some rows, (rows, C) and (rows), in the loss."""
-        return next_token_loss(self._head(hidden[None]), targets[None], denominator)
+        """Return next_token_loss of the logits of `ids` (B, T), `targets` (B, T), which are never all there."""
+        return head_loss(self._hidden(ids), self.embedding.weight, targets, denominator)
 
     def _hidden(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
         """Return what the head reads, (B, T, C)."""
