@@ -1,0 +1,40 @@
+"""The machine's own limits: what a large float32 product and a large copy reach, in a process of their own."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from train.lifeline import end_with_parent
+
+N = 2048  # rows and columns of the matrices
+COPIED = 1 << 28  # bytes
+TRIES = 12
+
+
+def limits() -> dict[str, float]:
+    """Return GFLOP/s of a product of N x N matrices, and GB/s read and written by a copy: the best of some."""
+    a, b = torch.randn(N, N), torch.randn(N, N)
+    out = torch.empty(N, N)
+    here, there = torch.ones(COPIED // 4), torch.ones(COPIED // 4)
+    product = best(lambda: torch.mm(a, b, out=out))
+    copy = best(lambda: there.copy_(here))
+    return {"gflops": 2 * N**3 / product / 1e9, "copy_gb": 2 * COPIED / copy / 1e9}
+
+
+def best(work: Callable[[], object]) -> float:
+    """Return the least seconds that some work took: other work on the machine only adds."""
+    seconds = []
+    for _ in range(TRIES):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    torch.set_num_threads(json.loads(sys.stdin.read())["threads"])
+    print(json.dumps(limits()))

@@ -1,0 +1,112 @@
+"""The race: contestants in turns, each turn in a fresh process, so that what disturbs one disturbs all."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from niels_gpt.errors import NielsError
+from train.lifeline import lifeline
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OWN_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives freed memory back at once
+Say = Callable[[str], None]
+
+
+class RaceFailed(NielsError):
+    """A contestant could not take its steps."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of one contestant: seconds of each step, wall and CPU, the first step's; peak in bytes."""
+
+    wall: list[float]
+    cpu: list[float]
+    first: float
+    peak: int | None
+
+    def seconds(self, clock: str) -> float:
+        """Return the median step by a clock."""
+        return median(self.wall if clock == "wall" else self.cpu)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is raced: the shape's name, rounds, timed steps of each turn after those that warm up."""
+
+    shape: str
+    rounds: int
+    steps: int
+    warmup: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Race:
+    """The turns of each contestant, its peak memory in bytes, and the machine's limits before and after."""
+
+    course: Course
+    turns: dict[str, list[Turn]]
+    peaks: dict[str, int | None]
+    limits: list[dict[str, float]]
+
+
+def race(course: Course, names: Sequence[str], say: Say) -> Race:
+    """Race the contestants.
+
+    Raises:
+        RaceFailed: one of them failed, with its last words.
+    """
+    limits = [limits_now(course.threads)]
+    turns: dict[str, list[Turn]] = {name: [] for name in names}
+    for number in range(course.rounds):
+        for name in names:
+            turn = Turn(**answered("racer", asked(course, name), {}))
+            turns[name].append(turn)
+            say(f"{course.shape} round {number + 1}: {name:<16} {turn.seconds('wall'):.3f} s a step")
+    peaks = {name: peak(course, name) for name in names}
+    return Race(course, turns, peaks, [*limits, limits_now(course.threads)])
+
+
+def peak(course: Course, name: str) -> int | None:
+    """Return the peak memory of a step above what the warm-up left, each tensor in a mapping of its own."""
+    found = answered("racer", asked(course, name) | {"steps": 1, "frugal": True}, OWN_MAPPINGS)["peak"]
+    return None if found is None else int(found)
+
+
+def asked(course: Course, name: str) -> dict[str, Any]:
+    """Return what a racer is asked to do."""
+    steps = {"steps": course.steps, "warmup": course.warmup, "threads": course.threads}
+    return {"contestant": name, "shape": course.shape, "frugal": False} | steps
+
+
+def limits_now(threads: int) -> dict[str, float]:
+    """Measure the machine."""
+    found: dict[str, float] = answered("machine", {"threads": threads}, {})
+    return found
+
+
+def answered(module: str, question: dict[str, Any], variables: dict[str, str]) -> Any:
+    """Run a module of the benchmark in a fresh process and return what it answers."""
+    threads = {"OMP_NUM_THREADS": str(question["threads"])}
+    with lifeline() as (reading, end):
+        done = subprocess.run(
+            [sys.executable, "-m", f"train.bench.{module}"],
+            input=json.dumps(question),
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | threads | variables | end,
+            pass_fds=(reading,),
+        )
+    if done.returncode:
+        words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        way_out = "pip install -e '.[bench]'" if "transformers" in words else "NIELS_DEBUG=1 shows nothing more"
+        raise RaceFailed(f"{question.get('contestant', module)}: {words}", way_out)
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,40 @@
+"""The shapes that are raced, and what a step of each costs in theory.
+
+Shapes: B sequences of T tokens; other letters are ModelCfg's.
+"""
+
+from dataclasses import dataclass
+
+from niels_gpt.config import ModelCfg
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and how a step of it is split."""
+
+    model: ModelCfg
+    B: int
+    accum_steps: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in an optimizer step."""
+        return self.B * self.accum_steps * self.model.T
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a step's matrix products, forward and backward, recomputation not counted.
+
+        A token takes 6 for each weight of a matrix, the head's V x C among them and the embedding's look-up not,
+        and 6 L T C for the products of attention, half of which are masked away.
+        """
+        m = self.model
+        weights = m.L * (4 * m.C * m.C + 3 * m.C * m.d_ff) + m.V * m.C
+        return self.tokens * (6 * weights + 6 * m.L * m.T * m.C)
+
+
+SHAPES = {
+    "small": Shape(ModelCfg(V=4096, T=128, C=256, L=4, H=4, d_ff=512), B=16, accum_steps=2),
+    "base": Shape(ModelCfg(V=16384, T=512, C=512, L=8, H=8, d_ff=1536), B=4, accum_steps=2),
+    "toy": Shape(ModelCfg(V=256, T=16, C=16, L=1, H=2, d_ff=32), B=2, accum_steps=2),
+}
