@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORE = -100  # a target with this id is not learned; PyTorch's own default for cross_entropy
-ROWS = 1024  # of the head at a time: their logits are still in the processor's reach when they are read again
+ROWS = 512  # of the head at a time: few enough that their logits stay in reach of the processor
 
 
 def next_token_loss(logits: Tensor, targets: Tensor, denominator: float) -> Tensor:

@@ -31,7 +31,15 @@ LAYERS = [
         "train.amp",
         "train.optim",
     ],
-    ["train.folder", "train.memory", "train.sweep.job", "train.sweep.curve", "train.sweep.svg"],
+    [
+        "train.folder",
+        "train.memory",
+        "train.model",
+        "train.allocator",
+        "train.sweep.job",
+        "train.sweep.curve",
+        "train.sweep.svg",
+    ],
     ["train.sweep.plan", "train.sweep.process"],
     ["train.sweep.row"],  # the report of a sweep reads the disk only
     ["train.sweep.findings", "train.sweep.splits", "train.sweep.objective"],

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from niels_gpt.device import memory_in_use, resolve_device
 from niels_gpt.errors import NielsError
+from train.allocator import keep_freed_memory
 from train.config import RunCfg, TrainCfgSchema
 from train.lifeline import end_with_parent
 from train.preflight import known_fault, torch_version
@@ -15,7 +16,7 @@ from train.step_cost import reason, stepper
 FEW = 3  # microbatches that stand for all: from the second on there are gradients beside the activations
 SECONDS = 0.8  # of measuring, at least
 ROUNDS, PATIENCE = 3, 5.0  # measurements, at least, unless they take more seconds
-STILL = {"base_lr": 1e-9, "min_lr": 0.0}  # what is learned from random ids must not become nan
+STILL = {"base_lr": 1e-9, "min_lr": 0.0, "compile": False}  # no nan from random ids, no minutes of compiling
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ class Probe:
 def probed(cfg: RunCfg) -> Probe:
     """Measure a step of `cfg`; what goes wrong is part of the answer."""
     device, train = resolve_device(cfg.device), cfg.train.model_copy(update=STILL)
+    keep_freed_memory(device, train)
     if device.type == "mps" and (fault := known_fault(cfg, torch_version())):
         return Probe(train.B, trouble=fault[0])
     try:
-        seconds = step_seconds(stepper(device, cfg), train)
+        seconds = step_seconds(stepper(device, cfg.model_copy(update={"train": train})), train)
     except (NielsError, RuntimeError, MemoryError) as error:
         return Probe(train.B, trouble=reason(error))
     return Probe(train.B, seconds, train.effective_batch * cfg.model.T / seconds, memory_in_use(device))

@@ -48,6 +48,9 @@ class TrainCfgSchema(Cfg):
         False, description="fp16 on mps: a constant power of two times the loss, divided out again"
     )
     activation_checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
+    compile: bool = Field(
+        False, description="torch.compile: less time after a first step of up to a minute; CPU only"
+    )
 
     def rules(self) -> Iterator[str]:
         """Warm-up ends within the run, and the cosine goes down."""

@@ -11,7 +11,6 @@ from torch.nn.functional import cosine_similarity
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError
-from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from train.amp import DTYPES, Amp, amp_active, amp_factory
 from train.config import RunCfg
@@ -118,7 +117,7 @@ def _pass(device: torch.device, amp: Amp, model: GPT) -> tuple[Tensor, Tensor, t
     ids = _ids().to(device)
     torch.manual_seed(1)
     with amp():
-        loss = next_token_loss(model(ids), ids.roll(-1, 1), ids.numel())
+        loss = model.loss(ids, ids.roll(-1, 1), ids.numel())
     loss.backward()
     gradients = [p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]
     return loss.detach().cpu(), torch.cat(gradients), seen[0]

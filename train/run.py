@@ -10,11 +10,10 @@ import torch
 from niels_gpt.data.batches import Source
 from niels_gpt.device import resolve_device
 from niels_gpt.errors import CheckpointError, Interrupted
-from niels_gpt.model.gpt import GPT
-from niels_gpt.seeds import derived_seed
 from niels_gpt.tokenizer import Tokenizer
 from niels_gpt.weights import read_checkpoint
 from train import pretrain, sft
+from train.allocator import keep_freed_memory
 from train.amp import amp_active, precision_advice
 from train.auto_batch import settled
 from train.checkpointing import BEST, TrainState, changed_settings, newest, resume, warm_start
@@ -22,6 +21,7 @@ from train.config import RunCfg
 from train.evaluate import Yardstick, yardstick
 from train.folder import claim
 from train.memory import explained_memory
+from train.model import compile_active, make_model, require_compiler
 from train.optim import make_optimizer
 from train.preflight import preflight
 from train.report import METRICS, Report, read_metrics
@@ -63,10 +63,11 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     """Carry out one phase; `last` shows a sample at its end."""
     device = resolve_device(cfg.device)
     preflight(device, cfg)
+    require_compiler(device, cfg.train)
+    keep_freed_memory(device, cfg.train)
     cfg.out.mkdir(parents=True, exist_ok=True)
     tokenizer = run_tokenizer(cfg, init_from)
-    torch.manual_seed(derived_seed("weights", cfg.train.seed))  # the CPU draws them, for every device
-    model = GPT(cfg.model, activation_checkpointing=cfg.train.activation_checkpointing).to(device)
+    model = make_model(cfg.model, cfg.train, device)
     state = TrainState(model, make_optimizer(model, cfg.train))
     train_source, val_source = (SOURCES[cfg.phase](cfg, split) for split in ("train", "val"))
     origin = restore(state, cfg, init_from, tokenizer)
@@ -146,6 +147,7 @@ def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
         "amp": "on" if amp_active(state.model.device, cfg.train) else "off",
         "amp_dtype": cfg.train.amp_dtype,
         "activation_checkpointing": str(cfg.train.activation_checkpointing).lower(),
+        "compile": "on" if compile_active(state.model.device, cfg.train) else "off",
         "micro_B": cfg.train.B,
         "accum_steps": cfg.train.accum_steps,
         "effective_batch": cfg.train.effective_batch,

@@ -17,13 +17,12 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch
 from niels_gpt.errors import NielsError
 from niels_gpt.loss import ROWS
-from niels_gpt.model.gpt import GPT
-from niels_gpt.seeds import derived_seed
 from train.amp import Amp, amp_factory
 from train.checkpointing import TrainState
 from train.config import RunCfg, TrainCfgSchema
 from train.live_bytes import LiveBytes
 from train.memory import is_out_of_memory
+from train.model import make_model
 from train.optim import lr_at, make_optimizer
 from train.preflight import known_fault, torch_version
 from train.train_loop import optimizer_step
@@ -104,8 +103,7 @@ def _stepped(device: torch.device, cfg: RunCfg, steps: int, cost: Cost) -> Cost:
 def stepper(device: torch.device, cfg: RunCfg) -> Callable[[TrainCfgSchema], float]:
     """Return what takes a timed step, of as many microbatches as it is told, of a new model on random ids."""
     train = cfg.train
-    torch.manual_seed(derived_seed("weights", train.seed))
-    model = GPT(cfg.model, activation_checkpointing=train.activation_checkpointing).to(device)
+    model = make_model(cfg.model, train, device)
     state = TrainState(model, make_optimizer(model, train))
     return partial(_step, state, RandomIds(cfg.model), amp_factory(device, train))
 

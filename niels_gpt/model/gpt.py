@@ -1,6 +1,7 @@
 """The GPT: a stack of blocks, each recomputed or traced when that is asked for."""
 
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,14 @@ class GPT(nn.Module):
 
     With `activation_checkpointing` each block's activations are dropped in training and recomputed in the
     backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016): the same numbers, less
-    memory, more time.
+    memory, more time. With `compiled` the blocks are compiled for training when they are first used: the same
+    numbers but for rounding, less time.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, cfg: ModelCfg, *, activation_checkpointing: bool = False) -> None:
+    def __init__(self, cfg: ModelCfg, *, activation_checkpointing: bool = False, compiled: bool = False) -> None:
         super().__init__()
         self.cfg = cfg
         self.activation_checkpointing = activation_checkpointing
@@ -37,6 +39,7 @@ class GPT(nn.Module):
         cos, sin = rope_tables(cfg.T, cfg.C // cfg.H, cfg.rope_theta)
         self.register_buffer("cos", cos, persistent=False)  # (T, D)
         self.register_buffer("sin", sin, persistent=False)  # (T, D)
+        self._compiled = torch.compile(self._hidden, dynamic=False) if compiled else None
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -58,7 +61,8 @@ class GPT(nn.Module):
 
     def loss(self, ids: Tensor, targets: Tensor, denominator: float) -> Tensor:
         """Return next_token_loss of the logits of `ids` (B, T), `targets` (B, T), which are never all there."""
-        return head_loss(self._hidden(ids), self.embedding.weight, targets, denominator)
+        hidden = self._compiled(ids) if self._compiled and self.training else self._hidden(ids)  # (B, T, C)
+        return head_loss(hidden, self.embedding.weight, targets, denominator)
 
     def _hidden(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
         """Return what the head reads, (B, T, C)."""
@@ -68,7 +72,7 @@ class GPT(nn.Module):
         x = self.dropout(self.embedding(ids))  # (B, T, C)
         for block in self.blocks:
             if recompute:
-                x = checkpoint(block, x, cos, sin, use_reentrant=False, context_fn=self._replay)
+                x = checkpoint(block, x, cos, sin, use_reentrant=False, **self._replay())
             else:
                 x = block(x, cos, sin, trace)
         out: Tensor = self.norm(x)
@@ -82,10 +86,11 @@ class GPT(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.float(), self.embedding.weight.float())
 
-    def _replay(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Return the contexts of a block and of its recomputation, which must draw the same dropout."""
-        needed = self.cfg.dropout > 0 and self.device.type != "cpu"  # PyTorch itself replays the CPU's state
-        return replaying_contexts(self.device) if needed else (nullcontext(), nullcontext())
+    def _replay(self) -> dict[str, Any]:
+        """Return what checkpoint needs for a block's recomputation to draw the same dropout."""
+        if self.cfg.dropout == 0 or self.device.type == "cpu":  # PyTorch itself replays the CPU's state
+            return {}
+        return {"context_fn": partial(replaying_contexts, self.device)}
 
     def parameter_count(self) -> int:
         """Return the number of learned numbers, the tied embedding counted once."""

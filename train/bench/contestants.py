@@ -11,26 +11,31 @@ from torch import Tensor
 
 from niels_gpt.data.batches import TokenStream
 from niels_gpt.data.cache import TokenFiles
-from niels_gpt.model.gpt import GPT
 from train.bench.shapes import Shape
 from train.checkpointing import TrainState
 from train.config import TrainCfgSchema
 from train.evaluate import Yardstick
+from train.model import make_model
 from train.optim import make_optimizer
 from train.report import Report
 from train.train_loop import train_loop
 
 Lap = Callable[[], None]
+CPU = torch.device("cpu")
 SEQUENCES = 512  # of random ids, to draw from
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to take steps: `take(shape, settings, steps, lap)`. `settings` are TrainCfgSchema's."""
+    """A way to take steps: `take(shape, settings, steps, lap)`. `settings` are TrainCfgSchema's.
+
+    With `as_a_run` the process is prepared as for a run of this project.
+    """
 
     says: str
     take: Callable[[Shape, dict[str, Any], int, Lap], None]
     settings: dict[str, Any] = field(default_factory=dict)
+    as_a_run: bool = True
 
 
 def the_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
@@ -127,8 +132,7 @@ def train_cfg(shape: Shape, settings: dict[str, Any], steps: int) -> TrainCfgSch
 
 def built(shape: Shape, cfg: TrainCfgSchema) -> TrainState:
     """Return the model and its optimizer, as a run builds them."""
-    torch.manual_seed(0)
-    model = GPT(shape.model, activation_checkpointing=cfg.activation_checkpointing)
+    model = make_model(shape.model, cfg, CPU)
     return TrainState(model, make_optimizer(model, cfg))
 
 
@@ -143,6 +147,10 @@ def source(shape: Shape) -> TokenStream:
 CONTESTANTS = {
     "ours": Contestant("this project's loop, as a user runs it", the_loop),
     "bare": Contestant("the same GPT in a bare loop", bare),
-    "hf": Contestant("Hugging Face LlamaForCausalLM of the same shape in a bare loop", hugging_face),
+    "hf": Contestant(
+        "Hugging Face LlamaForCausalLM of the same shape in a bare loop", hugging_face, as_a_run=False
+    ),
+    "ours-compile": Contestant("this project's loop, compile=on", the_loop, {"compile": True}),
+    "bare-compile": Contestant("the same GPT in a bare loop, compile=on", bare, {"compile": True}),
     "ours-ckpt": Contestant("this project's loop, memory=ckpt", the_loop, {"activation_checkpointing": True}),
 }

@@ -75,7 +75,10 @@ def race(course: Course, names: Sequence[str], say: Say) -> Race:
 
 
 def peak(course: Course, name: str) -> int | None:
-    """Return the peak memory of a step above what the warm-up left, each tensor in a mapping of its own."""
+    """Return the peak memory of a step above what the warm-up left, each tensor in a mapping of its own.
+
+    A `frugal` process keeps no freed memory, which would hide the peak.
+    """
     found = answered("racer", asked(course, name) | {"steps": 1, "frugal": True}, OWN_MAPPINGS)["peak"]
     return None if found is None else int(found)
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from train.allocator import keep_freed_memory
 from train.bench.contestants import CONTESTANTS
 from train.bench.shapes import SHAPES
+from train.config import TrainCfgSchema
 from train.lifeline import end_with_parent
 
 
@@ -58,6 +60,8 @@ def main() -> None:
     asked = json.loads(sys.stdin.read())
     contestant, shape = CONTESTANTS[asked["contestant"]], SHAPES[asked["shape"]]
     torch.set_num_threads(asked["threads"])
+    if contestant.as_a_run and not asked["frugal"]:
+        keep_freed_memory(torch.device("cpu"), TrainCfgSchema(**contestant.settings))
     laps = Laps(asked["warmup"])
     contestant.take(shape, contestant.settings, asked["warmup"] + asked["steps"], laps)
     print(json.dumps(laps.as_json()))

@@ -1,0 +1,52 @@
+"""The model of a phase: compiled when asked for, on the CPU: the same training but for rounding."""
+
+from unittest import mock
+
+import pytest
+import torch
+from conftest import Plan, Run, same
+from test_run import final, metrics, stopped_after
+
+from niels_gpt.errors import ConfigError, Interrupted
+from train.config import TrainCfgSchema
+from train.model import compile_active, require_compiler
+
+CPU, MPS = torch.device("cpu"), torch.device("mps")
+
+
+@pytest.mark.parametrize("memory", ["off", "ckpt"])
+def test_a_compiled_run_learns_the_same_but_for_rounding(run_folder: Run, memory: str) -> None:
+    eager, compiled = (
+        metrics(run_folder(f"memory={memory}", f"compile={option}", name=option) / "pretrain")
+        for option in ("off", "on")
+    )
+    assert [event["step"] for event in eager] == [event["step"] for event in compiled]
+    losses = ([event["loss"] for event in events] for events in (eager, compiled))
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_run_resumes_to_the_bit_dropout_included(run_folder: Run) -> None:
+    asked = ["compile=on", "model.dropout=0.1"]
+    straight = run_folder(*asked, name="straight") / "pretrain"
+    with stopped_after(2), pytest.raises(Interrupted):
+        run_folder(*asked, name="cut")
+    resumed = run_folder(*asked, name="cut") / "pretrain"
+    assert same(final(straight), final(resumed))
+    assert metrics(straight) == metrics(resumed)
+
+
+def test_compiling_takes_effect_on_the_cpu_alone_and_only_when_asked_for() -> None:
+    asked = TrainCfgSchema(compile=True)
+    assert compile_active(CPU, asked)
+    assert not compile_active(MPS, asked)
+    assert not compile_active(CPU, TrainCfgSchema())
+
+
+def test_a_machine_without_a_compiler_is_told_before_training(plan: Plan) -> None:
+    cfg = plan("compile=on")[0].train
+    with mock.patch("torch.compile", side_effect=RuntimeError("no g++ found")):
+        with pytest.raises(ConfigError, match="torch.compile fails here: no g\\+\\+ found") as refused:
+            require_compiler(CPU, cfg)
+    assert "compile=off" in refused.value.hint
+    with mock.patch("torch.compile", side_effect=AssertionError("nothing is to be compiled")):
+        require_compiler(CPU, plan()[0].train)
