@@ -23,7 +23,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=2, help="steps before them (default 2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (default: all cores)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a new file for all of it")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if min(options.rounds, options.steps, options.warmup, options.threads) < 1:
+        parser.error("--rounds, --steps, --warmup and --threads are at least 1")
+    return options
 
 
 def require_known(what: str, asked: Collection[str], known: Collection[str]) -> None:
