@@ -37,7 +37,7 @@ def main() -> None:
     get_console().print(console_table(rows))
     for row in rows:
         if row.reason:
-            print(one_line(row))
+            print(one_line(row, rows))
     print(f"wrote {folder / 'sweep.html'}, and .csv, .md, .json beside it")
 
 

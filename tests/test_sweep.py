@@ -229,11 +229,11 @@ assert "torch" not in sys.modules, "the launcher must not wait for torch"
 
 def test_a_job_is_told_in_a_line(sweep: Path) -> None:
     rows = rewrite(sweep, None)
-    assert one_line(rows[0]) == (
+    assert one_line(rows[0], rows) == (
         "train.B=2: finished, val loss 3.0000, 1.500 bits per byte, 900 tokens/s, 1.00 GiB, 1.5 minutes"
     )
-    assert one_line(rows[2]) == "train.B=8: failed, 1.5 minutes, exit code 6, out of memory"
-    assert one_line(rows[3]) == "train.B=16: waiting"
+    assert one_line(rows[2], rows) == "train.B=8: failed, 1.5 minutes, exit code 6, out of memory"
+    assert one_line(rows[3], rows) == "train.B=16: waiting"
 
 
 def test_the_table_of_the_console_is_legible_in_80_columns(sweep: Path) -> None:

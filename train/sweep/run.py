@@ -13,11 +13,12 @@ from niels_gpt.errors import ConfigError, Interrupted, NielsError
 from train.lifeline import lifeline
 from train.result import finished
 from train.stop import Stop, stop_on_signals
+from train.sweep.findings import labels
 from train.sweep.job import Job, is_complete, read_job, write_job
 from train.sweep.plan import PlannedJob
 from train.sweep.process import Child, Ended
 from train.sweep.report import rewrite
-from train.sweep.row import Row, read_row
+from train.sweep.row import Row, printable
 from train.sweep.table import one_line
 
 POLL = 0.05  # seconds
@@ -98,8 +99,10 @@ class SweepRun:
             if ended := child.ended():
                 del self._running[child]
                 write_job(job.folder, record_of(job, ended))
-                rewrite(self.sweep, job.plan[0].memory_budget_gb)
-                log.info("%s", one_line(read_row(job.folder)))
+                rows = rewrite(self.sweep, job.plan[0].memory_budget_gb)
+                for row in rows:
+                    if row.folder == printable(str(job.folder)):
+                        log.info("%s", one_line(row, rows))
 
 
 class JobsFailed(NielsError):
@@ -112,11 +115,12 @@ def require_all_finished(sweep: Path, rows: Sequence[Row], folders: set[str]) ->
     Raises:
         JobsFailed: a line for each, with the reason.
     """
-    asked = [row for row in rows if not folders or row.folder in folders]
+    names = set(map(printable, folders))
+    asked = [row for row in rows if not names or row.folder in names]
     failed = [row for row in asked if row.status != "finished"]
     if failed:
         lines = [f"{len(failed)} of {len(asked)} jobs have not finished; {sweep}/sweep.html shows all"]
-        lines += [f"{row.name}: {row.status}: {row.reason}" for row in failed]
+        lines += [f"{labels(rows)[row]}: {row.status}: {row.reason}" for row in failed]
         raise JobsFailed("\n".join(lines), "the same command tries them again, and skips what has finished")
 
 

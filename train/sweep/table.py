@@ -113,9 +113,9 @@ def _standing(row: Row) -> str:
     return f"{row.status} ({row.exit_code})" if row.exit_code else row.status
 
 
-def one_line(row: Row) -> str:
-    """Return what became of a run, such as `train.B=2: finished, val loss 4.3210, 11,303 tokens/s`."""
-    return f"{row.name}: {', '.join([row.status, *facts(row), *filter(None, [row.reason])])}"
+def one_line(row: Row, rows: Sequence[Row]) -> str:
+    """Return what became of one of the runs, such as `train.B=2: finished, val loss 4.3210, 11,303 tokens/s`."""
+    return f"{labels(rows)[row]}: {', '.join([row.status, *facts(row), *filter(None, [row.reason])])}"
 
 
 def facts(row: Row) -> list[str]:
