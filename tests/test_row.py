@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import made_job, made_run, write_metrics, write_result
 
+from train.folder import hold, release
 from train.metrics import read_metrics, seconds_after
 from train.sweep.row import is_run, read_row
 
@@ -62,7 +63,16 @@ def test_a_waiting_job_has_nothing_yet(tmp_path: Path) -> None:
     assert (row.seconds, row.curves, row.settings) == (None, {}, {})
 
 
-@pytest.mark.parametrize("status", ["failed", "killed", "timed out", "interrupted", "running"])
+def test_a_job_runs_only_while_somebody_carries_it_out(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "sweep" / "job", job={"status": "running", "exit_code": None, "reason": ""})
+    assert read_row(folder).status == "interrupted", "its sweep was killed"
+    for holder in (folder, folder.parent):
+        hold(holder)
+        assert read_row(folder).status == "running"
+        release(str(holder))
+
+
+@pytest.mark.parametrize("status", ["failed", "killed", "timed out", "interrupted"])
 def test_what_has_not_finished_has_no_loss_whatever_it_left(tmp_path: Path, status: str) -> None:
     row = read_row(made_run(tmp_path / "job", job={"status": status, "exit_code": 6, "reason": "out of memory"}))
     assert (row.status, row.val_loss, row.bits_per_byte) == (status, None, None)

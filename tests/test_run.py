@@ -172,7 +172,7 @@ def test_a_complete_run_is_left_as_it_is(run_folder: Run, caplog: pytest.LogCapt
     }
     with (
         caplog.at_level(logging.INFO, logger="niels_gpt"),
-        mock.patch.object(run_module, "GPT", side_effect=AssertionError),
+        mock.patch.object(run_module, "make_model", side_effect=AssertionError),
     ):
         run_folder(experiment="smoke_pipeline")
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -14,7 +14,7 @@ from niels_gpt.errors import ConfigError
 from train.config import load_plan
 from train.structured import LONGEST_NAME, register
 from train.sweep.job import config_hash
-from train.sweep.plan import PlannedJob, batch_of, planned_jobs
+from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct
 
 SWEEPS = sorted((CONF / "sweep").glob("*.yaml"))
 
@@ -71,14 +71,19 @@ def test_all_that_is_wrong_is_said_of_each_job_at_once() -> None:
     with pytest.raises(ConfigError) as refused:
         jobs("experiment=smoke_pretrain", "train.B=0,2", "train.betas=[0.9,0.95],[2,2]")
     lines = str(refused.value).splitlines()
-    assert len(lines) == 4
-    assert all(line.startswith("train.B=") for line in lines)
+    assert len(lines) == 2
+    assert lines[0].startswith("train.B=0: ") and lines[0].count("train.betas=") == 2, "in two jobs"
+    assert "betas=[2.0, 2.0]" in lines[1] and lines[1].count("train.B=") == 2
     assert "3 of 4 jobs" in refused.value.hint
 
 
 @pytest.mark.usefixtures("loader")
 def test_a_combination_asked_for_twice_and_a_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="asked for 2 times"):
-        jobs("experiment=smoke_pretrain", "train.B=2,2")
+        require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,2"))
+    with pytest.raises(ConfigError, match="one and the same job"):
+        require_distinct(jobs("experiment=smoke_pretrain", "batch=auto", "global_B=8", "train.B=2,4"))
+    with pytest.raises(ConfigError, match="does not lie in the sweep's folder"):
+        jobs("experiment=smoke_pretrain", "name=one,two")
     with pytest.raises(ConfigError, match="is a range"):
         jobs("experiment=smoke_pretrain", "train.base_lr=interval(1e-4,1e-2)")

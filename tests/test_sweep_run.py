@@ -61,7 +61,7 @@ def require_reported(folder: Path) -> None:
     ("overrides", "lines"),
     [
         (["train.B=2,0", "train.accum_steps=1,-1"], ["train.B=0", "train.accum_steps=-1"]),
-        (["model.H=2,3"], ["model.H=3: "]),
+        (["model.H=2,3"], ["(in model.H=3)"]),
     ],
 )
 def test_every_bad_combination_is_listed_and_nothing_is_run(
@@ -85,6 +85,21 @@ def test_a_job_that_was_begun_with_other_settings_is_refused(tmp_path: Path) -> 
     done = cli(*SMOKE, "train.seed=1", cwd=tmp_path)
     assert done.returncode == 2 and "begun with other settings" in done.stderr
     assert read_job(job_folder) != job
+
+
+def test_a_sweep_outlives_a_vanished_folder_a_report_that_cannot_be_written_and_its_reader(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "train.py")]
+    folder = tmp_path / "runs" / "sweep"
+    (folder / "sweep.csv").mkdir(parents=True)
+    command = [*script, *SMOKE, "resume=never", "model.V=60000,512"]  # the first has not so many entries
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.stdout.close()  # as `| head -1` does
+        process.wait(timeout=120)
+    assert [job.status for job in jobs_of(folder).values()] == ["failed", "finished"]
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -23,7 +24,7 @@ from train.folder import claim, hold
 from train.lifeline import end_with_parent
 from train.overrides import each_problem
 from train.structured import register
-from train.sweep.plan import PlannedJob, batch_of, planned_jobs
+from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct, require_possible
 
 DEBUG = "NIELS_DEBUG"
 NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's words for a study without a value
@@ -144,14 +145,28 @@ class Gate(Callback):
         with exit_codes():
             loader = GlobalHydra.instance().config_loader()
             if batch := batch_of(config, loader):
-                self.jobs = planned_jobs(config, loader, batch)
+                require_distinct(self.planned(config, loader, batch, 0))
+            if "timeout_minutes" in config.hydra.launcher and "n_jobs" in config.hydra.launcher:  # our own
+                require_possible(self.jobs, config.hydra.launcher.n_jobs, config.hydra.launcher.timeout_minutes)
             hold(Path(config.hydra.sweep.dir))
+
+    def planned(
+        self, config: DictConfig, loader: ConfigLoader, batch: Sequence[Sequence[str]], first: int
+    ) -> list[PlannedJob]:
+        """Return the jobs of a batch, which have been checked before or are checked now."""
+        known = {job.overrides: job for job in self.jobs}
+        if all(tuple(overrides) in known for overrides in batch):
+            return [known[tuple(overrides)] for overrides in batch]
+        new = planned_jobs(config, loader, batch, first)
+        self.jobs += new
+        return new
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show the table, and end with exit code 1 if any job failed."""
         from rich import get_console
 
         from train.sweep.report import rewrite
+        from train.sweep.row import read_row
         from train.sweep.run import require_all_finished
         from train.sweep.table import console_table
 
@@ -159,4 +174,5 @@ class Gate(Callback):
         with exit_codes():
             rows = rewrite(sweep, config.memory_budget_gb)
             get_console().print(console_table(rows))
-            require_all_finished(sweep, rows, {str(job.folder) for job in self.jobs})
+            own = [read_row(job.folder) for job in self.jobs]
+            require_all_finished(sweep, own or rows)

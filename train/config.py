@@ -267,6 +267,10 @@ def _problems(error: ValidationError) -> Problems:
             problems[detail["loc"]] = "\n".join(f"{where}: {rule}" if where else rule for rule in rules)
         elif detail["type"] == "missing":
             problems[detail["loc"]] = f"{where} is missing"
+        elif detail["type"] == "string_pattern_mismatch":
+            problems[detail["loc"]] = (
+                f"{where}={detail['input']}: only letters, digits, '.', '_' and '-', at most 64"
+            )
         else:
             reason = detail["msg"][0].lower() + detail["msg"][1:]
             problems[detail["loc"]] = f"{where}={detail['input']}: {reason}"

@@ -44,6 +44,19 @@ def hold(folder: Path) -> None:
         _held[folder.resolve()] = _lock(folder / LOCK, folder)
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether some process has made a folder its own, and lives."""
+    path = folder / LOCK
+    if not path.exists():
+        return False
+    with path.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _lock(path: Path, folder: Path) -> TextIO:
     """Return the locked file; it says who holds it."""
     file = path.open("a+", encoding="utf-8")

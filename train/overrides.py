@@ -17,6 +17,7 @@ from train.config import PlanCfg, load_plan
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FIRST_MANY = 20  # overrides that are tried one by one; each takes a tenth of a second
 INTERNALS = ("full_key:", "object_type=", "reference_type=", "To append to", "Config search", "provider=")
+OTHER_CONFIG = ("--config", "-cd", "-cn", "-cp", "hydra.searchpath")
 MULTIRUN = ("-m", "--multirun")
 EXTRAS = {  # of pyproject.toml, for options that another package brings
     "hydra/launcher/joblib": "joblib",
@@ -31,6 +32,8 @@ Refusal = (HydraException, OmegaConfBaseException)
 
 def each_problem(arguments: list[str], refusal: BaseException) -> str:
     """Return a line for each bad override among `arguments`; Hydra has refused them with `refusal`."""
+    if any(word.startswith(OTHER_CONFIG) for word in arguments):
+        return _in_hydra_words(refusal)  # what each word means is decided by files that are not ours
     overrides = [word for word in arguments if not word.startswith("-")]
     if any(word in MULTIRUN for word in arguments):
         overrides = [single for word in overrides for single in _singles(word)]

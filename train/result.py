@@ -65,9 +65,14 @@ def write_results(cfg: RunCfg, results: list[PhaseResult]) -> None:
 
 
 def finished(cfg: RunCfg) -> PhaseResult | None:
-    """Return what an earlier process reached, if it took all the steps that are asked for now."""
+    """Return what an earlier process reached, if it counts: it took all the steps that are asked for now."""
+    return None if cfg.resume == "never" else completed(cfg)
+
+
+def completed(cfg: RunCfg) -> PhaseResult | None:
+    """Return what the phase reached, if it took all the steps that are asked for."""
     result = read_results(Path(cfg.dir)).get(cfg.phase)
-    if result is None or result.step < cfg.train.total_steps or cfg.resume == "never":
+    if result is None or result.step < cfg.train.total_steps:
         return None
     return result if (Path(cfg.dir) / result.checkpoint).exists() else None
 

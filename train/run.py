@@ -147,7 +147,6 @@ def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
         "amp": "on" if amp_active(state.model.device, cfg.train) else "off",
         "amp_dtype": cfg.train.amp_dtype,
         "activation_checkpointing": str(cfg.train.activation_checkpointing).lower(),
-        "compile": "on" if compile_active(state.model.device, cfg.train) else "off",
         "micro_B": cfg.train.B,
         "accum_steps": cfg.train.accum_steps,
         "effective_batch": cfg.train.effective_batch,
@@ -156,6 +155,7 @@ def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
         "steps": f"{state.step}..{cfg.train.total_steps}",
         "sequences_per_epoch": len(train_source),
         "threads": torch.get_num_threads(),
+        "compile": "on" if compile_active(state.model.device, cfg.train) else "off",
     }
     return f"{cfg.phase}: " + " ".join(f"{key}={value}" for key, value in facts.items())
 

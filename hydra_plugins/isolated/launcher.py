@@ -30,17 +30,19 @@ class IsolatedLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives to a launcher."""
-        self.loader, self.config = hydra_context.config_loader, config
+        self.context, self.config = hydra_context, config
         self.script = Path(inspect.getfile(task_function)).resolve()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Carry out a batch of jobs; a failed one returns None, so that the sweep goes on."""
-        from train.sweep.objective import reached  # here: Hydra imports all plugins, even for --help
-        from train.sweep.plan import planned_jobs
+        from train.cli import Gate  # here: Hydra imports all plugins, even for --help
+        from train.sweep.objective import reached
         from train.sweep.run import SweepRun
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        jobs = planned_jobs(self.config, self.loader, job_overrides, initial_job_idx)
+        gates = [callback for callback in self.context.callbacks.callbacks if isinstance(callback, Gate)]
+        gate = gates[0] if gates else Gate()
+        jobs = gate.planned(self.config, self.context.config_loader, job_overrides, initial_job_idx)
         sweep = Path(self.config.hydra.sweep.dir)
         SweepRun(self.script, sweep, jobs, self.n_jobs, self.timeout_minutes).carry_out()
         return [_returned(reached(job.folder, job.objective), job.overrides) for job in jobs]

@@ -18,7 +18,7 @@ def compared(folders: Sequence[Path]) -> list[Row]:
     Raises:
         ConfigError: a line per folder that holds no run.
     """
-    found = {folder: [read_row(folder)] if is_run(folder) else _jobs(folder) for folder in folders}
+    found = {folder: [*([read_row(folder)] if is_run(folder) else []), *_jobs(folder)] for folder in folders}
     if missing := [folder for folder, rows in found.items() if not rows]:
         raise ConfigError(
             "\n".join(f"{folder}: {_what_is_there(folder)}" for folder in missing),

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from train.atomic import write_json
 from train.config import RunCfg
-from train.result import WITHOUT_EFFECT, finished, settings_of
+from train.result import WITHOUT_EFFECT, completed, settings_of
 
 JOB = "job.json"
 Status = Literal["waiting", "running", "finished", "failed", "killed", "timed out", "interrupted"]
@@ -50,7 +50,7 @@ def config_hash(plan: Sequence[RunCfg]) -> str:
 def is_complete(job: Job, plan: Sequence[RunCfg]) -> bool:
     """Return whether nothing is left to do for a job with these settings."""
     done = job.status == "finished" and job.config_hash == config_hash(plan)
-    return done and all(finished(cfg) for cfg in plan)
+    return done and all(completed(cfg) for cfg in plan)
 
 
 def read_job(folder: Path) -> Job | None:

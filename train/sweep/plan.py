@@ -2,9 +2,11 @@
 
 import os
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from train.config import RunCfg, load_plan
-from train.overrides import Refusal, each_problem
+from train.overrides import CONF, Refusal, each_problem
 from train.result import require_unchanged
 from train.sweep.job import Job, config_hash, read_job
 
+SEARCHPATH = "hydra.searchpath="
 OF_THE_SWEEP = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 
 
@@ -97,17 +100,60 @@ def planned_jobs(
         except (NielsError, *Refusal) as refusal:
             refusals[overrides] = refusal
     if refusals:
-        raise _refused(refusals, batch)
+        raise _refused(config, refusals, batch)
+    for job in jobs:  # side by side, where the report looks
+        if job.folder.parent != (sweep := Path(config.hydra.sweep.dir)):
+            raise ConfigError(
+                f"{job.folder} does not lie in the sweep's folder {sweep}",
+                "give a sweep one name and one dir; a sub-folder for each job is made from its overrides",
+            )
+    return jobs
+
+
+def require_distinct(jobs: Sequence[PlannedJob]) -> None:
+    """Refuse a sweep in which two combinations are one and the same job.
+
+    Raises:
+        ConfigError: which ones.
+    """
     for folder, times in Counter(job.folder for job in jobs).items():
         if times > 1:
             raise ConfigError(f"{folder} is asked for {times} times", "name each combination once")
-    return jobs
+    for _, same in groupby(sorted(jobs, key=_hash), _hash):
+        names = [job.folder.name for job in same]
+        if len(names) > 1:
+            raise ConfigError(
+                f"{' and '.join(names)} are one and the same job", "sweep over settings that make a difference"
+            )
+
+
+def _hash(job: PlannedJob) -> str:
+    return config_hash(job.plan)
+
+
+def require_possible(jobs: Sequence[PlannedJob], n_jobs: int, timeout_minutes: float | None) -> None:
+    """Refuse settings of the launcher that no sweep can be carried out with.
+
+    Jobs that share an mps device slow one another and can exhaust its memory.
+    """
+    if n_jobs < 1:
+        raise ConfigError(
+            f"hydra.launcher.n_jobs={n_jobs} is less than 1", "1 carries out one job after the other"
+        )
+    if timeout_minutes is not None and timeout_minutes <= 0:
+        raise ConfigError(f"hydra.launcher.timeout_minutes={timeout_minutes} leaves no time", "null sets no limit")
+    if n_jobs > 1 and sys.platform == "darwin" and any(cfg.device != "cpu" for job in jobs for cfg in job.plan):
+        raise ConfigError(
+            f"hydra.launcher.n_jobs={n_jobs} was asked for, but jobs on mps cannot share the device",
+            "use device=cpu, or hydra.launcher.n_jobs=1",
+        )
 
 
 def _planned_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ...], number: int) -> PlannedJob:
     cfg = loader.load_sweep_config(config, list(overrides))
-    folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
     with open_dict(cfg):
+        cfg.hydra.job.num, cfg.hydra.job.id = number, f"{cfg.hydra.job.name}_{number}"
+        folder = Path(cfg.hydra.sweep.dir) / str(cfg.hydra.sweep.subdir)
         cfg.hydra.run.dir = str(folder)  # where load_plan looks
     job = _job(cfg, cfg.hydra, folder, number)
     require_unchanged(job.plan)
@@ -128,16 +174,16 @@ def planned_here(cfg: DictConfig) -> PlannedJob | None:
 
 
 def _job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> PlannedJob:
-    overrides = tuple(hydra.overrides.task)
+    overrides, plan = tuple(hydra.overrides.task), load_plan(cfg)
     return PlannedJob(
         number=number,
         overrides=overrides,
         sweep=Path(hydra.sweep.dir),
         folder=folder,
-        plan=load_plan(cfg),
+        plan=plan,
         objective=tuple(cfg.objective),
         arguments=tuple(_arguments(hydra, overrides, folder)),
-        command=_command(hydra, cfg.name, overrides, number),
+        command=_command(hydra, overrides, f"{cfg.name[:56]}-{config_hash(plan)[:6]}"),
     )
 
 
@@ -158,31 +204,41 @@ def _arguments(hydra: DictConfig, overrides: Sequence[str], folder: Path) -> Ite
     yield from ("hydra.mode=RUN", f"hydra.run.dir='{quoted}'")
 
 
-def _flags(hydra: DictConfig) -> Iterator[str]:
-    """Yield the flags by which the user chose another config or a further folder of them."""
+def _flags(hydra: Any) -> Iterator[str]:
+    """Yield the flags by which the user chose another config, or other folders of them."""
     if hydra.job.config_name != "config":
         yield f"--config-name={hydra.job.config_name}"
     for source in hydra.runtime.config_sources:
         if source.provider == "command-line":
             yield f"--config-dir={source.path}"
+        elif source.provider == "main" and source.path != str(CONF):
+            yield f"--config-path={source.path}"
 
 
-def _command(hydra: DictConfig, name: str, overrides: Sequence[str], number: int) -> str:
+def _command(hydra: Any, overrides: Sequence[str], name: str) -> str:
     """Return what trains with a job's settings in a run folder of its own."""
-    words = [word for word in overrides if not word.startswith("name=")]
+    words = [word for word in overrides if word.partition("=")[0].lstrip("+") not in ("name", "dir")]
     if any(word.startswith("sweep=") for word in words):
         words.append("hydra.mode=RUN")
-    own = f"name={name[:56]}-{number}"
-    return shlex.join(["python", "scripts/train.py", *_flags(hydra), *words, own])
+    search = [word for word in hydra.overrides.hydra if word.startswith(SEARCHPATH)]
+    return shlex.join(["python", "scripts/train.py", *_flags(hydra), *search, *words, f"name={name}"])
 
 
-def _refused(refusals: dict[tuple[str, ...], Exception], batch: Sequence[Sequence[str]]) -> ConfigError:
-    """Return one error for all jobs that cannot be carried out; each line begins with what is the job's own."""
+def _refused(
+    config: DictConfig, refusals: dict[tuple[str, ...], Exception], batch: Sequence[Sequence[str]]
+) -> ConfigError:
+    """Return one error for all jobs that cannot be carried out: a line for each thing that is wrong."""
     common = set.intersection(*(set(overrides) for overrides in batch)) if len(batch) > 1 else set()
-    lines = []
+    flags = [
+        *_flags(config.hydra),
+        *(word for word in config.hydra.overrides.hydra if word.startswith(SEARCHPATH)),
+    ]
+    jobs: dict[str, list[str]] = {}  # by what is wrong with them
     for overrides, refusal in refusals.items():
         own = " ".join(word for word in overrides if word not in common)
-        said = str(refusal) if isinstance(refusal, NielsError) else each_problem(list(overrides), refusal)
-        lines += [f"{own}: {line}" for line in said.splitlines()]
+        said = str(refusal) if isinstance(refusal, NielsError) else each_problem([*flags, *overrides], refusal)
+        for line in said.splitlines():
+            jobs.setdefault(line, []).append(own)
+    lines = [f"{line} (in {'; '.join(names)})" if any(names) else line for line, names in jobs.items()]
     count = f"{len(refusals)} of {len(batch)} jobs cannot be carried out, so none was started"
     return ConfigError("\n".join(lines), count)

@@ -65,7 +65,7 @@ class Child:
 
     def kill(self) -> None:
         """End the process, and all that it started, at once."""
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # macOS says so of a group that has ended
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def ended(self) -> Ended | None:
@@ -93,10 +93,10 @@ class Child:
             return "finished", ""
         if self._timed_out:
             return "timed out", f"stopped after {self.minutes:g} minutes"
-        if self._asked or exit_code in SAVED:
+        if exit_code in SAVED or (self._asked and exit_code < 0):
             return "interrupted", self._last_words() or "stopped"
         if exit_code < 0:
-            name = signal.Signals(-exit_code).name
+            name = {int(known): known.name for known in signal.Signals}.get(-exit_code, f"signal {-exit_code}")
             hint = ", as the system does when memory runs out" if -exit_code == signal.SIGKILL else ""
             return "killed", f"killed by {name}{hint}"
         return "failed", self._last_words() or f"exit code {exit_code}, without a word"
@@ -109,10 +109,15 @@ class Child:
 
     def _hand_on_errors(self) -> None:
         """Show what the process wrote to stderr; the file stays only if there was anything."""
-        sys.stderr.write(text := self._stderr())
-        sys.stderr.flush()
+        text = self._stderr()
+        with suppress(OSError, ValueError):  # nobody may be reading any more
+            sys.stderr.write(text)
+            sys.stderr.flush()
         if not text:
-            (self.folder / STDERR).unlink()
+            (self.folder / STDERR).unlink(missing_ok=True)
 
     def _stderr(self) -> str:
-        return (self.folder / STDERR).read_text(encoding="utf-8", errors="replace")
+        try:
+            return (self.folder / STDERR).read_text(encoding="utf-8", errors="replace")
+        except OSError:  # someone has cleared the folder away
+            return ""

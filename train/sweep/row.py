@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from train.config import PhaseName
+from train.folder import is_held
 from train.metrics import METRICS
 from train.result import RESULT, PhaseResult, read_results
 from train.sweep.curve import Curve, read_curve
@@ -101,6 +102,8 @@ def _job(folder: Path) -> Job | None:
     job = read_job(folder)
     if job is None and (folder / JOB).exists():
         raise ValueError(f"{JOB} is damaged; delete it, and the same sweep again makes it anew")
+    if job and job.status == "running" and not is_held(folder) and not is_held(folder.parent):
+        return replace(job, status="interrupted", reason="its sweep was ended; the same command goes on")
     return job
 
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from niels_gpt.errors import ConfigError, Interrupted, NielsError
-from train.lifeline import lifeline
-from train.result import finished
+from niels_gpt.errors import Interrupted, NielsError
+from train.folder import is_held
+from train.lifeline import GRACE, lifeline
+from train.result import completed
 from train.stop import Stop, stop_on_signals
 from train.sweep.findings import labels
 from train.sweep.job import Job, is_complete, read_job, write_job
@@ -32,11 +33,11 @@ class SweepRun:
         self, script: Path, sweep: Path, jobs: Sequence[PlannedJob], n_jobs: int, timeout_minutes: float | None
     ) -> None:
         """Plan to run `script` once a job, `n_jobs` at a time, each for `timeout_minutes` at most."""
-        require_possible(jobs, n_jobs, timeout_minutes)
         self.script, self.sweep, self.jobs = script, sweep, jobs
-        self.n_jobs, self.timeout_minutes = n_jobs, timeout_minutes
+        self.n_jobs, self.timeout_minutes = min(n_jobs, len(jobs)), timeout_minutes
         self._running: dict[Child, PlannedJob] = {}
         self._told = False
+        self._began = time.monotonic()
 
     def carry_out(self) -> None:
         """Run what is not complete and record it; the report is rewritten after each job.
@@ -46,12 +47,15 @@ class SweepRun:
         """
         todo = deque(job for job in self.jobs if not self._skipped(job))
         with stop_on_signals(again=self._kill) as stop, lifeline() as (reading, variables):
-            while self._running or (todo and not stop()):
-                while todo and not stop() and len(self._running) < self.n_jobs:
-                    self._start(todo.popleft(), reading, variables)
-                self._pass_on(stop)
-                self._reap()
-                time.sleep(POLL)
+            try:
+                while self._running or (todo and not stop()):
+                    while todo and not stop() and len(self._running) < self.n_jobs and self._free(todo[0]):
+                        self._start(todo.popleft(), reading, variables)
+                    self._pass_on(stop)
+                    self._reap()
+                    time.sleep(POLL)
+            finally:  # nobody runs on if something unforeseen ends the sweep
+                self._kill()
         if stop.signum is not None:
             raise Interrupted(
                 f"the sweep was stopped; {len(todo)} of {len(self.jobs)} jobs were not started",
@@ -60,18 +64,24 @@ class SweepRun:
             )
 
     def _skipped(self, job: PlannedJob) -> bool:
-        """Return whether nothing is left to do for a job; if there is, note that it waits."""
+        """Return whether nothing is left to do for a job; what is known of it stays until the next attempt."""
         record = job.record()
-        if is_complete(record, job.plan):
-            write_job(job.folder, record)
+        complete = is_complete(record, job.plan)
+        if complete:
             log.info("%s: complete, skipped", job.folder.name)
-            return True
-        write_job(job.folder, replace(record, status="waiting", reason="", exit_code=None))
-        return False
+        elif record.status in ("running", "finished"):  # it was not: the process or its result has gone
+            record = replace(record, status="interrupted", exit_code=None, reason="ended with its sweep")
+        write_job(job.folder, record)
+        return complete
+
+    def _free(self, job: PlannedJob) -> bool:
+        """Return whether a job's folder is free; a sweep that was killed may have left its job saving."""
+        return not is_held(job.folder) or time.monotonic() - self._began > GRACE
 
     def _start(self, job: PlannedJob, reading: int, variables: Mapping[str, str]) -> None:
         record = job.record()
-        write_job(job.folder, replace(record, status="running", attempts=record.attempts + 1))
+        attempt = replace(record, status="running", exit_code=None, reason="", attempts=record.attempts + 1)
+        write_job(job.folder, attempt)
         log.info("job %d of %d: %s", self.jobs.index(job) + 1, len(self.jobs), " ".join(job.overrides))
         child = Child(
             [sys.executable, str(self.script), *job.arguments],
@@ -98,28 +108,34 @@ class SweepRun:
         for child, job in list(self._running.items()):
             if ended := child.ended():
                 del self._running[child]
-                write_job(job.folder, record_of(job, ended))
-                rows = rewrite(self.sweep, job.plan[0].memory_budget_gb)
-                for row in rows:
-                    if row.folder == printable(str(job.folder)):
-                        log.info("%s", one_line(row, rows))
+                self._record(job, ended)
+
+    def _record(self, job: PlannedJob, ended: Ended) -> None:
+        """Record how a job ended and rewrite the report; a full disk must not end the jobs that follow."""
+        try:
+            write_job(job.folder, record_of(job, ended))
+            rows = rewrite(self.sweep, job.plan[0].memory_budget_gb)
+        except Exception as error:
+            log.warning("warning: the report cannot be written: %s", error)
+            return
+        for row in rows:
+            if row.folder == printable(str(job.folder)):
+                log.info("%s", one_line(row, rows))
 
 
 class JobsFailed(NielsError):
     """A sweep has been carried out, but not all of its jobs have finished."""
 
 
-def require_all_finished(sweep: Path, rows: Sequence[Row], folders: set[str]) -> None:
-    """Refuse to call a sweep done while jobs have failed: those in `folders`, all if it is empty.
+def require_all_finished(sweep: Path, rows: Sequence[Row]) -> None:
+    """Refuse to call a sweep done while jobs of it have failed.
 
     Raises:
         JobsFailed: a line for each, with the reason.
     """
-    names = set(map(printable, folders))
-    asked = [row for row in rows if not names or row.folder in names]
-    failed = [row for row in asked if row.status != "finished"]
+    failed = [row for row in rows if row.status != "finished"]
     if failed:
-        lines = [f"{len(failed)} of {len(asked)} jobs have not finished; {sweep}/sweep.html shows all"]
+        lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
         lines += [f"{labels(rows)[row]}: {row.status}: {row.reason}" for row in failed]
         raise JobsFailed("\n".join(lines), "the same command tries them again, and skips what has finished")
 
@@ -127,7 +143,7 @@ def require_all_finished(sweep: Path, rows: Sequence[Row], folders: set[str]) ->
 def record_of(job: PlannedJob, ended: Ended) -> Job:
     """Return the record of a job whose process has ended; an end without a result is a failure."""
     status, reason = ended.status, ended.reason
-    if status == "finished" and not all(finished(cfg) for cfg in job.plan):
+    if status == "finished" and not all(completed(cfg) for cfg in job.plan):
         status, reason = "failed", "it ended without a result, and without a word"
     record = read_job(job.folder) or job.record()
     return replace(
@@ -143,22 +159,5 @@ def threads(n_jobs: int) -> dict[str, str]:
     """Return the variables that give each of `n_jobs` simultaneous jobs its share of the cores."""
     if n_jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // n_jobs))}
-
-
-def require_possible(jobs: Sequence[PlannedJob], n_jobs: int, timeout_minutes: float | None) -> None:
-    """Refuse settings of the launcher that no sweep can be carried out with.
-
-    Jobs that share an mps device slow one another and can exhaust its memory.
-    """
-    if n_jobs < 1:
-        raise ConfigError(
-            f"hydra.launcher.n_jobs={n_jobs} is less than 1", "1 carries out one job after the other"
-        )
-    if timeout_minutes is not None and timeout_minutes <= 0:
-        raise ConfigError(f"hydra.launcher.timeout_minutes={timeout_minutes} leaves no time", "null sets no limit")
-    if n_jobs > 1 and sys.platform == "darwin" and any(cfg.device != "cpu" for job in jobs for cfg in job.plan):
-        raise ConfigError(
-            f"hydra.launcher.n_jobs={n_jobs} was asked for, but jobs on mps cannot share the device",
-            "use device=cpu, or hydra.launcher.n_jobs=1",
-        )
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // n_jobs))}
