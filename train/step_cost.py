@@ -134,18 +134,21 @@ class RandomIds:
 
 
 def theory(cfg: ModelCfg, train: TrainCfgSchema) -> int:
-    """Return the bytes of activations at the peak of a microbatch, in float32, attention fused, dropout 0.
+    """Return the bytes above weights and optimizer state at the peak of a microbatch, in float32, dropout 0.
 
-    A block keeps 10 N C + 4 N d_ff floats for the backward pass, or its input N C alone if it is recomputed;
-    on top comes the head, with logits and probabilities of ROWS tokens and a gradient of V C, or a block that
-    is being recomputed.
+    A block keeps 10 N C + 4 N d_ff floats for the backward pass, attention being fused, or its input N C alone if
+    it is recomputed. The head has logits and probabilities of ROWS tokens, and a gradient of V C. Without
+    recomputation the peak is where all blocks wait for the backward pass; with it, where one is made again: the
+    first to be, while the inputs of all wait, or the last, when the gradients of all blocks are there.
     """
     N = train.B * cfg.T
-    block = N * (10 * cfg.C + 4 * cfg.d_ff)
-    head = 2 * min(N, ROWS) * cfg.V + cfg.V * cfg.C
-    if train.activation_checkpointing:
-        return FLOAT * (cfg.L * N * cfg.C + max(head, block))
-    return FLOAT * (cfg.L * block + head)
+    inputs, block = N * cfg.C, N * (10 * cfg.C + 4 * cfg.d_ff)
+    head, gradient = 2 * min(N, ROWS) * cfg.V + cfg.V * cfg.C, cfg.V * cfg.C
+    if not train.activation_checkpointing:
+        return FLOAT * (cfg.L * block + head)
+    weights = 4 * cfg.C * cfg.C + 3 * cfg.C * cfg.d_ff  # of a block
+    again = gradient + block + max(cfg.L * inputs, inputs + cfg.L * weights)
+    return FLOAT * max(cfg.L * inputs + head, again)
 
 
 def savings(costs: list[Cost]) -> list[dict[str, Any]]:
