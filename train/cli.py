@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -23,6 +22,7 @@ from train.config import load_plan
 from train.folder import claim, hold
 from train.lifeline import end_with_parent
 from train.overrides import each_problem
+from train.stop import Terminated, end_at_once
 from train.structured import register
 from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct, require_possible
 
@@ -36,18 +36,12 @@ log = logging.getLogger("niels_gpt")
 def command(main: Callable[[], Any]) -> None:
     """Run a script's main and end the process with its exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through to here, where they all look alike
-    signal.signal(signal.SIGTERM, _terminate)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a script's background
+            signal.signal(signum, end_at_once)
     end_with_parent()
     with exit_codes():
         main()
-
-
-class Terminated(BaseException):
-    """SIGTERM came at a time when nothing is to be saved."""
-
-
-def _terminate(signum: int, _: FrameType | None) -> None:
-    raise Terminated
 
 
 @contextmanager

@@ -154,8 +154,8 @@ def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
         "parameters": f"{state.model.parameter_count():,}",
         "steps": f"{state.step}..{cfg.train.total_steps}",
         "sequences_per_epoch": len(train_source),
-        "threads": torch.get_num_threads(),
         "compile": "on" if compile_active(state.model.device, cfg.train) else "off",
+        "threads": torch.get_num_threads(),
     }
     return f"{cfg.phase}: " + " ".join(f"{key}={value}" for key, value in facts.items())
 

@@ -10,6 +10,19 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what a cluster sends before it takes the machine away
 
 
+_early: list[int] = []  # signals that came before anyone listened for a wish to stop
+
+
+class Terminated(BaseException):
+    """SIGTERM came at a time when nothing is to be saved."""
+
+
+def end_at_once(signum: int, _: FrameType | None) -> None:
+    """End the process by an exception; noted, too, since an exception in a destructor, say, is swallowed."""
+    _early.append(signum)
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+
+
 @dataclass
 class Stop:
     """Whether, and by which signal, the run was asked to stop."""
@@ -44,6 +57,8 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[Stop]:
     for signum in before:
         signal.signal(signum, ask)
     try:
+        if _early:
+            raise KeyboardInterrupt if _early[0] == signal.SIGINT else Terminated
         yield stop
     finally:
         for signum, handler in before.items():
