@@ -39,7 +39,7 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[Stop]:
     """Listen for the signals while a phase learns; what listened before is put back.
 
     A second one calls `again`, or ends the process where there is none; but clusters send several at once, so a
-    preemption outweighs the others. Signals that are ignored, as SIGHUP is under nohup, stay so.
+    preemption outweighs the others. SIGHUP stays ignored where it is, as under nohup.
     """
     stop = Stop()
 
@@ -53,15 +53,19 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[Stop]:
             signal.raise_signal(signum)
 
     handlers = {signum: signal.getsignal(signum) for signum in (*ENDING, *PREEMPTION)}
-    before = {signum: handler for signum, handler in handlers.items() if handler is not signal.SIG_IGN}
-    for signum in before:
+    if handlers[signal.SIGHUP] is signal.SIG_IGN:
+        del handlers[signal.SIGHUP]
+    handlers = {
+        signum: handler for signum, handler in handlers.items() if handler is not None
+    }  # None: not Python's
+    for signum in handlers:
         signal.signal(signum, ask)
     try:
         if _early:
             raise KeyboardInterrupt if _early[0] == signal.SIGINT else Terminated
         yield stop
     finally:
-        for signum, handler in before.items():
+        for signum, handler in handlers.items():
             signal.signal(signum, handler)
 
 

@@ -57,11 +57,11 @@ class Child:
                 start_new_session=True,
             )
 
-    def stop(self, signum: int) -> None:
-        """Ask the run to finish its step and save it."""
+    def stop(self) -> None:
+        """Ask the run to finish its step and save it, by SIGTERM: SIGINT may be ignored in the background."""
         self._asked = True
         with suppress(ProcessLookupError):
-            self._process.send_signal(signum)
+            self._process.terminate()
 
     def kill(self) -> None:
         """End the process, and all that it started, at once."""

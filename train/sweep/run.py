@@ -94,11 +94,11 @@ class SweepRun:
         self._running[child] = job
 
     def _pass_on(self, stop: Stop) -> None:
-        """Tell the running jobs, once, of the signal that came."""
-        if stop.signum is not None and not self._told:
+        """Tell the running jobs, once, that a signal came."""
+        if stop() and not self._told:
             self._told = True
             for child in self._running:
-                child.stop(stop.signum)
+                child.stop()
 
     def _kill(self) -> None:
         for child in self._running:
