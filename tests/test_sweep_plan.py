@@ -64,6 +64,7 @@ def test_names_of_folders_are_stable_bounded_and_different() -> None:
     assert names == [job.folder.name for job in jobs(*asked)]
     assert len(set(names)) == 3
     assert all(len(name) <= LONGEST_NAME and "/" not in name for name in names)
+    assert [job.folder for job in jobs("name=alone")] == [Path("runs/alone/defaults")]
 
 
 @pytest.mark.usefixtures("loader")

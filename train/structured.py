@@ -68,6 +68,7 @@ def _hydra_type(annotation: Any) -> Any:
 
 def folder_name(overrides: str) -> str:
     """Return a folder's name made from a job's overrides: readable, without slashes, of bounded length."""
+    overrides = overrides or "defaults"  # a job that overrides nothing
     name = re.sub(r"[^A-Za-z0-9._=,+-]", "_", overrides)
     if name == overrides and len(name) <= LONGEST_NAME:
         return name
