@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from conftest import ROOT, cli
 
-from train.sweep.job import Job, jobs_of, read_job
+from train.sweep.job import Job, jobs_of, read_job, write_job
 
 SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep", "train.total_steps=2", "train.ckpt_every=1"]
 FAULTY = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "faulty")}
@@ -46,6 +48,14 @@ def require_told_apart(jobs: dict[str, Job]) -> None:
     assert "SIGKILL" in jobs["1003"].reason
     assert jobs["1004"].exit_code == 5 and "step 2" in jobs["1004"].reason
     assert "without a result" in jobs["1005"].reason
+
+
+def test_a_finished_job_is_known_by_the_hash_of_its_settings(tmp_path: Path) -> None:
+    assert cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
+    ((folder, job),) = jobs_of(tmp_path / "runs" / "sweep").items()
+    write_job(folder, replace(job, config_hash="0" * 16))
+    assert cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
+    assert jobs_of(folder.parent)[folder] == replace(job, attempts=2, seconds=ANY)
 
 
 def require_reported(folder: Path) -> None:

@@ -23,7 +23,6 @@ from train.folder import claim, hold
 from train.lifeline import end_with_parent
 from train.overrides import each_problem
 from train.stop import Terminated, end_at_once
-from train.structured import register
 from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct, require_possible
 
 DEBUG = "NIELS_DEBUG"
@@ -123,11 +122,6 @@ class Gate(Callback):
 
     def __init__(self) -> None:
         self.jobs: list[PlannedJob] = []  # of a sweep, where they can be known from the start
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Arrive in a process of another launcher, which needs the resolvers to compose its job."""
-        vars(self).update(state)
-        register()
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a plan that cannot be carried out."""

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from niels_gpt.errors import CheckpointError, RunFolderInUse
 from train.config import RunCfg
-from train.result import require_unchanged
+from train.result import has_begun, require_unchanged
 
 LOCK = "run.lock"
 _held: dict[Path, TextIO] = {}  # open locks: the kernel drops them when the process ends, however it ends
@@ -24,7 +24,7 @@ def claim(plan: list[RunCfg]) -> None:
     folder = Path(plan[0].dir)
     if folder.resolve() in _held:
         return
-    if plan[0].resume == "never" and any(any(cfg.out.glob("step_*.pt")) for cfg in plan):
+    if plan[0].resume == "never" and has_begun(plan):
         raise CheckpointError(
             f"resume=never was asked for, but {plan[0].dir} holds a run already",
             "choose another name=..., or resume=auto to go on with this one",

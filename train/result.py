@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,11 @@ def completed(cfg: RunCfg) -> PhaseResult | None:
     return result if (Path(cfg.dir) / result.checkpoint).exists() else None
 
 
+def has_begun(plan: Iterable[RunCfg]) -> bool:
+    """Return whether any of the phases has saved a step."""
+    return any(any(cfg.out.glob("step_*.pt")) for cfg in plan)
+
+
 def require_unchanged(plan: list[RunCfg]) -> None:
     """Refuse settings that a finished phase cannot follow, and more steps under a phase that others built on.
 
@@ -90,7 +95,7 @@ def require_unchanged(plan: list[RunCfg]) -> None:
                     "\n".join(f"{cfg.out} is complete, with other settings: {change}" for change in changes),
                     "use another name=... for another run",
                 )
-        elif later := [other.phase for other in plan[at + 1 :] if any(other.out.glob("step_*.pt"))]:
+        elif later := [other.phase for other in plan[at + 1 :] if has_begun([other])]:
             raise CheckpointError(
                 f"{cfg.out} is asked for more steps, but {later[0]} has already begun from its weights",
                 "use another name=..., or phase=pretrain alone",

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what a cluster sends before it takes the machine away
-
 
 _early: list[int] = []  # signals that came before anyone listened for a wish to stop
 
@@ -20,6 +20,10 @@ class Terminated(BaseException):
 def end_at_once(signum: int, _: FrameType | None) -> None:
     """End the process by an exception; noted, too, since an exception in a destructor, say, is swallowed."""
     _early.append(signum)
+    _end(signum)
+
+
+def _end(signum: int) -> NoReturn:
     raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
 
 
@@ -52,17 +56,14 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[Stop]:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
 
-    handlers = {signum: signal.getsignal(signum) for signum in (*ENDING, *PREEMPTION)}
-    if handlers[signal.SIGHUP] is signal.SIG_IGN:
-        del handlers[signal.SIGHUP]
-    handlers = {
-        signum: handler for signum, handler in handlers.items() if handler is not None
-    }  # None: not Python's
+    unheard = {signal.SIGHUP: signal.SIG_IGN}
+    before = {signum: signal.getsignal(signum) for signum in (*ENDING, *PREEMPTION)}
+    handlers = {n: was for n, was in before.items() if was is not None and was is not unheard.get(n)}  # None: C's
     for signum in handlers:
         signal.signal(signum, ask)
     try:
         if _early:
-            raise KeyboardInterrupt if _early[0] == signal.SIGINT else Terminated
+            _end(_early[0])
         yield stop
     finally:
         for signum, handler in handlers.items():

@@ -47,9 +47,9 @@ def config_hash(plan: Sequence[RunCfg]) -> str:
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def is_complete(job: Job, plan: Sequence[RunCfg]) -> bool:
-    """Return whether nothing is left to do for a job with these settings."""
-    done = job.status == "finished" and job.config_hash == config_hash(plan)
+def is_complete(earlier: Job | None, config_hash: str, plan: Sequence[RunCfg]) -> bool:
+    """Return whether nothing is left to do: it finished with settings of this hash, and its results are there."""
+    done = earlier is not None and earlier.status == "finished" and earlier.config_hash == config_hash
     return done and all(completed(cfg) for cfg in plan)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from train.config import RunCfg, load_plan
 from train.overrides import CONF, Refusal, each_problem
-from train.result import require_unchanged
+from train.result import has_begun, require_unchanged
 from train.sweep.job import Job, config_hash, read_job
 
 SEARCHPATH = "hydra.searchpath="
@@ -39,6 +40,7 @@ class PlannedJob:
     sweep: Path
     folder: Path
     plan: list[RunCfg]
+    config_hash: str
     objective: tuple[str, ...]
     arguments: tuple[str, ...]
     command: str
@@ -49,7 +51,7 @@ class PlannedJob:
             "number": self.number,
             "overrides": self.overrides,
             "command": self.command,
-            "config_hash": config_hash(self.plan),
+            "config_hash": self.config_hash,
         }
         earlier = read_job(self.folder)
         return Job(**(vars(earlier) if earlier else {}) | asked)
@@ -116,19 +118,16 @@ def require_distinct(jobs: Sequence[PlannedJob]) -> None:
     Raises:
         ConfigError: which ones.
     """
+    by_hash = attrgetter("config_hash")
     for folder, times in Counter(job.folder for job in jobs).items():
         if times > 1:
             raise ConfigError(f"{folder} is asked for {times} times", "name each combination once")
-    for _, same in groupby(sorted(jobs, key=_hash), _hash):
+    for _, same in groupby(sorted(jobs, key=by_hash), by_hash):
         names = [job.folder.name for job in same]
         if len(names) > 1:
             raise ConfigError(
                 f"{' and '.join(names)} are one and the same job", "sweep over settings that make a difference"
             )
-
-
-def _hash(job: PlannedJob) -> str:
-    return config_hash(job.plan)
 
 
 def require_possible(jobs: Sequence[PlannedJob], n_jobs: int, timeout_minutes: float | None) -> None:
@@ -175,23 +174,24 @@ def planned_here(cfg: DictConfig) -> PlannedJob | None:
 
 def _job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> PlannedJob:
     overrides, plan = tuple(hydra.overrides.task), load_plan(cfg)
+    own_hash = config_hash(plan)
     return PlannedJob(
         number=number,
         overrides=overrides,
         sweep=Path(hydra.sweep.dir),
         folder=folder,
         plan=plan,
+        config_hash=own_hash,
         objective=tuple(cfg.objective),
         arguments=tuple(_arguments(hydra, overrides, folder)),
-        command=_command(hydra, overrides, f"{cfg.name[:56]}-{config_hash(plan)[:6]}"),
+        command=_command(hydra, overrides, f"{cfg.name[:56]}-{own_hash[:6]}"),
     )
 
 
 def _require_same_beginning(job: PlannedJob) -> None:
     """Refuse to go on with a job that was begun with other settings under the same name."""
-    begun = any(any(cfg.out.glob("step_*.pt")) for cfg in job.plan)
     earlier = read_job(job.folder)
-    if begun and earlier and earlier.status != "finished" and earlier.config_hash != config_hash(job.plan):
+    if has_begun(job.plan) and earlier and earlier.status != "finished" and earlier.config_hash != job.config_hash:
         raise CheckpointError(f"{job.folder} was begun with other settings; use another name=..., or remove it")
 
 
@@ -215,13 +215,17 @@ def _flags(hydra: Any) -> Iterator[str]:
             yield f"--config-path={source.path}"
 
 
+def _sources(hydra: Any) -> list[str]:
+    """Return all by which the user chose where configs come from."""
+    return [*_flags(hydra), *(word for word in hydra.overrides.hydra if word.startswith(SEARCHPATH))]
+
+
 def _command(hydra: Any, overrides: Sequence[str], name: str) -> str:
     """Return what trains with a job's settings in a run folder of its own."""
     words = [word for word in overrides if word.partition("=")[0].lstrip("+") not in ("name", "dir")]
     if any(word.startswith("sweep=") for word in words):
         words.append("hydra.mode=RUN")
-    search = [word for word in hydra.overrides.hydra if word.startswith(SEARCHPATH)]
-    return shlex.join(["python", "scripts/train.py", *_flags(hydra), *search, *words, f"name={name}"])
+    return shlex.join(["python", "scripts/train.py", *_sources(hydra), *words, f"name={name}"])
 
 
 def _refused(
@@ -229,14 +233,14 @@ def _refused(
 ) -> ConfigError:
     """Return one error for all jobs that cannot be carried out: a line for each thing that is wrong."""
     common = set.intersection(*(set(overrides) for overrides in batch)) if len(batch) > 1 else set()
-    flags = [
-        *_flags(config.hydra),
-        *(word for word in config.hydra.overrides.hydra if word.startswith(SEARCHPATH)),
-    ]
     jobs: dict[str, list[str]] = {}  # by what is wrong with them
     for overrides, refusal in refusals.items():
         own = " ".join(word for word in overrides if word not in common)
-        said = str(refusal) if isinstance(refusal, NielsError) else each_problem([*flags, *overrides], refusal)
+        said = (
+            str(refusal)
+            if isinstance(refusal, NielsError)
+            else each_problem([*_sources(config.hydra), *overrides], refusal)
+        )
         for line in said.splitlines():
             jobs.setdefault(line, []).append(own)
     lines = [f"{line} (in {'; '.join(names)})" if any(names) else line for line, names in jobs.items()]

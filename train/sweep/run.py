@@ -66,7 +66,7 @@ class SweepRun:
     def _skipped(self, job: PlannedJob) -> bool:
         """Return whether nothing is left to do for a job; what is known of it stays until the next attempt."""
         record = job.record()
-        complete = is_complete(record, job.plan)
+        complete = is_complete(read_job(job.folder), job.config_hash, job.plan)
         if complete:
             log.info("%s: complete, skipped", job.folder.name)
         elif record.status in ("running", "finished"):  # it was not: the process or its result has gone
