@@ -44,7 +44,7 @@ def memory_in_use(device: torch.device) -> int:
     """Return bytes: what the Metal driver holds on mps, the largest resident size so far on the CPU."""
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    if own := _kilobytes("/proc/self/status", "VmHWM"):  # Linux lets a child's ru_maxrss begin at its parent's
+    if own := bytes_of("/proc/self/status", "VmHWM"):  # Linux lets a child's ru_maxrss begin at its parent's
         return own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
@@ -54,7 +54,7 @@ def memory_budget(device: torch.device) -> int:
     """Return the bytes that a run may take: most of what Metal recommends, or of what the machine has free."""
     if device.type == "mps":
         return int(BUDGET * torch.mps.recommended_max_memory())
-    return int(BUDGET * (_kilobytes("/proc/meminfo", "MemAvailable") or physical_memory()))
+    return int(BUDGET * (bytes_of("/proc/meminfo", "MemAvailable") or physical_memory()))
 
 
 def physical_memory() -> int:
@@ -69,7 +69,7 @@ def sysctl(name: str) -> str:
     return subprocess.run(["sysctl", "-n", name], capture_output=True, text=True).stdout.strip()
 
 
-def _kilobytes(path: str, name: str) -> int:
+def bytes_of(path: str, name: str) -> int:
     """Return the bytes of a line `name: N kB` of a file that Linux keeps, 0 where there is none."""
     lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

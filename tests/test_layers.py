@@ -32,6 +32,7 @@ LAYERS = [
         "train.optim",
     ],
     [
+        "train.ask",
         "train.folder",
         "train.memory",
         "train.model",

@@ -1,21 +1,17 @@
 """Searches the fastest B that fits: candidates in ascending order, each measured in a process of its own."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
+from train.ask import ask
 from train.batch_probe import Probe
 from train.config import LARGEST_B, RunCfg
-from train.lifeline import lifeline
 from train.step_cost import NO_ROOM, theory
 
-ROOT = Path(__file__).resolve().parent.parent
 MOST = 9  # candidates; each takes seconds
 TIMEOUT = 600  # seconds for one candidate
 QUICK = 12.0  # seconds of searching, after which what is not faster is as good as slower
@@ -102,20 +98,10 @@ def _speed(probe: Probe) -> float:
 
 
 def _measured_in_child(cfg: RunCfg) -> Probe:
-    """Measure in a child process: what it dies of, it dies of alone, and its memory is its own."""
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    """Measure in a child process."""
+    threads = torch.get_num_threads()
     try:
-        with lifeline() as (reading, variables):
-            done = subprocess.run(
-                [sys.executable, "-m", "train.batch_probe"],
-                input=cfg.model_dump_json(),
-                capture_output=True,
-                text=True,
-                cwd=ROOT,
-                env=os.environ | threads | variables,
-                pass_fds=(reading,),
-                timeout=TIMEOUT,
-            )
+        done = ask("train.batch_probe", cfg.model_dump_json(), threads=threads, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         return Probe(cfg.train.B, trouble=f"no answer in {TIMEOUT} seconds")
     if done.returncode < 0:  # Linux ends the process that takes the most

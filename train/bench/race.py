@@ -1,19 +1,14 @@
 """The race: contestants in turns, each turn in a fresh process, so that what disturbs one disturbs all."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from niels_gpt.errors import NielsError
-from train.lifeline import lifeline
+from train.ask import ask
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 OWN_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives freed memory back at once
 Say = Callable[[str], None]
 
@@ -97,17 +92,8 @@ def limits_now(threads: int) -> dict[str, float]:
 
 def answered(module: str, question: dict[str, Any], variables: dict[str, str]) -> Any:
     """Run a module of the benchmark in a fresh process and return what it answers."""
-    threads = {"OMP_NUM_THREADS": str(question["threads"])}
-    with lifeline() as (reading, end):
-        done = subprocess.run(
-            [sys.executable, "-m", f"train.bench.{module}"],
-            input=json.dumps(question),
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | threads | variables | end,
-            pass_fds=(reading,),
-        )
+    text = json.dumps(question)
+    done = ask(f"train.bench.{module}", text, threads=question["threads"], variables=variables)
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         way_out = "pip install -e '.[bench]'" if "transformers" in words else ""

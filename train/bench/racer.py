@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
+from niels_gpt.device import bytes_of
 from train.allocator import keep_freed_memory
 from train.bench.contestants import CONTESTANTS
 from train.bench.shapes import SHAPES
 from train.config import TrainCfgSchema
 from train.lifeline import end_with_parent
+
+STATUS = "/proc/self/status"  # of a process: VmRSS is resident now, VmHWM at most so far
 
 
 class Laps:
@@ -27,9 +30,9 @@ class Laps:
     def __call__(self) -> None:
         """Note the end of a step; the first ones compile and allocate."""
         self.stamps.append((time.perf_counter(), time.process_time()))
-        self.after = resident("VmHWM")
+        self.after = bytes_of(STATUS, "VmHWM")
         if len(self.stamps) == self.warmup + 1:
-            self.before = resident("VmRSS")
+            self.before = bytes_of(STATUS, "VmRSS")
             forget_peak()
 
     def as_json(self) -> dict[str, Any]:
@@ -39,13 +42,6 @@ class Laps:
         )
         peak = self.after - self.before if self.before else None
         return {"wall": wall[self.warmup :], "cpu": cpu[self.warmup :], "first": wall[0], "peak": peak}
-
-
-def resident(name: str) -> int:
-    """Return bytes resident now (VmRSS) or at most so far (VmHWM); 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
 def forget_peak() -> None:
