@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types tests smoke smoke-mps doctor clean
+.PHONY: help setup train test lint types tests smoke smoke-mps doctor faults clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -34,6 +34,9 @@ smoke-mps: setup ## on a Mac: fifty steps in fp16, which must leave checkpoints
 
 doctor: setup ## look this machine over: precision, speed, memory (ARGS="model=base train.B=8")
 	$(BIN)/python scripts/doctor.py $(ARGS)
+
+faults: setup ## the whole harness of faults: half an hour, and a table of what was reached
+	$(BIN)/python scripts/faults.py
 
 test: lint types tests ## everything that must stay green
 

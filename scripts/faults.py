@@ -1,0 +1,33 @@
+"""Runs the whole harness of faults, tests/faults/, and prints a table of what was asked for and what was reached."""
+
+import _root  # noqa: F401  isort: skip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from train.cli import command
+
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "faults"
+
+
+def main() -> None:
+    """Run, print the table, and end as pytest does."""
+    with tempfile.TemporaryDirectory() as folder:
+        variables = os.environ | {"NIELS_FAULTS": "whole", "NIELS_FAULTS_TABLE": folder}
+        done = subprocess.run([sys.executable, "-m", "pytest", str(TESTS), *sys.argv[1:]], env=variables)
+        rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+    table = Table("area", "asked for", "reached")
+    for row in rows:
+        table.add_row(row["area"], row["asked"], row["reached"])
+    Console(width=140).print(table)
+    raise SystemExit(done.returncode)
+
+
+if __name__ == "__main__":
+    command(main)
