@@ -1,4 +1,4 @@
-"""Runs the whole harness of faults, tests/faults/, and prints a table of what was asked for and what was reached."""
+"""Runs the whole harness of faults, tests/faults/, and prints what was asked for and what was reached."""
 
 import _root  # noqa: F401  isort: skip
 import json
