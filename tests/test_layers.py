@@ -8,7 +8,14 @@ from conftest import ROOT
 
 LAYERS = [
     ["niels_gpt.errors", "niels_gpt.seeds"],
-    ["niels_gpt.config", "niels_gpt.loss", "niels_gpt.device", "niels_gpt.tokenizer", "niels_gpt.data.records"],
+    [
+        "niels_gpt.config",
+        "niels_gpt.loss",
+        "niels_gpt.device",
+        "niels_gpt.tokenizer",
+        "niels_gpt.data.records",
+        "niels_gpt.model.attention",
+    ],
     ["niels_gpt.data.pydocs_dialogues", "niels_gpt.data.synthetic", "niels_gpt.data.files"],
     ["niels_gpt.data.pydocs_files", "niels_gpt.data.pydocs_comments"],
     ["niels_gpt.data.pydocs_parsed"],
@@ -36,7 +43,7 @@ LAYERS = [
         "train.folder",
         "train.memory",
         "train.model",
-        "train.allocator",
+        "train.cpu",
         "train.sweep.job",
         "train.sweep.curve",
         "train.sweep.svg",

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 from niels_gpt.device import memory_in_use, resolve_device
 from niels_gpt.errors import NielsError
-from train.allocator import keep_freed_memory
 from train.config import RunCfg, TrainCfgSchema
+from train.cpu import prepare_cpu
 from train.lifeline import end_with_parent
 from train.preflight import known_fault, torch_version
 from train.step_cost import reason, stepper
@@ -36,7 +36,7 @@ class Probe:
 def probed(cfg: RunCfg) -> Probe:
     """Measure a step of `cfg`; what goes wrong is part of the answer."""
     device, train = resolve_device(cfg.device), cfg.train.model_copy(update=STILL)
-    keep_freed_memory(device, train)
+    prepare_cpu(device, train)
     if device.type == "mps" and (fault := known_fault(cfg, torch_version())):
         return Probe(train.B, trouble=fault[0])
     try:

@@ -13,11 +13,11 @@ from niels_gpt.errors import CheckpointError, Interrupted
 from niels_gpt.tokenizer import Tokenizer
 from niels_gpt.weights import read_checkpoint
 from train import pretrain, sft
-from train.allocator import keep_freed_memory
 from train.amp import amp_active, precision_advice
 from train.auto_batch import settled
 from train.checkpointing import BEST, TrainState, changed_settings, newest, resume, warm_start
 from train.config import RunCfg
+from train.cpu import prepare_cpu
 from train.evaluate import Yardstick, yardstick
 from train.folder import claim
 from train.memory import explained_memory
@@ -64,7 +64,7 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     device = resolve_device(cfg.device)
     preflight(device, cfg)
     require_compiler(device, cfg.train)
-    keep_freed_memory(device, cfg.train)
+    prepare_cpu(device, cfg.train)
     cfg.out.mkdir(parents=True, exist_ok=True)
     tokenizer = run_tokenizer(cfg, init_from)
     model = make_model(cfg.model, cfg.train, device)

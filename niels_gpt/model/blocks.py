@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from niels_gpt.config import ModelCfg
+from niels_gpt.model.attention import causal_attention, traced_attention
 
 NORM_EPS = 1e-5
 
@@ -24,17 +25,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + D/2) of channels of `x` (B, H, T, D) by its position's angle."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
-
-
-def traced_attention(q: Tensor, k: Tensor, v: Tensor, trace: list[Tensor]) -> Tensor:
-    """Attend as the fused kernel does, and append the probabilities, (B, H, T, T), to `trace`."""
-    T, D = q.shape[-2:]
-    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
-    scores = (q @ k.transpose(-2, -1)) * D**-0.5  # (B, H, T, T)
-    probabilities = scores.float().masked_fill(future, float("-inf")).softmax(-1)
-    trace.append(probabilities)
-    attended: Tensor = probabilities.to(v.dtype) @ v
-    return attended
 
 
 class Attention(nn.Module):
@@ -62,7 +52,7 @@ class Attention(nn.Module):
         # In fp32: mps may end the process over a product of two dtypes, where others promote.
         q, k = (rotate(part.float(), cos, sin).to(v.dtype) for part in (q, k))
         if trace is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            y = causal_attention(q, k, v)
         else:
             y = traced_attention(q, k, v, trace)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, C))

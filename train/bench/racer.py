@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from niels_gpt.device import bytes_of
-from train.allocator import keep_freed_memory
 from train.bench.contestants import CONTESTANTS
 from train.bench.shapes import SHAPES
 from train.config import TrainCfgSchema
+from train.cpu import prepare_cpu
 from train.lifeline import end_with_parent
 
 STATUS = "/proc/self/status"  # of a process: VmRSS is resident now, VmHWM at most so far
@@ -57,7 +57,7 @@ def main() -> None:
     contestant, shape = CONTESTANTS[asked["contestant"]], SHAPES[asked["shape"]]
     torch.set_num_threads(asked["threads"])
     if contestant.as_a_run and not asked["frugal"]:
-        keep_freed_memory(torch.device("cpu"), TrainCfgSchema(**contestant.settings))
+        prepare_cpu(torch.device("cpu"), TrainCfgSchema(**contestant.settings))
     laps = Laps(asked["warmup"])
     contestant.take(shape, contestant.settings, asked["warmup"] + asked["steps"], laps)
     print(json.dumps(laps.as_json()))
