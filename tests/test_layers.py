@@ -19,7 +19,7 @@ LAYERS = [
     ["niels_gpt.data.batches"],
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
-    ["train.atomic"],
+    ["train.atomic", "train.text_table"],
     ["train.config", "train.metrics"],
     [
         "train.legacy",
