@@ -1,6 +1,6 @@
 """Tables of plain text, and bytes as their cells say them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 MIB = 2**20
 
@@ -20,8 +20,19 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Return lines in columns, words to the left and numbers to the right."""
+    return "\n".join("  ".join(cells) for cells in _padded(lines))
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines as GitHub's kind of table, aligned as well; the first is its head."""
+    head, *rows = _padded(lines)
+    rule = ["-" * len(cell) if n == 0 else "-" * (len(cell) - 1) + ":" for n, cell in enumerate(head)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *rows))
+
+
+def _padded(lines: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    """Yield lines whose cells are as wide as their columns."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(cells))
-        for cells in (list(zip(line, widths, strict=True)) for line in lines)
-    )
+    for line in lines:
+        cells = zip(line, widths, strict=True)
+        yield [cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(cells)]
