@@ -1,4 +1,4 @@
-"""Races optimizer steps of this project against others on this machine: time, memory, share of its limit."""
+"""Races optimizer steps of this project against others on this machine; measures how cost and memory grow."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     with deferred_signals():  # torch is imported only now
         from train.bench.modes import require_known
         from train.doctor_text import report_path, write_report
-    require_known([*options.contestants, options.reference], options.shapes)
+    require_known({*options.contestants, options.reference}, options.shapes)
     path = report_path(options.json) if options.json else None
     report = carried_out(options)
     if path:

@@ -26,7 +26,7 @@ def require_known(contestants: Collection[str], shapes: Collection[str]) -> None
         ("contestant", contestants, CONTESTANTS, f"; {one_program}"),
         ("shape", shapes, SHAPES, ""),
     ):
-        if unknown := [name for name in asked if name not in known]:
+        if unknown := sorted(set(asked) - set(known)):
             raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose among {', '.join(known)}{more}")
 
 

@@ -9,8 +9,10 @@ EXAMPLES = """examples:
   python scripts/bench.py small --contestants ours-ckpt-compile,ours-ckpt,ours
   python scripts/bench.py --grow T L --figure growth.svg
   python scripts/bench.py small --steady 500"""
-CONTESTANTS = "ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile; separated by commas \
-(default: ours,bare,hf; ours,ours-ckpt with --steady)"
+CONTESTANTS = (
+    "ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile; separated by commas "
+    "(default: ours,bare,hf; ours,ours-ckpt with --steady)"
+)
 GROW = "in place of a race: how cost grows with these sizes of the shape (default: all four)"
 STEADY = "in place of a race: whether memory grows over so many steps"
 
