@@ -33,9 +33,10 @@ class Shape(Cfg):
 
     @property
     def flops_again(self) -> int:
-        """What recomputation adds: the forward pass of every block once more."""
+        """What recomputation adds: each block made again, but for its last product, which nothing needs."""
         m = self.model
-        return self.tokens * m.L * (2 * (4 * m.C * m.C + 3 * m.C * m.d_ff) + 2 * m.T * m.C)
+        weights = 4 * m.C * m.C + 2 * m.C * m.d_ff
+        return self.tokens * m.L * (2 * weights + 2 * m.T * m.C)
 
 
 SHAPES = {
