@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
+from train.bench.contestants import CONTESTANTS, Contestant
 from train.bench.shapes import SHAPES
+from train.bench.steady import Held, Stay, as_table
 
 
 def test_a_race_has_all_turns_ratios_limits_and_peaks(tmp_path: Path) -> None:
@@ -36,11 +38,19 @@ def test_a_race_has_all_turns_ratios_limits_and_peaks(tmp_path: Path) -> None:
         (["huge"], "error: there is no shape huge"),
         (["toy", "--rounds", "0"], "--rounds, --steps, --warmup and --threads are at least 1"),
         (["toy", "--json", "no/where.json"], "there is no folder no"),
+        (["toy", "--contestants", "ours-fp16"], "all precisions are one program on the CPU"),
+        (["toy", "--grow", "T", "--factors", "0.3"], "error: T=16 times 0.3 is 4.8"),
+        (["toy", "--grow", "V", "--factors", "0.5"], "error: V=256 times 0.5 is 128"),
+        (["toy", "--grow", "--factors", "none"], "--factors none: they are numbers above 0"),
+        (["toy", "small", "--grow"], "--grow takes one shape"),
+        (["toy", "--figure", "race.svg"], "--figure race.svg: it goes with --grow"),
+        (["toy", "--grow", "--figure", "no/where.svg"], "there is no folder no"),
+        (["toy", "--steady", "5"], "--steady 5: it takes at least 10 steps"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments: list[str], said: str, tmp_path: Path) -> None:
     done = cli(*arguments, cwd=tmp_path, script="bench")
-    assert done.returncode == 2
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
@@ -52,3 +62,69 @@ def test_the_work_of_a_step_is_that_of_its_matrix_products() -> None:
     m, counted = shape.model, counter.get_total_flops() * shape.accum_steps
     attention = 6 * m.L * m.T * m.C * shape.tokens  # torch does not count its fused kernel on the CPU
     assert counted == shape.flops - attention
+
+
+def test_recomputation_makes_each_block_again_and_that_is_all_it_adds() -> None:
+    shape, flops = SHAPES["toy"], {}
+    for ckpt in (False, True):
+        model, ids = GPT(shape.model, activation_checkpointing=ckpt), torch.zeros(shape.B, shape.model.T).long()
+        with FlopCounterMode(display=False) as counter:
+            next_token_loss(model(ids), ids, 1.0).backward()
+        flops[ckpt] = counter.get_total_flops() * shape.accum_steps
+    attention = 2 * shape.model.L * shape.model.T * shape.model.C * shape.tokens  # not counted, as above
+    assert flops[True] - flops[False] == shape.flops_again - attention
+
+
+@pytest.mark.parametrize("name", ["ours", "bare", "hf"])
+def test_every_contestant_laps_each_step_and_recomputes_with_ckpt(name: str) -> None:
+    if name == "hf":
+        pytest.importorskip("transformers")
+    flops = [flops_of_laps(CONTESTANTS[asked]) for asked in (name, f"{name}-ckpt")]
+    assert all(both == 2 * first > 0 for first, both in flops)
+    assert flops[1][0] > flops[0][0]
+
+
+def flops_of_laps(contestant: Contestant) -> list[int]:
+    laps: list[int] = []
+    with FlopCounterMode(display=False) as counter:
+        contestant.take(SHAPES["toy"], contestant.settings, 2, lambda: laps.append(counter.get_total_flops()))
+    return laps
+
+
+def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path) -> None:
+    asked = ["toy", "--grow", "T", "--factors", "1,8", "--steps", "1", "--warmup", "1", "--threads", "1"]
+    done = cli(*asked, "--figure", "growth.svg", "--json", "growth.json", cwd=tmp_path, script="bench")
+    assert done.returncode == 0, done.stderr
+    growth = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))["growth"]
+    points = {(point["size"], point["memory"]): point for point in growth["points"]}
+    assert points.keys() == {(T, memory) for T in (16, 128) for memory in ("off", "ckpt")}
+    assert all(len(point["turns"]) == 1 and point["cpu"] > 0 for point in points.values())
+    middle = points[16, "off"]
+    assert middle["tokens_in_theory"] == pytest.approx(middle["tokens_per_second"]), "there it is fitted"
+    assert points[16, "ckpt"]["tokens_in_theory"] < middle["tokens_in_theory"]
+    for memory in ("off", "ckpt"):
+        assert points[128, memory]["peak"] > 4 * points[16, memory]["peak"]
+        assert points[128, memory]["tokens_in_theory"] < points[16, memory]["tokens_in_theory"]
+    assert "| T=16 " in done.stdout and "| T=128 " in done.stdout and "fitted there" in done.stdout
+    assert (tmp_path / "growth.svg").read_text(encoding="utf-8").count('<g id="axes_') == 2
+
+
+def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
+    asked = ["toy", "--steady", "60", "--threads", "1", "--json", "steady.json"]
+    done = cli(*asked, cwd=tmp_path, script="bench")
+    assert done.returncode == 0, done.stderr
+    stays = json.loads((tmp_path / "steady.json").read_text(encoding="utf-8"))["steady"]["toy"]
+    assert [stay["contestant"] for stay in stays] == ["ours", "ours-ckpt"]
+    for stay in stays:
+        early, late = stay["early"], stay["late"]
+        assert (early["step"], late["step"]) == (6, 60) and early["tensors"] > 0
+        assert (early["live"], early["tensors"]) == (late["live"], late["tensors"])
+
+
+@pytest.mark.parametrize(
+    ("late", "grew"), [((100, 8, 2), False), ((101, 8, 2), False), ((103, 8, 2), True), ((100, 9, 3), True)]
+)
+def test_what_grew_is_told_from_the_noise_of_an_allocator(late: tuple[int, int, int], grew: bool) -> None:
+    stay = Stay("ours", Held(50, 100, 8, 2), Held(500, *late))
+    assert stay.grew is grew
+    assert as_table([stay]).endswith("grew\n") and ("did not grow" in as_table([stay])) is not grew

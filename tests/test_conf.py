@@ -11,7 +11,7 @@ from train.config import TrainCfgSchema, load_plan
 
 OPTIONS = sorted(
     p
-    for group in ("model", "data", "precision", "memory", "compile", "phase", "batch")
+    for group in ("model", "data", "optim", "precision", "memory", "compile", "phase", "batch")
     for p in (CONF / group).glob("*.yaml")
 )
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))

@@ -23,7 +23,9 @@ from niels_gpt.weights import read_checkpoint
 from train import train_loop
 from train.checkpointing import TrainState
 from train.config import TrainCfgSchema
+from train.live_bytes import LiveBytes
 from train.optim import clip_gradients, lr_at, make_optimizer
+from train.report import Report
 from train.run import run
 
 CFG = ModelCfg(V=256, T=T, C=16, L=2, H=2, d_ff=32)
@@ -188,3 +190,21 @@ def test_a_scaled_loss_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> 
         facts = [step(state, cfg, SOURCES["sft"]) for _ in range(2)]
         outcomes.append((facts, [p.detach() for p in state.model.parameters()]))
     assert same(outcomes[0], outcomes[1])
+
+
+@pytest.mark.parametrize("memory", ["off", "ckpt"])
+def test_as_many_tensors_live_after_sixty_steps_as_after_ten(
+    run_folder: Run, monkeypatch: pytest.MonkeyPatch, memory: str
+) -> None:
+    held: dict[int, tuple[int, int]] = {}
+    advance = Report.advance
+
+    def noted(report: Report, step: int) -> None:
+        held[step] = (live.count, live.now)
+        advance(report, step)
+
+    monkeypatch.setattr(Report, "advance", noted)
+    every = [f"train.{what}_every=10" for what in ("eval", "ckpt", "log")]
+    with LiveBytes(torch.device("cpu")) as live:
+        run_folder("train.total_steps=60", f"memory={memory}", "model.dropout=0.1", *every)
+    assert held[10] == held[60] and held[10][0] > 0

@@ -14,11 +14,11 @@ from train.atomic import write_json
 from train.batch_probe import Probe
 from train.batch_search import candidates, fastest, search, with_B
 from train.config import RunCfg
-from train.doctor_text import mib, table
 from train.memory import ways_out
 from train.preflight import preflight
 from train.result import finished
 from train.step_cost import NO_ROOM
+from train.text_table import mib, table
 
 MEMORY = "batch.json"
 COSTLY = {"amp", "amp_dtype", "loss_scaling", "activation_checkpointing"}  # what a step's cost depends on

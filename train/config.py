@@ -34,12 +34,15 @@ class TrainCfgSchema(Cfg):
     log_every: int = Field(20, ge=1, le=10**9, description="steps between lines of progress")
     ckpt_every: int = Field(200, ge=1, le=10**9, description="steps between checkpoints; the last step has one")
     keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints kept, besides the best")
+    optim: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
+    )
     base_lr: float = Field(1e-3, gt=0.0, le=10.0, description="learning rate after warm-up")
     min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate that the cosine ends at")
     warmup_steps: int | None = Field(
         None, ge=0, le=10**9, description="steps of linear warm-up; null: a tenth of total_steps"
     )
-    weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="AdamW's decay, on matrices only")
+    weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="decoupled decay, on matrices only")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's averaging, each in [0, 1)")
     grad_clip: float = Field(1.0, gt=0.0, le=1e9, description="largest gradient norm of a step")
     amp: bool = Field(True, description="autocast; takes effect on mps only")

@@ -15,9 +15,10 @@ import torch
 from niels_gpt.device import physical_memory, resolve_device, sysctl
 from train.amp import DTYPES, Amp
 from train.config import RunCfg
-from train.doctor_text import cost_table, mib, table
+from train.doctor_text import cost_table
 from train.preflight import problems
 from train.step_cost import PRECISIONS, measured, savings, variants
+from train.text_table import mib, table
 
 Say = Callable[[str], None]
 

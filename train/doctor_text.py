@@ -6,8 +6,7 @@ from typing import Any
 
 from niels_gpt.errors import ConfigError
 from train.step_cost import Cost, pairs
-
-MIB = 2**20
+from train.text_table import mib, table
 
 
 def cost_table(costs: list[Cost]) -> str:
@@ -25,19 +24,6 @@ def cost_row(cost: Cost, off: Cost) -> tuple[str, ...]:
     saved = off.peak - cost.peak if off.peak and cost.peak else None
     compared = ("-", "-") if cost is off else (mib(saved), mib(off.theory - cost.theory))
     return cost.precision, cost.memory, *cells, *compared
-
-
-def mib(size: int | None) -> str:
-    """Return bytes in MiB, a dash for None."""
-    return "-" if size is None else f"{size / MIB:,.0f}"
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Return rows as aligned columns; a short row's last cell may be as wide as it likes."""
-    full = [row for row in rows if len(row) == max(map(len, rows))]
-    widths = [max(len(row[n]) for row in full) for n in range(len(full[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def report_path(asked: Path | None) -> Path:

@@ -23,6 +23,11 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.peak = self.driver = 0
         self._live: dict[int, int] = {}  # a storage's address -> its bytes
 
+    @property
+    def count(self) -> int:
+        """How many storages were made under it and still live."""
+        return len(self._live)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, then count what it made."""
         kwargs = kwargs or {}

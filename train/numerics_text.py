@@ -10,6 +10,7 @@ from typing import Any
 from niels_gpt.errors import ConfigError
 from train.numerics import Numerics
 from train.numerics_rows import Row
+from train.text_table import aligned
 
 
 def as_text(result: Numerics) -> str:
@@ -47,15 +48,6 @@ def part_table(title: str, rows: Sequence[Row], fact: str, form: str) -> str:
     """Return a line for each part of the network, a column for each precision."""
     lines = [[part, *(form.format(getattr(row.parts[part], fact)) for row in rows)] for part in rows[0].parts]
     return aligned([[title, *(row.name for row in rows)], *lines])
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines in columns, words to the left and numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(cells))
-        for cells in (list(zip(line, widths, strict=True)) for line in lines)
-    )
 
 
 def require_new(path: Path) -> None:

@@ -1,23 +1,57 @@
 """The optimizer and the learning rate of each step."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.optim import AdamW, Optimizer
 
 from niels_gpt.model.gpt import GPT
 from train.config import TrainCfgSchema
+from train.muon import Muon
+
+
+class Together(Optimizer):
+    """Several optimizers that step as one, each on parameters of its own."""
+
+    def __init__(self, *parts: Optimizer) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})  # the very groups, shared
+        self.parts = parts
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take a step of each."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states in order."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put back what state_dict returned."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
 def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
-    """Return AdamW (Loshchilov and Hutter, 2019), fused, with weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
+    """Return what updates the weights, with weight decay on matrices only.
+
+    With optim=adamw that is AdamW (Loshchilov and Hutter, 2019), fused; with optim=muon the matrices of the blocks
+    are left to Muon, at the same learning rate.
+    """
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    hidden = [p for p in model.blocks.parameters() if p.dim() >= 2]
+    matrices = [model.embedding.weight, *([] if cfg.optim == "muon" else hidden)]
     groups = [
         {"params": matrices, "weight_decay": cfg.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": vectors, "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=cfg.base_lr, betas=cfg.betas, fused=True)
+    adamw = AdamW(groups, lr=cfg.base_lr, betas=cfg.betas, fused=True)
+    if cfg.optim == "adamw":
+        return adamw
+    return Together(adamw, Muon(hidden, lr=cfg.base_lr, weight_decay=cfg.weight_decay))
 
 
 def lr_at(step: int, cfg: TrainCfgSchema) -> float:

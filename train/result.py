@@ -18,7 +18,9 @@ log = logging.getLogger("niels_gpt")
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """What a phase reached. Losses in nats a target on the validation sequences; seconds of this process.
+    """What a phase reached.
+
+    Losses in nats a target on the validation sequences; seconds of this process, by the clock and of its CPUs.
 
     `checkpoint` is the best one's path within the run folder; `settings` are those that decide the outcome.
     """
@@ -34,6 +36,7 @@ class PhaseResult:
     seconds: float
     checkpoint: str
     settings: dict[str, Any]
+    cpu_seconds: float | None = None  # older results do not say
 
 
 def settings_of(cfg: RunCfg) -> dict[str, Any]:

@@ -77,11 +77,12 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     measure = yardstick(train_source, val_source, cfg.train.eval_sequences, tokenizer.token_bytes(), cfg.train.B)
     tokens_per_step = cfg.train.effective_batch * cfg.model.T
     report = Report(cfg.out, cfg.train.total_steps, state.step, tokens_per_step, device, measure)
-    started = time.monotonic()
+    started = time.monotonic(), time.process_time()
     with stop_on_signals() as stop, report.live(cfg.phase):
         train_loop(
             state, cfg.train, train_source, val_source, out=cfg.out, report=report, origin=origin, stop=stop
         )
+    took = time.monotonic() - started[0], time.process_time() - started[1]
     report.curves()
     if stop.signum is not None:
         raise Interrupted(
@@ -91,7 +92,7 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
         )
     if last:
         show_sample(cfg.phase, state.model, tokenizer, val_source)
-    return phase_result(cfg, state, measure, tokens_per_step, time.monotonic() - started)
+    return phase_result(cfg, state, measure, tokens_per_step, took)
 
 
 def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: Tokenizer) -> dict[str, str]:
@@ -161,9 +162,9 @@ def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
 
 
 def phase_result(
-    cfg: RunCfg, state: TrainState, measure: Yardstick, tokens_per_step: int, seconds: float
+    cfg: RunCfg, state: TrainState, measure: Yardstick, tokens_per_step: int, took: tuple[float, float]
 ) -> PhaseResult:
-    """Gather what the phase reached."""
+    """Gather what the phase reached; it `took` seconds by the clock, and of the CPUs."""
     losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
     best = state.best_val_loss
     return PhaseResult(
@@ -175,7 +176,8 @@ def phase_result(
         unigram_loss=measure.unigram_loss,
         unigram_bits_per_byte=measure.bits_per_byte(measure.unigram_loss),
         tokens=state.step * tokens_per_step,
-        seconds=round(seconds, 1),
+        seconds=round(took[0], 1),
         checkpoint=f"{cfg.phase}/{BEST}",
         settings=settings_of(cfg),
+        cpu_seconds=round(took[1], 1),
     )

@@ -1,8 +1,8 @@
 """Who races: each takes optimizer steps on random ids and calls `lap` after each."""
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from niels_gpt.data.cache import TokenFiles
 from train.bench.shapes import Shape
 from train.checkpointing import TrainState
 from train.config import TrainCfgSchema
+from train.cpu import prepare_cpu
 from train.evaluate import Yardstick
 from train.model import make_model
 from train.optim import make_optimizer
@@ -89,7 +90,11 @@ def hugging_face(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -
         tie_word_embeddings=True,
         use_cache=False,
     )
-    model = LlamaForCausalLM(config).train()
+    model: Any = LlamaForCausalLM(config).train()
+    if cfg.activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    if cfg.compile:
+        model.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.base_lr, betas=cfg.betas, fused=True)
     bare_loop(
         shape,
@@ -144,13 +149,34 @@ def source(shape: Shape) -> TokenStream:
     return TokenStream(files, shape.model.T, seed=0)
 
 
-CONTESTANTS = {
+def readied(name: str, threads: int, *, frugal: bool = False) -> Contestant:
+    """Return a contestant, this process being prepared for it; a frugal process keeps no freed memory."""
+    contestant = CONTESTANTS[name]
+    torch.set_num_threads(threads)
+    if contestant.as_a_run and not frugal:
+        prepare_cpu(CPU, TrainCfgSchema(**contestant.settings))
+    return contestant
+
+
+def variants() -> Iterator[tuple[str, Contestant]]:
+    """Yield each contestant with each memory and with compile off and on, and the name of that.
+
+    No precision is varied: on the CPU all are the same program.
+    """
+    memory, compiled = {"activation_checkpointing": True}, {"compile": True}
+    for name, one in PLAIN.items():
+        yield name, one
+        yield f"{name}-compile", replace(one, says=f"{one.says}, compile=on", settings=compiled)
+        yield f"{name}-ckpt", replace(one, says=f"{one.says}, memory=ckpt", settings=memory)
+        both = f"{one.says}, memory=ckpt compile=on"
+        yield f"{name}-ckpt-compile", replace(one, says=both, settings=memory | compiled)
+
+
+PLAIN = {
     "ours": Contestant("this project's loop, as a user runs it", the_loop),
     "bare": Contestant("the same GPT in a bare loop", bare),
     "hf": Contestant(
         "Hugging Face LlamaForCausalLM of the same shape in a bare loop", hugging_face, as_a_run=False
     ),
-    "ours-compile": Contestant("this project's loop, compile=on", the_loop, {"compile": True}),
-    "bare-compile": Contestant("the same GPT in a bare loop, compile=on", bare, {"compile": True}),
-    "ours-ckpt": Contestant("this project's loop, memory=ckpt", the_loop, {"activation_checkpointing": True}),
 }
+CONTESTANTS = dict(variants())

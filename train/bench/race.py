@@ -8,6 +8,7 @@ from typing import Any
 
 from niels_gpt.errors import NielsError
 from train.ask import ask
+from train.bench.shapes import SHAPES, Shape
 
 OWN_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives freed memory back at once
 Say = Callable[[str], None]
@@ -62,26 +63,36 @@ def race(course: Course, names: Sequence[str], say: Say) -> Race:
     turns: dict[str, list[Turn]] = {name: [] for name in names}
     for number in range(course.rounds):
         for name in names:
-            turn = Turn(**answered("racer", asked(course, name), {}))
+            turn = taken(name, SHAPES[course.shape], course.steps, course.warmup, course.threads)
             turns[name].append(turn)
             say(f"{course.shape} round {number + 1}: {name:<16} {turn.seconds('wall'):.3f} s a step")
     peaks = {name: peak(course, name) for name in names}
     return Race(course, turns, peaks, [*limits, limits_now(course.threads)])
 
 
-def peak(course: Course, name: str) -> int | None:
-    """Return the peak memory of a step above what the warm-up left, each tensor in a mapping of its own.
+def taken(
+    name: str,
+    shape: Shape,
+    steps: int,
+    warmup: int,
+    threads: int,
+    *,
+    frugal: bool = False,
+    counted: bool = False,
+) -> Turn:
+    """Return a turn in a fresh process.
 
-    A `frugal` process keeps no freed memory, which would hide the peak.
+    A `frugal` process keeps no freed memory, which would hide the peak. With `counted` the peak is that of the
+    bytes of tensors, wherever the allocator puts them, which one more step finds out.
     """
-    found = answered("racer", asked(course, name) | {"steps": 1, "frugal": True}, OWN_MAPPINGS)["peak"]
-    return None if found is None else int(found)
+    asked = {"contestant": name, "shape": shape.model_dump(), "frugal": frugal, "counted": counted}
+    asked |= {"steps": steps, "warmup": warmup, "threads": threads}
+    return Turn(**answered("racer", asked, OWN_MAPPINGS if frugal else {}))
 
 
-def asked(course: Course, name: str) -> dict[str, Any]:
-    """Return what a racer is asked to do."""
-    steps = {"steps": course.steps, "warmup": course.warmup, "threads": course.threads}
-    return {"contestant": name, "shape": course.shape, "frugal": False} | steps
+def peak(course: Course, name: str) -> int | None:
+    """Return the peak memory of a step above what the warm-up left, each tensor in a mapping of its own."""
+    return taken(name, SHAPES[course.shape], 1, course.warmup, course.threads, frugal=True).peak
 
 
 def limits_now(threads: int) -> dict[str, float]:

@@ -3,18 +3,16 @@
 import json
 import sys
 import time
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from niels_gpt.device import bytes_of
-from train.bench.contestants import CONTESTANTS
-from train.bench.shapes import SHAPES
-from train.config import TrainCfgSchema
-from train.cpu import prepare_cpu
+from train.bench.contestants import CPU, readied
+from train.bench.shapes import Shape
 from train.lifeline import end_with_parent
+from train.live_bytes import LiveBytes
 
 STATUS = "/proc/self/status"  # of a process: VmRSS is resident now, VmHWM at most so far
 
@@ -51,15 +49,33 @@ def forget_peak() -> None:
         peak.write_text("5")
 
 
+class CountedLaps(Laps):
+    """Laps with a step more to warm up, whose tensors are counted: their peak in bytes is the peak."""
+
+    def __init__(self, warmup: int) -> None:
+        super().__init__(warmup + 1)
+        self.live, self.counting = LiveBytes(CPU), ExitStack()
+
+    def __call__(self) -> None:
+        """Note the end of a step; the counter is at work from the end of the last but one to warm up."""
+        super().__call__()
+        taken = len(self.stamps) - 1
+        if taken == self.warmup - 1:
+            self.counting.enter_context(self.live)
+        elif taken == self.warmup:
+            self.counting.close()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the seconds of each step, and the peak of the one that was counted."""
+        return super().as_json() | {"peak": self.live.peak}
+
+
 def main() -> None:
     """Race."""
     asked = json.loads(sys.stdin.read())
-    contestant, shape = CONTESTANTS[asked["contestant"]], SHAPES[asked["shape"]]
-    torch.set_num_threads(asked["threads"])
-    if contestant.as_a_run and not asked["frugal"]:
-        prepare_cpu(torch.device("cpu"), TrainCfgSchema(**contestant.settings))
-    laps = Laps(asked["warmup"])
-    contestant.take(shape, contestant.settings, asked["warmup"] + asked["steps"], laps)
+    contestant = readied(asked["contestant"], asked["threads"], frugal=asked["frugal"])
+    laps = (CountedLaps if asked["counted"] else Laps)(asked["warmup"])
+    contestant.take(Shape(**asked["shape"]), contestant.settings, laps.warmup + asked["steps"], laps)
     print(json.dumps(laps.as_json()))
 
 

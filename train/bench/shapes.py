@@ -3,18 +3,17 @@
 Shapes: B sequences of T tokens; other letters are ModelCfg's.
 """
 
-from dataclasses import dataclass
+from pydantic import Field
 
-from niels_gpt.config import ModelCfg
+from niels_gpt.config import Cfg, ModelCfg
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(Cfg):
     """A model and how a step of it is split."""
 
     model: ModelCfg
-    B: int
-    accum_steps: int
+    B: int = Field(ge=1)
+    accum_steps: int = Field(ge=1)
 
     @property
     def tokens(self) -> int:
@@ -32,9 +31,17 @@ class Shape:
         weights = m.L * (4 * m.C * m.C + 3 * m.C * m.d_ff) + m.V * m.C
         return self.tokens * (6 * weights + 6 * m.L * m.T * m.C)
 
+    @property
+    def flops_again(self) -> int:
+        """What recomputation adds: each block made again, but for its last product, which nothing needs."""
+        m = self.model
+        weights = 4 * m.C * m.C + 2 * m.C * m.d_ff
+        return self.tokens * m.L * (2 * weights + 2 * m.T * m.C)
+
 
 SHAPES = {
-    "small": Shape(ModelCfg(V=4096, T=128, C=256, L=4, H=4, d_ff=512), B=16, accum_steps=2),
-    "base": Shape(ModelCfg(V=16384, T=512, C=512, L=8, H=8, d_ff=1536), B=4, accum_steps=2),
-    "toy": Shape(ModelCfg(V=256, T=16, C=16, L=1, H=2, d_ff=32), B=2, accum_steps=2),
+    "small": Shape(model=ModelCfg(V=4096, T=128, C=256, L=4, H=4, d_ff=512), B=16, accum_steps=2),
+    "base": Shape(model=ModelCfg(V=16384, T=512, C=512, L=8, H=8, d_ff=1536), B=4, accum_steps=2),
+    "middle": Shape(model=ModelCfg(V=8192, T=512, C=256, L=4, H=4, d_ff=768), B=4, accum_steps=1),
+    "toy": Shape(model=ModelCfg(V=256, T=16, C=16, L=1, H=2, d_ff=32), B=2, accum_steps=2),
 }

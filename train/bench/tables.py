@@ -7,7 +7,7 @@ from typing import Any
 from train.bench.contestants import CONTESTANTS
 from train.bench.race import Race
 from train.bench.shapes import SHAPES
-from train.doctor_text import mib, table
+from train.text_table import mib, table
 
 
 def ratios(race: Race, name: str, reference: str, clock: str) -> list[float]:
