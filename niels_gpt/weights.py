@@ -23,6 +23,7 @@ LLAMA_NAMES = {
     "feed_forward_norm": "post_attention_layernorm",
     "feed_forward": "mlp",
     "norm": "model.norm",
+    "head": "lm_head",
 }
 
 
@@ -96,7 +97,7 @@ def llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": cfg.tie_embeddings,
         "torch_dtype": "float32",
         "bos_token_id": tokenizer.special[END_OF_TEXT],
         "eos_token_id": tokenizer.special[END_OF_TURN],

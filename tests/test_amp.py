@@ -118,7 +118,7 @@ def test_an_fp32_head_and_a_scale_keep_the_gradient_that_fp16_loses(
         return float((gradient(*learned, torch.float16, **how) - exact).norm() / exact.norm())
 
     with_head, scaled = error(), error(scale=float(2**13))
-    monkeypatch.setattr(GPT, "_head", lambda self, x: torch.nn.functional.linear(x, self.embedding.weight))
+    monkeypatch.setattr(GPT, "_head", lambda self, x: torch.nn.functional.linear(x, self.head_weight))
     plain = error()
     assert plain > 0.10, "the negative control: all in fp16 loses a good part"
     assert with_head < 0.02 and scaled < 0.005

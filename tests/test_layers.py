@@ -26,7 +26,7 @@ LAYERS = [
     ["niels_gpt.data.batches"],
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
-    ["train.atomic", "train.text_table", "train.bench.options"],
+    ["train.atomic", "train.text_table", "train.bench.options", "train.muon"],
     ["train.config", "train.metrics"],
     [
         "train.legacy",
@@ -48,7 +48,7 @@ LAYERS = [
         "train.sweep.curve",
         "train.sweep.svg",
     ],
-    ["train.sweep.plan", "train.sweep.process"],
+    ["train.sweep.plan", "train.sweep.process", "train.speedrun"],
     ["train.sweep.row"],  # the report of a sweep reads the disk only
     ["train.sweep.findings", "train.sweep.splits", "train.sweep.objective"],
     ["train.sweep.pens", "train.sweep.table"],

@@ -38,12 +38,16 @@ class TrainCfgSchema(Cfg):
         "adamw", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
     )
     base_lr: float = Field(1e-3, gt=0.0, le=10.0, description="learning rate after warm-up")
-    min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate that the cosine ends at")
+    schedule: Literal["cosine", "linear"] = Field(
+        "cosine", description="how the learning rate falls after warm-up"
+    )
+    min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate that the schedule ends at")
     warmup_steps: int | None = Field(
         None, ge=0, le=10**9, description="steps of linear warm-up; null: a tenth of total_steps"
     )
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="decoupled decay, on matrices only")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's averaging, each in [0, 1)")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Muon's averaging")
     grad_clip: float = Field(1.0, gt=0.0, le=1e9, description="largest gradient norm of a step")
     amp: bool = Field(True, description="autocast; takes effect on mps only")
     amp_dtype: Literal["fp16", "bf16"] = Field("fp16", description="autocast's low precision")
@@ -56,7 +60,7 @@ class TrainCfgSchema(Cfg):
     )
 
     def rules(self) -> Iterator[str]:
-        """Warm-up ends within the run, and the cosine goes down."""
+        """Warm-up ends within the run, and the learning rate goes down."""
         if self.warmup_steps is not None and self.warmup_steps > self.total_steps:
             yield f"warmup_steps={self.warmup_steps} is more than total_steps={self.total_steps}"
         if self.min_lr > self.base_lr:

@@ -28,7 +28,7 @@ class LowHead(GPT):
 
     def loss(self, ids: Tensor, targets: Tensor, denominator: float) -> Tensor:
         """Return the loss of logits that are in low precision under autocast."""
-        return next_token_loss(F.linear(self._hidden(ids), self.embedding.weight), targets, denominator)
+        return next_token_loss(F.linear(self._hidden(ids), self.head_weight), targets, denominator)
 
 
 @dataclass(frozen=True)

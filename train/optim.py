@@ -42,27 +42,31 @@ def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
     are left to Muon, at the same learning rate.
     """
     vectors = [p for p in model.parameters() if p.dim() < 2]
-    hidden = [p for p in model.blocks.parameters() if p.dim() >= 2]
-    matrices = [model.embedding.weight, *([] if cfg.optim == "muon" else hidden)]
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    hidden = [p for p in model.blocks.parameters() if p.dim() >= 2 and cfg.optim == "muon"]
+    left = [p for p in matrices if all(p is not other for other in hidden)]
     groups = [
-        {"params": matrices, "weight_decay": cfg.weight_decay},
+        {"params": left, "weight_decay": cfg.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     adamw = AdamW(groups, lr=cfg.base_lr, betas=cfg.betas, fused=True)
-    if cfg.optim == "adamw":
+    if not hidden:
         return adamw
-    return Together(adamw, Muon(hidden, lr=cfg.base_lr, weight_decay=cfg.weight_decay))
+    return Together(adamw, Muon(hidden, cfg.base_lr, cfg.weight_decay, cfg.momentum))
 
 
 def lr_at(step: int, cfg: TrainCfgSchema) -> float:
-    """Return the learning rate of the update that follows `step` updates: linear warm-up, then a cosine.
+    """Return the learning rate of the update that follows `step` updates.
 
-    It is never 0: the first update has base_lr / cfg.warmup.
+    It warms up in a line, then falls as a cosine or in a line to min_lr. It is never 0: the first update has
+    base_lr / cfg.warmup.
     """
     if step < cfg.warmup:
         return cfg.base_lr * (step + 1) / cfg.warmup
     done = (step - cfg.warmup) / max(1, cfg.total_steps - cfg.warmup)
-    return cfg.min_lr + (cfg.base_lr - cfg.min_lr) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    left = 1.0 - min(1.0, done)
+    height = left if cfg.schedule == "linear" else 0.5 * (1.0 - math.cos(math.pi * left))
+    return cfg.min_lr + (cfg.base_lr - cfg.min_lr) * height
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -14,10 +14,11 @@ from niels_gpt.model.blocks import NORM_EPS, Block, rope_tables
 from niels_gpt.model.replay import replaying_contexts
 
 INIT_STD = 0.02
+UNTIED_STD = 0.5  # of an embedding that is not the head too
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer of Llama's kind: RMSNorm, RoPE, SwiGLU, tied embeddings, no biases.
+    """A decoder-only transformer of Llama's kind: RMSNorm, RoPE, SwiGLU, no biases.
 
     With `activation_checkpointing` each block's activations are dropped in training and recomputed in the
     backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016): the same numbers, less
@@ -36,6 +37,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.L))
         self.norm = nn.RMSNorm(cfg.C, eps=NORM_EPS)
+        self.head = None if cfg.tie_embeddings else nn.Linear(cfg.C, cfg.V, bias=False)
         cos, sin = rope_tables(cfg.T, cfg.C // cfg.H, cfg.rope_theta)
         self.register_buffer("cos", cos, persistent=False)  # (T, D)
         self.register_buffer("sin", sin, persistent=False)  # (T, D)
@@ -43,13 +45,20 @@ class GPT(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Draw normal weights; what is added to the residual stream is smaller by the depth (GPT-2)."""
+        """Draw normal weights; what is added to the residual stream is smaller by the depth (GPT-2).
+
+        A head of its own starts at zero, as what is added to the residual stream then does: the first steps are
+        about how often each token occurs. The embedding, whose size no logit depends on then, starts large.
+        """
+        onto_residual = INIT_STD * (2 * self.cfg.L) ** -0.5 if self.head is None else 0.0
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 continue  # norms start at one
-            onto_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-            std = INIT_STD * (2 * self.cfg.L) ** -0.5 if onto_residual else INIT_STD
+            std = onto_residual if name.endswith(("o_proj.weight", "down_proj.weight")) else INIT_STD
             nn.init.normal_(parameter, mean=0.0, std=std)
+        if self.head is not None:
+            nn.init.normal_(self.embedding.weight, mean=0.0, std=UNTIED_STD)
+            nn.init.zeros_(self.head.weight)
 
     def forward(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each of `ids` (B, T), T at most cfg.T.
@@ -62,7 +71,7 @@ class GPT(nn.Module):
     def loss(self, ids: Tensor, targets: Tensor, denominator: float) -> Tensor:
         """Return next_token_loss of the logits of `ids` (B, T), `targets` (B, T), which are never all there."""
         hidden = self._compiled(ids) if self._compiled and self.training else self._hidden(ids)  # (B, T, C)
-        return head_loss(hidden, self.embedding.weight, targets, denominator)
+        return head_loss(hidden, self.head_weight, targets, denominator)
 
     def _hidden(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
         """Return what the head reads, (B, T, C)."""
@@ -84,7 +93,7 @@ class GPT(nn.Module):
         In fp16 most gradients of the logits are below its smallest number: the loss would hardly be learned.
         """
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), self.embedding.weight.float())
+            return F.linear(x.float(), self.head_weight.float())
 
     def _replay(self) -> dict[str, Any]:
         """Return what checkpoint needs for a block's recomputation to draw the same dropout."""
@@ -93,8 +102,13 @@ class GPT(nn.Module):
         return {"context_fn": partial(replaying_contexts, self.device)}
 
     def parameter_count(self) -> int:
-        """Return the number of learned numbers, the tied embedding counted once."""
+        """Return the number of learned numbers, a tied embedding counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def head_weight(self) -> Tensor:
+        """What makes logits of the last hidden states, (V, C)."""
+        return self.embedding.weight if self.head is None else self.head.weight
 
     @property
     def device(self) -> torch.device:

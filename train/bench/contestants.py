@@ -87,7 +87,7 @@ def hugging_face(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -
         num_attention_heads=m.H,
         num_key_value_heads=m.H,
         max_position_embeddings=m.T,
-        tie_word_embeddings=True,
+        tie_word_embeddings=m.tie_embeddings,
         use_cache=False,
     )
     model: Any = LlamaForCausalLM(config).train()

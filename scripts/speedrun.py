@@ -1,0 +1,52 @@
+"""Measures the CPU seconds that it takes to train a model to a fixed number of bits per byte, for each recipe."""
+
+import _root  # noqa: F401  isort: skip
+import argparse
+from pathlib import Path
+
+from niels_gpt.errors import ConfigError
+from train.cli import command
+from train.speedrun import RECIPES, TARGETS, as_table, attempt
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python scripts/speedrun.py tiny --seeds 1"
+    )
+    parser.add_argument("models", nargs="*", help=f"{', '.join(TARGETS)} (default: all)")
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="separated by commas (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("runs/speedrun"), help="where runs are kept (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error("--seeds is at least 1")
+    options.models = options.models or list(TARGETS)
+    options.recipes = options.recipes.split(",")
+    return options
+
+
+def require_known(what: str, asked: list[str], known: dict[str, object]) -> None:
+    """Refuse names that nothing has."""
+    if unknown := [name for name in asked if name not in known]:
+        raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose among {', '.join(known)}")
+
+
+def main() -> None:
+    """Train, and print the table."""
+    options = arguments()
+    require_known("model", options.models, dict(TARGETS))
+    require_known("recipe", options.recipes, dict(RECIPES))
+    attempts = []
+    for seed in range(1, options.seeds + 1):
+        for model in options.models:
+            for recipe in options.recipes:
+                attempts.append(attempt(model, RECIPES[recipe], seed, options.dir))
+                print(f"{model} {recipe} seed {seed}: {attempts[-1].says()}", flush=True)
+    print(as_table(attempts))
+
+
+if __name__ == "__main__":
+    command(main)
