@@ -77,7 +77,7 @@ def test_precision_and_memory_set_what_their_names_say(composed: Compose) -> Non
 def test_defaults_stand_in_the_schema_and_yaml_holds_only_choices(composed: Compose) -> None:
     schema = TrainCfgSchema()
     composed_train = load_plan(composed())[0].train
-    chosen = {"base_lr": composed_train.base_lr, "optim": "muon", "schedule": "linear"}
+    chosen = {"base_lr": composed_train.base_lr, "optim": "muon", "schedule": "linear", "betas": (0.8, 0.98)}
     assert composed_train == schema.model_copy(update=chosen)
     assert load_plan(composed("optim=adamw"))[0].train == schema
     assert (schema.amp, schema.amp_dtype, schema.activation_checkpointing) == (True, "fp16", False)
