@@ -77,7 +77,7 @@ def attempt(model: str, recipe: Recipe, seed: int, folder: Path) -> Attempt:
     at_the_end = [f"train.{what}_every={steps}" for what in ("eval", "ckpt")]
     settings = [
         f"model={model}",
-        *recipe.settings,
+        *recipe.settings[model],
         f"train.seed={seed}",
         f"train.total_steps={steps}",
         *at_the_end,
