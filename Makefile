@@ -1,22 +1,32 @@
-# The commands of the project; `make help` lists them. A change of pyproject.toml or of the pins sets up anew.
+# The commands of the project; `make help` lists them. A change of pyproject.toml or of the lock sets up anew.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+INSTALL = $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types tests smoke smoke-mps doctor faults clean
+.PHONY: help setup train test lint types tests smoke smoke-mps doctor faults lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
-setup: $(STAMP) ## make .venv with everything in it (Python 3.11 or later)
+setup: $(STAMP) ## make .venv with everything in it (Python 3.11 to 3.13)
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than Python 3.11; use make PYTHON=python3.12"; exit 2; }
+# Nothing is installed that requirements.lock lacks the hash of. Dependencies are not followed: on Linux torch's would
+# be CUDA, gigabytes of it. setuptools comes first: it builds the one package without a wheel, and this project.
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 to 3.13; use make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@sed -n '/^setuptools==/,/[^\]$$/p' requirements.lock > $(VENV)/build.lock
+	$(INSTALL) --require-hashes --requirement $(VENV)/build.lock
+	$(INSTALL) --require-hashes --requirement requirements.lock
+	$(INSTALL) --editable .
+	@$(BIN)/python -m pip check || { echo "error: $(VENV) is not complete: see above"; \
+	  echo "hint: where torch's build asks for nvidia's packages, either '$(BIN)/pip install torch==VERSION' with the"; \
+	  echo "hint: version of requirements.lock takes them along (gigabytes), or the same with --force-reinstall"; \
+	  echo "hint: --no-deps --index-url and PyTorch's index of CPU builds takes that; then make setup again"; exit 2; }
 	@touch $@
 
 train: setup ## pretrain and tune a small GPT on this Python's own docs (minutes)
@@ -49,6 +59,10 @@ types: setup ## mypy, strict
 
 tests: setup ## the test-suite
 	$(BIN)/pytest
+
+lock: setup ## make requirements.lock anew; newer versions by ARGS=--upgrade, or ARGS="--upgrade-package numpy"
+	$(BIN)/python -m pip install --quiet 'uv>=0.9'
+	$(BIN)/python scripts/lock.py $(ARGS)
 
 clean: ## remove runs and caches of the tools, never .venv
 	rm -rf runs cache .pytest_cache .mypy_cache .ruff_cache
