@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
-INSTALL = $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test lint types tests smoke smoke-mps doctor faults lock clean
@@ -13,20 +12,11 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv with everything in it (Python 3.11 to 3.13)
 
-# Nothing is installed that requirements.lock lacks the hash of. Dependencies are not followed: on Linux torch's would
-# be CUDA, gigabytes of it. setuptools comes first: it builds the one package without a wheel, and this project.
 $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "error: $(PYTHON) is not Python 3.11 to 3.13; use make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	@sed -n '/^setuptools==/,/[^\]$$/p' requirements.lock > $(VENV)/build.lock
-	$(INSTALL) --require-hashes --requirement $(VENV)/build.lock
-	$(INSTALL) --require-hashes --requirement requirements.lock
-	$(INSTALL) --editable .
-	@$(BIN)/python -m pip check || { echo "error: $(VENV) is not complete: see above"; \
-	  echo "hint: where torch's build asks for nvidia's packages, either '$(BIN)/pip install torch==VERSION' with the"; \
-	  echo "hint: version of requirements.lock takes them along (gigabytes), or the same with --force-reinstall"; \
-	  echo "hint: --no-deps --index-url and PyTorch's index of CPU builds takes that; then make setup again"; exit 2; }
+	$(BIN)/python scripts/install.py
 	@touch $@
 
 train: setup ## pretrain and tune a small GPT on this Python's own docs (minutes)

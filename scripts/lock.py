@@ -18,8 +18,17 @@ from train.cli import command
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 HEADER = "# Made by `make lock` from pyproject.toml; not to be edited.\n"
-RESOLVE = "compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11".split()
-PLAIN = "--no-emit-index-url --no-header --no-annotate --quiet --output-file".split()  # no index, no path
+RESOLVE = [
+    "compile",
+    "pyproject.toml",
+    "--extra",
+    "dev",
+    "--universal",
+    "--generate-hashes",
+    "--python-version",
+    "3.11",
+]
+PLAIN = ["--no-emit-index-url", "--no-header", "--no-annotate", "--quiet", "--output-file"]  # no index, no path
 ENTRY = re.compile(r"^([a-z0-9-]+)==(\S+)(.*?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
 
 
