@@ -1,7 +1,7 @@
 """Installs requirements.lock and this project into the Python that runs it; every file has to have a locked hash.
 
-Dependencies are not followed, since on Linux torch's would be CUDA, gigabytes of it. Run by `make setup`; it has only
-the standard library to work with.
+Dependencies are not followed, since on Linux torch's would be CUDA, gigabytes of it. `make setup` runs it, before
+there is anything but the standard library.
 """
 
 import re
@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 HASHED = ["install", "--no-deps", "--no-build-isolation", "--require-hashes", "--requirement"]
-UNKNOWN_BUILD = """the build of torch that pip found is not one of requirements.lock, or could not be had: see above
+UNKNOWN_BUILD = """the torch that pip found is not one of requirements.lock, or could not be had: see above
 hint: one that you trust can be installed without a hash, then make setup goes on with it:
 hint: {python} -m pip install --no-deps torch=={torch}"""
 INCOMPLETE = """{python} lacks packages: see above
