@@ -1,7 +1,8 @@
 """Makes requirements.lock anew: exact versions with hashes, for Linux and macOS, resolved by uv.
 
 What is locked stays as it is where pyproject.toml admits it; uv's own options take newer versions:
-make lock ARGS=--upgrade, or ARGS="--upgrade-package numpy".
+make lock ARGS=--upgrade, or ARGS="--upgrade-package numpy". A hash that the index has no longer, or never had, stays
+as long as the version: of torch's build for the CPU (pip download --no-deps torch==VERSION, then --build FILE).
 """
 
 import _root  # noqa: F401  isort: skip
@@ -18,17 +19,8 @@ from train.cli import command
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 HEADER = "# Made by `make lock` from pyproject.toml; not to be edited.\n"
-RESOLVE = [
-    "compile",
-    "pyproject.toml",
-    "--extra",
-    "dev",
-    "--universal",
-    "--generate-hashes",
-    "--python-version",
-    "3.11",
-]
-PLAIN = ["--no-emit-index-url", "--no-header", "--no-annotate", "--quiet", "--output-file"]  # no index, no path
+RESOLVE = ["pip", "compile", "pyproject.toml", "--extra=dev", "--universal", "--python-version=3.11"]
+PLAIN = ["--generate-hashes", "--no-emit-index-url", "--no-header", "--no-annotate", "--quiet", "--output-file"]
 ENTRY = re.compile(r"^([a-z0-9-]+)==(\S+)(.*?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
 
 
@@ -42,7 +34,7 @@ def main() -> None:
     known = hashes(LOCK.read_text(encoding="utf-8")) if LOCK.exists() else {}
     for wheel in options.build:
         known.setdefault(release(wheel), set()).add(hashlib.sha256(wheel.read_bytes()).hexdigest())
-    done = subprocess.run([sys.executable, "-m", "uv", "pip", *RESOLVE, *own, *PLAIN, str(LOCK)], cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", "uv", *RESOLVE, *own, *PLAIN, str(LOCK)], cwd=ROOT)
     if done.returncode:
         raise NielsError("requirements.lock could not be made", "make lock sets up what it needs")
     text = ENTRY.sub(lambda entry: with_hashes(entry, known), LOCK.read_text(encoding="utf-8"))
