@@ -1,8 +1,8 @@
 """Makes requirements.lock anew: exact versions with hashes, for Linux and macOS, resolved by uv.
 
-What is locked stays as it is where pyproject.toml admits it; uv's own options take newer versions:
-make lock ARGS=--upgrade, or ARGS="--upgrade-package numpy". A hash that the index has no longer, or never had, stays
-as long as the version: of torch's build for the CPU (pip download --no-deps torch==VERSION, then --build FILE).
+What is locked stays where pyproject.toml admits it; uv's own options take newer versions: make lock ARGS=--upgrade,
+or ARGS="--upgrade-package numpy". A hash that the index lacks stays with its version, as that of torch's build for
+the CPU: pip download --no-deps torch==VERSION gets the file, ARGS="--build FILE" adds it.
 """
 
 import _root  # noqa: F401  isort: skip
