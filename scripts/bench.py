@@ -3,8 +3,9 @@
 import _root  # noqa: F401  isort: skip
 import argparse
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from niels_gpt.errors import ConfigError
 from train.cli import command, deferred_signals
@@ -22,6 +23,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=10, help="timed steps in a turn (default 10)")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them (default 2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (default: all cores)")
+    parser.add_argument(
+        "--overhead", action="store_true", help="no race: what the checks of a step take, and saving 25 million"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="a new file for all of it")
     options = parser.parse_args()
     if min(options.rounds, options.steps, options.warmup, options.threads) < 1:
@@ -35,28 +39,40 @@ def require_known(what: str, asked: Collection[str], known: Collection[str]) -> 
         raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose among {', '.join(known)}")
 
 
+def races(options: argparse.Namespace, names: list[str], reference: str) -> Iterator[dict[str, Any]]:
+    """Race, and print each race."""
+    from train.bench.race import Course, race
+    from train.bench.tables import as_json, as_table
+
+    for shape in options.shapes:
+        course = Course(shape, options.rounds, options.steps, options.warmup, options.threads)
+        found = race(course, names, print)
+        print(as_table(found, reference))
+        yield as_json(found, reference)
+
+
+def overheads(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what a run adds to the learning, and print it; files go to this folder for a while."""
+    from train.bench.overhead import measured
+
+    return measured(options.shapes, options.steps, options.warmup, options.threads, options.rounds, print)
+
+
 def main() -> None:
     """Race, print, and write what was asked for."""
     options = arguments()
     with deferred_signals():  # torch is imported only now
         from train.bench.contestants import CONTESTANTS
-        from train.bench.race import Course, race
         from train.bench.shapes import SHAPES
-        from train.bench.tables import as_json, as_table
         from train.doctor_text import report_path, write_report
     names = options.contestants.split(",")
     reference = options.reference or names[-1]
     require_known("contestant", [*names, reference], CONTESTANTS)
     require_known("shape", options.shapes, SHAPES)
     path = report_path(options.json) if options.json else None
-    results = []
-    for shape in options.shapes:
-        course = Course(shape, options.rounds, options.steps, options.warmup, options.threads)
-        found = race(course, names, print)
-        print(as_table(found, reference))
-        results.append(as_json(found, reference))
+    report = overheads(options) if options.overhead else {"races": list(races(options, names, reference))}
     if path:
-        write_report(path, {"races": results})
+        write_report(path, report)
         print(f"wrote {path}")
 
 

@@ -1,7 +1,7 @@
 """Makes requirements.lock anew: exact versions with hashes, for Linux and macOS, resolved by uv.
 
-What is locked stays where pyproject.toml admits it; uv's own options take newer versions: make lock ARGS=--upgrade,
-or ARGS="--upgrade-package numpy". A hash that the index lacks stays with its version, as that of torch's build for
+What is locked stays where pyproject.toml admits it; uv's own options take newer versions, as ARGS=--upgrade or
+ARGS="--upgrade-package numpy" do. A hash that the index lacks stays with its version, as that of torch's build for
 the CPU: pip download --no-deps torch==VERSION gets the file, ARGS="--build FILE" adds it.
 """
 

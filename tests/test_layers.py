@@ -61,7 +61,7 @@ LAYERS = [
     ["train.run"],
     ["train.numerics_batch", "train.doctor", "train.bench.shapes", "train.bench.machine"],
     ["train.bench.contestants", "train.bench.race"],
-    ["train.bench.racer", "train.bench.tables"],
+    ["train.bench.racer", "train.bench.tables", "train.bench.overhead"],
     ["train.numerics_pass"],
     ["train.numerics_rows"],
     ["train.numerics_verdict"],

@@ -1,15 +1,16 @@
-"""What a run adds to the bare learning: the share of a step that its checks take, and the seconds of a checkpoint."""
+"""What a run adds to the bare learning: the share of a step that its checks take, and a checkpoint's time."""
 
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,8 +18,9 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch, require_ids
 from niels_gpt.weights import read_checkpoint
 from train.bench.contestants import CPU, built, source, train_cfg
-from train.bench.shapes import Shape
+from train.bench.shapes import SHAPES, Shape
 from train.checkpointing import TrainState, save_step, step_path
+from train.doctor_text import table
 from train.evaluate import Yardstick
 from train.report import Report
 from train.train_loop import optimizer_step, require_finite
@@ -41,15 +43,22 @@ class Overhead:
         return sum(self.parts[name] for name in asked) / self.step
 
 
+class Seconds(NamedTuple):
+    """What something took: by the clock, and of the CPU, which is less where the machine was waited for."""
+
+    wall: float
+    cpu: float
+
+
 @dataclass(frozen=True)
 class Saving:
-    """Seconds by the clock, the middle of some: to save a checkpoint, to verify and load it, to write its bytes."""
+    """What it took, the middle of some, to save a checkpoint, to verify and load it, to write as many bytes."""
 
     parameters: int
     size: int
-    save: float
-    load: float
-    plain: float
+    save: Seconds
+    load: Seconds
+    plain: Seconds
 
 
 def overhead(shape: Shape, steps: int, warmup: int) -> Overhead:
@@ -62,7 +71,7 @@ def overhead(shape: Shape, steps: int, warmup: int) -> Overhead:
 
     for _ in range(warmup):
         step()
-    of_a_step = median(cpu_seconds(step) for _ in range(steps))
+    of_a_step = median(taken(step).cpu for _ in range(steps))
     with tempfile.TemporaryDirectory() as folder:
         report = Report(Path(folder), cfg.total_steps, 0, shape.tokens, CPU, Yardstick(1.0, 1.0))
         works = parts(shape, drawn.draw(0, cfg.effective_batch), report)
@@ -83,11 +92,11 @@ def parts(shape: Shape, batch: Batch, report: Report) -> dict[str, Work]:
     }
 
 
-def cpu_seconds(work: Work) -> float:
-    """Return the CPU seconds of all threads that some work took."""
-    started = time.process_time()
+def taken(work: Work) -> Seconds:
+    """Return what some work took, the CPU seconds of all threads."""
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.process_time() - started
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def each(work: Work) -> float:
@@ -95,11 +104,11 @@ def each(work: Work) -> float:
 
     def batch() -> float:
         started, repeats = time.process_time(), 0
-        while (taken := time.process_time() - started) < BATCH_SECONDS:
+        while (spent := time.process_time() - started) < BATCH_SECONDS:
             for _ in range(10):
                 work()
             repeats += 10
-        return taken / repeats
+        return spent / repeats
 
     return median(batch() for _ in range(BATCHES))
 
@@ -109,14 +118,18 @@ def saving(folder: Path, tries: int, cfg: ModelCfg = SAVED) -> Saving:
     state = with_state(cfg)
     saves, loads, plains = [], [], []
     with tempfile.TemporaryDirectory(dir=folder) as inner:
-        out = Path(inner)
         for state.step in range(1, tries + 1):
-            path = step_path(out, state.step)
-            saves.append(wall_seconds(lambda: save_step(out, state, {}, best=False, keep_last=2)))
-            loads.append(wall_seconds(lambda path=path: read_checkpoint(path)))
-            plains.append(plain_write(out / "plain", path.stat().st_size))
-        size = path.stat().st_size
-    return Saving(state.model.parameter_count(), size, median(saves), median(loads), median(plains))
+            path = step_path(Path(inner), state.step)
+            saves.append(taken(partial(save_step, path.parent, state, {}, best=False, keep_last=2)))
+            loads.append(taken(partial(read_checkpoint, path)))
+            size = path.stat().st_size
+            plains.append(taken(partial(plain_write, path.with_name("plain"), size)))
+    return Saving(state.model.parameter_count(), size, middle(saves), middle(loads), middle(plains))
+
+
+def middle(many: list[Seconds]) -> Seconds:
+    """Return the median of each clock."""
+    return Seconds(median(one.wall for one in many), median(one.cpu for one in many))
 
 
 def with_state(cfg: ModelCfg) -> TrainState:
@@ -129,20 +142,40 @@ def with_state(cfg: ModelCfg) -> TrainState:
     return state
 
 
-def wall_seconds(work: Work) -> float:
-    """Return the seconds by the clock that some work took."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def plain_write(path: Path, size: int) -> None:
+    """Write so many bytes to the platter, piece by piece: no way of saving takes less."""
+    piece = bytes(1 << 20)
+    with path.open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(piece)
+        os.fsync(file.fileno())
 
 
-def plain_write(path: Path, size: int) -> float:
-    """Return the seconds that so many bytes take to the platter: what no way of saving goes below."""
-    content = os.urandom(1 << 20) * (size >> 20)
+def measured(
+    shapes: Sequence[str], steps: int, warmup: int, threads: int, tries: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure both, on the disk of the working folder, say it, and return it for programs."""
+    torch.set_num_threads(threads)
+    saved = saving(Path.cwd(), tries)
+    report: dict[str, Any] = {"saving": asdict(saved), "overhead": {}}
+    for name in shapes:
+        found = overhead(SHAPES[name], steps, warmup)
+        say(shares_table(name, found))
+        report["overhead"][name] = asdict(found) | {"share": found.share()}
+    say(saving_table(saved))
+    return report
 
-    def write() -> None:
-        with path.open("wb") as file:
-            file.write(content)
-            os.fsync(file.fileno())
 
-    return wall_seconds(write)
+def shares_table(shape: str, found: Overhead) -> str:
+    """Return the parts of a step for people."""
+    rows = [(shape, "CPU ms a step", "share")]
+    rows += [(name, f"{1e3 * cpu:.3f}", f"{found.share(name):.3%}") for name, cpu in found.parts.items()]
+    rows += [("all but draw", f"{1e3 * found.share() * found.step:.3f}", f"{found.share():.3%}")]
+    return table([*rows, ("the whole step", f"{1e3 * found.step:.3f}", "")])
+
+
+def saving_table(saved: Saving) -> str:
+    """Return what a checkpoint takes for people."""
+    head = (f"{saved.parameters / 1e6:.1f} million parameters, {saved.size / 1e6:.0f} MB", "s", "CPU s")
+    whats = (("save", saved.save), ("verify and load", saved.load), ("write as many bytes", saved.plain))
+    return table([head, *((what, f"{one.wall:.2f}", f"{one.cpu:.2f}") for what, one in whats)])
