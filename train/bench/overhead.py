@@ -113,9 +113,9 @@ def each(work: Work) -> float:
     return median(batch() for _ in range(BATCHES))
 
 
-def saving(folder: Path, tries: int, cfg: ModelCfg = SAVED) -> Saving:
+def saving(folder: Path, tries: int) -> Saving:
     """Save, verify and load a checkpoint with AdamW's state some times, as a run does, on the disk of `folder`."""
-    state = with_state(cfg)
+    state = with_state(SAVED)
     saves, loads, plains = [], [], []
     with tempfile.TemporaryDirectory(dir=folder) as inner:
         for state.step in range(1, tries + 1):
