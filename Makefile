@@ -1,22 +1,22 @@
-# The commands of the project; `make help` lists them. A change of pyproject.toml or of the pins sets up anew.
+# The commands of the project; `make help` lists them. A change of pyproject.toml or of the lock sets up anew.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types tests smoke smoke-mps doctor faults clean
+.PHONY: help setup train test lint types tests smoke smoke-mps doctor faults lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
-setup: $(STAMP) ## make .venv with everything in it (Python 3.11 or later)
+setup: $(STAMP) ## make .venv with everything in it (Python 3.11 to 3.13)
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than Python 3.11; use make PYTHON=python3.12"; exit 2; }
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 to 3.13; use make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python scripts/install.py
 	@touch $@
 
 train: setup ## pretrain and tune a small GPT on this Python's own docs (minutes)
@@ -49,6 +49,10 @@ types: setup ## mypy, strict
 
 tests: setup ## the test-suite
 	$(BIN)/pytest
+
+lock: setup ## make requirements.lock anew; newer versions by ARGS=--upgrade, or ARGS="--upgrade-package numpy"
+	$(BIN)/python -m pip install --quiet 'uv>=0.9'
+	$(BIN)/python scripts/lock.py $(ARGS)
 
 clean: ## remove runs and caches of the tools, never .venv
 	rm -rf runs cache .pytest_cache .mypy_cache .ruff_cache

@@ -11,7 +11,7 @@ from train.cli import command, deferred_signals
 def carried_out(options: argparse.Namespace) -> dict[str, Any]:
     """Do what was asked, print it, and return it."""
     from train.bench.grow import Effort
-    from train.bench.modes import grown, raced, stayed
+    from train.bench.modes import grown, overheads, raced, stayed
     from train.bench.race import Course
 
     names, effort = options.contestants, (options.rounds, options.steps, options.warmup, options.threads)
@@ -19,6 +19,8 @@ def carried_out(options: argparse.Namespace) -> dict[str, Any]:
         return grown(options.shapes[0], options.grow, options.factors, Effort(*effort), options.figure, print)
     if options.steady:
         return stayed(options.shapes, names, options.steady, options.threads, print)
+    if options.overhead:
+        return overheads(options.shapes, Effort(*effort), print)
     return raced([Course(shape, *effort) for shape in options.shapes], names, options.reference, print)
 
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
+from train.bench import overhead
 from train.bench.contestants import CONTESTANTS, Contestant
 from train.bench.shapes import SHAPES
 from train.bench.steady import Held, Stay, as_table
@@ -128,3 +129,22 @@ def test_what_grew_is_told_from_the_noise_of_an_allocator(late: tuple[int, int, 
     stay = Stay("ours", Held(50, 100, 8, 2), Held(500, *late))
     assert stay.grew is grew
     assert as_table([stay]).endswith("grew\n") and ("did not grow" in as_table([stay])) is not grew
+
+
+def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(overhead, "SAVED", SHAPES["toy"].model)
+    monkeypatch.setattr(overhead, "BATCH_SECONDS", 0.001)
+    said: list[str] = []
+    found = overhead.measured(["toy"], steps=2, warmup=1, threads=1, tries=2, say=said.append)
+    toy = found["overhead"]["toy"]
+    assert toy["parts"].keys() == {"draw", "require_ids", "require_finite", "metrics"}
+    assert all(0 < seconds < toy["step"] for seconds in toy["parts"].values())
+    assert toy["share"] == pytest.approx((sum(toy["parts"].values()) - toy["parts"]["draw"]) / toy["step"])
+    saved = found["saving"]
+    assert saved["parameters"] == GPT(SHAPES["toy"].model).parameter_count()
+    assert saved["size"] > 3 * 4 * saved["parameters"], "weights and both averages of AdamW"
+    assert "share" in said[0] and "verify and load" in said[1]
+    assert list(tmp_path.iterdir()) == []

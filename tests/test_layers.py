@@ -68,7 +68,7 @@ LAYERS = [
     ["train.run"],
     ["train.numerics_batch", "train.doctor", "train.bench.shapes", "train.bench.machine"],
     ["train.bench.contestants", "train.bench.race"],
-    ["train.bench.racer", "train.bench.tables", "train.bench.grow", "train.bench.steady"],
+    ["train.bench.racer", "train.bench.tables", "train.bench.grow", "train.bench.steady", "train.bench.overhead"],
     ["train.bench.stayer", "train.bench.growth_tables"],
     ["train.bench.growth_figure"],
     ["train.bench.modes"],

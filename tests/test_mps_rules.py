@@ -1,12 +1,11 @@
-"""What can be known of mps without a Mac: the casts of autocast, the ops that Metal has, and what is banned."""
+"""What can be known of mps without a Mac: the casts of autocast, and the ops that Metal has."""
 
-import ast
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -29,7 +28,6 @@ from train.amp import Amp
 from train.checkpointing import TrainState
 from train.config import TrainCfgSchema
 from train.evaluate import evaluate
-from train.model import compile_active
 from train.optim import make_optimizer
 from train.train_loop import optimizer_step
 
@@ -229,161 +227,3 @@ def test_an_op_without_a_kernel_and_a_float64_are_noticed() -> None:
     assert record.missing() == {"linalg_eig", "geqrf"}
     assert record.too_wide == {"linalg_eig", "_to_copy"}
     assert not has_kernel("no_such_op")
-
-
-# The bans: what mps ignores, refuses or gets wrong without a word.
-
-FOLDERS = ("niels_gpt", "train", "scripts")
-ON_THE_DEVICE = ("niels_gpt/model/", "niels_gpt/loss.py", "train/train_loop.py", "train/optim.py", "train/amp.py")
-Rule = Callable[[ast.AST], bool]
-
-
-def called(node: ast.AST) -> str:
-    """What a node reads or imports, as "torch.compile"; empty for anything else."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{called(node.value)}.{node.attr}"
-    return node.name if isinstance(node, ast.alias) else ""
-
-
-def keyword(name: str, *allowed: object) -> Rule:
-    """Whether a node gives an argument `name`, other than as one of the allowed constants."""
-
-    def found(node: ast.AST) -> bool:
-        if not isinstance(node, ast.keyword) or node.arg != name:
-            return False
-        return not (isinstance(node.value, ast.Constant) and node.value.value in allowed)
-
-    return found
-
-
-def word(*names: str) -> Rule:
-    """Whether a node reads, calls or imports one of the names, or an attribute of that name."""
-    return lambda node: bool(set(called(node).split(".")) & set(names))
-
-
-def cuda(node: ast.AST) -> bool:
-    text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-    return word("cuda")(node) or re.fullmatch(r"cuda(:\d+)?", text) is not None
-
-
-def torch_compile(node: ast.AST) -> bool:
-    """Whether a node compiles with torch; re.compile is another matter."""
-    if isinstance(node, ast.ImportFrom):
-        return node.module == "torch" and any(alias.name == "compile" for alias in node.names)
-    return isinstance(node, ast.Attribute) and node.attr == "compile" and called(node.value) != "re"
-
-
-def wide(node: ast.AST) -> bool:
-    text = node.value if isinstance(node, ast.Constant) else None
-    return word("float64", "double", "complex64", "complex128")(node) or text in ("float64", "double")
-
-
-def microbatch_loops(tree: ast.AST) -> list[ast.For]:
-    """The loops of optimizer_step that go backward."""
-    steps = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "optimizer_step"]
-    loops = [node for step in steps for node in ast.walk(step) if isinstance(node, ast.For)]
-    return [loop for loop in loops if any(word("backward")(node) for node in ast.walk(loop))]
-
-
-def reads_the_device(node: ast.Call) -> bool:
-    """Whether a call waits for the device: .item() and the like, or float(x)."""
-    if isinstance(node.func, ast.Attribute):
-        return node.func.attr in ("item", "tolist", "cpu", "numpy", "synchronize")
-    return called(node.func) in ("float", "int", "bool")
-
-
-BANS: dict[str, Rule] = {
-    "non_blocking": keyword("non_blocking", False),  # can read memory that is freed (pytorch 139550)
-    "pin_memory": lambda node: word("pin_memory")(node) or keyword("pin_memory")(node),
-    "dropout_p": keyword("dropout_p"),  # ignored, later an error (184126)
-    "baddbmm": word("baddbmm", "baddbmm_"),  # NaN out of memory that nobody wrote (187521)
-    "GradScaler": word("GradScaler"),  # zeroes gradients (184286)
-    "cuda": cuda,
-    "weights_only": keyword("weights_only", True),  # runs code out of a file
-    "torch.compile": torch_compile,  # an early prototype (150121)
-}
-IN_THE_LOOP, ON_DEVICE = "a read of the device in the microbatch loop", "float64 on the device"
-
-
-def offences(source: str, path: str) -> Iterator[str]:
-    """Yield "BAN PATH:LINE" for what is banned in a file's source."""
-    tree = ast.parse(source)
-    rules = {**BANS, ON_DEVICE: wide} if path.startswith(ON_THE_DEVICE) else BANS
-    for node in ast.walk(tree):
-        found = (ban for ban, is_broken in rules.items() if is_broken(node))
-        yield from (f"{ban} {path}:{getattr(node, 'lineno', 0)}" for ban in found)
-    for loop in microbatch_loops(tree):
-        calls = (node for node in ast.walk(loop) if isinstance(node, ast.Call))
-        yield from (f"{IN_THE_LOOP} {path}:{call.lineno}" for call in calls if reads_the_device(call))
-
-
-def sources() -> dict[str, str]:
-    files = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
-    return {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files}
-
-
-def test_nothing_that_mps_gets_wrong_without_a_word_is_used() -> None:
-    files = sources()
-    assert {"niels_gpt/model/gpt.py", "train/train_loop.py", "scripts/train.py"} <= files.keys()
-    found = [offence for path, source in files.items() for offence in offences(source, path)]
-    compiling = ("torch.compile niels_gpt/model/gpt.py:", "torch.compile train/model.py:")
-    assert [offence for offence in found if not offence.startswith(compiling)] == []
-    assert not compile_active(torch.device("mps"), TrainCfgSchema(compile=True)), "what compiles is for the CPU"
-
-
-def test_the_microbatch_loop_that_is_watched_is_there() -> None:
-    assert len(microbatch_loops(ast.parse(sources()["train/train_loop.py"]))) == 1
-
-
-LOOP = "def optimizer_step():\n    for x in y:\n        loss = f(x)\n        loss.backward()\n        "
-BANNED = [
-    ("non_blocking", "x.to(device, non_blocking=True)"),
-    ("non_blocking", "x.to(device, non_blocking=fast)"),
-    ("pin_memory", "x.pin_memory()"),
-    ("pin_memory", "DataLoader(x, pin_memory=True)"),
-    ("dropout_p", "F.scaled_dot_product_attention(q, k, v, dropout_p=0.1)"),
-    ("baddbmm", "torch.baddbmm(a, b, c, beta=0)"),
-    ("baddbmm", "a.baddbmm_(b, c)"),
-    ("GradScaler", "from torch.amp import GradScaler"),
-    ("GradScaler", "scaler = torch.amp.GradScaler('mps')"),
-    ("cuda", "x.to('cuda')"),
-    ("cuda", "device = 'cuda:0'"),
-    ("cuda", "torch.cuda.is_available()"),
-    ("cuda", "import torch.cuda"),
-    ("weights_only", "torch.load(path, weights_only=False)"),
-    ("torch.compile", "model = torch.compile(model)"),
-    ("torch.compile", "@torch.compile\ndef f(): pass"),
-    ("torch.compile", "from torch import compile"),
-    ("torch.compile", "model.compile()"),
-    (ON_DEVICE, "x = x.to(torch.float64)"),
-    (ON_DEVICE, "x = x.double()"),
-    (IN_THE_LOOP, LOOP + "total += loss.item()"),
-    (IN_THE_LOOP, LOOP + "total += float(loss)"),
-    (IN_THE_LOOP, LOOP + "losses.append(loss.detach().cpu())"),
-]
-ALLOWED = [
-    "x.to(device, non_blocking=False)",
-    "torch.load(path, weights_only=True)",
-    "re.compile('cuda is not here')",
-    "'never on cuda, nor with non_blocking=True'",
-    "x = x.to(torch.float32)",
-    LOOP + "total += loss.detach()\n    return total.item()",
-]
-
-
-@pytest.mark.parametrize(("ban", "source"), BANNED)
-def test_each_ban_notices_its_offender(ban: str, source: str) -> None:
-    """The negative controls; and no ban is without one."""
-    assert {offence.split(" train/")[0] for offence in offences(source, "train/optim.py")} == {ban}
-    assert {name for name, _ in BANNED} == {*BANS, ON_DEVICE, IN_THE_LOOP}
-
-
-@pytest.mark.parametrize("source", ALLOWED)
-def test_the_bans_let_pass_what_is_right(source: str) -> None:
-    assert list(offences(source, "train/optim.py")) == []
-
-
-def test_float64_is_allowed_where_only_the_cpu_counts() -> None:
-    assert list(offences("torch.zeros(2, dtype=torch.float64)", "train/evaluate.py")) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt.errors import ConfigError
-from train.bench import growth_tables, steady, tables
+from train.bench import growth_tables, overhead, steady, tables
 from train.bench.contestants import CONTESTANTS
 from train.bench.grow import Effort, grow
 from train.bench.growth_figure import draw
@@ -60,3 +60,8 @@ def stayed(shapes: Sequence[str], names: Sequence[str], steps: int, threads: int
         say(steady.as_table(found))
         results[shape] = steady.as_json(found)
     return {"steady": results}
+
+
+def overheads(shapes: Sequence[str], effort: Effort, say: Say) -> dict[str, Any]:
+    """Measure what a run adds to the learning; files go to the working folder for a while."""
+    return overhead.measured(shapes, effort.steps, effort.warmup, effort.threads, effort.rounds, say)

@@ -14,6 +14,7 @@ CONTESTANTS = (
     "(default: ours,bare,hf; ours,ours-ckpt with --steady)"
 )
 GROW = "in place of a race: how cost grows with these sizes of the shape (default: all four)"
+OVERHEAD = "in place of a race: what the checks of a step take, and saving 25 million parameters"
 STEADY = "in place of a race: whether memory grows over so many steps"
 
 
@@ -35,6 +36,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--grow", nargs="*", choices="TBLV", metavar="T|B|L|V", help=GROW)
     modes.add_argument("--steady", type=int, metavar="STEPS", help=STEADY)
+    modes.add_argument("--overhead", action="store_true", help=OVERHEAD)
     parser.add_argument("--factors", default="0.25,0.5,1,2,4", help="of --grow: times the shape's own size")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="of --grow: an .svg or .png, made anew")
     options = parser.parse_intermixed_args()

@@ -1,0 +1,172 @@
+"""The lock agrees with pyproject.toml, names no place of this world, and is all that set-up installs."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+ENTRY = re.compile(r"^(\S.*?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
+MACHINES = [
+    {
+        "sys_platform": system,
+        "platform_machine": machine,
+        "python_version": python,
+        "python_full_version": f"{python}.1",
+    }
+    for system, machine in (("linux", "x86_64"), ("darwin", "arm64"))
+    for python in ("3.11", "3.12", "3.13")
+]
+CUDA = re.compile(r"nvidia|cuda|triton")
+
+
+def wanted(project: dict[str, Any], extra: str = "dev") -> Iterator[Requirement]:
+    """What `make setup` needs: the project's dependencies, the extra's, and what builds it."""
+    own, extras = project["project"]["name"], project["project"]["optional-dependencies"]
+    for line in [*project["project"]["dependencies"], *project["build-system"]["requires"], *extras[extra]]:
+        requirement = Requirement(line)
+        if canonicalize_name(requirement.name) == canonicalize_name(own):
+            for inner in requirement.extras:
+                yield from wanted(project, inner)
+        else:
+            yield requirement
+
+
+def locked(lock: str, machine: dict[str, str]) -> dict[str, list[str]]:
+    """The versions of each package that the lock has for a machine."""
+    found: dict[str, list[str]] = {}
+    for text, _ in ENTRY.findall(lock):
+        entry = Requirement(text)
+        if entry.marker is None or entry.marker.evaluate(machine):
+            (pin,) = entry.specifier
+            found.setdefault(entry.name, []).append(pin.version if pin.operator == "==" else str(pin))
+    return found
+
+
+def disagreements(project: dict[str, Any], lock: str) -> list[str]:
+    """What is wrong with a lock; nothing, if it agrees."""
+    rest = ENTRY.sub("", re.sub(r"^#.*$", "", lock, count=1, flags=re.MULTILINE))
+    wrong = [f"not an entry with hashes: {line}" for line in rest.splitlines() if line.strip()]
+    wrong += [f"CUDA: {text}" for text, _ in ENTRY.findall(lock) if CUDA.search(text)]
+    for machine in MACHINES:
+        where, has = f"{machine['sys_platform']} {machine['python_version']}", locked(lock, machine)
+        wrong += [f"{where}: {name} is locked as {' and '.join(v)}" for name, v in has.items() if len(v) > 1]
+        ranges = [*wanted(project), *map(Requirement, project["tool"]["uv"]["constraint-dependencies"])]
+        for need in (r for r in ranges if r.marker is None or r.marker.evaluate(machine)):
+            versions = has.get(canonicalize_name(need.name), [])
+            if not any(need.specifier.contains(version) for version in versions):
+                wrong.append(f"{where}: {need} is wanted, {' and '.join(versions) or 'nothing'} is locked")
+    return wrong
+
+
+def test_the_lock_agrees_with_pyproject_on_every_machine() -> None:
+    assert disagreements(PROJECT, LOCK) == []
+    assert len(list(wanted(PROJECT))) > 20 and len(locked(LOCK, MACHINES[0])) > 60
+
+
+def test_the_lock_names_no_registry_and_no_path() -> None:
+    assert not re.search(r"://|--(?!hash=sha256:)|\.(com|org|io)\b|/", LOCK)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (r"^numpy==\S+", "numpy==1.26.4", "numpy>=2 is wanted, 1.26.4 is locked"),
+        (r"^rich==(.*\\\n)+.*\n", "", "rich>=13 is wanted, nothing is locked"),
+        (r"^setuptools==(.*\\\n)+.*\n", "", "setuptools>=77 is wanted, nothing is locked"),
+        (r"^safetensors==(.*\\\n)+.*\n", "", "safetensors>=0.6 is wanted, nothing is locked"),
+        (r"^pytest==(\S+ ;.*?) \\\n(.*\n)+?(?=\S)", r"pytest==\1\n", "not an entry with hashes: pytest=="),
+        (r"^rich==", "rich>=", "is wanted"),
+        (r"^torch==2.13.0", "torch==2.14.1", 'torch==2.13.0; sys_platform == "linux" is wanted'),
+        (r"^sympy==", "triton==", "CUDA: triton=="),
+        (r"python_full_version < '3.12'", "python_full_version < '3.13'", "3.12: scipy is locked as"),
+        (r"\A", "--index-url x\n", "not an entry with hashes: --index-url"),
+    ],
+)
+def test_a_lock_that_disagrees_is_noticed(old: str, new: str, said: str) -> None:
+    """The negative controls."""
+    broken, count = re.subn(old, new, LOCK, flags=re.MULTILINE)
+    assert count and any(said in line for line in disagreements(PROJECT, broken)), disagreements(PROJECT, broken)
+
+
+def test_versions_are_said_once() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^\$\(STAMP\): pyproject.toml requirements.lock$", makefile, re.MULTILINE)
+    others = [path.name for path in ROOT.glob("*") if re.fullmatch(r"(constraints|requirements).*", path.name)]
+    assert others == ["requirements.lock"]
+
+
+FAKE_PIP = """import sys
+from pathlib import Path
+log = Path(__file__).parent.parent / "calls"
+arguments = sys.argv[1:]
+files = [Path(a) for a in arguments if a.endswith(".lock")]
+names = sorted({line.split("==")[0] for file in files for line in file.read_text().splitlines() if "==" in line})
+with log.open("a") as file:
+    print(*(a for a in arguments if not a.startswith("/")), *names, file=file)
+failing = (log.parent / "failing").read_text()
+sys.exit(bool(failing) and failing in " ".join(arguments))
+"""
+ANOTHER = LOCK.replace("torch==2.1", "torch==99.1")  # which is not installed here
+INSTALL = "--quiet install --no-deps --no-build-isolation"
+
+
+def set_up(folder: Path, lock: str, failing: str = "") -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run the installer with a pip that only notes what it is asked for, and fails where it is told to."""
+    for name, text in {
+        "requirements.lock": lock,
+        "scripts/install.py": (ROOT / "scripts" / "install.py").read_text(encoding="utf-8"),
+        "pip/__init__.py": "",  # without it, the real one would come first
+        "pip/__main__.py": FAKE_PIP,
+        "failing": failing,
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    command = [sys.executable, str(folder / "scripts" / "install.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(folder)})
+    return done, (folder / "calls").read_text(encoding="utf-8").splitlines()
+
+
+def test_set_up_installs_nothing_without_a_hash_and_what_builds_first(tmp_path: Path) -> None:
+    done, calls = set_up(tmp_path, ANOTHER)
+    assert done.returncode == 0, done.stderr
+    assert calls[0] == f"{INSTALL} --require-hashes --requirement setuptools"
+    version = re.findall(rf"^torch==(\S+) .*'{sys.platform}'", ANOTHER, re.MULTILINE)[0]
+    assert calls[1] == f"--quiet download --no-deps --dest torch=={version}"
+    assert calls[2] == f"{INSTALL} --require-hashes --requirement --no-index --find-links torch"
+    assert calls[3].startswith(f"{INSTALL} --require-hashes --requirement alembic ") and " torch " in calls[3]
+    assert calls[4:] == [f"{INSTALL} -e", "--quiet check"]
+
+
+def test_a_torch_that_is_there_already_is_kept(tmp_path: Path) -> None:
+    from importlib.metadata import version
+
+    here = version("torch").partition("+")[0]
+    done, calls = set_up(tmp_path, re.sub(r"^torch==\S+", f"torch=={here}", LOCK, flags=re.MULTILINE))
+    assert done.returncode == 0 and not [call for call in calls if "download" in call]
+
+
+@pytest.mark.parametrize(
+    ("failing", "said"),
+    [
+        ("--no-index", "error: the torch that pip found is not one of requirements.lock"),
+        ("download", "hint: "),
+        ("check", "error: "),
+        ("-e", "error: not everything could be installed"),
+    ],
+)
+def test_a_set_up_that_fails_says_the_way_out(tmp_path: Path, failing: str, said: str) -> None:
+    done, _ = set_up(tmp_path, ANOTHER, failing)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    if failing == "check":
+        assert "pip install --force-reinstall --no-deps --index-url" in done.stderr
