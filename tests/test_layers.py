@@ -7,8 +7,15 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
-    ["niels_gpt.errors", "niels_gpt.seeds"],
-    ["niels_gpt.config", "niels_gpt.loss", "niels_gpt.device", "niels_gpt.tokenizer", "niels_gpt.data.records"],
+    ["niels_gpt.errors", "niels_gpt.seeds", "niels_gpt.data.building"],
+    [
+        "niels_gpt.config",
+        "niels_gpt.loss",
+        "niels_gpt.device",
+        "niels_gpt.tokenizer",
+        "niels_gpt.data.records",
+        "niels_gpt.data.meta",
+    ],
     ["niels_gpt.data.pydocs_dialogues", "niels_gpt.data.synthetic", "niels_gpt.data.files"],
     ["niels_gpt.data.pydocs_files", "niels_gpt.data.pydocs_comments"],
     ["niels_gpt.data.pydocs_parsed"],
@@ -19,7 +26,7 @@ LAYERS = [
     ["niels_gpt.data.batches"],
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
-    ["train.atomic"],
+    ["train.atomic", "train.leftovers"],
     ["train.config", "train.metrics"],
     [
         "train.legacy",
@@ -50,7 +57,7 @@ LAYERS = [
     ["train.sweep.report"],
     ["train.sweep.compare", "train.sweep.run", "train.sweep.here"],
     ["train.checkpointing", "train.sources", "train.sample", "train.cli", "train.preflight"],
-    ["train.evaluate", "train.pretrain", "train.sft"],
+    ["train.resuming", "train.evaluate", "train.pretrain", "train.sft"],
     ["train.report"],
     ["train.train_loop"],
     ["train.live_bytes"],

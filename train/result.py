@@ -79,7 +79,7 @@ def completed(cfg: RunCfg) -> PhaseResult | None:
 
 def has_begun(plan: Iterable[RunCfg]) -> bool:
     """Return whether any of the phases has saved a step."""
-    return any(any(cfg.out.glob("step_*.pt")) for cfg in plan)
+    return any(any(cfg.out.glob("*.pt")) for cfg in plan)
 
 
 def require_unchanged(plan: list[RunCfg]) -> None:
