@@ -1,5 +1,6 @@
 """The front door for tests: compose a config, load its plan, run it in a folder of the test's own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from niels_gpt.weights import read_checkpoint
 from train.config import RunCfg, load_plan
 from train.folder import release
 from train.run import run
@@ -22,6 +24,7 @@ CONF = ROOT / "conf"
 Compose = Callable[..., DictConfig]
 Plan = Callable[..., list[RunCfg]]
 Run = Callable[..., Path]
+TIMED = ("tokens_per_second", "memory")  # what a metrics event says of the machine
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +89,15 @@ def same(first: Any, second: Any) -> bool:
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(same, first, second))
     return bool(first == second)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return what a phase's metrics say of the training, not of the machine."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in lines]
+
+
+def final(folder: Path) -> dict[str, Any]:
+    """Return the state that a phase ended in."""
+    saved = read_checkpoint(folder / "latest.pt")
+    return {key: saved[key] for key in ("model_state", "optimizer_state", "step", "best_val_loss")}

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import ROOT, Plan, Run, same
+from conftest import ROOT, Plan, Run, final, metrics, same
 
 from niels_gpt.errors import CheckpointError, DataError, Interrupted, NielsError, OutOfMemory, RunFolderInUse
 from niels_gpt.weights import read_checkpoint
@@ -31,17 +31,6 @@ file.flush()
 print(1, flush=True)
 sys.stdin.read()
 """
-TIMED = ("tokens_per_second", "memory")  # what a metrics event says of the machine
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in lines]
-
-
-def final(folder: Path) -> dict[str, Any]:
-    saved = read_checkpoint(folder / "latest.pt")
-    return {key: saved[key] for key in ("model_state", "optimizer_state", "step", "best_val_loss")}
 
 
 def stopped_after(steps: int) -> Any:
