@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from train.config import RunCfg, load_plan
 from train.folder import release
 from train.run import run
 from train.structured import register
+from train.train_loop import optimizer_step
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -101,3 +104,17 @@ def final(folder: Path) -> dict[str, Any]:
     """Return the state that a phase ended in."""
     saved = read_checkpoint(folder / "latest.pt")
     return {key: saved[key] for key in ("model_state", "optimizer_state", "step", "best_val_loss")}
+
+
+def stopped_after(steps: int) -> Any:
+    """Raise SIGTERM while the step that follows `steps` others is taken."""
+    calls = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == steps:
+            signal.raise_signal(signal.SIGTERM)
+        return optimizer_step(*arguments)
+
+    return mock.patch("train.train_loop.optimizer_step", counted)

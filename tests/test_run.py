@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import ROOT, Plan, Run, final, metrics, same
+from conftest import ROOT, Plan, Run, final, metrics, same, stopped_after
 
 from niels_gpt.errors import CheckpointError, DataError, Interrupted, NielsError, OutOfMemory, RunFolderInUse
 from niels_gpt.weights import read_checkpoint
@@ -31,20 +31,6 @@ file.flush()
 print(1, flush=True)
 sys.stdin.read()
 """
-
-
-def stopped_after(steps: int) -> Any:
-    """Raise SIGTERM while the step that follows `steps` others is taken."""
-    calls = 0
-
-    def counted(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == steps:
-            signal.raise_signal(signal.SIGTERM)
-        return optimizer_step(*arguments)
-
-    return mock.patch("train.train_loop.optimizer_step", counted)
 
 
 @pytest.mark.parametrize("memory", ["off", "ckpt"])

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from niels_gpt.errors import CheckpointError
 from train.atomic import write_json
 from train.config import PhaseName, RunCfg
@@ -36,6 +38,9 @@ class PhaseResult:
     settings: dict[str, Any]
 
 
+RESULTS = TypeAdapter(list[PhaseResult])
+
+
 def settings_of(cfg: RunCfg) -> dict[str, Any]:
     """Return what decides the outcome of a phase, as plain JSON."""
     settings = cfg.model_dump(mode="json", include={"model", "data", "train", "init_from"})
@@ -51,8 +56,8 @@ def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
     if not path.exists():
         return {}
     try:
-        entries = [PhaseResult(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["phases"]]
-    except (ValueError, TypeError, KeyError) as error:
+        entries = RESULTS.validate_python(json.loads(path.read_text(encoding="utf-8"))["phases"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         log.warning("warning: %s cannot be read (%s); it counts as none", path, error)
         return {}
     return {entry.phase: entry for entry in entries}

@@ -58,7 +58,8 @@ def run_tokenizer(cfg: RunCfg, init_from: Path | None) -> Tokenizer:
         tokenizer_for(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
     tokenizer = load_tokenizer(cfg.tokenizer_path)
     if tokenizer.V != cfg.model.V:
-        raise DataError(
+        kind = CheckpointError if begun or theirs else DataError
+        raise kind(
             f"model.V={cfg.model.V} was asked for, but {cfg.tokenizer_path} has {tokenizer.V} entries",
             f"use model.V={tokenizer.V}, or another name=...",
         )

@@ -1,4 +1,4 @@
-"""Killed at any point of a write or a prune, of checkpoints and token caches: nothing torn is seen, nothing lost."""
+"""Killed at any point of a write or prune, of checkpoints or token caches: nothing torn is seen, nothing lost."""
 
 from pathlib import Path
 

@@ -26,7 +26,8 @@ class Tripwire:
             self.file = os.open(self.trace, os.O_WRONLY | os.O_CREAT)
         for name in CALLS:
             setattr(os, name, self._wired(name, getattr(os, name)))
-        self._open, io.open = io.open, self._opened
+        self._open: Callable[..., Any] = io.open
+        vars(io)["open"] = self._opened
 
     def passed(self, what: str, path: Any) -> None:
         """Count a thing that is about to be done; die if it is the one."""
