@@ -26,7 +26,7 @@ LAYERS = [
     ["niels_gpt.data.batches"],
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
-    ["train.atomic", "train.leftovers"],
+    ["train.atomic"],
     ["train.config", "train.metrics"],
     [
         "train.legacy",
@@ -41,6 +41,7 @@ LAYERS = [
     [
         "train.ask",
         "train.folder",
+        "train.leftovers",
         "train.memory",
         "train.model",
         "train.allocator",

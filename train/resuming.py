@@ -65,21 +65,27 @@ def _set_aside(path: Path) -> None:
         path.replace(path.with_name(f"{path.name}.damaged"))
 
 
-def mend_best(state: TrainState, folder: Path) -> None:
-    """See to it that best.pt can be used when a resumed run ends, since a next phase begins from it.
+def mend_names(state: TrainState, folder: Path) -> None:
+    """See to it that latest.pt means the step that a run goes on from, and that best.pt can be used.
 
-    Where it cannot, the step that the run goes on from stands in for it, and the next evaluation is the best.
+    A kill may have come between a step and its second name; and a next phase begins from best.pt.
     """
-    if state.best_val_loss is None:
-        return
+    own = step_path(folder, state.step)
+    if own.exists() and not ((folder / LATEST).exists() and own.samefile(folder / LATEST)):
+        link(own, folder / LATEST)
+    if state.best_val_loss is not None:
+        _mend_best(state, folder)
+
+
+def _mend_best(state: TrainState, folder: Path) -> None:
+    """Let the step that the run goes on from stand in for a best.pt that is no good, until the next evaluation."""
     try:
         read_checkpoint(folder / BEST)
     except CheckpointError as error:
         state.best_val_loss = None
-        for path in (step_path(folder, state.step), folder / LATEST):
-            if path.exists():
-                log.warning("warning: %s; step %d stands in until the next evaluation", error, state.step)
-                return link(path, folder / BEST)
+        if (folder / LATEST).exists():
+            log.warning("warning: %s; step %d stands in until the next evaluation", error, state.step)
+            link(folder / LATEST, folder / BEST)
 
 
 def resume(state: TrainState, saved: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+LEFTOVERS = (".documents-*.part", ".dialogues-*.part", ".tokenizer-*.json.*.tmp")  # others may write there too
 log = logging.getLogger("niels_gpt")
 
 
@@ -46,7 +47,7 @@ def _taken(lock: TextIO) -> bool:
 
 def _sweep(target: Path) -> None:
     """Remove what killed builds have left: of `target`, whose lock we hold, and of others that nobody builds."""
-    for part in [*target.parent.glob(".*.part"), *target.parent.glob(".*.tmp")]:
+    for part in [part for pattern in LEFTOVERS for part in target.parent.glob(pattern)]:
         called = part.name.removeprefix(".").removesuffix(".part")
         called = (
             called.rsplit(".", 2)[0] if part.suffix == ".tmp" else called

@@ -31,7 +31,7 @@ def traced(plan: list[RunCfg], folder: Path, tmp_path: Path) -> list[str]:
 
 def chosen(points: list[str], part: int) -> list[int]:
     """Return the points to be killed at: all of them, or `part` of them that lie apart."""
-    numbers = spread(points, most=3)
+    numbers = spread(points, most=6)
     count = scaled(part, len(numbers))
     return sorted({numbers[n * (len(numbers) - 1) // max(1, count - 1)] for n in range(count)})
 

@@ -79,11 +79,9 @@ class _Slow:
 
 
 def spread(points: list[str], most: int) -> list[int]:
-    """Return the numbers of the points to try: of what is written to one file in a row, `most` moments."""
-    chosen: list[int] = []
-    for first, point in enumerate(points):
-        if first and point == points[first - 1]:
-            continue
-        same = next((n for n, other in enumerate(points[first:]) if other != point), len(points) - first)
-        chosen += sorted({first + n * (same - 1) // max(1, most - 1) for n in range(most)})
-    return chosen
+    """Return the numbers of the points to try: all of them, but of the many writes to one file only `most`."""
+    writes: dict[str, list[int]] = {}
+    for number, point in enumerate(points):
+        writes.setdefault(point if point.startswith("write ") else f"{number}", []).append(number)
+    few = (sorted({n[k * (len(n) - 1) // (most - 1)] for k in range(most)}) for n in writes.values())
+    return sorted(number for numbers in few for number in numbers)
