@@ -48,16 +48,18 @@ def _taken(lock: TextIO) -> bool:
 def _sweep(target: Path) -> None:
     """Remove what killed builds have left: of `target`, whose lock we hold, and of others that nobody builds."""
     for part in [part for pattern in LEFTOVERS for part in target.parent.glob(pattern)]:
-        called = part.name.removeprefix(".").removesuffix(".part")
-        called = (
-            called.rsplit(".", 2)[0] if part.suffix == ".tmp" else called
-        )  # a tokenizer's has the process in it
-        if called == target.name:
+        if (other := _target_of(part)) == target:
             _remove(part)
         else:
-            with _lock_of(target.with_name(called)).open("a") as lock:
+            with _lock_of(other).open("a") as lock:
                 if _taken(lock):
                     _remove(part)
+
+
+def _target_of(part: Path) -> Path:
+    """Return what something half built was to become; a tokenizer's name has the process in it."""
+    name = part.name.removeprefix(".")
+    return part.with_name(name.rsplit(".", 2)[0] if part.suffix == ".tmp" else name.removesuffix(".part"))
 
 
 def _remove(part: Path) -> None:
