@@ -10,7 +10,7 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.generate import generate
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, load_tokenizer
-from niels_gpt.weights import load_model
+from niels_gpt.weights import model_of, read_checkpoint
 
 
 class Speaker:
@@ -52,12 +52,19 @@ def load_speaker(path: Path) -> Speaker:
     """Return the best weights of a run folder's last phase, or those of a checkpoint in one.
 
     Raises:
-        CheckpointError: there is nothing to load.
+        CheckpointError: there is nothing to load, or it was trained with another tokenizer than stands beside it.
         DataError: its tokenizer cannot be used.
     """
     checkpoint = path if path.suffix == ".pt" else _best(path)
     tokenizer = load_tokenizer(checkpoint.parent.parent / "tokenizer.json")
-    return Speaker(load_model(checkpoint), tokenizer, chats=checkpoint.parent.name == "sft")
+    saved = read_checkpoint(checkpoint)
+    model, trained_with = model_of(saved, checkpoint), saved["train_cfg"].get("tokenizer", tokenizer.hash())
+    if trained_with != tokenizer.hash() or model.cfg.V != tokenizer.V:
+        raise CheckpointError(
+            f"{checkpoint} was trained with another tokenizer than {checkpoint.parent.parent / 'tokenizer.json'}",
+            "put the run's own tokenizer.json back",
+        )
+    return Speaker(model, tokenizer, chats=checkpoint.parent.name == "sft")
 
 
 def _best(run: Path) -> Path:

@@ -14,7 +14,14 @@ from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
 
-CHECKPOINT_KEYS = ("model_cfg", "train_cfg", "model_state", "optimizer_state", "step", "best_val_loss")
+CHECKPOINT_KEYS: dict[str, Any] = {
+    "model_cfg": dict,
+    "train_cfg": dict,
+    "model_state": dict,
+    "optimizer_state": dict,
+    "step": int,
+    "best_val_loss": float | int | None,
+}
 LLAMA_NAMES = {
     "embedding": "model.embed_tokens",
     "blocks": "model.layers",
@@ -39,22 +46,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
-                raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", "use an earlier checkpoint")
+                raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", _way_out(path))
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: there is no such checkpoint", "give the path of a .pt file of a run"
-        ) from None
-    except CheckpointError:
+        raise CheckpointError(f"{path}: there is no such checkpoint", _way_out(path)) from None
+    except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # zipfile and torch raise many kinds for the one thing: a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read ({reason})", "use an earlier checkpoint") from error
+        raise CheckpointError(f"{path} cannot be read ({reason})", _way_out(path)) from error
     if not isinstance(saved, dict) or set(saved) != set(CHECKPOINT_KEYS):
         raise CheckpointError(
             f"{path} is no checkpoint of niels_gpt", f"it must hold {', '.join(CHECKPOINT_KEYS)}"
         )
+    if wrong := [key for key, kinds in CHECKPOINT_KEYS.items() if not isinstance(saved[key], kinds)]:
+        raise CheckpointError(f"{path} is no checkpoint of niels_gpt: {wrong[0]} is of a wrong kind")
     return saved
+
+
+def _way_out(path: Path) -> str:
+    """Return what to use instead of a checkpoint: the others in its folder."""
+    others = sorted(other.name for other in path.parent.glob("*.pt") if other != path)
+    return f"others beside it: {', '.join(others)}" if others else "give the path of a .pt file of a run"
 
 
 def load_model(path: Path) -> GPT:
@@ -63,12 +76,20 @@ def load_model(path: Path) -> GPT:
     Raises:
         CheckpointError: the file cannot be used.
     """
-    saved = read_checkpoint(path)
+    return model_of(read_checkpoint(path), path)
+
+
+def model_of(saved: dict[str, Any], path: Path) -> GPT:
+    """Return the GPT of a checkpoint that was read from `path`, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: its weights do not fit its settings.
+    """
     try:
         model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
         model.load_state_dict(saved["model_state"])
     except (ValidationError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: its weights do not fit its model_cfg", "use another checkpoint") from error
+        raise CheckpointError(f"{path}: its weights do not fit its model_cfg", _way_out(path)) from error
     return model.eval()
 
 

@@ -1,27 +1,33 @@
 """The front door for tests: compose a config, load its plan, run it in a folder of the test's own."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from niels_gpt.weights import read_checkpoint
 from train.config import RunCfg, load_plan
 from train.folder import release
 from train.run import run
 from train.structured import register
+from train.train_loop import optimizer_step
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 Compose = Callable[..., DictConfig]
 Plan = Callable[..., list[RunCfg]]
 Run = Callable[..., Path]
+TIMED = ("tokens_per_second", "memory")  # what a metrics event says of the machine
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +92,29 @@ def same(first: Any, second: Any) -> bool:
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(same, first, second))
     return bool(first == second)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return what a phase's metrics say of the training, not of the machine."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in lines]
+
+
+def final(folder: Path) -> dict[str, Any]:
+    """Return the state that a phase ended in."""
+    saved = read_checkpoint(folder / "latest.pt")
+    return {key: saved[key] for key in ("model_state", "optimizer_state", "step", "best_val_loss")}
+
+
+def stopped_after(steps: int) -> Any:
+    """Raise SIGTERM while the step that follows `steps` others is taken."""
+    calls = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == steps:
+            signal.raise_signal(signal.SIGTERM)
+        return optimizer_step(*arguments)
+
+    return mock.patch("train.train_loop.optimizer_step", counted)

@@ -117,7 +117,7 @@ def test_an_id_out_of_range_is_refused(tmp_path: Path) -> None:
     opened(cfg)
     ids = next((tmp_path / "cache").rglob("train.ids"))
     ids.write_bytes((300).to_bytes(2, "little") + ids.read_bytes()[2:])
-    with pytest.raises(DataError, match="id 300 is not below model.V=256"):
+    with pytest.raises(DataError, match=r"train.ids, offset 0: id 300 is not below model.V=256"):
         opened(cfg)
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,10 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
-from train.checkpointing import (
-    TrainState,
-    changed_settings,
-    newest,
-    resume,
-    save,
-    save_step,
-    step_path,
-    warm_start,
-)
+from train.checkpointing import TrainState, save, save_step, step_files, step_path
 from train.config import TrainCfgSchema
 from train.optim import make_optimizer
+from train.resuming import changed_settings, newest, resume, warm_start
 
 CFG = ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32)
 
@@ -42,7 +35,7 @@ def test_a_checkpoint_holds_the_six_keys_and_resumes_all_of_them(tmp_path: Path)
     first, second = state(7), state(0, seed=1)
     save(tmp_path / "a.pt", first, {"B": 4})
     saved = read_checkpoint(tmp_path / "a.pt")
-    assert tuple(saved) == CHECKPOINT_KEYS
+    assert saved.keys() == CHECKPOINT_KEYS.keys()
     resume(second, saved)
     assert (second.step, second.best_val_loss) == (7, 1.5)
     assert same(first.model.state_dict(), second.model.state_dict())
@@ -97,7 +90,6 @@ def test_the_last_few_are_kept_besides_best_and_latest(tmp_path: Path) -> None:
 def damage(path: Path, at: int) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= 1
-    path.unlink()  # the name alone: latest.pt may be the same file
     path.write_bytes(content)
 
 
@@ -111,7 +103,41 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
         saved = newest(tmp_path)
     assert saved and saved["step"] == 1
-    assert "step_0000002.pt is damaged (bad CRC-32" in caplog.text
+    assert re.search(
+        r"warning: .*step_0000002.pt is damaged \(bad CRC-32 of .*\); using step 1$", caplog.text, re.M
+    )
+    assert (tmp_path / "step_0000002.pt.damaged").exists()
+
+
+def test_latest_stands_in_for_the_newest_step_where_it_is_a_file_of_its_own(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, state(step), {}, best=False, keep_last=5)
+    content = (tmp_path / "latest.pt").read_bytes()
+    (tmp_path / "latest.pt").unlink()
+    (tmp_path / "latest.pt").write_bytes(content)
+    damage(step_path(tmp_path, 2), len(content) // 2)
+    saved = newest(tmp_path)
+    assert saved and saved["step"] == 2
+    for path in step_files(tmp_path):
+        path.unlink()
+    assert newest(tmp_path) is not None, "never silently from scratch"
+
+
+def test_a_damaged_later_step_does_not_push_a_good_one_out(tmp_path: Path) -> None:
+    for step in (1, 3):
+        save_step(tmp_path, state(step), {}, best=False, keep_last=2)
+    damage(step_path(tmp_path, 3), 3000)
+    assert newest(tmp_path)
+    save_step(tmp_path, state(2), {}, best=False, keep_last=1)
+    assert step_files(tmp_path) == [step_path(tmp_path, 2)]
+
+
+def test_a_save_never_writes_into_what_a_killed_process_had_linked(tmp_path: Path) -> None:
+    save(tmp_path / "best.pt", state(3), {})
+    os.link(tmp_path / "best.pt", tmp_path / ".step_0000003.pt.part")
+    before = (tmp_path / "best.pt").read_bytes()
+    save_step(tmp_path, state(3, seed=1), {}, best=False, keep_last=2)
+    assert (tmp_path / "best.pt").read_bytes() == before
 
 
 def test_when_all_are_damaged_nothing_starts_from_scratch_silently(tmp_path: Path) -> None:
@@ -146,14 +172,34 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "missing.pt")
 
 
+def test_an_older_checkpoint_without_a_newer_setting_of_the_model_has_its_default(tmp_path: Path) -> None:
+    saved = {
+        "model_cfg": CFG.model_dump(exclude={"rope_theta", "dropout"}),
+        "model_state": state(1).model.state_dict(),
+    }
+    warm_start(state(seed=1), saved)
+    other = state(cfg=CFG.model_copy(update={"rope_theta": 500.0}))
+    with pytest.raises(CheckpointError, match=r"model.rope_theta +10000.0 +500.0"):
+        warm_start(other, saved)
+
+
+def test_steps_are_numbers_not_words(tmp_path: Path) -> None:
+    for step in (9_999_999, 10_000_000, 5):
+        step_path(tmp_path, step).touch()
+    (tmp_path / "step_mine.pt").touch()
+    assert step_files(tmp_path) == [step_path(tmp_path, step) for step in (10_000_000, 9_999_999, 5)]
+
+
 def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> None:
     save(tmp_path / "a.pt", state(1), {})
     other = state(cfg=CFG.model_copy(update={"C": 32, "d_ff": 64, "dropout": 0.5}))
     with pytest.raises(CheckpointError) as caught:
         resume(other, read_checkpoint(tmp_path / "a.pt"))
     assert str(caught.value).splitlines() == [
-        "model.C=32 was asked for, but the checkpoint has C=16",
-        "model.d_ff=64 was asked for, but the checkpoint has d_ff=32",
+        "the checkpoint is of another model:",
+        "key               checkpoint    now",
+        "model.C           16            32",
+        "model.d_ff        32            64",
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
-    ["niels_gpt.errors", "niels_gpt.seeds"],
+    ["niels_gpt.errors", "niels_gpt.seeds", "niels_gpt.data.building"],
     [
         "niels_gpt.config",
         "niels_gpt.loss",
@@ -15,6 +15,7 @@ LAYERS = [
         "niels_gpt.tokenizer",
         "niels_gpt.data.records",
         "niels_gpt.model.attention",
+        "niels_gpt.data.meta",
     ],
     ["niels_gpt.data.pydocs_dialogues", "niels_gpt.data.synthetic", "niels_gpt.data.files"],
     ["niels_gpt.data.pydocs_files", "niels_gpt.data.pydocs_comments"],
@@ -41,6 +42,7 @@ LAYERS = [
     [
         "train.ask",
         "train.folder",
+        "train.leftovers",
         "train.memory",
         "train.model",
         "train.cpu",
@@ -57,7 +59,7 @@ LAYERS = [
     ["train.sweep.report"],
     ["train.sweep.compare", "train.sweep.run", "train.sweep.here"],
     ["train.checkpointing", "train.sources", "train.sample", "train.cli", "train.preflight"],
-    ["train.evaluate", "train.pretrain", "train.sft"],
+    ["train.resuming", "train.evaluate", "train.pretrain", "train.sft"],
     ["train.report"],
     ["train.train_loop"],
     ["train.live_bytes"],

@@ -4,8 +4,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import Plan, Run, same
-from test_run import final, metrics, stopped_after
+from conftest import Plan, Run, final, metrics, same, stopped_after
 
 from niels_gpt.errors import ConfigError, Interrupted
 from train.config import TrainCfgSchema

@@ -1,10 +1,8 @@
-"""Checkpoints: the state of a run, saved whole or not at all, resumed, or started from."""
+"""Checkpoints: the state of a run, saved whole or not at all."""
 
 import fcntl
-import logging
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from niels_gpt.config import ModelCfg
-from niels_gpt.errors import CheckpointError, NonFiniteError
+from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
-from niels_gpt.weights import read_checkpoint
 
 LATEST, BEST = "latest.pt", "best.pt"
-log = logging.getLogger("niels_gpt")
 
 
 @dataclass
@@ -38,7 +33,14 @@ def step_path(folder: Path, step: int) -> Path:
 
 def step_files(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, the latest step first; the clock is never asked."""
-    return sorted(folder.glob("step_*.pt"), key=lambda path: path.name, reverse=True)
+    steps = {path: step for path in folder.glob("step_*.pt") if (step := step_of(path)) is not None}
+    return sorted(steps, key=steps.__getitem__, reverse=True)
+
+
+def step_of(path: Path) -> int | None:
+    """Return the step that a checkpoint is named by, or None where it has another name."""
+    number = path.stem.removeprefix("step_")
+    return int(number) if path.stem != number and number.isdecimal() else None
 
 
 def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
@@ -49,6 +51,7 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
     """
     _require_finite(state.model, state.step)
     part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)  # it may be a killed process's link to another checkpoint: never write into that
     content = {
         "model_cfg": state.model.cfg.model_dump(),
         "train_cfg": train_cfg,
@@ -73,10 +76,11 @@ def save_step(folder: Path, state: TrainState, train_cfg: dict[str, Any], *, bes
     path = step_path(folder, state.step)
     if best:  # best.pt comes first: whoever resumes from this step finds the best that it speaks of
         save(folder / BEST, state, train_cfg)
-        _link(folder / BEST, path)
+        link(folder / BEST, path)
     else:
         save(path, state, train_cfg)
-    _link(path, folder / LATEST)
+    link(path, folder / LATEST)
+    _sync_folder(folder)  # what is new has to be there before anything old goes
     for old in step_files(folder)[keep_last:]:
         old.unlink()
 
@@ -115,73 +119,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _link(path: Path, name: Path) -> None:
+def link(path: Path, name: Path) -> None:
     """Let `name` mean the file at `path`, without a moment in which it means nothing."""
     temporary = name.with_name(f".{name.name}.part")
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
     except OSError:  # a file system without hard links
-        temporary.write_bytes(path.read_bytes())
+        with temporary.open("wb") as file:
+            file.write(path.read_bytes())
+            file.flush()
+            _to_platter(file.fileno())
     temporary.replace(name)
-
-
-def newest(folder: Path) -> dict[str, Any] | None:
-    """Return the checkpoint with the highest step that is undamaged, or None where there is none at all.
-
-    Raises:
-        CheckpointError: there are checkpoints, but every one is damaged.
-    """
-    damaged = []
-    for path in step_files(folder):
-        try:
-            saved = read_checkpoint(path)
-        except CheckpointError as error:
-            damaged.append(str(error))
-            log.warning("warning: %s; looking for an earlier one", error)
-        else:
-            return saved
-    if damaged:
-        raise CheckpointError("\n".join(damaged), "choose another name=... to start anew")
-    return None
-
-
-def resume(state: TrainState, saved: dict[str, Any]) -> None:
-    """Go on from a checkpoint: weights, optimizer, step and best loss.
-
-    Raises:
-        CheckpointError: the checkpoint is of another model; the message has a line per difference.
-    """
-    _require_fit(saved, state.model.cfg)
-    state.model.load_state_dict(saved["model_state"])
-    state.optimizer.load_state_dict(saved["optimizer_state"])
-    state.step, state.best_val_loss = saved["step"], saved["best_val_loss"]
-
-
-def warm_start(state: TrainState, saved: dict[str, Any]) -> None:
-    """Take the weights alone from a checkpoint.
-
-    Raises:
-        CheckpointError: the checkpoint is of another model; the message has a line per difference.
-    """
-    _require_fit(saved, state.model.cfg)
-    state.model.load_state_dict(saved["model_state"])
-
-
-def _require_fit(saved: dict[str, Any], now: ModelCfg) -> None:
-    """Compare what shapes the network; dropout may change."""
-    then = saved["model_cfg"]
-    differences = [
-        f"model.{key}={value} was asked for, but the checkpoint has {key}={then.get(key)}"
-        for key, value in now.model_dump(exclude={"dropout"}).items()
-        if then.get(key) != value
-    ]
-    if differences:
-        raise CheckpointError("\n".join(differences), "use the checkpoint's settings, or another name=...")
-
-
-def changed_settings(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Yield the settings in which a resumed run differs from the one that was saved."""
-    for key, value in now.items():
-        if key in then and then[key] != value:
-            yield f"train.{key}: {then[key]} -> {value}"

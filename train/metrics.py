@@ -11,14 +11,16 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a metrics file; a last line that a kill has torn is left out."""
+    """Yield the events of a metrics file; a line that is none, as one that a kill has torn, is left out."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict) and isinstance(event.get("step"), int) and "event" in event:
+            yield event
 
 
 def seconds_after(tokens: Sequence[float], train_events: Sequence[dict[str, Any]]) -> list[float]:

@@ -13,6 +13,7 @@ from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from niels_gpt.device import memory_in_use
+from train.atomic import write_text
 from train.evaluate import Yardstick
 from train.metrics import METRICS, read_metrics
 
@@ -40,7 +41,7 @@ class Report:
         self._since, self._since_step = time.monotonic(), step
         self._progress: Progress | None = None
         kept = [json.dumps(event) for event in read_metrics(out / METRICS) if event["step"] <= step]
-        (out / METRICS).write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        write_text(out / METRICS, "".join(line + "\n" for line in kept))
 
     def train(self, step: int, loss: float, lr: float, grad_norm: float) -> None:
         """Tell of one optimizer step: its mean loss a target, in nats."""
@@ -113,7 +114,9 @@ class Report:
         axes.axhline(self.measure.unigram_loss, color="grey", linestyle=":", label="unigram, val")
         axes.set(xlabel="step", ylabel="loss (nats a target)", title=self.out.name)
         axes.legend()
-        figure.savefig(self.out / "curves.png", dpi=120)
+        part = self.out / ".curves.png.part"
+        figure.savefig(part, dpi=120, format="png")
+        part.replace(self.out / "curves.png")
 
     def _tokens_per_second(self, step: int) -> float:
         """Return the speed since the last call, by a clock that never goes back."""

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from niels_gpt.errors import CheckpointError
 from train.atomic import write_json
 from train.config import PhaseName, RunCfg
@@ -39,6 +41,9 @@ class PhaseResult:
     cpu_seconds: float | None = None  # older results do not say
 
 
+RESULTS = TypeAdapter(list[PhaseResult])
+
+
 def settings_of(cfg: RunCfg) -> dict[str, Any]:
     """Return what decides the outcome of a phase, as plain JSON."""
     settings = cfg.model_dump(mode="json", include={"model", "data", "train", "init_from"})
@@ -54,8 +59,8 @@ def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
     if not path.exists():
         return {}
     try:
-        entries = [PhaseResult(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["phases"]]
-    except (ValueError, TypeError, KeyError) as error:
+        entries = RESULTS.validate_python(json.loads(path.read_text(encoding="utf-8"))["phases"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         log.warning("warning: %s cannot be read (%s); it counts as none", path, error)
         return {}
     return {entry.phase: entry for entry in entries}
@@ -82,7 +87,7 @@ def completed(cfg: RunCfg) -> PhaseResult | None:
 
 def has_begun(plan: Iterable[RunCfg]) -> bool:
     """Return whether any of the phases has saved a step."""
-    return any(any(cfg.out.glob("step_*.pt")) for cfg in plan)
+    return any(any(cfg.out.glob("*.pt")) for cfg in plan)
 
 
 def require_unchanged(plan: list[RunCfg]) -> None:

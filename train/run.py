@@ -15,17 +15,19 @@ from niels_gpt.weights import read_checkpoint
 from train import pretrain, sft
 from train.amp import amp_active, precision_advice
 from train.auto_batch import settled
-from train.checkpointing import BEST, TrainState, changed_settings, newest, resume, warm_start
+from train.checkpointing import BEST, TrainState
 from train.config import RunCfg
 from train.cpu import prepare_cpu
 from train.evaluate import Yardstick, yardstick
 from train.folder import claim
+from train.leftovers import sweep_leftovers
 from train.memory import explained_memory
 from train.model import compile_active, make_model, require_compiler
 from train.optim import make_optimizer
 from train.preflight import preflight
 from train.report import METRICS, Report, read_metrics
 from train.result import PhaseResult, finished, read_results, settings_of, write_results
+from train.resuming import changed_settings, mend_names, newest, resume, warm_start
 from train.sample import show_sample
 from train.sources import checkpoint_path, content_hash, run_tokenizer
 from train.stop import stop_on_signals
@@ -42,6 +44,7 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
         NielsError: of the kind that says what went wrong; what was saved stays good.
     """
     claim(plan)
+    sweep_leftovers(plan)
     plan = settled(plan)
     phases = {cfg.phase for cfg in plan}
     others = [result for phase, result in read_results(Path(plan[0].dir)).items() if phase not in phases]
@@ -113,6 +116,7 @@ def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: T
         require_same_origin(own["train_cfg"], origin)
     if saved := own or earlier:
         resume(state, saved)
+        mend_names(state, cfg.out)
         log.info("%s: resumed from step %d", cfg.phase, state.step)
         for change in changed_settings(saved["train_cfg"], cfg.train.model_dump()):
             log.warning("%s: changed since then: %s", cfg.phase, change)

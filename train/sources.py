@@ -1,7 +1,6 @@
 """Opens what a phase reads: its tokenizer, and the token files of its mixture as one run of sequences."""
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from niels_gpt.data.cache import TokenFiles, token_files, token_meta, tokenizer_
 from niels_gpt.data.sources import Want, having
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
+from train.atomic import write_text
 from train.config import PhaseName, RunCfg
 
 WANTS: dict[PhaseName, Want] = {"pretrain": "documents", "sft": "dialogues"}
@@ -50,7 +50,7 @@ def run_tokenizer(cfg: RunCfg, init_from: Path | None) -> Tokenizer:
         DataError: the text does not give model.V entries, or the tokenizer is of another size.
         CheckpointError: the weights to start from have no tokenizer beside them.
     """
-    begun = any(Path(cfg.dir).glob("*/step_*.pt"))
+    begun = any(Path(cfg.dir).glob("*/*.pt"))
     theirs = init_from if cfg.resume in ("auto", "never") else checkpoint_path(cfg.resume)
     if not begun and theirs:
         adopt_tokenizer(theirs, cfg.tokenizer_path)
@@ -58,7 +58,8 @@ def run_tokenizer(cfg: RunCfg, init_from: Path | None) -> Tokenizer:
         tokenizer_for(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
     tokenizer = load_tokenizer(cfg.tokenizer_path)
     if tokenizer.V != cfg.model.V:
-        raise DataError(
+        kind = CheckpointError if begun or theirs else DataError
+        raise kind(
             f"model.V={cfg.model.V} was asked for, but {cfg.tokenizer_path} has {tokenizer.V} entries",
             f"use model.V={tokenizer.V}, or another name=...",
         )
@@ -74,7 +75,7 @@ def adopt_tokenizer(checkpoint: Path, target: Path) -> None:
             "give a checkpoint that lies in its run folder, as runs/<name>/<phase>/best.pt",
         )
     if theirs.resolve() != target.resolve():
-        shutil.copyfile(theirs, target)
+        write_text(target, theirs.read_text(encoding="utf-8"))
 
 
 def checkpoint_path(asked: str) -> Path:

@@ -1,14 +1,10 @@
 """Token files: written once, whole or not at all, with their hashes; mapped afterwards."""
 
-import fcntl
 import hashlib
-import json
 import logging
 import os
-import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,17 +15,18 @@ from torch import Tensor
 
 from niels_gpt.chat import ChatTokens, encode_dialogue
 from niels_gpt.config import DataCfg, SourceCfg
+from niels_gpt.data.building import building, part_of
+from niels_gpt.data.meta import ANEW, read_meta, write_meta
 from niels_gpt.data.records import Dialogue, Document
 from niels_gpt.data.sources import Want, fingerprint, having, records, texts_of
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "val")
 DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
 TYPECODES = {"uint16": "H", "uint32": "I", "uint8": "B", "int64": "q"}  # of the module array
-ANEW = "delete the folder; it is made anew"
 CHUNK = 1 << 22  # ids looked at together when a file is checked
 log = logging.getLogger("niels_gpt")
 
@@ -55,12 +52,32 @@ def tokenizer_for(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     sources = having(cfg.mixture(), want)
     key = _key([fingerprint(source) for source in sources], want, V, cfg.val_fraction)
     path = Path(cfg.cache_dir) / f"tokenizer-{key}.json"
-    with _building(path) as missing:
+    with building(path) as missing:
         if missing:
             log.info("tokenizer: learning %d entries from the training split", V)
             texts = (text for source in sources for text in _training_texts(source, want, cfg.val_fraction))
-            train_bpe(texts, V).save(path)
-    return load_tokenizer(path)
+            learned = train_bpe(texts, V)
+            _recorded(path).write_text(
+                learned.hash(), encoding="utf-8"
+            )  # first: it counts once the other is there
+            learned.save(path)
+    return _learned_before(path)
+
+
+def _recorded(tokenizer: Path) -> Path:
+    return tokenizer.with_suffix(".sha256")
+
+
+def _learned_before(path: Path) -> Tokenizer:
+    """Load a tokenizer of the cache; a damaged one could still be a tokenizer, but another one."""
+    anew = f"delete {path}; it is learned anew"
+    try:
+        tokenizer, recorded = load_tokenizer(path), _recorded(path).read_bytes()
+    except (DataError, OSError) as error:
+        raise DataError(str(error), anew) from error
+    if tokenizer.hash().encode() != recorded:
+        raise DataError(f"{path} is damaged: it is not the tokenizer that was learned", anew)
+    return tokenizer
 
 
 def token_files(
@@ -90,14 +107,10 @@ def _built(
     The folder is named once: its name takes reading all that the source has.
     """
     folder = _folder(source, want, tokenizer, cfg, limit)
-    with _building(folder) as missing:
+    with building(folder) as missing:
         if missing:
             _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
-    try:
-        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}/meta.json cannot be read ({error})", ANEW) from None
-    return folder, meta
+    return folder, read_meta(folder)
 
 
 def _folder(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> Path:
@@ -110,15 +123,6 @@ def _folder(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, l
 def _key(*parts: Any) -> str:
     """Return a short name for everything that the content depends on."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _building(target: Path) -> Iterator[bool]:
-    """Hold the lock of `target` and tell whether it is still to be built: one process builds, others wait."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield not target.exists()
 
 
 def _training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Iterator[str]:
@@ -185,8 +189,7 @@ def _build(
     folder: Path, source: SourceCfg, want: Want, tokenizer: Tokenizer, val_fraction: float, limit: int
 ) -> None:
     """Write all files into a folder beside `folder`, then give it its name."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # what a killed process left; the lock is ours
+    part = part_of(folder)
     part.mkdir()
     is_val, count = _split_rule(source, want, val_fraction)
     dtype = "uint16" if tokenizer.V <= 1 << 16 else "uint32"
@@ -201,6 +204,7 @@ def _build(
             writers["val" if is_val(record.name) else "train"].add(tokens)
     meta = {
         "format": FORMAT,
+        "folder": folder.name,
         "source": source.model_dump(),
         "tokenizer_sha256": tokenizer.hash(),
         "content_sha256": content.hexdigest(),
@@ -210,7 +214,7 @@ def _build(
     }
     if dropped:
         log.warning("data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit)
-    (part / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    write_meta(part, meta)
     part.rename(folder)
 
 
@@ -230,16 +234,25 @@ def _with_progress(items: Iterator[Any], what: str, total: int) -> Iterator[Any]
 
 
 def _open(folder: Path, split: str, meta: dict[str, Any], V: int) -> TokenFiles:
-    """Map one split, its sizes and ids checked against meta.json and V."""
-    columns = {
-        name: _map(folder / f"{split}.{name}", said["dtype"], said["count"])
-        for name, said in meta["splits"][split].items()
-    }
-    ids = columns["ids"]
-    for first in range(0, len(ids), CHUNK):
-        if (largest := int(ids[first : first + CHUNK].long().max())) >= V:
-            raise DataError(f"{folder}/{split}.ids: id {largest} is not below model.V={V}", ANEW)
+    """Map one split, its sizes, ids and hashes checked: all of it is read once, and damage never learned from."""
+    said = meta["splits"][split]
+    paths = {name: folder / f"{split}.{name}" for name in said}
+    columns = {name: _map(path, said[name]["dtype"], said[name]["count"]) for name, path in paths.items()}
+    _require_below(columns["ids"], V, paths["ids"])
+    for name, path in paths.items():
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != said[name]["sha256"]:
+                raise DataError(f"{path} is damaged: its sha256 is not the one in meta.json", ANEW)
     return TokenFiles(**columns)
+
+
+def _require_below(ids: Tensor, V: int, path: Path) -> None:
+    """Refuse ids that no embedding has, naming the first one and its offset in tokens."""
+    for first in range(0, len(ids), CHUNK):
+        part = ids[first : first + CHUNK].long()
+        if int(part.max()) >= V:
+            offset = int((part >= V).nonzero()[0])
+            raise DataError(f"{path}, offset {first + offset}: id {part[offset]} is not below model.V={V}", ANEW)
 
 
 def _map(path: Path, dtype: str, count: int) -> Tensor:

@@ -1,0 +1,359 @@
+"""Damage to checkpoints, token caches and tokenizers is found before it is used, named, and got round."""
+
+import os
+import random
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Plan, Run, cli, same
+
+from faults.folders import TINY, require_equal
+from faults.mutations import mutated
+from faults.scale import WHOLE, note, scaled
+from niels_gpt.config import DataCfg
+from niels_gpt.data.cache import token_files, tokenizer_for
+from niels_gpt.data.sources import Want
+from niels_gpt.errors import CheckpointError, DataError, NielsError
+from niels_gpt.speaker import load_speaker
+from niels_gpt.tokenizer import BytesTokenizer, load_tokenizer, train_bpe
+from niels_gpt.weights import read_checkpoint
+from train.checkpointing import step_path
+from train.resuming import newest
+
+RUN = (*TINY, "train.total_steps=6", "train.ckpt_every=2", "train.eval_every=6", "train.keep_last=9")
+NAMED = r"warning: \S*step_0000006\.pt (is damaged|cannot be read|is no checkpoint)[^\n]*; using step 4$"
+
+
+@pytest.fixture
+def trained(run_folder: Run) -> Path:
+    """Return the folder of a run with the steps 2, 4 and 6; best.pt and latest.pt are of step 6."""
+    return run_folder(*RUN)
+
+
+def restored(phase: Path, content: dict[str, bytes]) -> None:
+    """Put back what was there, each name a file of its own but latest.pt, as a run leaves it."""
+    for path in phase.iterdir():
+        path.unlink()
+    for name, data in content.items():
+        (phase / name).write_bytes(data)
+    (phase / "latest.pt").unlink()
+    os.link(step_path(phase, 6), phase / "latest.pt")
+
+
+def test_a_damaged_step_is_named_and_the_one_before_is_used(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    phase, draw, seen = trained / "pretrain", random.Random(0), Counter[str]()
+    content = {path.name: path.read_bytes() for path in phase.glob("*.pt")}
+    states = {step: read_checkpoint(step_path(phase, step)) for step in (4, 6)}
+    others = [content["step_0000002.pt"], b"", content["step_0000004.pt"]]
+    for _ in range(count := scaled(40, 900)):
+        restored(phase, content)
+        kind, damaged = mutated(content["step_0000006.pt"], draw, others)
+        step_path(phase, 6).write_bytes(damaged)
+        (phase / "best.pt").unlink()
+        caplog.clear()
+        saved = newest(phase)
+        assert saved and same(saved, states[saved["step"]]), kind
+        if saved["step"] == 4:
+            assert re.search(NAMED, caplog.text, re.M), kind
+        else:
+            assert not caplog.text
+        seen["refused" if saved["step"] == 4 else "harmless"] += 1
+    assert seen["refused"] > count / 2
+    note(
+        "damage to the newest checkpoint",
+        "100 % refused or harmless, falls back to the one before, named; 0 silent, 0 tracebacks",
+        f"{count} mutations: {seen['refused']} refused, {seen['harmless']} harmless (equal state), 0 silent",
+    )
+
+
+@pytest.mark.parametrize("name", ["best.pt", "latest.pt"])
+def test_damaged_weights_are_refused_by_whoever_samples_or_exports_or_starts_from_them(
+    trained: Path, name: str
+) -> None:
+    path, draw, refused = trained / "pretrain" / name, random.Random(1), 0
+    content, state = path.read_bytes(), read_checkpoint(path)
+    for _ in range(count := scaled(15, 250)):
+        kind, damaged = mutated(content, draw, [b""])
+        path.write_bytes(damaged)
+        try:
+            speaker = load_speaker(path)  # what scripts/sample.py and scripts/export.py read with
+        except CheckpointError as error:
+            assert str(path) in str(error) and "beside it: " in error.hint, kind
+            refused += 1
+        else:
+            assert same(speaker.model.state_dict(), dict(state["model_state"])), kind
+            assert same(read_checkpoint(path), state), kind
+    assert refused > count / 2
+    note(
+        f"damage to {name}",
+        "100 % refused (exit 4) or harmless, for sample, export and init_from",
+        f"{count} mutations: {refused} refused, {count - refused} harmless",
+    )
+
+
+def test_with_all_checkpoints_damaged_nothing_starts_from_scratch(plan: Plan, run_folder: Run) -> None:
+    phase, draw = run_folder(*RUN) / "pretrain", random.Random(2)
+    (phase.parent / "result.json").unlink()
+    content = {path.name: path.read_bytes() for path in phase.glob("*.pt")}
+    for _ in range(count := scaled(2, 30)):
+        restored(phase, content)
+        for path in phase.glob("*.pt"):
+            path.write_bytes(path.read_bytes()[: draw.randrange(20_000)])
+        with pytest.raises(CheckpointError) as caught:
+            run_folder(*RUN)
+        assert caught.value.exit_code == 4
+        for name in ("step_0000002.pt", "step_0000004.pt", "step_0000006.pt", "best.pt"):
+            assert name in str(caught.value)
+    note("all checkpoints damaged", "exit 4 with a list, never from scratch", f"{count} runs: all refused")
+
+
+def test_a_run_goes_on_from_damage_and_ends_as_if_there_had_been_none(
+    run_folder: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    straight, draw = run_folder(*RUN, name="straight"), random.Random(3)
+    for n in range(count := scaled(4, 40)):
+        run = tmp_path / f"run{n}"
+        shutil.copytree(straight, run)
+        (run / "result.json").unlink()
+        (run / "pretrain" / "latest.pt").unlink()
+        os.link(step_path(run / "pretrain", 6), run / "pretrain" / "latest.pt")
+        name = draw.choice(("step_0000006.pt", "best.pt", "step_0000004.pt"))
+        path = run / "pretrain" / name
+        path.write_bytes(mutated(path.read_bytes(), draw, [])[1])
+        run_folder(*RUN, name=f"run{n}")
+        require_equal(run, straight)
+        mended, whole = (read_checkpoint(folder / "pretrain" / "best.pt") for folder in (run, straight))
+        assert same(mended, whole)
+    note(
+        "runs that go on from damage",
+        "end as undamaged: weights, optimizer, metrics, best.pt",
+        f"{count} runs: all equal",
+    )
+
+
+def test_a_damaged_best_is_stood_in_for_and_then_made_anew(
+    run_folder: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = [*RUN, "train.eval_every=3"]
+    run = run_folder(*overrides)
+    best = run / "pretrain" / "best.pt"
+    best.write_bytes(best.read_bytes()[:-100])
+    step_path(run / "pretrain", 6).unlink()
+    (run / "pretrain" / "latest.pt").unlink()
+    run_folder(*overrides, "train.total_steps=7")
+    assert "best.pt cannot be read (File is not a zip file); step 4 stands in until the next eval" in caplog.text
+    assert read_checkpoint(best)["best_val_loss"] is not None
+
+
+def test_a_kill_between_a_step_and_its_second_names_is_mended(run_folder: Run) -> None:
+    phase = run_folder(*RUN) / "pretrain"
+    (phase.parent / "result.json").unlink()
+    for name in ("latest.pt", ".latest.pt.part"):
+        (phase / name).unlink(missing_ok=True)
+        os.link(step_path(phase, 4), phase / name)
+    (phase.parent / ".else.part").touch()
+    run_folder(*RUN)
+    assert read_checkpoint(phase / "latest.pt")["step"] == 6
+    assert [path.name for path in phase.parent.rglob(".*")] == [".else.part"], "what is not ours is left alone"
+
+
+def test_a_damaged_token_cache_is_refused_or_equal(tmp_path: Path) -> None:
+    cfg, draw, refused = _data(tmp_path), random.Random(4), 0
+    whole = _opened(cfg)
+    files = [path for path in (tmp_path / "cache").glob("*/*") if path.stat().st_size]
+    content = {path: path.read_bytes() for path in files}
+    for _ in range(count := scaled(40, 600)):
+        path = draw.choice(files)
+        others = [content[other] for other in files if other != path]
+        kind, damaged = mutated(content[path], draw, others)
+        path.write_bytes(damaged)
+        try:
+            assert same(_opened(cfg), whole), (path, kind)
+        except DataError as error:
+            assert path.name in str(error), kind
+            assert error.hint == "delete the folder; it is made anew"
+            refused += 1
+        path.write_bytes(content[path])
+    assert refused > count / 2
+    note(
+        "damage to token caches",
+        "100 % refused (exit 3) naming the file, or harmless (equal tokens)",
+        f"{count} mutations: {refused} refused, {count - refused} harmless",
+    )
+
+
+def test_a_damaged_tokenizer_of_the_cache_is_refused_or_equal(tmp_path: Path) -> None:
+    cfg, draw, refused = _data(tmp_path, tokenizer="bpe"), random.Random(5), 0
+    expected = tokenizer_for(cfg, "documents", 300).hash()
+    path = next((tmp_path / "cache").glob("tokenizer-*.json"))
+    content = path.read_bytes()
+    for _ in range(count := scaled(15, 200)):
+        kind, damaged = mutated(content, draw, [b"", BytesTokenizer()._file_text().encode()])
+        path.write_bytes(damaged)
+        try:
+            assert tokenizer_for(cfg, "documents", 300).hash() == expected, kind
+        except DataError as error:
+            assert path.name in str(error) and "learned anew" in error.hint, kind
+            refused += 1
+    assert refused > count / 2
+    note(
+        "damage to tokenizers of the cache",
+        "100 % refused (exit 3) or harmless",
+        f"{count} mutations: {refused} refused, {count - refused} harmless",
+    )
+
+
+def test_a_cache_under_another_name_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    cfg, other = _data(tmp_path), _data(tmp_path, size=120)
+    _opened(cfg), _opened(other)
+    first, second = sorted((tmp_path / "cache").glob("documents-*"))
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    for swapped in (cfg, other):
+        with pytest.raises(DataError, match="meta.json belongs to documents-synthetic-"):
+            _opened(swapped)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content[:-7], r"train\.ids: (\d+) bytes, but \d+ x uint16 are \d+ bytes"),
+        (lambda content: content + bytes(64), r"train\.ids: (\d+) bytes, but \d+ x uint16 are \d+ bytes"),
+        (lambda content: bytes(2 * len(content)), r"train\.ids: (\d+) bytes, but \d+ x uint16 are \d+ bytes"),
+        (
+            lambda content: content[:84] + (60_000).to_bytes(2, "little") + content[86:],
+            r"train\.ids, offset 42: id 60000 is not below model\.V=256",
+        ),
+    ],
+    ids=["truncated", "padded", "wider", "id"],
+)
+def test_a_run_refuses_token_files_of_another_size_or_with_ids_that_are_none(
+    run_folder: Run, tmp_path: Path, change: Any, said: str
+) -> None:
+    own = (*RUN, f"data.cache_dir={tmp_path / 'own'}")
+    run_folder(*own, "train.total_steps=1", name="first")
+    ids = next((tmp_path / "own").glob("*/train.ids"))
+    ids.write_bytes(change(ids.read_bytes()))
+    with pytest.raises(DataError, match=said) as caught:
+        run_folder(*own, name="second")
+    assert caught.value.exit_code == 3
+
+
+def test_a_tokenizer_of_the_same_size_but_another_one_is_refused(run_folder: Run) -> None:
+    bpe = ("data.tokenizer=bpe", "model.V=300")
+    run = run_folder(*RUN, *bpe)
+    texts = ["another text, all in all", *(chr(n) * 9 for n in range(400))]
+    train_bpe(texts, 300).save(run / "tokenizer.json")
+    assert load_tokenizer(run / "tokenizer.json").V == 300
+    with pytest.raises(CheckpointError, match="the checkpoint's tokenizer is"):
+        run_folder(*RUN, *bpe, "train.total_steps=8")
+    with pytest.raises(CheckpointError, match="was trained with another tokenizer"):
+        load_speaker(run)
+
+
+def test_another_model_is_refused_with_a_table(run_folder: Run) -> None:
+    run_folder(*RUN, "train.total_steps=1")
+    changes = {"C": 32, "L": 2, "H": 1, "T": 32, "rope_theta": 500.0, "d_ff": 32}
+    for key, value in changes.items():
+        with pytest.raises(CheckpointError) as caught:
+            run_folder(*RUN, f"model.{key}={value}")
+        table = [line.split() for line in str(caught.value).splitlines()[1:]]
+        assert [table[0], table[1][::2]] == [["key", "checkpoint", "now"], [f"model.{key}", str(value)]]
+        assert (len(table), caught.value.exit_code) == (2, 4)
+
+
+def test_another_vocabulary_than_the_checkpoints_is_refused(run_folder: Run) -> None:
+    run_folder(*RUN, "data.tokenizer=bpe", "model.V=300", "train.total_steps=1")
+    with pytest.raises(CheckpointError, match="model.V=301 was asked for, but .* has 300 entries"):
+        run_folder(*RUN, "data.tokenizer=bpe", "model.V=301")
+
+
+def test_an_older_checkpoint_goes_on_with_the_defaults_of_what_it_lacks(run_folder: Run) -> None:
+    straight = run_folder(*RUN, name="straight")
+    run = run_folder(*RUN, "train.total_steps=4", "train.warmup_steps=0")
+    shutil.rmtree(run)
+    shutil.copytree(straight, run)
+    (run / "result.json").unlink()
+    for path in (run / "pretrain").glob("*.pt"):
+        saved = read_checkpoint(path)
+        newer = ("loss_scaling", "compile", "keep_last", "grad_clip", "tokenizer", "data")
+        saved["train_cfg"] = {key: value for key, value in saved["train_cfg"].items() if key not in newer}
+        saved["model_cfg"] = {key: value for key, value in saved["model_cfg"].items() if key != "rope_theta"}
+        path.unlink()
+        torch.save(saved, path)
+    step_path(run / "pretrain", 6).unlink()
+    (run / "pretrain" / "latest.pt").unlink()
+    run_folder(*RUN)
+    require_equal(run, straight)
+    assert load_speaker(run).model.cfg.rope_theta == 10000.0
+
+
+def test_a_mixed_up_or_foreign_checkpoint_ends_in_an_error_of_ours(run_folder: Run) -> None:
+    run = run_folder(*RUN)
+    (run / "result.json").unlink()
+    whole = read_checkpoint(run / "pretrain" / "step_0000006.pt")
+    wrong: dict[str, Any] = {
+        "model_state": dict(list(whole["model_state"].items())[1:]),
+        "optimizer_state": {"state": {}, "param_groups": []},
+        "step": "6",
+        "train_cfg": [],
+        "model_cfg": {},
+    }
+    for key, value in wrong.items():
+        for path in (run / "pretrain").glob("*.pt*"):
+            path.unlink()
+        torch.save(whole | {key: value}, run / "pretrain" / "step_0000006.pt")
+        with pytest.raises(NielsError, match=key if key != "model_cfg" else "another model") as caught:
+            run_folder(*RUN)
+        assert caught.value.exit_code == 4
+
+
+def test_a_damaged_line_of_the_metrics_costs_that_line_alone(run_folder: Run) -> None:
+    run = run_folder(*RUN, "train.log_every=1")
+    path = run / "pretrain" / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"\0" * 40 + b"\n", b"[1]\n", *lines[2:], lines[0][:20]]))
+    (run / "result.json").write_bytes(b'{"phases": [{"step": [[')
+    run_folder(*RUN, "train.log_every=1")
+    assert path.read_bytes().splitlines(keepends=True) == lines
+
+
+@pytest.mark.skipif(not WHOLE, reason="real commands take seconds each: make faults")
+def test_real_commands_end_with_exit_code_4_and_no_traceback(run_folder: Run, tmp_path: Path) -> None:
+    run = run_folder(*RUN)
+    best = run / "pretrain" / "best.pt"
+    best.write_bytes(best.read_bytes()[:5000])
+    (run / "result.json").unlink()
+    own = [f"dir={tmp_path / 'new'}", *RUN, "experiment=smoke_pretrain", f"data.cache_dir={tmp_path / 'cache'}"]
+    for done in (
+        cli(str(run), str(tmp_path / "out"), cwd=tmp_path, script="export"),
+        cli(str(run), "--prompt", "a", cwd=tmp_path, script="sample"),
+        cli(*own, f"init_from={best}", cwd=tmp_path),
+        cli(*own, f"resume={best}", cwd=tmp_path),
+    ):
+        assert done.returncode == 4, done.stderr
+        assert "best.pt" in done.stderr and done.stderr.startswith("error: ") and "\nhint: " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def _data(tmp_path: Path, **changes: object) -> DataCfg:
+    settings = {"kind": "synthetic", "tokenizer": "bytes", "size": 60, "cache_dir": str(tmp_path / "cache")}
+    return DataCfg.model_validate(settings | changes)
+
+
+def _opened(cfg: DataCfg) -> list[list[torch.Tensor]]:
+    """Open all token files; copies, since they are mapped and about to change."""
+    wants: tuple[Want, ...] = ("documents", "dialogues")
+    return [
+        [column.clone() for column in token_files(cfg.mixture()[0], want, split, BytesTokenizer(), cfg, 99)]
+        for want in wants
+        for split in ("train", "val")
+    ]

@@ -1,0 +1,108 @@
+"""Killed at any point of a write or prune, of checkpoints or token caches: nothing torn is seen, nothing lost."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Plan
+
+from faults.children import KILLED, carried_out, exit_of, start
+from faults.folders import (
+    TINY,
+    good_checkpoints,
+    hashes,
+    leftovers,
+    require_equal,
+    require_whole,
+    require_whole_cache,
+)
+from faults.scale import note, scaled
+from faults.tripwire import Tripwire, spread
+from train.config import RunCfg
+
+SAVES = (*TINY, "train.total_steps=4", "train.ckpt_every=1", "train.eval_every=2", "train.keep_last=1")
+BUILDS = (*TINY, "model.V=300", "data.tokenizer=bpe", "train.total_steps=1")
+
+
+def traced(plan: list[RunCfg], folder: Path, tmp_path: Path) -> list[str]:
+    """Carry out a plan undisturbed and return what was done to the files of a folder."""
+    assert carried_out(plan, tmp_path / "said", Tripwire(folder, trace=tmp_path / "trace")) == 0
+    return (tmp_path / "trace").read_text().splitlines()
+
+
+def chosen(points: list[str], part: int) -> list[int]:
+    """Return the points to be killed at: all of them, or `part` of them that lie apart."""
+    numbers = spread(points, most=6)
+    count = scaled(part, len(numbers))
+    return sorted({numbers[n * (len(numbers) - 1) // max(1, count - 1)] for n in range(count)})
+
+
+def test_killed_at_any_point_of_a_save_or_a_prune_a_run_ends_as_if_it_had_not_been(
+    plan: Plan, tmp_path: Path
+) -> None:
+    straight = plan(*SAVES, name="straight")
+    points = traced(straight, Path(straight[0].dir), tmp_path)
+    first_good = next(n for n, point in enumerate(points) if point.endswith(".pt.part") and "replace" in point) + 1
+    numbers = chosen(points, part=8)
+    for at in numbers:
+        loaded = plan(*SAVES, name=f"at{at}")
+        run, said = Path(loaded[0].dir), tmp_path / f"said{at}"
+        assert carried_out(loaded, said, Tripwire(run, at)) == KILLED, points[at]
+        require_whole(run)
+        assert good_checkpoints(run / "pretrain") or at < first_good, points[at]
+        left = leftovers(run)
+        assert carried_out(loaded, said) == 0, points[at]
+        assert ("left half written" in said.read_text()) == bool(left), points[at]
+        require_equal(run, Path(straight[0].dir))
+    kinds = {(what, Path(path).name[:6]) for what, _, path in (points[at].partition(" ") for at in numbers)}
+    note(
+        "kill at each point of a save or prune",
+        "every point (>= 14) x 3 saves: 0 torn files seen, never without a good checkpoint, ends to the bit",
+        f"{len(numbers)} kills at {len(kinds)} kinds of points in 4 saves: 0 torn, 0 lost, all ends equal",
+    )
+
+
+def test_killed_at_any_point_of_a_build_a_token_cache_ends_as_if_it_had_not_been(
+    plan: Plan, tmp_path: Path
+) -> None:
+    straight = plan(*BUILDS, f"data.cache_dir={tmp_path / 'whole'}", name="straight")
+    points = traced(straight, tmp_path / "whole", tmp_path)
+    numbers = chosen(points, part=4)
+    for at in numbers:
+        cache = tmp_path / f"cache{at}"
+        loaded, said = plan(*BUILDS, f"data.cache_dir={cache}", name=f"at{at}"), tmp_path / f"said{at}"
+        assert carried_out(loaded, said, Tripwire(cache, at)) == KILLED, points[at]
+        require_whole_cache(cache)
+        left = leftovers(cache)
+        assert carried_out(loaded, said) == 0, points[at]
+        assert ("left half built" in said.read_text()) == bool(left), points[at]
+        assert hashes(cache) == hashes(tmp_path / "whole"), points[at]
+    note(
+        "kill at each point of a cache build",
+        "every point: nothing half built is used, sha256 of all files as of an undisturbed build",
+        f"{len(numbers)} kills: 0 torn, all hashes equal",
+    )
+
+
+def test_when_one_of_two_builders_is_killed_the_other_builds_the_same(plan: Plan, tmp_path: Path) -> None:
+    whole = plan(*BUILDS, f"data.cache_dir={tmp_path / 'whole'}", name="straight")
+    points = traced(whole, tmp_path / "whole", tmp_path)
+    for n in range(1, 1 + (count := scaled(1, 9))):
+        cache = tmp_path / f"cache{n}"
+        first, second = (
+            plan(*BUILDS, f"data.cache_dir={cache}", name=f"{name}{n}") for name in ("first", "second")
+        )
+        at = n * len(points) // (count + 1)
+        both = start(first, tmp_path / "said", Tripwire(cache, at)), start(second, tmp_path / "said")
+        assert exit_of(both[0]) in (0, KILLED)  # 0: the other has built what it would have died at
+        assert exit_of(both[1]) == 0
+        assert hashes(cache) == hashes(tmp_path / "whole")
+    note("two builders, one killed", "the other waits and builds", f"{count} pairs: all hashes equal")
+
+
+@pytest.mark.parametrize("count", [scaled(2, 6)])
+def test_builders_at_once_build_once(plan: Plan, tmp_path: Path, count: int) -> None:
+    plans = [plan(*BUILDS, f"data.cache_dir={tmp_path / 'one'}", name=f"run{n}") for n in range(count)]
+    children = [start(loaded, tmp_path / "said") for loaded in plans]
+    assert [exit_of(child) for child in children] == [0] * count
+    assert (tmp_path / "said").read_text().count("records") == 1
+    assert not leftovers(tmp_path / "one")

@@ -1,0 +1,144 @@
+"""What a run goes on from: its newest good checkpoint, or the weights of another run."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.errors import CheckpointError
+from niels_gpt.weights import read_checkpoint
+from train.checkpointing import BEST, LATEST, TrainState, link, step_files, step_of, step_path
+
+log = logging.getLogger("niels_gpt")
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """Return the checkpoint with the highest step that is undamaged, or None where there is none at all.
+
+    Damaged ones are named, and set aside under another name, where they are in nobody's way.
+
+    Raises:
+        CheckpointError: there are checkpoints, but every one is damaged.
+    """
+    refused: list[tuple[Path, CheckpointError]] = []
+    for path in _candidates(folder):
+        try:
+            saved = _read_step(path)
+        except CheckpointError as error:
+            refused.append((path, error))
+        else:
+            for damaged, why in refused:
+                log.warning("warning: %s; using step %d", why, saved["step"])
+                _set_aside(damaged)
+            return saved
+    if refused:
+        lines = [str(error) for _, error in refused]
+        raise CheckpointError("\n".join(lines), "choose another name=... to start anew, or init_from=PATH")
+    return None
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Yield the checkpoints, the latest step first; latest.pt and best.pt where they are files of their own.
+
+    latest.pt mostly is a second name of the newest step, and damaged with it, unless one was copied.
+    """
+    steps = step_files(folder)
+    seen: list[Path] = []
+    for path in [*steps[:1], folder / LATEST, *steps[1:], folder / BEST]:
+        if path.exists() and not any(path.samefile(other) for other in seen):
+            seen.append(path)
+            yield path
+
+
+def _read_step(path: Path) -> dict[str, Any]:
+    """Return a checkpoint; one named by its step has to be of that step."""
+    saved = read_checkpoint(path)
+    if (named := step_of(path)) is not None and saved["step"] != named:
+        raise CheckpointError(f"{path} is damaged (it holds step {saved['step']})", "use an earlier checkpoint")
+    return saved
+
+
+def _set_aside(path: Path) -> None:
+    """Keep a damaged file for who wants to look at it, but count it as a step no more."""
+    if step_of(path) is not None:
+        path.replace(path.with_name(f"{path.name}.damaged"))
+
+
+def mend_names(state: TrainState, folder: Path) -> None:
+    """See to it that latest.pt means the step that a run goes on from, and that best.pt can be used.
+
+    A kill may have come between a step and its second name; and a next phase begins from best.pt.
+    """
+    own = step_path(folder, state.step)
+    if own.exists() and not ((folder / LATEST).exists() and own.samefile(folder / LATEST)):
+        link(own, folder / LATEST)
+    if state.best_val_loss is not None:
+        _mend_best(state, folder)
+
+
+def _mend_best(state: TrainState, folder: Path) -> None:
+    """Let the step that the run goes on from stand in for a best.pt that is no good, until the next evaluation."""
+    try:
+        read_checkpoint(folder / BEST)
+    except CheckpointError as error:
+        state.best_val_loss = None
+        if (folder / LATEST).exists():
+            log.warning("warning: %s; step %d stands in until the next evaluation", error, state.step)
+            link(folder / LATEST, folder / BEST)
+
+
+def resume(state: TrainState, saved: dict[str, Any]) -> None:
+    """Go on from a checkpoint: weights, optimizer, step and best loss.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model; the message is a table of what differs.
+    """
+    warm_start(state, saved)
+    try:
+        state.optimizer.load_state_dict(saved["optimizer_state"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the checkpoint's optimizer_state does not fit its model ({error})",
+            "use init_from=PATH to take the weights alone",
+        ) from error
+    state.step, state.best_val_loss = saved["step"], saved["best_val_loss"]
+
+
+def warm_start(state: TrainState, saved: dict[str, Any]) -> None:
+    """Take the weights alone from a checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model; the message is a table of what differs.
+    """
+    _require_fit(saved, state.model.cfg)
+    try:
+        state.model.load_state_dict(saved["model_state"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            "the checkpoint's model_state does not fit its model_cfg", "use another checkpoint"
+        ) from error
+
+
+def _require_fit(saved: dict[str, Any], now: ModelCfg) -> None:
+    """Compare what shapes the network; dropout may change, and what an older checkpoint lacks is the default."""
+    defaults = {key: field.default for key, field in ModelCfg.model_fields.items() if not field.is_required()}
+    then = defaults | saved["model_cfg"]
+    rows = [
+        (f"model.{key}", str(then.get(key)), str(value))
+        for key, value in now.model_dump(exclude={"dropout"}).items()
+        if then.get(key) != value
+    ]
+    if rows:
+        table = [f"{key:<18}{theirs:<14}{ours}" for key, theirs, ours in [("key", "checkpoint", "now"), *rows]]
+        raise CheckpointError(
+            "\n".join(["the checkpoint is of another model:", *table]),
+            "use the checkpoint's settings, or another name=...",
+        )
+
+
+def changed_settings(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Yield the settings in which a resumed run differs from the one that was saved."""
+    for key, value in now.items():
+        if key in then and then[key] != value:
+            yield f"train.{key}: {then[key]} -> {value}"
