@@ -7,12 +7,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
+from train.arguments import Arguments
 from train.cli import command, deferred_signals
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog="example: python scripts/bench.py small base")
+    parser = Arguments(description=__doc__, epilog="example: python scripts/bench.py small base")
     parser.add_argument("shapes", nargs="*", default=["small"], help="small, base (default: small)")
     parser.add_argument(
         "--contestants", default="ours,bare,hf", help="separated by commas (default: ours,bare,hf)"

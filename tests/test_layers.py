@@ -19,8 +19,8 @@ LAYERS = [
     ["niels_gpt.data.batches"],
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
-    ["train.atomic"],
-    ["train.config", "train.metrics"],
+    ["train.atomic", "train.console", "train.disk", "train.exhausted"],
+    ["train.config", "train.metrics", "train.budget", "train.nonfinite", "train.arguments"],
     [
         "train.legacy",
         "train.structured",

@@ -3,14 +3,17 @@
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 from typing import TextIO
 
 from niels_gpt.errors import CheckpointError, RunFolderInUse
 from train.config import RunCfg
+from train.disk import explained_disk
 from train.result import has_begun, require_unchanged
 
 LOCK = "run.lock"
+TRIES, PAUSE = 5, 0.02  # seconds
 _held: dict[Path, TextIO] = {}  # open locks: the kernel drops them when the process ends, however it ends
 
 
@@ -38,10 +41,12 @@ def hold(folder: Path) -> None:
 
     Raises:
         RunFolderInUse: another process has it.
+        DiskError: it cannot be made or written to.
     """
     if folder.resolve() not in _held:
-        folder.mkdir(parents=True, exist_ok=True)
-        _held[folder.resolve()] = _lock(folder / LOCK, folder)
+        with explained_disk(folder / LOCK):
+            folder.mkdir(parents=True, exist_ok=True)
+            _held[folder.resolve()] = _lock(folder / LOCK, folder)
 
 
 def is_held(folder: Path) -> bool:
@@ -58,21 +63,26 @@ def is_held(folder: Path) -> bool:
 
 
 def _lock(path: Path, folder: Path) -> TextIO:
-    """Return the locked file; it says who holds it."""
+    """Return the locked file; it says who holds it.
+
+    A lock that is taken is tried for a moment longer: whoever only asks whether it is held takes it too, and a new
+    owner has yet to write its name.
+    """
     file = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        file.close()
-        raise RunFolderInUse(
-            f"{folder} is in use by {owner}", "wait for it to end, or choose another name=..."
-        ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE)
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            return file
+    file.seek(0)
+    owner = file.read().strip() or "another process"
+    file.close()
+    raise RunFolderInUse(f"{folder} is in use by {owner}", "wait for it to end, or choose another name=...")
 
 
 def release(folder: str) -> None:

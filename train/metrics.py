@@ -1,6 +1,8 @@
-"""metrics.jsonl, the events of a phase: how they are read, and how much time each stands for."""
+"""metrics.jsonl, the events of a phase: how they are written and read, and how much time each stands for."""
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,31 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except json.JSONDecodeError:
             return
+
+
+def append(path: Path, event: dict[str, Any]) -> None:
+    """Write an event; what goes only partly onto a full disk is taken back, and OSError raised."""
+    line = (json.dumps(event) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        if file.write(line) < len(line):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Cut off the events after `step`, and a line that a kill has torn; that takes no room on the disk."""
+    path.touch()
+    whole = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            kept = line.endswith(b"\n") and json.loads(line)["step"] <= step
+        except (ValueError, TypeError, KeyError):
+            kept = False
+        if not kept:
+            break
+        whole += len(line)
+    os.truncate(path, whole)
 
 
 def seconds_after(tokens: Sequence[float], train_events: Sequence[dict[str, Any]]) -> list[float]:

@@ -14,7 +14,11 @@ _early: list[int] = []  # signals that came before anyone listened for a wish to
 
 
 class Terminated(BaseException):
-    """SIGTERM came at a time when nothing is to be saved."""
+    """SIGTERM, or SIGHUP of a terminal that has gone, came at a time when nothing is to be saved."""
+
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        super().__init__(signum)
+        self.signum = signum
 
 
 def end_at_once(signum: int, _: FrameType | None) -> None:
@@ -24,7 +28,7 @@ def end_at_once(signum: int, _: FrameType | None) -> None:
 
 
 def _end(signum: int) -> NoReturn:
-    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
 
 
 @dataclass

@@ -114,7 +114,13 @@ def _key(*parts: Any) -> str:
 
 @contextmanager
 def _building(target: Path) -> Iterator[bool]:
-    """Hold the lock of `target` and tell whether it is still to be built: one process builds, others wait."""
+    """Hold the lock of `target` and tell whether it is still to be built: one process builds, others wait.
+
+    What is there under its name is whole and needs no lock, which a read-only cache could not give.
+    """
+    if target.exists():
+        yield False
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / f".{target.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
