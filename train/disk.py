@@ -109,7 +109,7 @@ def disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskE
     said = error.strerror or str(error)
     if error.errno in FULL and path and path.parent.is_dir():
         written = path.stat().st_size if path.exists() else 0  # it is removed again
-        return DiskError(_full(path.parent, need, _room(path.parent) + written), MAKE_ROOM)
+        return DiskError(_full(path.parent, need, _room(path.parent, written)), MAKE_ROOM)
     if error.errno in FULL:
         return DiskError(f"disk full: {said}", MAKE_ROOM)
     if path and isinstance(error, FileNotFoundError) and not path.parent.exists():
@@ -117,10 +117,10 @@ def disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskE
     return DiskError(f"{path}: {said}" if path else said, CHECK)
 
 
-def _room(folder: Path) -> int:
-    """Return how many bytes a new file may take: what is free, or what this process may write."""
+def _room(folder: Path, removed: int = 0) -> int:
+    """Return the bytes that a new file may take, once some are `removed`: what is free, or the process's limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(folder).free + removed
     return free if limit == resource.RLIM_INFINITY else min(free, limit)
 
 
