@@ -44,7 +44,12 @@ def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
             signal.signal(signum, end_at_once)
     end_with_parent()
     with exit_codes():
-        main()
+        try:
+            main()
+        except SystemExit:  # as of --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, where it is known what a reader that has gone means
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from typing import Any
 
 from conftest import ROOT
 
-SCRIPT = ROOT / "scripts" / "train.py"
 PHASES = {  # what is watched, by the number that stands for it in the file `phase`
     1: ("train.run", "run_tokenizer"),
     2: ("niels_gpt.data.cache", "_build"),
@@ -33,12 +32,14 @@ def nothing() -> None:
 
 
 class Forked:
-    """A run of scripts/train.py in `cwd`, where `stdout`, `stderr` and `phase` are files."""
+    """A script of the project, carried out in `cwd`, where `stdout`, `stderr` and `phase` are files."""
 
-    def __init__(self, *arguments: str, cwd: Path, before: Callable[[], Any] = nothing) -> None:
+    def __init__(
+        self, *arguments: str, cwd: Path, before: Callable[[], Any] = nothing, script: str = "train"
+    ) -> None:
         (cwd / "phase").write_bytes(b"\0")
         self.cwd = cwd
-        self.process = CONTEXT.Process(target=_carry_out, args=(arguments, cwd, before))
+        self.process = CONTEXT.Process(target=_carry_out, args=(script, arguments, cwd, before))
         self.process.start()
         assert self.process.pid
         self.pid = self.process.pid
@@ -67,12 +68,14 @@ class Forked:
         return self.process.exitcode, "".join(said)
 
 
-def forked(*arguments: str, cwd: Path, before: Callable[[], Any] = nothing) -> tuple[int, str]:
-    """Run the command line to its end; return its exit code and what it said."""
-    return Forked(*arguments, cwd=cwd, before=before).end()
+def forked(
+    *arguments: str, cwd: Path, before: Callable[[], Any] = nothing, script: str = "train"
+) -> tuple[int, str]:
+    """Run a command line to its end; return its exit code and what it said."""
+    return Forked(*arguments, cwd=cwd, before=before, script=script).end()
 
 
-def _carry_out(arguments: tuple[str, ...], cwd: Path, before: Callable[[], Any]) -> None:
+def _carry_out(script: str, arguments: tuple[str, ...], cwd: Path, before: Callable[[], Any]) -> None:
     os.chdir(cwd)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -81,9 +84,10 @@ def _carry_out(arguments: tuple[str, ...], cwd: Path, before: Callable[[], Any])
     for number, (module, name) in PHASES.items():
         setattr(import_module(module), name, partial(_marked, getattr(import_module(module), name), phase, number))
     before()
-    sys.argv = [str(SCRIPT), *arguments]
-    sys.path.insert(0, str(SCRIPT.parent))  # as Python does for a script
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    path = ROOT / "scripts" / f"{script}.py"
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.parent))  # as Python does for a script
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def _marked(function: Callable[..., Any], phase: mmap.mmap, number: int, *args: Any, **kwargs: Any) -> Any:
