@@ -16,13 +16,14 @@ def first_not_finite(model: GPT, parts: Sequence[Batch], first: int, backward: C
 
     The caller has set the random state as it was before the step; `backward` adds a microbatch's gradients.
     """
-    if spoilt := _first(model, lambda weight: weight):
-        return f"weight {spoilt} was so before the step"
+    weights = list(model.named_parameters())
+    if spoilt := _first(weights, lambda weight: weight):
+        return f"weight {spoilt}, before the step"
     model.zero_grad(set_to_none=True)
     for number, part in enumerate(parts):
         with _watched(model) as spoilt_modules:
             loss = backward(part)
-        spoilt_gradient = _first(model, lambda weight: weight.grad)
+        spoilt_gradient = _first(weights[::-1], lambda weight: weight.grad)  # as they come, the last one first
         if torch.isfinite(loss) and not spoilt_gradient:
             first += len(part.x)
             continue
@@ -34,9 +35,9 @@ def first_not_finite(model: GPT, parts: Sequence[Batch], first: int, backward: C
     return "the sum over all microbatches"
 
 
-def _first(model: GPT, part: Callable[[Tensor], Tensor | None]) -> str:
+def _first(weights: Sequence[tuple[str, Tensor]], part: Callable[[Tensor], Tensor | None]) -> str:
     """Return the name of the first weight of which a part is not finite, if there is one."""
-    for name, weight in model.named_parameters():
+    for name, weight in weights:
         if (tensor := part(weight)) is not None and not torch.isfinite(tensor).all():
             return name
     return ""
