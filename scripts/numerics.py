@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from train.arguments import Arguments
-from train.cli import command
+from train.cli import command, deferred_signals
 
 MOST = 65536  # sequences
 
@@ -25,8 +25,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Compare, print, and write what was asked for."""
     options = arguments()
-    from train.numerics import numerics  # torch is imported only now
-    from train.numerics_text import as_text, require_new, write_json
+    with deferred_signals():  # torch is imported only now
+        from train.numerics import numerics
+        from train.numerics_text import as_text, require_new, write_json
 
     if options.json:
         require_new(options.json)

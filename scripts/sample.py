@@ -8,7 +8,7 @@ from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
 from train.arguments import Arguments
-from train.cli import command
+from train.cli import command, deferred_signals
 
 
 def arguments() -> argparse.Namespace:
@@ -32,7 +32,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Load the newest phase's best weights and say what they say."""
     options = arguments()
-    from niels_gpt.speaker import load_speaker  # torch is imported only now
+    with deferred_signals():  # torch is imported only now
+        from niels_gpt.speaker import load_speaker
 
     speaker = load_speaker(options.run)
     settings = {

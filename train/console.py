@@ -55,6 +55,7 @@ def open_streams() -> None:
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
+            os.set_inheritable(number, True)
             setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115
 
 
@@ -84,6 +85,13 @@ class LogFile(logging.FileHandler):
     """A log file; when its disk is full or it has gone, that is said once, and what is logged is lost."""
 
     _told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message; the file is opened for the first one."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Warn once on the console."""

@@ -98,8 +98,10 @@ def require_writable(folder: Path, need: int) -> None:
     """
     trial = folder / ".trial.part"
     with explained_disk(trial):
-        trial.write_bytes(b"x")
-        trial.unlink()
+        try:
+            trial.write_bytes(b"x")
+        finally:
+            trial.unlink(missing_ok=True)
     require_room(folder, need)
 
 

@@ -75,9 +75,8 @@ def _lock(path: Path, folder: Path) -> TextIO:
         except BlockingIOError:
             time.sleep(PAUSE)
         else:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return file
     file.seek(0)
     owner = file.read().strip() or "another process"

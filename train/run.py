@@ -93,7 +93,8 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
             stop=lambda: stop() or budget.used_up(),
         )
     budget.note()
-    report.curves()
+    if stop.signum is None:  # who sent a signal does not wait for a drawing
+        report.curves()
     require_complete(cfg, state.step, report.evaluated_at, stop.signum)
     if last:
         show_sample(cfg.phase, state.model, tokenizer, val_source)

@@ -22,8 +22,14 @@ class Terminated(BaseException):
 
 
 def end_at_once(signum: int, _: FrameType | None) -> None:
-    """End the process by an exception; noted, too, since an exception in a destructor, say, is swallowed."""
+    """End the process by an exception; noted, too, since an exception in a destructor, say, is swallowed.
+
+    A second signal ends it without one, whatever the first has come to.
+    """
     _early.append(signum)
+    for ending in ENDING:
+        if signal.getsignal(ending) is end_at_once:
+            signal.signal(ending, signal.SIG_DFL)
     _end(signum)
 
 

@@ -1,7 +1,7 @@
 """Token files in, (B, T) batches out: every sequence of a run is a function of (seed, number) alone.
 
-Batches are made in the process that learns, from mapped files: there are no workers and no fork, which mps does not
-bear, so there is nothing to refuse.
+Batches are made in the process that learns, from mapped files. Workers and fork, which mps does not bear, are not
+there, so there is nothing to refuse.
 
 Shapes: N sequences of T tokens.
 """
