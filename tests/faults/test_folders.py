@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from multiprocessing.synchronize import Barrier, Event
@@ -16,6 +17,7 @@ from train.folder import hold, is_held, release
 RUN = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "data.cache_dir=cache", "name=run"]
 ENDLESS = [*RUN, "train.total_steps=100000000", "train.log_every=1000000", "train.eval_every=1000000"]
 LOCKS = 50
+GONE = 2**22 - 1  # the highest number that Linux gives to a process
 
 
 def claims(folder: Path, barrier: Barrier, done: Event) -> None:
@@ -35,7 +37,7 @@ def test_fifty_processes_that_take_a_folder_at_once_give_one_owner_whom_all_othe
     for number in range(rounds):
         folder = tmp_path / str(number)
         folder.mkdir()
-        (folder / "run.lock").write_text("process 1 on an earlier host\n")  # which did not live to take it back
+        (folder / "run.lock").write_text(f"process {GONE} on {socket.gethostname()}\n")  # which was killed
         barrier, done = CONTEXT.Barrier(LOCKS), CONTEXT.Event()
         processes = [CONTEXT.Process(target=claims, args=(folder, barrier, done)) for _ in range(LOCKS)]
         for process in processes:

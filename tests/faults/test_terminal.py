@@ -5,7 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -90,21 +90,14 @@ def ended_without_its_terminal(folder: Path, *ignored: int) -> int:
     ours, theirs = pty.openpty()
     before = partial(on_a_terminal, os.ttyname(theirs), *ignored)
     run = Forked(*RUN, "train.total_steps=60", cwd=folder, before=before)
-    reader = threading.Thread(target=read_until_steps, args=(ours, run))
-    reader.start()
-    run.wait_for(3)
-    reader.join()
+    os.set_blocking(ours, False)
+    while run.process.is_alive() and run.phase() != 3:
+        with suppress(OSError):  # read it: the run would wait once it is full
+            os.read(ours, 65536)
+        time.sleep(0.0005)
     os.close(theirs)
     os.close(ours)
     return run.end()[0]
-
-
-def read_until_steps(terminal: int, run: Forked) -> None:
-    """Read the terminal, which would block the run when it is full, until the run takes steps."""
-    os.set_blocking(terminal, False)
-    while run.process.is_alive() and run.phase() != 3:
-        with suppress(OSError):
-            os.read(terminal, 65536)
 
 
 def test_a_terminal_that_goes_away_stops_the_run_resumably(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_the_command_line_ends_with_75_and_goes_on(tmp_path: Path) -> None:
     arguments = ["experiment=smoke_pretrain", *SETTINGS, "data.size=200", "model.V=300"]
     code, said = forked(*arguments, "train.max_minutes=1e-6", cwd=tmp_path)
     assert code == 75, said
-    assert re.search(r"^error: pretrain: train.max_minutes=1e-06 are used up after step 1 of 9", said, re.M)
+    assert re.search(r"^error: pretrain: train.max_minutes=1e-06 are used up (after|before) ", said, re.M)
     assert "\nhint: go on with a larger train.max_minutes=..." in said and "Traceback" not in said
     assert forked(*arguments, cwd=tmp_path)[0] == 0
 
