@@ -50,6 +50,14 @@ def memory_in_use(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
 
 
+def memory_said(device: torch.device) -> str:
+    """Return what is in use, in words: on mps the driver holds more than the tensors take."""
+    held = f"{memory_in_use(device) / 2**30:.1f} GiB were in use"
+    if device.type != "mps":
+        return held
+    return f"{held} by the driver, {torch.mps.current_allocated_memory() / 2**30:.1f} GiB in tensors"
+
+
 def memory_budget(device: torch.device) -> int:
     """Return the bytes that a run may take: most of what Metal recommends, or of what the machine has free."""
     if device.type == "mps":

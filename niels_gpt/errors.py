@@ -1,14 +1,20 @@
 """What can go wrong in a way the user can mend: each error says what, and its hint says the way out."""
 
+from typing import Any
+
 
 class NielsError(Exception):
     """Base of every expected failure. `hint` is the way out, `exit_code` what a command ends with."""
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes, as in a sweep."""
+        return type(self), (str(self), self.hint)
 
 
 class ConfigError(NielsError):
@@ -47,6 +53,18 @@ class RunFolderInUse(NielsError):
     exit_code = 7
 
 
+class DiskError(NielsError):
+    """A file that cannot be written or read: the disk is full, a folder is not writable or has gone."""
+
+    exit_code = 8
+
+
+class TimeIsUp(NielsError):
+    """The run has used the time it was given, and is saved; with more time it goes on from there."""
+
+    exit_code = 75
+
+
 class Interrupted(NielsError):
     """A signal ended the run after its step was saved; the same command goes on from there."""
 
@@ -54,6 +72,6 @@ class Interrupted(NielsError):
         super().__init__(message, hint)
         self.signum, self.exit_code = signum, 128 + signum
 
-    def __reduce__(self) -> tuple[type["Interrupted"], tuple[str, str, int]]:
-        """Travel between the processes of a sweep."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes, as in a sweep."""
         return Interrupted, (str(self), self.hint, self.signum)

@@ -54,7 +54,8 @@ class Tokenizer(ABC):
         DataError if an id is not in 0 .. V-1.
         """
         if len(ids) and not 0 <= min(ids) <= max(ids) < self.V:
-            raise DataError(f"ids {min(ids)} .. {max(ids)} were given, but this tokenizer has 0 .. {self.V - 1}")
+            said = f"ids {min(ids)} .. {max(ids)} were given, but this tokenizer has 0 .. {self.V - 1}"
+            raise DataError(said, "use the tokenizer that made them")
         return b"".join(self._entries[i] for i in ids).decode("utf-8", "replace")
 
     def token_bytes(self) -> list[int]:

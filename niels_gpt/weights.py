@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import CheckpointError
+from niels_gpt.errors import CheckpointError, ConfigError
 from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
@@ -60,7 +60,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of niels_gpt", f"it must hold {', '.join(CHECKPOINT_KEYS)}"
         )
     if wrong := [key for key, kinds in CHECKPOINT_KEYS.items() if not isinstance(saved[key], kinds)]:
-        raise CheckpointError(f"{path} is no checkpoint of niels_gpt: {wrong[0]} is of a wrong kind")
+        raise CheckpointError(
+            f"{path} is no checkpoint of niels_gpt: {wrong[0]} is of a wrong kind", _way_out(path)
+        )
     return saved
 
 
@@ -129,14 +131,14 @@ def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
     """Write config.json, model.safetensors and tokenizer.json, which programs that know Llama can load.
 
     Raises:
-        CheckpointError: the folder is there already.
+        ConfigError: the folder is there already.
     """
     from safetensors.torch import save_file
 
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise CheckpointError(f"{folder} is there already", "name a new folder") from None
+        raise ConfigError(f"{folder} is there already", "name a new folder") from None
     save_file(llama_state(model), folder / "model.safetensors", metadata={"format": "pt"})
     config = llama_config(model.cfg, tokenizer)
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -1,10 +1,17 @@
-"""Puts the repository's root on the import path, here in place of scripts/, where train.py would hide `train`."""
+"""What comes before all imports: the repository's root on their path, and quiet ends of whoever is stopped now."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
+# Here in place of scripts/, where train.py would hide the package `train`.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+# Until train.cli listens, nothing is begun: no traceback of whatever is being imported, and the usual exit code.
+for _signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_signum) is not signal.SIG_IGN:
+        signal.signal(_signum, lambda signum, _: os._exit(128 + signum))
 
 # Workers of other launchers are processes of their own, and the project need not be installed.
 _paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)

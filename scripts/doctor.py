@@ -7,8 +7,9 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from niels_gpt.errors import ConfigError
-from train.cli import HELP, command, deferred_signals
-from train.config import RunCfg, load_plan
+from train.arguments import Arguments
+from train.cli import command, deferred_signals
+from train.config import HELP, RunCfg, load_plan
 from train.overrides import CONF, Refusal, each_problem
 from train.structured import register
 
@@ -17,7 +18,7 @@ EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 tr
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser = Arguments(description=__doc__, epilog=EXAMPLE)
     parser.add_argument(
         "overrides", nargs="*", help="settings as of scripts/train.py, such as model=base train.B=8"
     )

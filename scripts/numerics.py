@@ -4,14 +4,15 @@ import _root  # noqa: F401  isort: skip
 import argparse
 from pathlib import Path
 
-from train.cli import command
+from train.arguments import Arguments
+from train.cli import command, deferred_signals
 
 MOST = 65536  # sequences
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, as runs/default, a phase's in it, or a checkpoint")
     parser.add_argument("--sequences", type=int, help="size of the batch (default: a step of the run)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a new file for the same as JSON")
@@ -24,8 +25,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Compare, print, and write what was asked for."""
     options = arguments()
-    from train.numerics import numerics  # torch is imported only now
-    from train.numerics_text import as_text, require_new, write_json
+    with deferred_signals():  # torch is imported only now
+        from train.numerics import numerics
+        from train.numerics_text import as_text, require_new, write_json
 
     if options.json:
         require_new(options.json)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
-from train.cli import command
+from train.arguments import Arguments
+from train.cli import command, deferred_signals
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, as runs/default, or a checkpoint in it")
     parser.add_argument("--prompt", help="a text to go on from; after SFT, a question to answer")
     parser.add_argument("--chat", action="store_true", help="talk in turns; an empty line ends it")
@@ -31,7 +32,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Load the newest phase's best weights and say what they say."""
     options = arguments()
-    from niels_gpt.speaker import load_speaker  # torch is imported only now
+    with deferred_signals():  # torch is imported only now
+        from niels_gpt.speaker import load_speaker
 
     speaker = load_speaker(options.run)
     settings = {

@@ -32,4 +32,4 @@ def carry_out(plan: list[RunCfg]) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, outlives_readers=True)

@@ -140,7 +140,7 @@ def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(
     said: list[str] = []
     found = overhead.measured(["toy"], steps=2, warmup=1, threads=1, tries=2, say=said.append)
     toy = found["overhead"]["toy"]
-    assert toy["parts"].keys() == {"draw", "require_ids", "require_finite", "metrics"}
+    assert toy["parts"].keys() == {"draw", "require_ids", "finite", "metrics"}
     assert all(0 < seconds < toy["step"] for seconds in toy["parts"].values())
     assert toy["share"] == pytest.approx((sum(toy["parts"].values()) - toy["parts"]["draw"]) / toy["step"])
     saved = found["saving"]

@@ -11,7 +11,7 @@ import torch
 from conftest import same
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import CheckpointError, NonFiniteError
+from niels_gpt.errors import CheckpointError, DiskError, NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
 from train.checkpointing import TrainState, save, save_step, step_files, step_path
@@ -62,7 +62,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", torn)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DiskError, match="disk full"):
         save(tmp_path / "a.pt", state(2), {})
     assert (tmp_path / "a.pt").read_bytes() == before
     assert os.listdir(tmp_path) == ["a.pt"]

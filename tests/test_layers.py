@@ -27,8 +27,9 @@ LAYERS = [
     ["niels_gpt.data.batches"],
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
-    ["train.atomic", "train.text_table", "train.bench.options", "train.muon"],
-    ["train.config", "train.metrics"],
+    ["train.atomic", "train.text_table", "train.muon", "train.console", "train.disk", "train.exhausted"],
+    ["train.config", "train.metrics", "train.budget", "train.nonfinite", "train.arguments"],
+    ["train.bench.options"],
     [
         "train.legacy",
         "train.structured",

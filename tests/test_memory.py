@@ -5,7 +5,8 @@ import torch
 from conftest import Plan
 
 from niels_gpt.errors import OutOfMemory
-from train.memory import explained_memory, is_out_of_memory, ways_out
+from train.exhausted import is_out_of_memory
+from train.memory import explained_memory, ways_out
 
 CPU = torch.device("cpu")
 TEXTS = [

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import CheckpointError
+from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import BytesTokenizer
 from niels_gpt.weights import export_llama, llama_config, load_model
@@ -46,7 +46,7 @@ def test_the_export_has_llamas_names_and_shape(tmp_path: Path) -> None:
 
 
 def test_the_export_overwrites_nothing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is there already"):
+    with pytest.raises(ConfigError, match="is there already"):
         export_llama(model(), BytesTokenizer(), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
+from train.disk import explained_disk, writing
 
 LATEST, BEST = "latest.pt", "best.pt"
 
@@ -48,6 +50,7 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
 
     Raises:
         NonFiniteError: a weight is nan or inf; nothing is written.
+        DiskError: it cannot be written; what was there before is as it was.
     """
     _require_finite(state.model, state.step)
     part = path.with_name(f".{path.name}.part")
@@ -61,8 +64,8 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
         "best_val_loss": state.best_val_loss,
     }
     try:
-        with part.open("wb") as file:
-            torch.save(content, file)
+        with writing(part, _bytes(content)) as file:
+            torch.save(content, file)  # type: ignore[arg-type]
             file.flush()
             _to_platter(file.fileno())
         part.replace(path)
@@ -83,6 +86,20 @@ def save_step(folder: Path, state: TrainState, train_cfg: dict[str, Any], *, bes
     _sync_folder(folder)  # what is new has to be there before anything old goes
     for old in step_files(folder)[keep_last:]:
         old.unlink()
+
+
+def saved_size(model: GPT) -> int:
+    """Return about how many bytes a checkpoint takes: the weights, and AdamW's two averages of each."""
+    return 3 * _bytes(dict(model.named_parameters()))
+
+
+def _bytes(content: Any) -> int:
+    """Return about how many bytes torch.save makes of nested tensors."""
+    if isinstance(content, torch.Tensor):
+        return content.nbytes + 512  # a record's header, its name twice, its alignment
+    if isinstance(content, dict):
+        return sum(map(_bytes, content.values()), 1024)
+    return sum(map(_bytes, content)) if isinstance(content, list) else 16
 
 
 def _require_finite(model: GPT, step: int) -> None:
@@ -124,10 +141,18 @@ def link(path: Path, name: Path) -> None:
     temporary = name.with_name(f".{name.name}.part")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(path, temporary)
-    except OSError:  # a file system without hard links
-        with temporary.open("wb") as file:
-            file.write(path.read_bytes())
-            file.flush()
-            _to_platter(file.fileno())
-    temporary.replace(name)
+        with explained_disk(temporary, path.stat().st_size):
+            try:
+                os.link(path, temporary)
+            except OSError:  # a file system without hard links
+                _copy(path, temporary)
+            temporary.replace(name)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy(path: Path, target: Path) -> None:
+    with path.open("rb") as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file)
+        file.flush()
+        _to_platter(file.fileno())

@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,39 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from niels_gpt.errors import ConfigError, NielsError
-from train.config import load_plan
+from niels_gpt.errors import ConfigError, NielsError, OutOfMemory
+from train.config import HELP, load_plan
+from train.console import ConsoleHandler, open_streams, outlive_readers
+from train.disk import disk_error
+from train.exhausted import first_line, is_out_of_memory
 from train.folder import claim, hold
 from train.lifeline import end_with_parent
 from train.overrides import each_problem
-from train.stop import Terminated, end_at_once
+from train.stop import ENDING, Terminated, end_at_once
 from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct, require_possible
 
 DEBUG = "NIELS_DEBUG"
 NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's words for a study without a value
-DISK = 8  # exit code for files that cannot be read or written
-HELP = "python scripts/train.py --help lists all settings"
+SMALLER = "close what else takes memory, raise the limit that is set, or take a smaller train.B, model.T or model"
 log = logging.getLogger("niels_gpt")
 
 
-def command(main: Callable[[], Any]) -> None:
-    """Run a script's main and end the process with its exit code."""
+def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
+    """Run a script's main and end the process with its exit code; training outlives who reads its output."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through to here, where they all look alike
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    open_streams()
+    outlive_readers(("stdout", "stderr") if outlives_readers else ("stderr",))
+    for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a script's background
             signal.signal(signum, end_at_once)
     end_with_parent()
     with exit_codes():
-        main()
+        try:
+            main()
+        except SystemExit:  # as of --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, where it is known what a reader that has gone means
 
 
 @contextmanager
@@ -55,13 +64,13 @@ def exit_codes() -> Iterator[None]:
         raise SystemExit(report_error(error)) from None
     except (KeyboardInterrupt, Terminated) as stopped:
         print("stopped; what was saved before is as it was", file=sys.stderr)
-        raise SystemExit(130 if isinstance(stopped, KeyboardInterrupt) else 143) from None
+        raise SystemExit(128 + (stopped.signum if isinstance(stopped, Terminated) else signal.SIGINT)) from None
 
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
     """Let signals wait, as while torch is imported: it turns an interrupt into an error of its own."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:
@@ -77,8 +86,7 @@ def report_error(error: Exception) -> int:
         traceback.print_exception(error)
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+    print(f"hint: {hint}", file=sys.stderr)
     return code
 
 
@@ -90,28 +98,11 @@ def _explain(error: Exception) -> tuple[int, str, str]:
         return ConfigError.exit_code, each_problem(sys.argv[1:], error), HELP
     if isinstance(error, ValueError) and str(error) in NO_TRIAL:
         return 1, "no trial of the search has finished; sweep.html says why", "the same command tries them again"
+    if is_out_of_memory(error):
+        return OutOfMemory.exit_code, f"out of memory ({first_line(error)})", SMALLER
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return (
-            DISK,
-            f"{where}{error.strerror or error}",
-            "check the path, its permissions and the room on the disk",
-        )
-
+        return _explain(disk_error(error))
     return 1, f"{type(error).__name__}: {error}", f"{DEBUG}=1 shows where; this is a fault of the program"
-
-
-class ConsoleHandler(logging.Handler):
-    """Prints messages as they are, above a progress bar where there is one; tracebacks are for the file."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
-        from rich import get_console
-
-        if record.exc_info:
-            return
-        with suppress(SystemExit):  # rich's answer to a closed pipe; training goes on without a reader
-            get_console().print(self.format(record), soft_wrap=True, markup=False, highlight=False)
 
 
 class Gate(Callback):

@@ -20,6 +20,7 @@ Settings = dict[str, Any]
 Location = tuple[int | str, ...]
 Problems = dict[Location, str]
 LARGEST_B = 65536
+HELP = "python scripts/train.py --help lists all settings"
 
 
 class TrainCfgSchema(Cfg):
@@ -33,6 +34,9 @@ class TrainCfgSchema(Cfg):
     eval_sequences: int = Field(128, ge=1, le=10**7, description="sequences in an evaluation, whatever B")
     log_every: int = Field(20, ge=1, le=10**9, description="steps between lines of progress")
     ckpt_every: int = Field(200, ge=1, le=10**9, description="steps between checkpoints; the last step has one")
+    max_minutes: float | None = Field(
+        None, gt=0, le=1e7, description="minutes that a phase may take, all resumes together; then it is saved"
+    )
     keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints kept, besides the best")
     optim: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
@@ -254,7 +258,7 @@ def plan_from_settings(settings: Settings) -> list[RunCfg]:
     except ValidationError as error:
         problems = _problems(error)
         problems |= _broken_rules(settings, problems)
-        raise ConfigError("\n".join(_without_followers(problems).values())) from None
+        raise ConfigError("\n".join(_without_followers(problems).values()), HELP) from None
 
 
 def _as_tuples(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Validation loss over the same sequences every time, whatever B, and what to measure it against."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,18 +39,25 @@ def batches(source: Source, sequences: int, B: int) -> Iterator[Batch]:
 
 
 @torch.no_grad()
-def evaluate(model: GPT, source: Source, sequences: int, B: int, amp: Amp) -> float:
-    """Return the mean loss a target, in nats; the model is left in the mode it was in."""
+def evaluate(
+    model: GPT, source: Source, sequences: int, B: int, amp: Amp, stop: Callable[[], bool] = lambda: False
+) -> float | None:
+    """Return the mean loss a target, in nats, or None if it was stopped; the model stays in the mode it was in."""
     was_training = model.training
     model.eval()
     total, targets = torch.zeros((), device=model.device), 0
+    mean: float | None = None
     for x, y in batches(source, sequences, B):
+        if stop():
+            break
         require_ids(Batch(x, y), model.cfg.V)
         with amp():
             total += model.loss(x.to(model.device), y.to(model.device), 1.0)
         targets += int((y != IGNORE).sum())
+    else:
+        mean = total.item() / targets
     model.train(was_training)
-    return total.item() / targets
+    return mean
 
 
 def yardstick(train: Source, val: Source, sequences: int, token_bytes: Sequence[int], B: int) -> Yardstick:

@@ -2,15 +2,19 @@
 
 import fcntl
 import os
+import re
 import socket
+import time
 from pathlib import Path
 from typing import TextIO
 
 from niels_gpt.errors import CheckpointError, RunFolderInUse
 from train.config import RunCfg
+from train.disk import explained_disk
 from train.result import has_begun, require_unchanged
 
 LOCK = "run.lock"
+TRIES, MOST_TRIES, PAUSE = 5, 100, 0.02  # seconds between tries
 _held: dict[Path, TextIO] = {}  # open locks: the kernel drops them when the process ends, however it ends
 
 
@@ -38,10 +42,12 @@ def hold(folder: Path) -> None:
 
     Raises:
         RunFolderInUse: another process has it.
+        DiskError: it cannot be made or written to.
     """
     if folder.resolve() not in _held:
-        folder.mkdir(parents=True, exist_ok=True)
-        _held[folder.resolve()] = _lock(folder / LOCK, folder)
+        with explained_disk(folder / LOCK):
+            folder.mkdir(parents=True, exist_ok=True)
+            _held[folder.resolve()] = _lock(folder / LOCK, folder)
 
 
 def is_held(folder: Path) -> bool:
@@ -58,21 +64,42 @@ def is_held(folder: Path) -> bool:
 
 
 def _lock(path: Path, folder: Path) -> TextIO:
-    """Return the locked file; it says who holds it."""
-    file = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        file.close()
-        raise RunFolderInUse(
-            f"{folder} is in use by {owner}", "wait for it to end, or choose another name=..."
-        ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
+    """Return the locked file; it says who holds it.
+
+    A lock that is taken is tried for a moment longer: whoever only asks whether it is held takes it too, and a new
+    owner has yet to write its name over that of one which has ended.
+    """
+    file, owner = path.open("a+", encoding="utf-8"), ""
+    for attempt in range(MOST_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _living_owner(file)
+            if owner and attempt >= TRIES:
+                break
+            time.sleep(PAUSE)
+        else:
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            return file
+    file.close()
+    raise RunFolderInUse(
+        f"{folder} is in use by {owner or 'another process'}", "wait for it to end, or choose another name=..."
+    )
+
+
+def _living_owner(file: TextIO) -> str:
+    """Return who wrote its name into the lock, nothing if that process, on this machine, has ended."""
+    file.seek(0)
+    owner = file.read().strip()
+    if (said := re.fullmatch(r"process (\d+) on (.+)", owner)) and said[2] == socket.gethostname():
+        try:
+            os.kill(int(said[1]), 0)
+        except ProcessLookupError:
+            return ""
+        except (PermissionError, OverflowError):
+            return owner
+    return owner
 
 
 def release(folder: str) -> None:

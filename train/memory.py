@@ -5,24 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
-from niels_gpt.device import memory_in_use
+from niels_gpt.device import memory_said
 from niels_gpt.errors import OutOfMemory
 from train.config import RunCfg
-
-TEXTS = (  # mps raises plain RuntimeErrors, the CPU too
-    "MPS backend out of memory",
-    "Invalid buffer size",
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "std::bad_alloc",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that the device has no room."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
-    )
+from train.exhausted import first_line, is_out_of_memory
 
 
 @contextmanager
@@ -30,15 +16,13 @@ def explained_memory(cfg: RunCfg, device: torch.device) -> Iterator[None]:
     """Turn a device's out of memory into one message with the ways out; let other errors pass."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         train = cfg.train
-        held = memory_in_use(device) / 2**30
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise OutOfMemory(
             f"out of memory on {device.type} with train.B={train.B} model.T={cfg.model.T} "
-            f"train.accum_steps={train.accum_steps}; {held:.1f} GiB were in use ({reason})",
+            f"train.accum_steps={train.accum_steps}; {memory_said(device)} ({first_line(error)})",
             ways_out(cfg),
         ) from error
 

@@ -1,11 +1,15 @@
-"""metrics.jsonl, the events of a phase: how they are read, and how much time each stands for."""
+"""metrics.jsonl, the events of a phase: how they are written and read, and how much time each stands for."""
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from train.atomic import write_text
 
 METRICS = "metrics.jsonl"
 
@@ -21,6 +25,34 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(event, dict) and isinstance(event.get("step"), int) and "event" in event:
             yield event
+
+
+def append(path: Path, event: dict[str, Any]) -> None:
+    """Write an event; what goes only partly onto a full disk is taken back, and OSError raised."""
+    line = (json.dumps(event) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        if file.write(line) < len(line):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Cut off the events after `step`, and a line that a kill has torn; that takes no room on the disk."""
+    path.touch()
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _is_kept(line, step)]
+    if lines[: len(kept)] == kept:
+        os.truncate(path, sum(map(len, kept)))
+    else:  # a bad line among good ones
+        write_text(path, b"".join(kept).decode())
+
+
+def _is_kept(line: bytes, step: int) -> bool:
+    try:
+        return line.endswith(b"\n") and bool(json.loads(line)["step"] <= step)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def seconds_after(tokens: Sequence[float], train_events: Sequence[dict[str, Any]]) -> list[float]:

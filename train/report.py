@@ -1,6 +1,5 @@
 """What a phase tells: metrics.jsonl for machines, progress for people, curves.png at the end."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -13,9 +12,9 @@ from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from niels_gpt.device import memory_in_use
-from train.atomic import write_text
+from train.disk import tolerated
 from train.evaluate import Yardstick
-from train.metrics import METRICS, read_metrics
+from train.metrics import METRICS, append, keep_until, read_metrics
 
 __all__ = ["METRICS", "Report", "read_metrics"]
 
@@ -37,11 +36,12 @@ class Report:
         """Go on after `step`; what the file says of later steps belongs to a run that was cut off."""
         self.out, self.total_steps, self.tokens_per_step = out, total_steps, tokens_per_step
         self.device, self.measure = device, measure
-        self.last_val: float | None = None
         self._since, self._since_step = time.monotonic(), step
         self._progress: Progress | None = None
-        kept = [json.dumps(event) for event in read_metrics(out / METRICS) if event["step"] <= step]
-        write_text(out / METRICS, "".join(line + "\n" for line in kept))
+        with tolerated(out / METRICS):
+            keep_until(out / METRICS, step)
+        evaluated = [event["step"] for event in read_metrics(out / METRICS) if event["event"] == "val"]
+        self.evaluated_at = evaluated[-1] if evaluated else 0
 
     def train(self, step: int, loss: float, lr: float, grad_norm: float) -> None:
         """Tell of one optimizer step: its mean loss a target, in nats."""
@@ -69,7 +69,7 @@ class Report:
 
     def val(self, step: int, loss: float) -> None:
         """Tell of an evaluation: loss in nats a target, bits a byte, and a unigram model's."""
-        self.last_val = loss
+        self.evaluated_at = step
         bits = self.measure.bits_per_byte(loss)
         self._write(event="val", step=step, loss=loss, bits_per_byte=bits, tokens=step * self.tokens_per_step)
         unigram = self.measure.unigram_loss
@@ -115,8 +115,9 @@ class Report:
         axes.set(xlabel="step", ylabel="loss (nats a target)", title=self.out.name)
         axes.legend()
         part = self.out / ".curves.png.part"
-        figure.savefig(part, dpi=120, format="png")
-        part.replace(self.out / "curves.png")
+        with tolerated(self.out / "curves.png"):
+            figure.savefig(part, dpi=120, format="png")
+            part.replace(self.out / "curves.png")
 
     def _tokens_per_second(self, step: int) -> float:
         """Return the speed since the last call, by a clock that never goes back."""
@@ -126,5 +127,5 @@ class Report:
         return steps * self.tokens_per_step / seconds if seconds > 0 else 0.0
 
     def _write(self, **event: Any) -> None:
-        with (self.out / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        with tolerated(self.out / METRICS):
+            append(self.out / METRICS, event)

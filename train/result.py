@@ -14,7 +14,14 @@ from train.atomic import write_json
 from train.config import PhaseName, RunCfg
 
 RESULT = "result.json"
-WITHOUT_EFFECT = {"total_steps", "log_every", "ckpt_every", "keep_last", "cache_dir"}  # on what was learned so far
+WITHOUT_EFFECT = {  # on what was learned so far
+    "total_steps",
+    "log_every",
+    "ckpt_every",
+    "keep_last",
+    "max_minutes",
+    "cache_dir",
+}
 log = logging.getLogger("niels_gpt")
 
 

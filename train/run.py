@@ -9,15 +9,17 @@ import torch
 
 from niels_gpt.data.batches import Source
 from niels_gpt.device import resolve_device
-from niels_gpt.errors import CheckpointError, Interrupted
+from niels_gpt.errors import CheckpointError, Interrupted, TimeIsUp
 from niels_gpt.tokenizer import Tokenizer
 from niels_gpt.weights import read_checkpoint
 from train import pretrain, sft
 from train.amp import amp_active, precision_advice
 from train.auto_batch import settled
-from train.checkpointing import BEST, TrainState
+from train.budget import Budget
+from train.checkpointing import BEST, TrainState, saved_size
 from train.config import RunCfg
 from train.cpu import prepare_cpu
+from train.disk import require_writable
 from train.evaluate import Yardstick, yardstick
 from train.folder import claim
 from train.leftovers import sweep_leftovers
@@ -79,23 +81,45 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
         log.warning("%s: %s", cfg.phase, advice)
     measure = yardstick(train_source, val_source, cfg.train.eval_sequences, tokenizer.token_bytes(), cfg.train.B)
     tokens_per_step = cfg.train.effective_batch * cfg.model.T
+    require_writable(cfg.out, saved_size(model))
     report = Report(cfg.out, cfg.train.total_steps, state.step, tokens_per_step, device, measure)
-    started = time.monotonic(), time.process_time()
+    started, budget = (time.monotonic(), time.process_time()), Budget(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, report.live(cfg.phase):
         train_loop(
-            state, cfg.train, train_source, val_source, out=cfg.out, report=report, origin=origin, stop=stop
+            state,
+            cfg.train,
+            train_source,
+            val_source,
+            out=cfg.out,
+            report=report,
+            origin=origin,
+            stop=lambda: stop() or budget.used_up(),
         )
     took = time.monotonic() - started[0], time.process_time() - started[1]
-    report.curves()
-    if stop.signum is not None:
-        raise Interrupted(
-            f"{cfg.phase}: stopped after step {state.step} of {cfg.train.total_steps}, which is saved",
-            "the same command goes on from there" if cfg.resume != "never" else "go on with resume=auto",
-            stop.signum,
-        )
+    budget.note()
+    if stop.signum is None:  # who sent a signal does not wait for a drawing
+        report.curves()
+    require_complete(cfg, state.step, report.evaluated_at, stop.signum)
     if last:
         show_sample(cfg.phase, state.model, tokenizer, val_source)
     return phase_result(cfg, state, measure, tokens_per_step, took)
+
+
+def require_complete(cfg: RunCfg, step: int, evaluated_at: int, signum: int | None) -> None:
+    """Refuse to call a phase done that was asked to stop.
+
+    Raises:
+        Interrupted: a signal came.
+        TimeIsUp: it has used its `max_minutes`.
+    """
+    after = f"after step {step} of {cfg.train.total_steps}, which is saved" if step else "before its first step"
+    never = cfg.resume == "never"
+    if signum is not None:
+        way_out = "go on with resume=auto" if never else "the same command goes on from there"
+        raise Interrupted(f"{cfg.phase}: stopped {after}", way_out, signum)
+    if step < cfg.train.total_steps or evaluated_at < step:
+        said = f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} are used up {after}"
+        raise TimeIsUp(said, f"go on with {'resume=auto and ' if never else ''}a larger train.max_minutes=...")
 
 
 def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: Tokenizer) -> dict[str, str]:

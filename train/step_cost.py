@@ -20,8 +20,8 @@ from niels_gpt.loss import ROWS
 from train.amp import Amp, amp_factory
 from train.checkpointing import TrainState
 from train.config import RunCfg, TrainCfgSchema
+from train.exhausted import is_out_of_memory
 from train.live_bytes import LiveBytes
-from train.memory import is_out_of_memory
 from train.model import make_model
 from train.optim import lr_at, make_optimizer
 from train.preflight import known_fault, torch_version

@@ -14,17 +14,27 @@ _early: list[int] = []  # signals that came before anyone listened for a wish to
 
 
 class Terminated(BaseException):
-    """SIGTERM came at a time when nothing is to be saved."""
+    """SIGTERM, or SIGHUP of a terminal that has gone, came at a time when nothing is to be saved."""
+
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        super().__init__(signum)
+        self.signum = signum
 
 
 def end_at_once(signum: int, _: FrameType | None) -> None:
-    """End the process by an exception; noted, too, since an exception in a destructor, say, is swallowed."""
+    """End the process by an exception; noted, too, since an exception in a destructor, say, is swallowed.
+
+    A second signal ends it without one, whatever the first has come to.
+    """
     _early.append(signum)
+    for ending in ENDING:
+        if signal.getsignal(ending) is end_at_once:
+            signal.signal(ending, signal.SIG_DFL)
     _end(signum)
 
 
 def _end(signum: int) -> NoReturn:
-    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
 
 
 @dataclass

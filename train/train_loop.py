@@ -1,12 +1,13 @@
 """The heart: the one loop of every phase, and the one optimizer step."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from niels_gpt.data.batches import Source, require_ids
+from niels_gpt.data.batches import Batch, Source, require_ids
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derived_seed
@@ -14,8 +15,14 @@ from train.amp import Amp, amp_factory, loss_scale
 from train.checkpointing import TrainState, save_step
 from train.config import TrainCfgSchema
 from train.evaluate import evaluate
+from train.nonfinite import first_not_finite
 from train.optim import clip_gradients, lr_at, set_lr, unscale_gradients
 from train.report import Report
+
+CALMER = (
+    "lower train.base_lr (of SFT alone: sft.train.base_lr) or raise train.warmup_steps; on mps try precision=bf16 "
+    "or precision=off too; the same command goes on from the last checkpoint, which is good"
+)
 
 
 def train_loop(
@@ -35,20 +42,24 @@ def train_loop(
 
     Raises:
         NonFiniteError: a loss, gradient or weight is nan or inf; the last checkpoint stays good.
+        DiskError: a checkpoint cannot be written; the last one stays good.
     """
     amp = amp_factory(state.model.device, cfg)
     train_cfg = cfg.model_dump() | dict(origin or {})
-    while state.step < cfg.total_steps and not stop():
+    cut_off = report.evaluated_at != state.step and is_due(state.step, cfg.eval_every, cfg)  # by a stop
+    if cut_off and is_best(state, cfg, val_source, amp, report, stop):
+        save_step(out, state, train_cfg, best=True, keep_last=cfg.keep_last)
+    stopping = stop()
+    while state.step < cfg.total_steps and not stopping:
         lr = lr_at(state.step, cfg)
         loss, grad_norm = optimizer_step(state, cfg, train_source, amp, lr)
         improved = False
         if is_due(state.step, cfg.log_every, cfg):
             report.train(state.step, loss.item(), lr, grad_norm.item())
         if is_due(state.step, cfg.eval_every, cfg):
-            improved = update_best(
-                state, evaluate(state.model, val_source, cfg.eval_sequences, cfg.B, amp), report
-            )
-        if improved or stop() or is_due(state.step, cfg.ckpt_every, cfg):
+            improved = is_best(state, cfg, val_source, amp, report, stop)
+        stopping = stop()  # asked once: what comes after this is for the next step
+        if improved or stopping or is_due(state.step, cfg.ckpt_every, cfg):
             save_step(out, state, train_cfg, best=improved, keep_last=cfg.keep_last)
         report.advance(state.step)
 
@@ -58,8 +69,24 @@ def is_due(step: int, every: int, cfg: TrainCfgSchema) -> bool:
     return step % every == 0 or step == cfg.total_steps
 
 
-def update_best(state: TrainState, val_loss: float, report: Report) -> bool:
-    """Note a validation loss and return whether it is the best so far."""
+def is_best(
+    state: TrainState,
+    cfg: TrainCfgSchema,
+    source: Source,
+    amp: Amp,
+    report: Report,
+    stop: Callable[[], bool],
+) -> bool:
+    """Evaluate, note the loss, and return whether it is the best so far; a stop leaves it to the next process.
+
+    Raises:
+        NonFiniteError: the loss is nan or inf.
+    """
+    val_loss = evaluate(state.model, source, cfg.eval_sequences, cfg.B, amp, stop)
+    if val_loss is None:
+        return False
+    if not math.isfinite(val_loss):
+        raise NonFiniteError(f"step {state.step}: the validation loss is {val_loss}", CALMER)
     report.val(state.step, val_loss)
     improved = state.best_val_loss is None or val_loss < state.best_val_loss
     if improved:
@@ -84,28 +111,29 @@ def optimizer_step(
     require_ids(batch, model.cfg.V)
     targets = int((batch.y != IGNORE).sum())
     scale = loss_scale(targets, device, cfg)
-    torch.manual_seed(derived_seed("dropout", cfg.seed, state.step))
-    mean_loss = torch.zeros((), device=device)
-    for x, y in zip(batch.x.split(cfg.B), batch.y.split(cfg.B), strict=True):
+    parts = list(map(Batch, batch.x.split(cfg.B), batch.y.split(cfg.B)))
+
+    def backward(part: Batch) -> Tensor:
         with amp():
-            loss = model.loss(x.to(device), y.to(device), targets / cfg.accum_steps)
+            loss = model.loss(part.x.to(device), part.y.to(device), targets / cfg.accum_steps)
             loss = loss / cfg.accum_steps
         (loss * scale).backward()
-        mean_loss += loss.detach()
+        return loss.detach()
+
+    dropout_seed = derived_seed("dropout", cfg.seed, state.step)
+    torch.manual_seed(dropout_seed)
+    mean_loss = torch.zeros((), device=device)
+    for part in parts:
+        mean_loss += backward(part)
     unscale_gradients(model, scale)
     grad_norm = clip_gradients(model, cfg.grad_clip)
-    require_finite(mean_loss, grad_norm, state.step + 1)
+    if not torch.isfinite(mean_loss + grad_norm):  # this reads the device once a step
+        torch.manual_seed(dropout_seed)
+        where = first_not_finite(model, parts, state.step * cfg.effective_batch, backward)
+        said = f"loss {mean_loss.item()}, gradient norm {grad_norm.item()}, not finite first in {where}"
+        raise NonFiniteError(f"step {state.step + 1}: {said}; the weights are as before", CALMER)
     set_lr(state.optimizer, lr)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
     return mean_loss, grad_norm
-
-
-def require_finite(loss: Tensor, grad_norm: Tensor, step: int) -> None:
-    """Stop before an update that would spoil the weights; this reads the device once a step."""
-    if not torch.isfinite(loss + grad_norm):
-        raise NonFiniteError(
-            f"step {step}: loss {loss.item()}, gradient norm {grad_norm.item()}; the weights are as before",
-            "lower train.base_lr or raise train.warmup_steps; on mps try precision=bf16 or precision=off too",
-        )

@@ -1,5 +1,8 @@
 """Token files in, (B, T) batches out: every sequence of a run is a function of (seed, number) alone.
 
+Batches are made in the process that learns, from mapped files. Workers and fork, which mps does not bear, are not
+there, so there is nothing to refuse.
+
 Shapes: N sequences of T tokens.
 """
 

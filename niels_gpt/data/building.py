@@ -16,8 +16,12 @@ log = logging.getLogger("niels_gpt")
 def building(target: Path) -> Iterator[bool]:
     """Hold the lock of `target` and tell whether it is still to be built: one process builds, others wait.
 
-    The kernel drops the lock of a process that ends, however it ends.
+    The kernel drops the lock of a process that ends, however it ends. What is there under its name is whole and
+    needs no lock, which a read-only cache could not give.
     """
+    if target.exists():
+        yield False
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock_of(target).open("a") as lock:
         if not _taken(lock):

@@ -95,7 +95,8 @@ def _open(path: Path) -> Iterator[io.BufferedReader]:
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        raise DataError(f"{_shown(path)}: cannot be read ({error.strerror or error})") from error
+        said = f"{_shown(path)}: cannot be read ({error.strerror or error})"
+        raise DataError(said, "check the path and its permissions") from error
 
 
 def _shown(path: Path) -> str:

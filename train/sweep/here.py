@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from niels_gpt.errors import Interrupted, NielsError
+from niels_gpt.errors import Interrupted, NielsError, TimeIsUp
 from train.config import RunCfg
 from train.folder import release
 from train.stop import hand_on
@@ -40,6 +40,8 @@ def recorded(job: PlannedJob, carry_out: Callable[[list[RunCfg]], Any]) -> float
         ended("interrupted", error.exit_code, str(error))
         hand_on(error.signum)
         raise
+    except TimeIsUp as error:  # of this job alone
+        ended("interrupted", error.exit_code, str(error))
     except Exception as error:
         log.error("error: %s", error)
         log.error("the job ended", exc_info=error)  # for its log file

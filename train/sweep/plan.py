@@ -192,7 +192,9 @@ def _require_same_beginning(job: PlannedJob) -> None:
     """Refuse to go on with a job that was begun with other settings under the same name."""
     earlier = read_job(job.folder)
     if has_begun(job.plan) and earlier and earlier.status != "finished" and earlier.config_hash != job.config_hash:
-        raise CheckpointError(f"{job.folder} was begun with other settings; use another name=..., or remove it")
+        raise CheckpointError(
+            f"{job.folder} was begun with other settings", "use another name=..., or remove the folder"
+        )
 
 
 def _arguments(hydra: DictConfig, overrides: Sequence[str], folder: Path) -> Iterator[str]:

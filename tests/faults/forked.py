@@ -1,0 +1,99 @@
+"""The command line in a child, forked from a process that has imported torch: a real process, and cheap."""
+
+import mmap
+import multiprocessing
+import os
+import runpy
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT
+
+PHASES = {  # what is watched, by the number that stands for it in the file `phase`
+    1: ("train.run", "run_tokenizer"),
+    2: ("niels_gpt.data.cache", "_build"),
+    3: ("train.train_loop", "optimizer_step"),
+    4: ("train.train_loop", "evaluate"),
+    5: ("train.train_loop", "save_step"),
+}
+NAMES = {1: "tokenizer", 2: "cache", 3: "step", 4: "evaluation", 5: "save"}
+LONGEST = 120.0  # seconds that anything is waited for
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["train.run", "train.cli", "hydra.main", "faults.forked"])
+
+
+def nothing() -> None:
+    """Go on as it is."""
+
+
+class Forked:
+    """A script of the project, carried out in `cwd`, where `stdout`, `stderr` and `phase` are files."""
+
+    def __init__(
+        self, *arguments: str, cwd: Path, before: Callable[[], Any] = nothing, script: str = "train"
+    ) -> None:
+        (cwd / "phase").write_bytes(b"\0")
+        self.cwd = cwd
+        self.process = CONTEXT.Process(target=_carry_out, args=(script, arguments, cwd, before))
+        self.process.start()
+        assert self.process.pid
+        self.pid = self.process.pid
+
+    def phase(self) -> int:
+        """Return the number of what it is doing, 0 for anything else."""
+        return (self.cwd / "phase").read_bytes()[0]
+
+    def wait_for(self, phase: int) -> bool:
+        """Wait until it does something, and return whether it still lives."""
+        deadline = time.monotonic() + LONGEST
+        while self.phase() != phase and self.process.is_alive():
+            assert time.monotonic() < deadline, (self.cwd / "stderr").read_text()
+            time.sleep(0.0005)
+        return self.process.is_alive()
+
+    def send(self, signum: int) -> None:
+        """Send a real signal."""
+        os.kill(self.pid, signum)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; return its exit code, negative for a signal, and what it said."""
+        self.process.join(LONGEST)
+        assert self.process.exitcode is not None, "it does not end"
+        said = [(self.cwd / name).read_text(errors="replace") for name in ("stdout", "stderr")]
+        return self.process.exitcode, "".join(said)
+
+
+def forked(
+    *arguments: str, cwd: Path, before: Callable[[], Any] = nothing, script: str = "train"
+) -> tuple[int, str]:
+    """Run a command line to its end; return its exit code and what it said."""
+    return Forked(*arguments, cwd=cwd, before=before, script=script).end()
+
+
+def _carry_out(script: str, arguments: tuple[str, ...], cwd: Path, before: Callable[[], Any]) -> None:
+    os.chdir(cwd)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    with open("phase", "r+b") as file:
+        phase = mmap.mmap(file.fileno(), 1)
+    for number, (module, name) in PHASES.items():
+        setattr(import_module(module), name, partial(_marked, getattr(import_module(module), name), phase, number))
+    before()
+    path = ROOT / "scripts" / f"{script}.py"
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.parent))  # as Python does for a script
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def _marked(function: Callable[..., Any], phase: mmap.mmap, number: int, *args: Any, **kwargs: Any) -> Any:
+    """Let the test know what is going on."""
+    outside, phase[0] = phase[0], number
+    try:
+        return function(*args, **kwargs)
+    finally:
+        phase[0] = outside

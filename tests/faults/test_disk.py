@@ -1,0 +1,299 @@
+"""F5, F6, F28: a disk that is full, read-only or gone, while checkpoints, metrics, logs and caches are written."""
+
+import errno
+import logging
+import os
+import re
+import resource
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from conftest import Plan, Run, same
+
+from faults.forked import forked
+from faults.scale import note, scaled
+from niels_gpt.config import ModelCfg
+from niels_gpt.errors import DiskError
+from niels_gpt.model.gpt import GPT
+from niels_gpt.weights import read_checkpoint
+from train import disk, metrics, report
+from train.checkpointing import TrainState, save_step, step_path
+from train.config import TrainCfgSchema
+from train.folder import release
+from train.optim import make_optimizer
+from train.run import run
+
+STEP = 64 * 1024  # bytes from point to point
+NOBODY = 65534
+ASKED = "full at every 64 KiB of a save, 30 points: exit 8, the last checkpoint good"
+TRAIN = ["data.size=200", "model.V=300", "train.total_steps=8", "train.ckpt_every=1", "train.keep_last=9"]
+
+
+@contextmanager
+def mounted(size: int) -> Iterator[Path]:
+    """Give a file system of `size` bytes; root alone can make one."""
+    with tempfile.TemporaryDirectory() as name:
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", name]
+        if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("only root can mount a small file system")
+        try:
+            yield Path(name)
+        finally:
+            subprocess.run(["umount", "-l", name], check=True)
+
+
+def leave(folder: Path, room: int) -> None:
+    """Fill a small file system up to `room` bytes."""
+    filler = folder / "filler"
+    filler.unlink(missing_ok=True)
+    filler.write_bytes(b"x" * max(0, shutil.disk_usage(folder).free - room))
+
+
+@contextmanager
+def allowed(size: int) -> Iterator[None]:
+    """Let this process write files of `size` bytes at most."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def made_state() -> TrainState:
+    model = GPT(ModelCfg(V=512, T=8, C=128, L=1, H=2, d_ff=256))
+    state = TrainState(model, make_optimizer(model, TrainCfgSchema()), 1)
+    model(torch.zeros(1, 8, dtype=torch.long)).sum().backward()
+    state.optimizer.step()
+    return state
+
+
+def fails_whole(folder: Path, state: TrainState, before: bytes, room: Callable[[], Any]) -> None:
+    """Assert that a save on a full disk says so, leaves the earlier checkpoint, and nothing else."""
+    names = sorted(os.listdir(folder))
+    with room(), pytest.raises(DiskError) as caught:
+        save_step(folder, state, {}, best=False, keep_last=2)
+    said = re.fullmatch(r"disk full: need (\d+\.\d) MB, have (\d+\.\d) MB at (.+)", str(caught.value))
+    assert said and said[3] == str(folder) and float(said[2]) <= float(said[1]), caught.value
+    assert (caught.value.exit_code, "make room" in caught.value.hint) == (8, True)
+    assert sorted(os.listdir(folder)) == names
+    assert step_path(folder, 1).read_bytes() == (folder / "latest.pt").read_bytes() == before
+
+
+def every_point(
+    folder: Path, state: TrainState, room: Callable[[int], Callable[[], Any]], monkeypatch: Any
+) -> int:
+    """Save with the disk full at every 64 KiB, with and without asking first; return how many times."""
+    save_step(folder, state, {}, best=False, keep_last=2)
+    before, state.step = step_path(folder, 1).read_bytes(), 2
+    points = range(0, len(before), STEP * scaled(8, 1))
+    for point in points:
+        fails_whole(folder, state, before, room(point))
+    monkeypatch.setattr(disk, "require_room", lambda *_: None)
+    for point in points:
+        fails_whole(folder, state, before, room(point))
+    return 2 * len(points)
+
+
+def test_a_limit_at_any_point_of_a_save_is_named_and_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = every_point(tmp_path, made_state(), lambda point: lambda: allowed(point), monkeypatch)
+    note(
+        "ENOSPC by a limit", "full at every 64 KiB of a save, 30 points", f"{tries} of {tries} named, none harmed"
+    )
+
+
+def test_a_disk_that_is_full_at_any_point_of_a_save_is_named_and_harms_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with mounted(8 << 20) as small:
+        folder = small / "run"
+        folder.mkdir()
+
+        @contextmanager
+        def filled(point: int) -> Iterator[None]:
+            leave(small, point)
+            yield
+            (small / "filler").unlink()
+
+        tries = every_point(folder, made_state(), lambda point: lambda: filled(point), monkeypatch)
+    note("ENOSPC on a disk", ASKED, f"{tries} of {tries} named, none harmed")
+
+
+def test_a_copy_for_want_of_links_on_a_full_disk_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", fails)
+    monkeypatch.setattr(shutil, "copyfileobj", fails)
+    with pytest.raises(DiskError, match=f"disk full: need .* at {tmp_path}"):
+        save_step(tmp_path, made_state(), {}, best=False, keep_last=2)
+    assert os.listdir(tmp_path) == ["step_0000001.pt"]
+
+
+def test_a_run_whose_disk_fills_up_ends_with_8_and_goes_on_when_there_is_room(
+    run_folder: Run, tmp_path: Path
+) -> None:
+    straight = run_folder(*TRAIN) / "pretrain"
+    with mounted(6 << 20) as small:
+        out = small / "run" / "pretrain"
+        arguments = ["experiment=smoke_pretrain", *TRAIN, f"dir={small}/run", f"data.cache_dir={tmp_path}/cache"]
+        leave(small, 1 << 20)
+        code, said = forked(*arguments, cwd=tmp_path)
+        assert code == 8, said
+        assert re.search(r"^error: disk full: need \d\.\d MB, have \d\.\d MB at .*/run/pretrain$", said, re.M)
+        assert re.search(r"^hint: make room", said, re.M) and "Traceback" not in said
+        assert "Traceback" in (small / "run" / "train.log").read_text(), "the log has the whole trace"
+        assert not list(small.rglob("*.part"))
+        (small / "filler").unlink()
+        code, said = forked(*arguments, cwd=tmp_path)
+        assert code == 0, said
+        assert same(*(read_checkpoint(path / "latest.pt")["model_state"] for path in (straight, out)))
+
+
+def test_metrics_that_find_no_room_are_warned_of_once_and_training_goes_on(
+    run_folder: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    straight = run_folder(*TRAIN, name="straight") / "pretrain"
+
+    def full(path: Path, event: dict[str, Any]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with mock.patch.object(report, "append", full), caplog.at_level(logging.WARNING, logger="niels_gpt"):
+        folder = run_folder(*TRAIN) / "pretrain"
+    assert len([line for line in caplog.messages if "metrics.jsonl cannot be written (disk full" in line]) == 1
+    assert same(*(read_checkpoint(path / "latest.pt")["optimizer_state"] for path in (straight, folder)))
+
+
+def test_a_line_of_metrics_that_went_half_onto_the_disk_is_taken_back() -> None:
+    with mounted(4096) as small:
+        path = small / metrics.METRICS
+        written = 0
+        with pytest.raises(OSError, match="No space left"):
+            for step in range(1000):
+                metrics.append(path, {"step": step, "event": "train", "loss": 1.25})
+                written += 1
+        assert [event["step"] for event in metrics.read_metrics(path)] == list(range(written))
+        assert path.read_bytes().endswith(b"}\n")
+        metrics.keep_until(path, 10)  # as a resumed run does, still without room
+        metrics.append(path, {"step": 11})
+        assert [event["step"] for event in metrics.read_metrics(path)] == list(range(12))
+
+
+def test_a_log_that_finds_no_room_is_warned_of_once_and_training_goes_on(tmp_path: Path) -> None:
+    with mounted(4096) as small:
+        leave(small, 0)
+        folder = tmp_path / "runs" / "smoke_pretrain"
+        (folder / "pretrain").mkdir(parents=True)
+        (folder / "train.log").symlink_to(small / "train.log")
+        (folder / "pretrain" / "metrics.jsonl").symlink_to(small / "metrics.jsonl")
+        code, said = forked("experiment=smoke_pretrain", *TRAIN, cwd=tmp_path)
+    assert code == 0, said
+    for name in ("train.log", "metrics.jsonl"):
+        assert len(re.findall(rf"warning: .*{name} cannot be written", said)) == 1, said
+    assert "Traceback" not in said and "Logging error" not in said
+    assert read_checkpoint(folder / "pretrain" / "latest.pt")["step"] == 8
+    note("ENOSPC on metrics and log", "warned once, training goes on", "as asked")
+
+
+def test_a_cache_that_finds_no_room_ends_with_8_and_is_built_when_there_is(tmp_path: Path) -> None:
+    with mounted(4096) as small:
+        arguments = ["experiment=smoke_pretrain", *TRAIN, f"data.cache_dir={small}"]
+        code, said = forked(*arguments, cwd=tmp_path)
+    assert code == 8 and "error: disk full: " in said and "Traceback" not in said, said
+    arguments[-1] = f"data.cache_dir={tmp_path}/cache"
+    assert forked(*arguments, cwd=tmp_path)[0] == 0
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any user can reach."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Be a user whom modes concern: root ignores them."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("what", ["run", "run/pretrain", "cache"])
+def test_a_folder_that_cannot_be_written_to_is_found_out_before_any_step(
+    plan: Plan, open_folder: Path, what: str
+) -> None:
+    """F28: by a real write."""
+    for name in ("run/pretrain", "cache"):
+        (open_folder / name).mkdir(parents=True)
+    for path in [open_folder, *open_folder.rglob("*")]:
+        path.chmod(0o777)
+    (open_folder / what).chmod(0o555)
+    loaded = plan(*TRAIN, f"dir={open_folder}/run", f"data.cache_dir={open_folder}/cache")
+    step = mock.patch("train.train_loop.optimizer_step", side_effect=AssertionError)
+    try:
+        with as_nobody(), step, pytest.raises((DiskError, PermissionError)) as caught:
+            run(loaded)
+    finally:
+        release(loaded[0].dir)
+    error = disk.disk_error(caught.value) if isinstance(caught.value, OSError) else caught.value
+    assert isinstance(error, DiskError)
+    assert error.exit_code == 8
+    assert f"{open_folder}/{what}/" in str(error) and "Permission denied" in str(error)
+
+
+def test_a_cache_that_is_all_there_may_be_read_only(run_folder: Run, open_folder: Path) -> None:
+    cache = f"data.cache_dir={open_folder}"
+    run_folder(*TRAIN, cache, name="first")
+    for path in (*open_folder.rglob("*"), open_folder):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        if os.geteuid():
+            run_folder(*TRAIN, cache, name="second")
+        else:
+            flags = ["mount", "--bind", "-o", "ro", str(open_folder), str(open_folder)]
+            if subprocess.run(flags, capture_output=True, check=False).returncode:
+                pytest.skip("no read-only mount can be made")
+            try:
+                run_folder(*TRAIN, cache, name="second")
+            finally:
+                subprocess.run(["umount", "-l", str(open_folder)], check=True)
+    finally:
+        for path in (open_folder, *open_folder.rglob("*")):
+            path.chmod(0o777)
+
+
+@pytest.mark.parametrize("gone", ["run", "run/pretrain"])
+def test_a_folder_that_goes_away_under_a_run_ends_it_with_a_clear_text(
+    run_folder: Run, tmp_path: Path, gone: str
+) -> None:
+    from train.train_loop import optimizer_step
+
+    def removed_at_2(state: Any, *rest: Any) -> Any:
+        if state.step == 2:
+            shutil.rmtree(tmp_path / gone)
+        return optimizer_step(state, *rest)
+
+    with mock.patch("train.train_loop.optimizer_step", removed_at_2), pytest.raises(DiskError) as caught:
+        run_folder(*TRAIN)
+    assert str(caught.value) == f"{tmp_path}/run/pretrain: there is no such folder (any more)"
+    assert caught.value.exit_code == 8
+    note("unwritable or vanished folders", "found out by a real write, exit 8", "run, phase, cache: as asked")

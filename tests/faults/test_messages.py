@@ -1,0 +1,99 @@
+"""How errors are told: by every command in one form, with its exit code, a hint always, a traceback never."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from faults.forked import forked
+from faults.scale import note, scaled
+
+OWN = {"phase", "stdout", "stderr"}  # files of the test
+REFUSED = [
+    ("train", ["train.B=0"], 2),
+    ("train", ["train.Bee=2", "model.C=x"], 2),
+    ("train", ["precision=fp17"], 2),
+    ("train", ["train.max_minutes=0"], 2),
+    ("train", ["-m", "train.B=1,0"], 2),
+    ("train", ["dir=/dev/null/run"], 8),
+    ("sample", [], 2),
+    ("sample", ["nothing"], 2),
+    ("sample", ["nothing", "--prompt", "a", "--top-k", "few"], 2),
+    ("sample", ["nothing", "--prompt", "a"], 4),
+    ("export", [], 2),
+    ("export", ["nothing", "out"], 4),
+    ("compare", [], 2),
+    ("compare", ["nothing"], 2),
+    ("compare", ["nothing", "--budget-gb", "-1"], 2),
+    ("doctor", ["train.B=0"], 2),
+    ("doctor", ["--steps", "0"], 2),
+    ("doctor", ["--unknown"], 2),
+    ("doctor", ["--json", "no/such/folder.json"], 2),
+    ("numerics", [], 2),
+    ("numerics", ["nothing"], 4),
+    ("numerics", ["nothing", "--sequences", "0"], 2),
+    ("bench", ["huge"], 2),
+    ("bench", ["--contestants", "nobody"], 2),
+    ("bench", ["--rounds", "0"], 2),
+    ("import_json", [], 2),
+    ("import_json", ["missing.json"], 2),
+]
+COMMANDS = {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"_root", "faults"}
+
+
+@pytest.mark.parametrize(("script", "arguments", "code"), REFUSED)
+def test_every_command_refuses_in_one_form(tmp_path: Path, script: str, arguments: list[str], code: int) -> None:
+    ended, said = forked(*arguments, cwd=tmp_path, script=script)
+    assert ended == code, said
+    assert re.fullmatch(r"(error: .+\n)+hint: .+\n", said), said
+    assert (tmp_path / "stdout").read_text() == "" and len(said.splitlines()) <= 6
+    assert set(os.listdir(tmp_path)) == OWN, "what is refused leaves nothing"
+
+
+def test_the_table_has_every_command() -> None:
+    assert {script for script, _, _ in REFUSED} == COMMANDS
+    note("messages", "every command: error, hint, exit code, no traceback", f"{len(REFUSED)} refusals: as asked")
+
+
+def fails() -> None:
+    from train import run
+
+    def broken(*_: object) -> None:
+        raise LookupError("a fault of the test")
+
+    vars(run)["startup_line"] = broken
+
+
+def fails_in_debug() -> None:
+    os.environ["NIELS_DEBUG"] = "1"
+    fails()
+
+
+def test_a_fault_of_the_program_has_its_form_too_and_the_log_has_the_trace(tmp_path: Path) -> None:
+    arguments = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "data.cache_dir=cache"]
+    code, said = forked(*arguments, cwd=tmp_path, before=fails)
+    assert code == 1 and "Traceback" not in said
+    assert "error: LookupError: a fault of the test\nhint: NIELS_DEBUG=1 shows where" in said
+    logged = (tmp_path / "runs" / "smoke_pretrain" / "train.log").read_text()
+    assert "Traceback" in logged and "in broken" in logged
+    code, said = forked(*arguments, cwd=tmp_path, before=fails_in_debug)
+    assert code == 1 and "Traceback" in said and "in broken" in said
+
+
+def test_a_bad_override_is_reported_within_a_second_and_a_half(tmp_path: Path) -> None:
+    """In seconds of the CPU, which a busy machine does not stretch; imports count."""
+    slowest = 0.0
+    for override in ["train.Bee=2", "train.B=0", "precision=fp17", "train.B=x", "+=abc"][: scaled(1, 5)]:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), override]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
+        slowest = max(slowest, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert slowest < 1.5
+    note("latency of a refusal", "a bad override in under 1.5 s", f"slowest {slowest:.2f} s of the CPU")

@@ -1,0 +1,162 @@
+"""F30 to F33: a limit of time, clocks that jump, and memory that runs out."""
+
+import random
+import re
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from conftest import Plan, Run, same
+
+from faults.forked import forked
+from faults.scale import note, scaled
+from niels_gpt.device import bytes_of
+from niels_gpt.errors import OutOfMemory, TimeIsUp
+from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
+from train import budget
+from train.budget import Budget
+from train.memory import explained_memory
+from train.metrics import read_metrics
+from train.result import read_results
+from train.train_loop import optimizer_step
+
+SETTINGS = ["train.total_steps=9", "train.ckpt_every=4", "train.eval_every=3", "model.dropout=0.1"]
+MPS_TEXTS = (
+    "MPS backend out of memory (MPS allocated: 8.10 GB, other allocations: 900.00 MB, max allowed: 9.07 GB). "
+    "Tried to allocate 256.00 MB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable upper limit",
+    "Invalid buffer size: 12.21 GiB",
+    "Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+)
+
+
+@contextmanager
+def half_a_minute_a_step() -> Iterator[None]:
+    """Let the clock of budgets go on by half a minute in each step, and not otherwise."""
+    now = [1000.0]
+
+    def step(*args: Any) -> Any:
+        now[0] += 30.0
+        return optimizer_step(*args)
+
+    clock = mock.Mock(monotonic=lambda: now[0])
+    with mock.patch.object(budget, "time", clock), mock.patch("train.train_loop.optimizer_step", step):
+        yield
+
+
+def trained(folder: Path) -> list[Any]:
+    """Return what a phase has learned, and told, but for what its metrics say of the machine."""
+    saved = read_checkpoint(folder / "latest.pt")
+    events = [
+        {key: value for key, value in event.items() if key not in ("tokens_per_second", "memory")}
+        for event in read_metrics(folder / "metrics.jsonl")
+    ]
+    assert tuple(saved) == tuple(CHECKPOINT_KEYS)
+    return [saved["model_state"], saved["optimizer_state"], saved["step"], saved["best_val_loss"], events]
+
+
+def test_a_limit_of_time_counts_over_resumes_and_what_goes_on_is_exact(run_folder: Run, tmp_path: Path) -> None:
+    """F30."""
+    straight = trained(run_folder(*SETTINGS, name="straight") / "pretrain")
+    folder = tmp_path / "run" / "pretrain"
+    with half_a_minute_a_step():
+        for minutes, reached in ((1, 2), (1, 2), (2.5, 5), (2.5, 5), (3, 6)):
+            with pytest.raises(TimeIsUp) as caught:
+                run_folder(*SETTINGS, f"train.max_minutes={minutes}")
+            after = f"after step {reached} of 9, which is saved"
+            assert str(caught.value) == f"pretrain: train.max_minutes={float(minutes)} are used up {after}"
+            assert (caught.value.exit_code, caught.value.hint) == (75, "go on with a larger train.max_minutes=...")
+            assert read_checkpoint(folder / "latest.pt")["step"] == reached
+        run_folder(*SETTINGS, "train.max_minutes=60")
+    assert same(straight, trained(folder))
+    run_folder(*SETTINGS, "train.max_minutes=1")  # what is complete is complete
+    note("limit of time", "exit 75 after the step, counts over resumes, bitwise", "6 attempts: as asked")
+
+
+def test_a_killed_process_has_used_its_time_too(tmp_path: Path) -> None:
+    now = [50.0]
+    with mock.patch.object(budget, "time", mock.Mock(monotonic=lambda: now[0])):
+        first = Budget(tmp_path, 1.0)
+        for later in (55.0, 70.0, 75.0):
+            now[0] = later
+            assert not first.used_up()
+        now[0] = 500.0  # `first` is gone: it had noted 20 seconds
+        second = Budget(tmp_path, 1.0)
+        now[0] = 539.0
+        assert second.seconds() == 59.0 and not second.used_up()
+        now[0] = 540.0
+        assert second.used_up()
+
+
+@pytest.mark.parametrize("damage", ["", "null", "[]", '{"seconds": "x"}', '{"seconds": NaN}', '{"seconds": -5}'])
+def test_a_damaged_note_of_the_time_has_noted_nothing(tmp_path: Path, damage: str) -> None:
+    (tmp_path / budget.TIME).write_text(damage)
+    assert 0 <= Budget(tmp_path, 1.0).seconds() < 30
+
+
+def test_the_command_line_ends_with_75_and_goes_on(tmp_path: Path) -> None:
+    arguments = ["experiment=smoke_pretrain", *SETTINGS, "data.size=200", "model.V=300"]
+    code, said = forked(*arguments, "train.max_minutes=1e-6", cwd=tmp_path)
+    assert code == 75, said
+    assert re.search(r"^error: pretrain: train.max_minutes=1e-06 are used up (after|before) ", said, re.M)
+    assert "\nhint: go on with a larger train.max_minutes=..." in said and "Traceback" not in said
+    assert forked(*arguments, cwd=tmp_path)[0] == 0
+
+
+def test_a_clock_that_jumps_changes_nothing(run_folder: Run) -> None:
+    """F31: back by a day, ahead by a year, at every look."""
+    straight = trained(run_folder(*SETTINGS, name="straight") / "pretrain")
+    draw = random.Random(0)
+    jumping = mock.patch.object(time, "time", lambda: draw.choice((0.0, 1e9, 2e9, -1.0)))
+    with jumping, mock.patch.object(time, "time_ns", lambda: draw.randrange(2 * 10**18)):
+        folder = run_folder(*SETTINGS, name="jumping")
+    assert same(straight, trained(folder / "pretrain"))
+    events = [event for event in read_metrics(folder / "pretrain" / "metrics.jsonl") if event["event"] == "train"]
+    assert all(event["tokens_per_second"] > 0 for event in events)
+    assert 0 <= read_results(folder)["pretrain"].seconds < 600
+    note("clock jumps", "no negative duration, the same run", "as asked")
+
+
+def with_memory_for(more: int) -> None:
+    """Let this process have so many bytes of addresses beyond those it has."""
+    limit = bytes_of("/proc/self/status", "VmSize") + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_limit_of_memory_ends_in_one_message_with_the_way_out(tmp_path: Path) -> None:
+    """F32: whatever it is that finds no room."""
+    big = ["experiment=smoke_pretrain", "data.size=200", "model.T=512", "model.C=256", "train.B=64"]
+    codes = []
+    points = (1, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+    for mebibytes in points[2 :: scaled(7, 1)]:
+        folder = tmp_path / str(mebibytes)
+        folder.mkdir()
+        code, said = forked(*big, cwd=folder, before=partial(with_memory_for, mebibytes << 20))
+        codes.append(code)
+        assert code == 6, (mebibytes, said)
+        assert re.search(r"^error: out of memory.*\nhint: \S", said, re.M) and "Traceback" not in said, said
+    assert "memory=ckpt" in said and "train.B=32 train.accum_steps=4 (the same training)" in said, said
+    note("memory limit", "RLIMIT_AS at 12 points: exit 6 with hint", f"{len(codes)} of {len(codes)} as asked")
+
+
+@pytest.mark.parametrize("text", MPS_TEXTS)
+def test_what_mps_says_of_memory_is_explained_with_both_figures(plan: Plan, text: str) -> None:
+    """F33."""
+    (cfg,) = plan("train.B=8", "train.accum_steps=2")
+    figures = {"current_allocated_memory": 3 << 30, "driver_allocated_memory": 7 << 30}
+    with mock.patch.multiple(torch.mps, **{name: mock.Mock(return_value=n) for name, n in figures.items()}):
+        with pytest.raises(OutOfMemory) as caught, explained_memory(cfg, torch.device("mps")):
+            raise RuntimeError(text)
+    said = str(caught.value)
+    for part in ("train.B=8", "model.T=64", "train.accum_steps=2", "3.0 GiB in tensors", "7.0 GiB", text[:100]):
+        assert part in said
+    for way_out in ("memory=ckpt", "train.B=4 train.accum_steps=4 (the same training)", "model.T"):
+        assert way_out in caught.value.hint
+    assert caught.value.exit_code == 6

@@ -1,0 +1,101 @@
+"""Where a run's words go, a terminal, a pipe or a log file: none of them can end it by going away."""
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, TextIO
+
+log = logging.getLogger("niels_gpt")
+
+
+class LastingStream:
+    """A stream that outlives its reader: once nobody can be written to, what is said goes nowhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, to a reader or to nobody."""
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError):
+            self._let_go()
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand everything to the reader, if there is one."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let the descriptor mean nowhere, so that what is still buffered has a place to go."""
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the stream in all else."""
+        return getattr(self._stream, name)
+
+
+def open_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr ones that lead nowhere.
+
+    Otherwise the next files that it opens would take their numbers, and get what is meant for a reader.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def outlive_readers(names: Sequence[str]) -> None:
+    """Make `stdout` or `stderr` last as long as the process: a run goes on when its terminal has gone."""
+    for name in names:
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a sample may hold what the terminal's encoding lacks
+        setattr(sys, name, LastingStream(stream))
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints messages as they are, above a progress bar where there is one; tracebacks are for the file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        from rich import get_console
+
+        if record.exc_info:
+            return
+        with suppress(SystemExit, OSError):  # a closed pipe; training goes on without a reader
+            get_console().print(self.format(record), soft_wrap=True, markup=False, highlight=False)
+
+
+class LogFile(logging.FileHandler):
+    """A log file; when its disk is full or it has gone, that is said once, and what is logged is lost."""
+
+    _told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message; the file is opened for the first one."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Warn once on the console."""
+        if not self._told:
+            self._told = True
+            error = sys.exc_info()[1]
+            log.warning("warning: %s cannot be written (%s); lines of it are lost", self.baseFilename, error)
