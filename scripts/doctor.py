@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from niels_gpt.errors import ConfigError
 from train.cli import HELP, command, deferred_signals
 from train.config import RunCfg, load_plan
-from train.overrides import CONF, Refusal, each_problem
+from train.overrides import Refusal, each_problem
 from train.structured import register
+from train.trust import CONF
 
 EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"
 

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
-from train.config import PhaseName, RunCfg, Settings, TrainCfgSchema, plan_from_settings
+from train.config import PhaseName, RunCfg, TrainCfgSchema, plan_from_settings
+from train.problems import Settings
 
 MAX_BYTES = 1 << 20  # of a config; anything larger is something else
 EVALUATION_KEYS = {"eval_steps", "eval_batches"}  # both meant batches per evaluation

@@ -6,7 +6,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
+from math import prod
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from train.config import RunCfg, load_plan
-from train.overrides import CONF, Refusal, each_problem
+from train.overrides import Refusal, each_problem
 from train.result import has_begun, require_unchanged
 from train.sweep.job import Job, config_hash, read_job
+from train.trust import CONF
 
+MOST = 1000  # jobs of a sweep
 SEARCHPATH = "hydra.searchpath="
 OF_THE_SWEEP = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 
@@ -71,6 +74,11 @@ def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None
                 f"{override.input_line} is a range, and this sweeper takes lists of values",
                 "list them, as train.base_lr=1e-3,2e-3, or search the range with hydra/sweeper=optuna",
             )
+    values = [islice(o.sweep_iterator(), MOST + 1) for o in overrides if o.is_sweep_override()]
+    if (jobs := prod(sum(1 for _ in some) for some in values)) > MOST:
+        raise ConfigError(
+            f"this sweep has {jobs} jobs or more, and {MOST} are the most", "sweep over fewer values"
+        )
     return BasicSweeper.split_arguments(overrides, None)[0]
 
 
@@ -104,7 +112,7 @@ def planned_jobs(
     if refusals:
         raise _refused(config, refusals, batch)
     for job in jobs:  # side by side, where the report looks
-        if job.folder.parent != (sweep := Path(config.hydra.sweep.dir)):
+        if job.folder.parent != (sweep := Path(config.hydra.sweep.dir)) or job.folder.name == "..":
             raise ConfigError(
                 f"{job.folder} does not lie in the sweep's folder {sweep}",
                 "give a sweep one name and one dir; a sub-folder for each job is made from its overrides",
