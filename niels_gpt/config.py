@@ -50,7 +50,9 @@ class SourceCfg(Cfg):
     """One source of documents (for pretraining) or dialogues (for SFT)."""
 
     kind: SourceKind = Field("pydocs", description="pydocs, text, jsonl or synthetic")
-    name: str = Field("", max_length=64, description="what to call it, for val_source; its kind if empty")
+    name: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="what to call it, for val_source; its kind if empty"
+    )
     weight: float = Field(1.0, gt=0.0, le=1e6, description="share in a mixture, relative to the others")
     files: tuple[str, ...] = Field((), description="text, jsonl: paths or globs, ** for folders within")
     documents: Literal["file", "blank_lines"] = Field(

@@ -36,6 +36,8 @@ def read_text(path: Path, most: int) -> str:
             content = file.read(most + 1)
     except OSError as error:
         raise Unreadable(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError:  # a NUL in the name
+        raise Unreadable(f"{str(path)!r}: no file can have this name") from None
     if len(content) > most:
         raise Unreadable(f"{path}: larger than {most} bytes")
     return _decoded(path, content)

@@ -19,7 +19,7 @@ LAYERS = [
     ["niels_gpt.data.batches"],
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
-    ["train.atomic", "train.known", "train.plain_yaml"],
+    ["train.atomic", "train.known", "train.links", "train.plain_yaml"],
     ["train.problems", "train.trust"],
     ["train.config", "train.metrics"],
     [

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from niels_gpt.errors import CheckpointError, RunFolderInUse
 from train.config import RunCfg
+from train.links import require_no_links
 from train.result import has_begun, require_unchanged
 
 LOCK = "run.lock"
@@ -38,9 +39,11 @@ def hold(folder: Path) -> None:
 
     Raises:
         RunFolderInUse: another process has it.
+        ConfigError: a link in it leads elsewhere.
     """
     if folder.resolve() not in _held:
         folder.mkdir(parents=True, exist_ok=True)
+        require_no_links(folder)
         _held[folder.resolve()] = _lock(folder / LOCK, folder)
 
 

@@ -31,6 +31,7 @@ def require_plain(path: Path) -> None:
     Raises:
         ConfigError: naming file, line and column.
     """
+    text = ""
     try:
         text = read_text(path, MOST)
         if (found := _not_plain(text)) is not None:
@@ -43,7 +44,8 @@ def require_plain(path: Path) -> None:
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{place}: not YAML ({error.problem or error.context})", HINT) from None
     except yaml.reader.ReaderError as error:
-        raise ConfigError(f"{path}: not YAML ({error.reason} at character {error.position})", HINT) from None
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{path}:{line}: not YAML ({error.reason})", HINT) from None
 
 
 def _not_plain(text: str) -> tuple[yaml.Mark, str] | None:

@@ -1,6 +1,5 @@
 """What a run reached: one PhaseResult a phase, kept in result.json with the settings that gave it."""
 
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -8,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt.errors import CheckpointError
+from niels_gpt.plain import read_json
 from train.atomic import write_json
 from train.config import PhaseName, RunCfg
 
 RESULT = "result.json"
+LARGEST = 1 << 20  # bytes of it
 WITHOUT_EFFECT = {"total_steps", "log_every", "ckpt_every", "keep_last", "cache_dir"}  # on what was learned so far
 log = logging.getLogger("niels_gpt")
 
@@ -51,7 +52,7 @@ def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
     if not path.exists():
         return {}
     try:
-        entries = [PhaseResult(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["phases"]]
+        entries = [PhaseResult(**entry) for entry in read_json(path, LARGEST)["phases"]]
     except (ValueError, TypeError, KeyError) as error:
         log.warning("warning: %s cannot be read (%s); it counts as none", path, error)
         return {}
