@@ -7,7 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
 SMALLEST_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
+LONGEST_NAME = 255  # bytes between two slashes
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
+
+
+def impossible_path(setting: str, path: str) -> Iterator[str]:
+    """Yield why no file system has a path, if none has."""
+    if "\0" in path:
+        yield f"{setting} has a NUL character in it, which no path has"
+    if any(len(name.encode(errors="surrogateescape")) > LONGEST_NAME for name in path.split("/")):
+        yield f"{setting} has a name of more than {LONGEST_NAME} bytes in it"
 
 
 class Cfg(BaseModel):
@@ -87,6 +96,7 @@ class DataCfg(SourceCfg):
         """A mixture stands in for the single source, whose own settings then say nothing."""
         if not self.sources:
             yield from super().rules()
+        yield from impossible_path("cache_dir", self.cache_dir)
         names = [source.called for source in self.mixture()]
         if self.val_source and names.count(self.val_source) != 1:
             yield f"val_source={self.val_source} must name one of the sources {names}"

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
-from niels_gpt.config import Cfg, DataCfg, ModelCfg
+from niels_gpt.config import Cfg, DataCfg, ModelCfg, impossible_path
 from niels_gpt.errors import ConfigError
 from train.problems import Settings, as_tuples, explained
 
@@ -137,6 +137,7 @@ class PlanCfg(Cfg):
 
     def rules(self) -> Iterator[str]:
         """Each phase has the kind of data it learns from, and both have the same network."""
+        yield from impossible_path("dir", self.dir)
         if self.phase != "pretrain" and all(source.kind == "text" for source in self.sft.data.mixture()):
             yield (
                 "sft.data: text files have no dialogues; use phase=pretrain, or give some with "

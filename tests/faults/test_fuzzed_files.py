@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from faults.door import at_most
+from faults.door import never_forever
 from faults.hostile_bytes import BYTES, JSON, Damage, other_json
 from faults.scale import note, scaled
 from niels_gpt.config import SourceCfg
@@ -125,20 +125,20 @@ def test_a_damaged_file_is_read_or_refused_by_its_name_and_place(
             except ValueError:  # the damage before has left no JSON, or no text, to do this one to
                 continue
         path.write_bytes(content)
-        started = time.monotonic()
+        started = time.process_time()
         try:
-            with at_most(30):
+            with never_forever():
                 it.read(path)
             ended["read"] += 1
         except it.error as error:
             ended["refused"] += 1
             require_named(error, it, f"{number} {names}")
-        slowest = max(slowest, time.monotonic() - started)
+        slowest = max(slowest, time.process_time() - started)
     assert slowest < 5 and min(ended["read"], ended["refused"]) > 0
     assert os.listdir(tmp_path) in ([path.name], ["good.json", path.name], [path.name, "good.json"])
     note(
         f"fuzzed files, {kind}",
-        f"{asked}: read, or refused by name and place; no traceback, none above 5 s",
+        f"{asked}: read, or refused by name and place; no traceback, none above 5 s of CPU",
         f"{ended['read']} read, {ended['refused']} refused; the slowest took {slowest:.1f} s",
     )
 

@@ -131,10 +131,10 @@ def test_every_override_is_valid_or_refused_in_a_few_lines_and_leaves_nothing(ki
 
     go()
     few = sum(count for length, count in lines.items() if length <= 6)
-    assert few >= 0.95 * lines.total()
+    assert few >= 0.95 * lines.total() and min(ended[0] + (kind == "garbage"), ended[2]) > 0
     note(
         f"fuzzed overrides, {kind}",
-        f"{asked}: exit 2 or valid, no traceback, none above 5 s",
+        f"{asked}: exit 2 or valid, no traceback, none above 5 s of CPU",
         f"{tried} in {ended.total()} commands: {ended[0]} valid, {ended[2]} refused, {few} of them in six "
         f"lines at most; the slowest took {slowest:.1f} s",
     )
