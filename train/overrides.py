@@ -28,6 +28,7 @@ UNREADABLE = (
 )
 OTHER_CONFIG = ("--config", "-cd", "-cn", "-cp", "hydra.searchpath")
 MULTIRUN = ("-m", "--multirun")
+UNQUOTED = "cannot be read as setting=value; text with other signs than letters goes into quotes: dir='\"...\"'"
 EXTRAS = {  # of pyproject.toml, for options that another package brings
     "hydra/launcher/joblib": "joblib",
     "hydra/launcher/submitit_local": "submitit",
@@ -85,7 +86,7 @@ def _refused(override: str, groups: tuple[str, ...]) -> str:
         return str(error)
     except Refusal as refusal:
         said = _in_hydra_words(refusal)
-        about = "" if _key(override) in said else f"{shown(override)}: "
+        about = "" if _key(override) in said and said != UNQUOTED else f"{shown(override)}: "
         return about + said + _way_out(override, said) + _extra_for(said)
     return ""
 
@@ -105,7 +106,7 @@ def _in_hydra_words(error: BaseException) -> str:
     causes = [error] + ([error.__cause__] if isinstance(error.__cause__, Refusal) else [])
     lines = [line.strip() for cause in causes for line in str(cause).splitlines()]
     if any(line.startswith(UNREADABLE) for line in lines):
-        return "cannot be read as setting=value; text with other signs than these goes into quotes: name='\"...\"'"
+        return UNQUOTED
     kept = [line.removeprefix("In 'config': ") for line in lines if line and not line.startswith(INTERNALS)]
     return "; ".join(shown(line.rstrip("."), LONGEST) for line in dict.fromkeys(kept)).replace(":;", ":")
 
@@ -117,7 +118,7 @@ def _key(override: str) -> str:
 def _way_out(override: str, said: str) -> str:
     """Return the settings that an unknown key may have meant, or how a list is written."""
     key = _key(override)
-    if key.startswith("hydra"):
+    if key.startswith("hydra") or "=" not in override or (CONF / key).is_dir():
         return ""
     if key in set(keys(PlanCfg)):
         return f"; a list is written '{key}=[...]'" if key.endswith(LISTS) else ""

@@ -5,6 +5,7 @@ and every file that it composes it from, comes through here first.
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache, wraps
 from pathlib import Path
@@ -38,6 +39,7 @@ Leaf = tuple[str, str, Any]  # dotted path, last part of it, value
 def guard() -> None:
     """Let everything that Hydra composes come through here."""
     OmegaConf.register_new_resolver("oc.env", _no_environment, replace=True)
+    sys.modules["hydra.main"]._get_rerun_conf = _no_pickle  # type: ignore[attr-defined]
     compose, load = ConfigLoaderImpl.load_configuration, FileConfigSource.load_config
 
     @wraps(compose)
@@ -69,6 +71,10 @@ def guard() -> None:
 def _require_plain_once(path: Path, _changed: int, _size: int) -> None:
     """Look at a file once, and again when it is another: a sweep composes the same ones for each job."""
     require_plain(path)
+
+
+def _no_pickle(path: str, *_: Any) -> None:
+    raise ConfigError(f"{path}: a pickled config could run code", "give settings, or an experiment, instead")
 
 
 def _no_environment(*_: Any) -> None:

@@ -1,5 +1,6 @@
 """The door of scripts/train.py without a process of its own: what a command line says, leaves and would run."""
 
+import argparse
 import contextlib
 import importlib.util
 import io
@@ -15,9 +16,11 @@ from unittest import mock
 
 from conftest import ROOT
 
-from train.cli import exit_codes
+from hydra_plugins.isolated.launcher import IsolatedLauncher
+from train import cli
+from train.cli import Gate, exit_codes
 from train.config import RunCfg
-from train.folder import release
+from train.folder import _held, release
 
 FOREVER = 180  # seconds
 
@@ -71,6 +74,9 @@ def train(*words: str) -> Said:
         mock.patch.object(sys, "argv", ["train.py", *words]),
         mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1", HYDRA_MAIN_MODULE="__main__"),
         mock.patch.object(SCRIPT, "carry_out", plans.append),
+        mock.patch.object(IsolatedLauncher, "launch", lambda *_: []),
+        mock.patch.object(Gate, "on_multirun_end"),  # there is nothing to report
+        mock.patch.object(argparse.ArgumentParser, "error", cli._refuse_usage),  # as train.cli.command does
         contextlib.redirect_stderr(stderr),
         contextlib.redirect_stdout(io.StringIO()),
         never_forever(),
@@ -81,8 +87,8 @@ def train(*words: str) -> Said:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
     seconds = time.process_time() - started
-    for plan in plans:
-        release(plan[0].dir)
+    for folder in list(_held):
+        release(str(folder))
     logging.getLogger().handlers.clear()
     return Said(code, stderr.getvalue(), plans[0] if plans else None, seconds)
 
