@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
+from math import ceil
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,6 +18,7 @@ from train.config import PlanCfg, load_plan
 from train.known import did_you_mean, keys, shown
 from train.trust import CONF
 
+MOST_JOBS = 1000  # of a sweep
 FIRST_MANY = 8  # overrides that are tried one by one; each takes a tenth of a second
 LONGEST = 200  # characters of a line of Hydra's
 INTERNALS = ("full_key:", "object_type=", "reference_type=", "To append to", "Config search", "provider=")
@@ -50,7 +53,8 @@ def each_problem(arguments: list[str], refusal: BaseException) -> str:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         groups = tuple(word for word in overrides if word.lstrip("+").startswith("hydra/"))  # they bring settings
-        tried = [word for word in overrides if word in _suspects(overrides, str(refusal))]
+        suspects = _suspects(overrides, str(refusal))
+        tried = [word for word in overrides if word in suspects]
         bad = {word: said for word in tried if (said := _refused(word, groups))}
         messages = [*bad.values(), *_together([word for word in overrides if word not in bad])]
     return "\n".join(messages) or _in_hydra_words(refusal)
@@ -63,10 +67,18 @@ def _singles(override: str) -> Iterator[str]:
     except (*Refusal, RecursionError):
         yield override
         return
-    if parsed.is_discrete_sweep():
+    if parsed.is_discrete_sweep() and sweep_length(parsed, FIRST_MANY) <= MOST_JOBS:
         yield from (f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator())
     elif not parsed.is_sweep_override():
         yield override
+
+
+def sweep_length(sweep: Override, most: int) -> int:
+    """Return how many values a sweep has; of a list, `most` are counted, of a range all, without making it."""
+    values = sweep.value()
+    if isinstance(values, RangeSweep):
+        return max(0, ceil((values.stop - values.start) / values.step)) if values.step else most
+    return sum(1 for _ in islice(sweep.sweep_iterator(), most))
 
 
 def _suspects(overrides: list[str], said: str) -> list[str]:

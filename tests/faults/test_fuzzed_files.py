@@ -115,7 +115,7 @@ def test_a_damaged_file_is_read_or_refused_by_its_name_and_place(
     monkeypatch.setenv("HF_TOKEN", "canary-of-files")
     it, good = KINDS[kind], _good(kind, tmp_path)
     path, ended, slowest = tmp_path / "hostile.json", Counter[str](), 0.0
-    for number in range(asked := scaled(200, 1000)):
+    for number in range(asked := scaled(60, 1000)):
         draw = random.Random(number)
         names = draw.choices(sorted(it.damage), k=draw.choice([1, 1, 1, 2]))
         content = good

@@ -68,9 +68,16 @@ possible = st.one_of(
     st.tuples(st.sampled_from(["data.val_source"]), st.sampled_from(["pydocs", "text", "other"])),
     st.sampled_from(OPTIONS).map(lambda option: tuple(option.split("="))),
 ).map(lambda pair: f"{pair[0]}={pair[1]}")
-COUNT = {"any": (90, 6000), "rules": (30, 2000), "sweeps": (20, 1000), "garbage": (30, 1000)}
+COUNT = {
+    "any": (30, 3000),
+    "any again": (10, 3000),
+    "rules": (15, 2000),
+    "sweeps": (10, 1000),
+    "garbage": (10, 1000),
+}
 STRATEGIES = {
-    "any": st.lists(override, min_size=1, max_size=4),
+    "any": st.lists(override, min_size=1, max_size=6),
+    "any again": st.lists(override, min_size=1, max_size=6),
     "rules": st.lists(possible, min_size=2, max_size=5),
     "sweeps": st.tuples(st.just("-m"), st.lists(st.one_of(possible, override), min_size=1, max_size=2)).map(
         lambda t: [t[0], *t[1], "train.seed=1,2"]

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from math import prod
 from operator import attrgetter
 from pathlib import Path
@@ -20,12 +20,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from train.config import RunCfg, load_plan
-from train.overrides import Refusal, each_problem
+from train.overrides import MOST_JOBS, Refusal, each_problem, sweep_length
 from train.result import has_begun, require_unchanged
 from train.sweep.job import Job, config_hash, read_job
 from train.trust import CONF
 
-MOST = 1000  # jobs of a sweep
 SEARCHPATH = "hydra.searchpath="
 OF_THE_SWEEP = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 
@@ -74,10 +73,10 @@ def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None
                 f"{override.input_line} is a range, and this sweeper takes lists of values",
                 "list them, as train.base_lr=1e-3,2e-3, or search the range with hydra/sweeper=optuna",
             )
-    values = [islice(o.sweep_iterator(), MOST + 1) for o in overrides if o.is_sweep_override()]
-    if (jobs := prod(sum(1 for _ in some) for some in values)) > MOST:
+    lengths = [sweep_length(override, MOST_JOBS + 1) for override in overrides if override.is_sweep_override()]
+    if (jobs := prod(lengths)) > MOST_JOBS:
         raise ConfigError(
-            f"this sweep has {jobs} jobs or more, and {MOST} are the most", "sweep over fewer values"
+            f"this sweep has {jobs} jobs or more, and {MOST_JOBS} are the most", "sweep over fewer values"
         )
     return BasicSweeper.split_arguments(overrides, None)[0]
 
