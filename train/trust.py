@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.object_type import ObjectType
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
@@ -40,7 +41,7 @@ def guard() -> None:
     """Let everything that Hydra composes come through here."""
     OmegaConf.register_new_resolver("oc.env", _no_environment, replace=True)
     sys.modules["hydra.main"]._get_rerun_conf = _no_pickle  # type: ignore[attr-defined]
-    compose, load = ConfigLoaderImpl.load_configuration, FileConfigSource.load_config
+    compose, load = ConfigLoaderImpl.load_configuration, ConfigRepository.load_config
 
     @wraps(compose)
     def guarded(
@@ -57,14 +58,15 @@ def guard() -> None:
         return config
 
     @wraps(load)
-    def plain(self: FileConfigSource, config_path: str) -> ConfigResult:
-        path = Path(self.path) / self._normalize_file_name(config_path)
-        if path.is_file():
+    def plain(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is not None and source.scheme() == "file":
+            path = Path(source.path) / source._normalize_file_name(config_path)
             _require_plain_once(path, path.stat().st_mtime_ns, path.stat().st_size)
         return load(self, config_path)
 
     ConfigLoaderImpl.load_configuration = guarded  # type: ignore[method-assign]
-    FileConfigSource.load_config = plain  # type: ignore[method-assign]
+    ConfigRepository.load_config = plain  # type: ignore[method-assign]
 
 
 @cache
@@ -132,7 +134,7 @@ def _harm_of_logging(path: str, key: str, value: Any) -> Iterator[tuple[str, Any
 def _harm_of_job(hydra: DictConfig, plain: Any) -> Iterator[tuple[str, Any, str]]:
     for name in plain["job"]["env_set"]:
         if not VARIABLES.fullmatch(name):
-            yield f"hydra.job.env_set.{name}", plain["job"]["env_set"][name], "set it in the shell"
+            yield f"hydra.job.env_set.{name}", "...", "set it in the shell"  # what it is set to may be secret
     if plain["job"]["env_copy"]:
         yield "hydra.job.env_copy", plain["job"]["env_copy"], "it would be written into the run's files"
     for path, value in (("job.name", plain["job"]["name"]), ("output_subdir", plain["output_subdir"])):
