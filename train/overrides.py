@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from math import ceil
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -75,9 +76,10 @@ def _singles(override: str) -> Iterator[str]:
 
 def sweep_length(sweep: Override, most: int) -> int:
     """Return how many values a sweep has; of a list, `most` are counted, of a range all, without making it."""
-    values = sweep.value()
+    values: Any = sweep.value()
     if isinstance(values, RangeSweep):
-        return max(0, ceil((values.stop - values.start) / values.step)) if values.step else most
+        start, stop, step = values.start or 0, values.stop or 0, values.step
+        return max(0, ceil((stop - start) / step)) if step else most
     return sum(1 for _ in islice(sweep.sweep_iterator(), most))
 
 
