@@ -93,7 +93,7 @@ JSON: dict[str, Damage] = {
     "list for object": _instead(b"{", b"[{"),
     "tab": _put(b"\t"),
 }
-VALUES = [
+VALUES: list[Any] = [
     None,
     True,
     0,

@@ -44,7 +44,7 @@ PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d")
 
 def _text(path: Path) -> None:
     for cut in ("file", "blank_lines"):
-        list(files.documents(SourceCfg(kind="text", files=(str(path),), documents=cut)))  # type: ignore[arg-type]
+        list(files.documents(SourceCfg(kind="text", files=(str(path),), documents=cut)))
 
 
 def _jsonl(path: Path) -> None:

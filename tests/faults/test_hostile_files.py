@@ -93,7 +93,7 @@ def _bomb(_: str) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("archive/data/0", "w") as record:
-            for _ in range(64):
+            for _each in range(64):
                 record.write(bytes(1 << 20))
     return content.getvalue()
 
