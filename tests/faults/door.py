@@ -16,11 +16,11 @@ from unittest import mock
 
 from conftest import ROOT
 
-from hydra_plugins.isolated.launcher import IsolatedLauncher
 from train import cli
 from train.cli import Gate, exit_codes
 from train.config import RunCfg
 from train.folder import _held, release
+from train.sweep.run import SweepRun
 
 FOREVER = 180  # seconds
 
@@ -74,7 +74,9 @@ def train(*words: str) -> Said:
         mock.patch.object(sys, "argv", ["train.py", *words]),
         mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1", HYDRA_MAIN_MODULE="__main__"),
         mock.patch.object(SCRIPT, "carry_out", plans.append),
-        mock.patch.object(IsolatedLauncher, "launch", lambda *_: []),
+        mock.patch.object(
+            SweepRun, "carry_out"
+        ),  # of the launcher there is another copy: Hydra loads plugins itself
         mock.patch.object(Gate, "on_multirun_end"),  # there is nothing to report
         mock.patch.object(argparse.ArgumentParser, "error", cli._refuse_usage),  # as train.cli.command does
         contextlib.redirect_stderr(stderr),
