@@ -7,7 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
 SMALLEST_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
+LONGEST_NAME = 255  # bytes between two slashes
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
+
+
+def impossible_path(setting: str, path: str) -> Iterator[str]:
+    """Yield why no file system has a path, if none has."""
+    if "\0" in path:
+        yield f"{setting} has a NUL character in it, which no path has"
+    if any(len(name.encode(errors="surrogateescape")) > LONGEST_NAME for name in path.split("/")):
+        yield f"{setting} has a name of more than {LONGEST_NAME} bytes in it"
 
 
 class Cfg(BaseModel):
@@ -53,7 +62,9 @@ class SourceCfg(Cfg):
     """One source of documents (for pretraining) or dialogues (for SFT)."""
 
     kind: SourceKind = Field("pydocs", description="pydocs, text, jsonl or synthetic")
-    name: str = Field("", max_length=64, description="what to call it, for val_source; its kind if empty")
+    name: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="what to call it, for val_source; its kind if empty"
+    )
     weight: float = Field(1.0, gt=0.0, le=1e6, description="share in a mixture, relative to the others")
     files: tuple[str, ...] = Field((), description="text, jsonl: paths or globs, ** for folders within")
     documents: Literal["file", "blank_lines"] = Field(
@@ -88,6 +99,7 @@ class DataCfg(SourceCfg):
         """A mixture stands in for the single source, whose own settings then say nothing."""
         if not self.sources:
             yield from super().rules()
+        yield from impossible_path("cache_dir", self.cache_dir)
         names = [source.called for source in self.mixture()]
         if self.val_source and names.count(self.val_source) != 1:
             yield f"val_source={self.val_source} must name one of the sources {names}"

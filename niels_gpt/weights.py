@@ -43,8 +43,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, or no checkpoint of this project.
     """
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise CheckpointError(f"{path}: not a regular file", "give the path of a .pt file of a run")
     try:
         with zipfile.ZipFile(path) as archive:
+            if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
+                raise CheckpointError(f"{path} holds more than its size, as no checkpoint does", "use another one")
             if broken := archive.testzip():
                 raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", _way_out(path))
         saved = torch.load(path, map_location="cpu", weights_only=True)

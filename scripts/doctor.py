@@ -10,8 +10,9 @@ from niels_gpt.errors import ConfigError
 from train.arguments import Arguments
 from train.cli import command, deferred_signals
 from train.config import HELP, RunCfg, load_plan
-from train.overrides import CONF, Refusal, each_problem
+from train.overrides import Refusal, each_problem
 from train.structured import register
+from train.trust import CONF
 
 EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"
 

@@ -70,7 +70,7 @@ def test_every_key_is_mapped(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "cannot be read as JSON"),
+        ("{", "old.json:1:2: not JSON"),
         ("[1]", "holds no JSON object"),
         (json.dumps(FLAT | {"optimizer": {}}), "unknown optimizer"),
         (json.dumps(FLAT | {"train": {"lr": 1}}), "unknown lr"),

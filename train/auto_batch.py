@@ -1,6 +1,5 @@
 """batch=auto: B is chosen by measuring, and remembered in the run folder, so that a resumed run has the same."""
 
-import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from niels_gpt.device import memory_budget, resolve_device
 from niels_gpt.errors import NielsError, OutOfMemory
+from niels_gpt.plain import read_json
 from train.atomic import write_json
 from train.batch_probe import Probe
 from train.batch_search import candidates, fastest, search, with_B
@@ -21,6 +21,7 @@ from train.step_cost import NO_ROOM
 from train.text_table import mib, table
 
 MEMORY = "batch.json"
+LARGEST = 1 << 20  # bytes of it
 COSTLY = {"amp", "amp_dtype", "loss_scaling", "activation_checkpointing"}  # what a step's cost depends on
 log = logging.getLogger("niels_gpt")
 
@@ -119,11 +120,11 @@ def _read(cfg: RunCfg) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        choices: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["choices"]
+        choices: list[dict[str, Any]] = read_json(path, LARGEST)["choices"]
         for choice in choices:
             if choice["B"] not in candidates(choice["asked"]["effective_batch"]):
                 raise ValueError(f"B={choice['B']} is none that could have been chosen")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         log.warning("warning: %s cannot be used (%s); B is measured anew", path, error)
         return []
     return choices

@@ -1,5 +1,6 @@
 """How every command speaks: `error:` and `hint:` lines, an exit code, a traceback only when asked for."""
 
+import argparse
 import logging
 import os
 import signal
@@ -8,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -43,6 +44,7 @@ def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a script's background
             signal.signal(signum, end_at_once)
     end_with_parent()
+    argparse.ArgumentParser.error = _refuse_usage  # type: ignore[assignment, method-assign]  # Hydra's too
     with exit_codes():
         try:
             main()
@@ -50,6 +52,11 @@ def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
             sys.stdout.flush()
             raise
         sys.stdout.flush()  # here, where it is known what a reader that has gone means
+
+
+def _refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """Refuse flags in the form of all refusals."""
+    raise ConfigError(message, f"python scripts/{parser.prog} --help lists all flags")
 
 
 @contextmanager

@@ -1,24 +1,21 @@
 """The gate from Hydra into the code: the schema of a run, and load_plan, which turns settings into runs."""
 
-import copy
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
-from niels_gpt.config import Cfg, DataCfg, ModelCfg
+from niels_gpt.config import Cfg, DataCfg, ModelCfg, impossible_path
 from niels_gpt.errors import ConfigError
+from train.problems import Settings, as_tuples, explained
 
 PhaseName = Literal["pretrain", "sft"]
 BatchChoice = Literal["fixed", "iso", "auto"]
-Settings = dict[str, Any]
-Location = tuple[int | str, ...]
-Problems = dict[Location, str]
 LARGEST_B = 65536
 HELP = "python scripts/train.py --help lists all settings"
 
@@ -151,6 +148,7 @@ class PlanCfg(Cfg):
 
     def rules(self) -> Iterator[str]:
         """Each phase has the kind of data it learns from, and both have the same network."""
+        yield from impossible_path("dir", self.dir)
         if self.phase != "pretrain" and all(source.kind == "text" for source in self.sft.data.mixture()):
             yield (
                 "sft.data: text files have no dialogues; use phase=pretrain, or give some with "
@@ -254,70 +252,6 @@ def plan_from_settings(settings: Settings) -> list[RunCfg]:
         ConfigError: one line per bad setting, in Hydra's dotted form.
     """
     try:
-        return PlanCfg.model_validate(_as_tuples(settings)).plan()
+        return PlanCfg.model_validate(as_tuples(settings)).plan()
     except ValidationError as error:
-        problems = _problems(error)
-        problems |= _broken_rules(settings, problems)
-        raise ConfigError("\n".join(_without_followers(problems).values()), HELP) from None
-
-
-def _as_tuples(value: Any) -> Any:
-    """Make lists tuples, which is what frozen settings hold."""
-    if isinstance(value, dict):
-        return {key: _as_tuples(item) for key, item in value.items()}
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-def _problems(error: ValidationError) -> Problems:
-    """Return a line for each thing that pydantic refuses."""
-    problems: Problems = {}
-    for detail in error.errors(include_url=False):
-        where = ".".join(map(str, detail["loc"]))
-        if detail["type"] == "value_error":
-            rules = str(detail["ctx"]["error"]).split("\n")
-            problems[detail["loc"]] = "\n".join(f"{where}: {rule}" if where else rule for rule in rules)
-        elif detail["type"] == "missing":
-            problems[detail["loc"]] = f"{where} is missing"
-        elif detail["type"] == "string_pattern_mismatch":
-            problems[detail["loc"]] = (
-                f"{where}={detail['input']}: only letters, digits, '.', '_' and '-', at most 64"
-            )
-        else:
-            reason = detail["msg"][0].lower() + detail["msg"][1:]
-            problems[detail["loc"]] = f"{where}={detail['input']}: {reason}"
-    return problems
-
-
-def _broken_rules(settings: Settings, problems: Problems) -> Problems:
-    """Return the rules between fields that are broken too, seen once bad values give way to defaults."""
-    repaired = copy.deepcopy(settings)
-    for location in problems:
-        parent: Any = repaired
-        for key in location[:-1]:
-            parent = parent[key] if isinstance(parent, dict) and key in parent else {}
-        if isinstance(parent, dict) and location:
-            parent.pop(location[-1], None)
-    try:
-        PlanCfg.model_validate(_as_tuples(repaired))
-    except ValidationError as error:
-        again = _problems(error)
-        rules = {tuple(d["loc"]) for d in error.errors() if d["type"] == "value_error"}
-        broken = {location: _not_about(problems, text) for location, text in again.items() if location in rules}
-        return {location: text for location, text in broken.items() if text}
-    return {}
-
-
-def _not_about(problems: Problems, text: str) -> str:
-    """Drop the lines that speak of a setting which is a problem itself: it has given way to its default."""
-    refused = [".".join(map(str, location)) + "=" for location in problems if location]
-    return "\n".join(line for line in text.split("\n") if not any(name in line for name in refused))
-
-
-def _without_followers(problems: Problems) -> Problems:
-    """Drop what is said of sft.X because X, which it follows, is wrong in the same way."""
-    kept: Problems = {}
-    for location, text in problems.items():
-        if location[:1] == ("sft",) and problems.get(location[1:]) == text.removeprefix("sft."):
-            continue
-        kept[location] = text
-    return kept
+        raise ConfigError(explained(error, settings, PlanCfg), HELP) from None

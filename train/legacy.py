@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
-from train.config import PhaseName, RunCfg, Settings, TrainCfgSchema, plan_from_settings
+from niels_gpt.plain import Unreadable, read_json
+from train.config import PhaseName, RunCfg, TrainCfgSchema, plan_from_settings
+from train.known import shown
+from train.problems import Settings
 
 MAX_BYTES = 1 << 20  # of a config; anything larger is something else
 EVALUATION_KEYS = {"eval_steps", "eval_batches"}  # both meant batches per evaluation
@@ -46,19 +49,21 @@ def phase_of(old: Settings) -> PhaseName:
 
 def _read(path: Path) -> Settings:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, which no config is", "name a JSON config")
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})", "name an older JSON config") from None
+        old = read_json(path, MAX_BYTES)
+    except Unreadable as error:
+        raise ConfigError(str(error), "name an older JSON config") from None
     if not isinstance(old, dict):
         raise ConfigError(f"{path}: holds no JSON object", "name an older JSON config")
+    if (text := json.dumps(old, ensure_ascii=False)).count("${"):  # Hydra would put something in its place
+        raise ConfigError(
+            f"{path}: {shown(text[text.index('${') :], 20)} has to be a value", "write the value itself"
+        )
     return old
 
 
 def _refuse_others(path: Path, old: Settings, known: set[str]) -> None:
     if unknown := sorted(set(old) - known):
-        raise ConfigError(f"{path}: unknown {', '.join(unknown)}", f"known are {', '.join(sorted(known))}")
+        raise ConfigError(f"{path}: unknown {shown(', '.join(unknown))}", f"known are {', '.join(sorted(known))}")
 
 
 def _phase(path: Path) -> Settings:
@@ -99,7 +104,9 @@ def _evaluation(path: Path, train: Settings) -> None:
     B = train.get("B", TrainCfgSchema.model_fields["B"].default)
     for key in EVALUATION_KEYS & train.keys():
         if not isinstance(train[key], int) or not isinstance(B, int):
-            raise ConfigError(f"{path}: {key}={train[key]} and B={B} must be whole numbers", "write whole numbers")
+            raise ConfigError(
+                f"{path}: {key}={shown(train[key])} and B={shown(B)} must be whole numbers", "write whole numbers"
+            )
         train["eval_sequences"] = train.pop(key) * B
 
 
@@ -125,4 +132,4 @@ def experiment_yaml(path: Path) -> str:
             for section, values in second.items()
         }
     body: str = yaml.safe_dump(content, sort_keys=False)
-    return f"# @package _global_\n# Made from {path.name} by scripts/import_json.py\n{body}"
+    return f"# @package _global_\n# Made from {shown(path.name)} by scripts/import_json.py\n{body}"

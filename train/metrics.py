@@ -16,7 +16,7 @@ METRICS = "metrics.jsonl"
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the events of a metrics file; a line that is none, as one that a kill has torn, is left out."""
-    if not path.exists():
+    if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -1,6 +1,5 @@
 """What a run reached: one PhaseResult a phase, kept in result.json with the settings that gave it."""
 
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -10,10 +9,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from niels_gpt.errors import CheckpointError
+from niels_gpt.plain import read_json
 from train.atomic import write_json
 from train.config import PhaseName, RunCfg
 
 RESULT = "result.json"
+LARGEST = 1 << 20  # bytes of it
 WITHOUT_EFFECT = {  # on what was learned so far
     "total_steps",
     "log_every",
@@ -66,7 +67,7 @@ def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
     if not path.exists():
         return {}
     try:
-        entries = RESULTS.validate_python(json.loads(path.read_text(encoding="utf-8"))["phases"])
+        entries = RESULTS.validate_python(read_json(path, LARGEST)["phases"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         log.warning("warning: %s cannot be read (%s); it counts as none", path, error)
         return {}

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from train.config import PlanCfg, SftCfg
+from train.trust import guard
 
 LONGEST_NAME = 120  # of a job's folder, in characters
 HELP_SECTIONS = ("model", "data", "train")
@@ -21,6 +22,7 @@ HELP_SECTIONS = ("model", "data", "train")
 
 def register() -> None:
     """Store the schema as Hydra's config `schema`, and the resolvers that conf/ uses."""
+    guard()
     ConfigStore.instance().store(name="schema", node=structured(PlanCfg))
     OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

@@ -9,11 +9,13 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from niels_gpt.plain import read_json
 from train.atomic import write_json
 from train.config import RunCfg
 from train.result import WITHOUT_EFFECT, completed, settings_of
 
 JOB = "job.json"
+LARGEST = 1 << 20  # bytes of a record
 Status = Literal["waiting", "running", "finished", "failed", "killed", "timed out", "interrupted"]
 
 
@@ -56,8 +58,8 @@ def is_complete(earlier: Job | None, config_hash: str, plan: Sequence[RunCfg]) -
 def read_job(folder: Path) -> Job | None:
     """Return the job whose folder this is; an unreadable record counts as none."""
     try:
-        return TypeAdapter(Job).validate_python(json.loads((folder / JOB).read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # pydantic's errors are ValueErrors
+        return TypeAdapter(Job).validate_python(read_json(folder / JOB, LARGEST))
+    except ValueError:  # as pydantic's errors are
         return None
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import prod
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from train.config import RunCfg, load_plan
-from train.overrides import CONF, Refusal, each_problem
+from train.overrides import MOST_JOBS, Refusal, each_problem, sweep_length
 from train.result import has_begun, require_unchanged
 from train.sweep.job import Job, config_hash, read_job
+from train.trust import CONF
 
 SEARCHPATH = "hydra.searchpath="
 OF_THE_SWEEP = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
@@ -71,6 +73,11 @@ def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None
                 f"{override.input_line} is a range, and this sweeper takes lists of values",
                 "list them, as train.base_lr=1e-3,2e-3, or search the range with hydra/sweeper=optuna",
             )
+    lengths = [sweep_length(override, MOST_JOBS + 1) for override in overrides if override.is_sweep_override()]
+    if (jobs := prod(lengths)) > MOST_JOBS:
+        raise ConfigError(
+            f"this sweep has {jobs} jobs or more, and {MOST_JOBS} are the most", "sweep over fewer values"
+        )
     return BasicSweeper.split_arguments(overrides, None)[0]
 
 
@@ -104,7 +111,7 @@ def planned_jobs(
     if refusals:
         raise _refused(config, refusals, batch)
     for job in jobs:  # side by side, where the report looks
-        if job.folder.parent != (sweep := Path(config.hydra.sweep.dir)):
+        if job.folder.parent != (sweep := Path(config.hydra.sweep.dir)) or job.folder.name == "..":
             raise ConfigError(
                 f"{job.folder} does not lie in the sweep's folder {sweep}",
                 "give a sweep one name and one dir; a sub-folder for each job is made from its overrides",

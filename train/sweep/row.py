@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import TypeAdapter
 
 from train.config import PhaseName
 from train.folder import is_held
 from train.metrics import METRICS
+from train.plain_yaml import read_yaml
 from train.result import RESULT, PhaseResult, read_results
 from train.sweep.curve import Curve, read_curve
 from train.sweep.job import JOB, Job, Status, read_job
@@ -129,7 +129,7 @@ def _as_job(folder: Path, results: Results, curves: Curves) -> Job:
 def _overrides(folder: Path) -> tuple[str, ...]:
     """Return the settings of the command line, as Hydra keeps them."""
     path = folder / ".hydra" / "overrides.yaml"
-    said = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else []
+    said = read_yaml(path) if path.exists() else []
     return tuple(map(str, said)) if isinstance(said, list) else ()
 
 

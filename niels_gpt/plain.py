@@ -1,0 +1,109 @@
+"""Small files that others may have written, read as plain data: regular, bounded, refused with their place."""
+
+import codecs
+import json
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DEEPEST = 200  # brackets within brackets
+
+
+class Unreadable(ValueError):
+    """Why a file cannot be used: which one, where in it, what is wrong."""
+
+
+class _Odd(Exception):
+    """Something that Python's JSON lets pass; `pattern` finds it in the text."""
+
+    def __init__(self, reason: str, pattern: str) -> None:
+        super().__init__(reason)
+        self.pattern = pattern
+
+
+def read_text(path: Path, most: int) -> str:
+    """Return the UTF-8 text of a regular file of at most `most` bytes, without its BOM.
+
+    Raises:
+        Unreadable: it is something else.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # asked before opening: a FIFO would wait for a writer
+            raise Unreadable(f"{path}: not a regular file")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise Unreadable(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError:  # a NUL in the name
+        raise Unreadable(f"{str(path)!r}: no file can have this name") from None
+    if len(content) > most:
+        raise Unreadable(f"{path}: larger than {most} bytes")
+    return _decoded(path, content)
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    text = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = text.count(b"\n", 0, error.start) + 1
+        at = error.start + len(content) - len(text)
+        raise Unreadable(f"{path}:{line}: not UTF-8 at byte {at}") from error
+
+
+def read_json(path: Path, most: int) -> Any:
+    """Return what a JSON file of at most `most` bytes says; no key is there twice, no number is nan or inf.
+
+    Raises:
+        Unreadable: it is something else.
+    """
+    text = read_text(path, most)
+    if (line := _too_deep(text)) is not None:
+        raise Unreadable(f"{path}:{line}: more than {DEEPEST} brackets within one another")
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise Unreadable(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from error
+    except _Odd as odd:
+        raise Unreadable(f"{path}:{_last_line(text, odd.pattern)}: {odd}") from None
+    except ValueError as error:  # of a number with thousands of digits
+        raise Unreadable(f"{path}:{_last_line(text, '[0-9]{1000}')}: not JSON ({error})") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Odd(f"the key {json.dumps(key)} is there twice in one object", re.escape(json.dumps(key)))
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise _Odd(f"{name} is not a JSON value", re.escape(name))
+
+
+def _last_line(text: str, pattern: str) -> int:
+    """Return the line in which a pattern is found last, the first line if it is written otherwise."""
+    ends = [match.start() for match in re.finditer(pattern, text)]
+    return text.count("\n", 0, ends[-1]) + 1 if ends else 1
+
+
+def _too_deep(text: str) -> int | None:
+    """Return the line in which brackets are nested too deeply, None if they are not; strings are passed over."""
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return None
+    depth = 0
+    for bracket, at in _brackets(text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > DEEPEST:
+            return text.count("\n", 0, at) + 1
+    return None
+
+
+def _brackets(text: str) -> Iterator[tuple[str, int]]:
+    for match in re.finditer(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', text, re.S):
+        if match[0][0] != '"':
+            yield match[0], match.start()

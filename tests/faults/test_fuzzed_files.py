@@ -1,0 +1,156 @@
+"""Five thousand damaged files: each is read or refused, the refusal names the file and the place in it."""
+
+import json
+import os
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.door import never_forever
+from faults.hostile_bytes import BYTES, JSON, Damage, other_json
+from faults.scale import note, scaled
+from niels_gpt.config import SourceCfg
+from niels_gpt.data import files
+from niels_gpt.errors import ConfigError, DataError, NielsError
+from niels_gpt.tokenizer import load_tokenizer, train_bpe
+from train.legacy import experiment_yaml, plan_from_json
+from train.plain_yaml import read_yaml
+
+TALK = [{"role": "user", "content": "hi\n{é}"}, {"role": "assistant", "content": "hello: 😀"}]
+ROWS = [{"messages": TALK}, {"prompt": "a", "completion": "b"}, {"text": "some text"}]
+OLD = {
+    "model": {"V": 256, "T": 8, "C": 16, "L": 1, "H": 2, "d_ff": 32, "dropout": 0.1},
+    "train": {"B": 2, "total_steps": 10, "base_lr": 0.001, "betas": [0.9, 0.95], "eval_steps": 3},
+    "sources": {"wiki": 0.8, "notes": 0.2},
+    "val_source": "wiki",
+}
+YAML = """# @package _global_
+defaults:
+  - override /phase: pretrain
+name: other
+model: {V: 300, T: 16}
+train:
+  B: 8   # sequences
+  betas: [0.9, 0.95]
+"""
+PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d")
+
+
+def _text(path: Path) -> None:
+    for cut in ("file", "blank_lines"):
+        list(files.documents(SourceCfg(kind="text", files=(str(path),), documents=cut)))
+
+
+def _jsonl(path: Path) -> None:
+    cfg = SourceCfg(kind="jsonl", files=(str(path),))
+    list(files.documents(cfg)), list(files.dialogues(cfg))
+    files.fingerprint(cfg)
+
+
+def _old_config(path: Path) -> None:
+    plan_from_json(path)
+    experiment_yaml(path)
+
+
+class Kind:
+    """A kind of file: what is good, what reads it, which damage it may come to, what needs no place."""
+
+    def __init__(
+        self,
+        good: bytes,
+        read: Callable[[Path], Any],
+        error: type[NielsError],
+        damage: dict[str, Damage],
+        whole: str,
+    ) -> None:
+        self.good, self.read, self.error, self.damage = good, read, error, damage
+        self.whole = re.compile(whole)  # a refusal of the file as a whole, or of a setting by its name
+
+
+LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS * 3).encode() + b"\n"
+TEXT = "".join(f"line {i} é\n" + "\n" * (i % 3 == 0) for i in range(60)).encode()
+KINDS = {
+    "text": Kind(TEXT, _text, DataError, BYTES, "holds no text"),
+    "JSON lines": Kind(
+        LINES, _jsonl, DataError, BYTES | JSON | {"row": lambda c, d: _other_row(c, d)}, "holds no rows"
+    ),
+    "older config": Kind(
+        json.dumps(OLD, indent=1).encode(),
+        _old_config,
+        ConfigError,
+        BYTES | JSON | {"other": other_json, "and other": other_json},
+        r"^[\w.]+(=|: | is)|unknown|mean one thing|no JSON object|whole numbers|has to be a value|must be",
+    ),
+    "tokenizer": Kind(
+        b"", load_tokenizer, DataError, BYTES | JSON | {"other": other_json}, "of niels_gpt|not a token"
+    ),
+    "YAML": Kind(YAML.encode(), read_yaml, ConfigError, BYTES, "$^"),
+}
+
+
+def _other_row(content: bytes, draw: random.Random) -> bytes:
+    lines = content.splitlines()
+    at = draw.randrange(len(lines))
+    lines[at] = other_json(lines[at], draw)
+    return b"\n".join(lines)
+
+
+def _good(kind: str, folder: Path) -> bytes:
+    if kind != "tokenizer":
+        return KINDS[kind].good
+    train_bpe(["the cat sat on the mat " * 9], 268).save(folder / "good.json")
+    return (folder / "good.json").read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_read_or_refused_by_its_name_and_place(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-of-files")
+    it, good = KINDS[kind], _good(kind, tmp_path)
+    path, ended, slowest = tmp_path / "hostile.json", Counter[str](), 0.0
+    for number in range(asked := scaled(60, 1000)):
+        draw = random.Random(number)
+        names = draw.choices(sorted(it.damage), k=draw.choice([1, 1, 1, 2]))
+        content = good
+        for name in names:
+            try:
+                content = it.damage[name](content, draw)
+            except ValueError:  # the damage before has left no JSON, or no text, to do this one to
+                continue
+        path.write_bytes(content)
+        started = time.process_time()
+        try:
+            with never_forever():
+                it.read(path)
+            ended["read"] += 1
+        except it.error as error:
+            ended["refused"] += 1
+            require_named(error, it, f"{number} {names}")
+        slowest = max(slowest, time.process_time() - started)
+    assert slowest < 5 and min(ended["read"], ended["refused"]) > 0
+    assert os.listdir(tmp_path) in ([path.name], ["good.json", path.name], [path.name, "good.json"])
+    note(
+        f"fuzzed files, {kind}",
+        f"{asked}: read, or refused by name and place; no traceback, none above 5 s of CPU",
+        f"{ended['read']} read, {ended['refused']} refused; the slowest took {slowest:.1f} s",
+    )
+
+
+def require_named(error: NielsError, it: Kind, about: str) -> None:
+    """A refusal says which file, where in it, in lines that a terminal can show."""
+    said = str(error)
+    setting = issubclass(it.error, ConfigError) and it.whole.search(said)
+    assert "hostile.json" in said or setting, (about, said)
+    assert PLACE.search(said.replace(str(error.args[0]).split(":")[0], "", 1)) or it.whole.search(said), (
+        about,
+        said,
+    )
+    assert all(line.isprintable() for line in said.splitlines()) and len(said) < 5000, (about, said)
+    assert "canary-of-files" not in said

@@ -1,0 +1,154 @@
+"""Ten thousand fuzzed overrides: each is valid, or refused in a few lines and leaves nothing."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import CONF
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from faults.door import Said, left, train
+from faults.scale import note, scaled
+from train.config import PlanCfg, RunCfg
+from train.known import keys
+
+KNOWN = sorted(keys(PlanCfg))
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+OPTIONS = [f"{path.parent.name}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")]
+# What people and programs write where a number, a name or a list belongs.
+ODD = (Path(__file__).parent / "odd_values.txt").read_text(encoding="utf-8").splitlines()
+LONG = [
+    "9" * 300,
+    "-" + "9" * 300,
+    "a" * 300,
+    "a/" * 200,
+    "[" * 40,
+    "[" * 20 + "]" * 20,
+    "{a:" * 20,
+    "(" * 50,
+    "${" * 30,
+]
+CONTROL = ["a\tb", "'a\nb'", "\x7f", "\x1b[31m", '"\x1b"', "\u202e", '"\ud800"', "\udcff", " ", ""]
+value = st.one_of(
+    st.sampled_from(ODD),
+    st.sampled_from(LONG + CONTROL),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(max_size=12),
+    st.lists(st.sampled_from(ODD), max_size=3).map(lambda items: f"[{','.join(items)}]"),
+)
+misspelt = st.tuples(st.sampled_from(KNOWN), st.integers(0, 30), st.sampled_from(["", "x", "_", ".", "B"])).map(
+    lambda t: t[0][: t[1] % len(t[0])] + t[2] + t[0][t[1] % len(t[0]) + 1 :]
+)
+hydras_own = st.sampled_from(
+    ["hydra.run.dir", "hydra.output_subdir", "hydra.job.name", "hydra.job.env_set.A", "hydra.x"]
+)
+key = st.one_of(st.sampled_from(KNOWN), st.sampled_from(GROUPS), misspelt, hydras_own, st.text(max_size=8))
+prefix = st.sampled_from(["", "", "", "", "+", "++", "~"])
+override = st.one_of(
+    st.tuples(prefix, st.sampled_from(KNOWN), value).map(lambda t: f"{t[0]}{t[1]}={t[2]}"),
+    st.tuples(prefix, key, value).map(lambda t: f"{t[0]}{t[1]}={t[2]}"),
+    st.sampled_from(OPTIONS),
+    st.sampled_from(
+        ["+=abc", "=-0", "=", "~", "+", "++", "~~", "==", "a", "train", "train.B", "@", "model@", "a@b=c"]
+    ),
+    st.text(max_size=20),
+)
+# Settings of which each is in its range, so that what is refused are the rules between them.
+possible = st.one_of(
+    st.tuples(st.sampled_from(["train.B", "train.accum_steps", "global_B", "sft.train.B"]), st.integers(1, 40)),
+    st.tuples(
+        st.sampled_from(["train.warmup_steps", "train.total_steps", "train.eval_every"]), st.integers(1, 99)
+    ),
+    st.tuples(st.sampled_from(["model.C", "model.H", "sft.model.L", "model.L", "model.T"]), st.integers(1, 64)),
+    st.tuples(st.sampled_from(["train.base_lr", "train.min_lr"]), st.floats(1e-6, 1e-1)),
+    st.tuples(st.sampled_from(["batch"]), st.sampled_from(["iso", "auto", "fixed"])),
+    st.tuples(st.sampled_from(["data.val_source"]), st.sampled_from(["pydocs", "text", "other"])),
+    st.sampled_from(OPTIONS).map(lambda option: tuple(option.split("="))),
+).map(lambda pair: f"{pair[0]}={pair[1]}")
+COUNT = {
+    "any": (30, 3000),
+    "any again": (10, 3000),
+    "rules": (15, 2000),
+    "sweeps": (10, 1000),
+    "garbage": (10, 1000),
+}
+STRATEGIES = {
+    "any": st.lists(override, min_size=1, max_size=6),
+    "any again": st.lists(override, min_size=1, max_size=6),
+    "rules": st.lists(possible, min_size=2, max_size=5),
+    "sweeps": st.tuples(st.just("-m"), st.lists(st.one_of(possible, override), min_size=1, max_size=2)).map(
+        lambda t: [t[0], *t[1], "train.seed=1,2"]
+    ),
+    "garbage": st.lists(
+        st.text(max_size=40).filter(lambda word: not word.startswith("-")), min_size=1, max_size=3
+    ),
+}
+FOREVER = ("--help", "-h", "hydra.help", "hydra.verbose")  # they print what was asked for, and end well
+
+
+def require_right(words: list[str], said: Said, folder: Path) -> None:
+    """What every command line is owed."""
+    assert said.seconds < 5, (words, said)
+    assert said.code in (0, 2), (words, said)
+    assert "Traceback" not in said.stderr and "fault of the program" not in said.stderr, (words, said)
+    if said.code == 0:
+        assert said.plan is None or round_trips(said.plan), words
+        return
+    lines = said.stderr.splitlines()
+    assert lines and all(line.startswith(("error: ", "hint: ")) for line in lines), (words, said)
+    assert lines[0].startswith("error: ") and max(map(len, lines)) < 1500, (words, said)
+    assert all(line.isprintable() for line in lines), (words, said)
+    assert left(folder) == [], (words, left(folder))
+
+
+def round_trips(plan: list[RunCfg]) -> bool:
+    """Whether a plan, written down and read again, is the same."""
+    return [RunCfg.model_validate_json(cfg.model_dump_json(), strict=False) for cfg in plan] == plan
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "canary-of-overrides")
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_every_override_is_valid_or_refused_in_a_few_lines_and_leaves_nothing(kind: str, tmp_path: Path) -> None:
+    ended: Counter[int] = Counter()
+    tried, asked, slowest, lines = 0, scaled(*COUNT[kind]), 0.0, Counter[int]()
+
+    @settings(
+        max_examples=asked,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(STRATEGIES[kind])
+    def go(words: list[str]) -> None:
+        nonlocal tried, slowest
+        if tried >= asked or any(word.startswith(FOREVER) or "\0" in word for word in words):
+            return
+        for path in tmp_path.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        said = train(*words)
+        require_right(words, said, tmp_path)
+        assert "canary-of-overrides" not in said.stderr + "".join(left(tmp_path)), words
+        tried += len(words)
+        ended[said.code] += 1
+        slowest = max(slowest, said.seconds)
+        lines[len(said.stderr.splitlines())] += said.code == 2
+
+    go()
+    few = sum(count for length, count in lines.items() if length <= 6)
+    if ended.total() > 100:  # a slice has too few commands for shares
+        assert few >= 0.95 * lines.total() and min(ended[0] + (kind == "garbage"), ended[2]) > 0
+    note(
+        f"fuzzed overrides, {kind}",
+        f"{asked}: exit 2 or valid, no traceback, none above 5 s of CPU",
+        f"{tried} in {ended.total()} commands: {ended[0]} valid, {ended[2]} refused, {few} of them in six "
+        f"lines at most; the slowest took {slowest:.1f} s",
+    )

@@ -1,0 +1,233 @@
+"""Files from others that mean harm: nothing in them is run, nothing is written beside the run folder."""
+
+import io
+import json
+import os
+import pickle
+import shlex
+import zipfile
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from faults.door import Said, left, never_forever, train
+from faults.scale import note
+from niels_gpt.config import SourceCfg
+from niels_gpt.data import files
+from niels_gpt.errors import CheckpointError, ConfigError, DataError
+from niels_gpt.tokenizer import load_tokenizer
+from niels_gpt.weights import read_checkpoint
+from train.legacy import experiment_yaml, plan_from_json
+from train.sweep.row import read_row
+
+MODEL = {"V": 256, "T": 8, "C": 16, "L": 1, "H": 2, "d_ff": 32}
+SMOKE = ["experiment=smoke_pretrain", "name=run"]
+
+
+class _Runs:
+    """What pickle would run on loading."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder beside the user's own, into which nothing may come; the user's own is the present one."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "outside" / "precious").write_text("mine")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HF_TOKEN", "canary-of-hostile")
+    return tmp_path / "outside"
+
+
+@pytest.fixture(autouse=True)
+def _untouched(outside: Path) -> Any:
+    """Whatever a test has fed, nothing was run, and nothing was written outside."""
+    yield
+    assert left(outside) == ["precious"] and (outside / "precious").read_text() == "mine"
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    asked = "30 hostile files: none run, nothing written outside"
+    note(f"security, {worker}", asked, f"{next(FED)} files: 0 run, 0 written outside")
+
+
+# --- checkpoints
+
+
+def _plain_pickle(command: str) -> bytes:
+    return pickle.dumps(_Runs(command))
+
+
+def _zip(command: str) -> bytes:
+    """A checkpoint as torch writes it, but for what is pickled in it."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(_Runs(command), protocol=2))
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+    return content.getvalue()
+
+
+def _saved_by_torch(command: str) -> bytes:
+    content = io.BytesIO()
+    torch.save({"model_state": _Runs(command)}, content)
+    return content.getvalue()
+
+
+def _old_form(command: str) -> bytes:
+    content = io.BytesIO()
+    torch.save({"step": _Runs(command)}, content, _use_new_zipfile_serialization=False)
+    return content.getvalue()
+
+
+def _bomb(_: str) -> bytes:
+    """A few kilobytes that stand for a gigabyte."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("archive/data/0", "w") as record:
+            for _each in range(64):
+                record.write(bytes(1 << 20))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("made", [_plain_pickle, _zip, _saved_by_torch, _old_form, _bomb])
+def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(
+    made: Callable[[str], bytes], outside: Path
+) -> None:
+    path = Path("step_0000001.pt")
+    path.write_bytes(made(f"touch {shlex.quote(str(outside / 'ran'))}"))
+    with pytest.raises(CheckpointError, match=r"step_0000001\.pt"):
+        read_checkpoint(path)
+
+
+# --- configs
+
+
+FED = count(1)  # hostile files so far
+BLOCKS = (Path(__file__).parent / "hostile_experiments.txt").read_text(encoding="utf-8").split("\n\n")
+HOSTILE = dict(block.split("\n", 1) for block in BLOCKS)  # name and YAML; RAN stands for a file outside
+
+
+def _with_experiment(text: str, outside: Path, *words: str) -> Said:
+    """Start with a folder of configs from others, in which an experiment is."""
+    folder = outside.parent / "theirs" / "experiment"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = text.replace("RAN", str(outside / "ran"))
+    (folder / "evil.yaml").write_text(f"# @package _global_\ndefaults:\n  - smoke_pretrain\n{text}\n")
+    return train(f"--config-dir={folder.parent}", "experiment=evil", *words)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_an_experiment_that_means_harm_is_refused_and_leaves_nothing(text: str, outside: Path) -> None:
+    said = _with_experiment(text, outside)
+    assert said.code == 2 and said.stderr.startswith("error: "), said
+    assert "Traceback" not in said.stderr and "fault of the program" not in said.stderr
+    assert "canary" not in said.stderr
+    assert left(Path()) == []
+
+
+def test_an_experiment_that_means_well_is_carried_out(outside: Path) -> None:
+    said = _with_experiment("train: {total_steps: 3}", outside)
+    assert said.code == 0 and said.plan and said.plan[0].train.total_steps == 3, said
+
+
+def test_a_pickled_config_is_not_loaded(outside: Path) -> None:
+    Path("config.pickle").write_bytes(_plain_pickle(f"touch {outside / 'ran'}"))
+    said = train("--experimental-rerun", "config.pickle")
+    assert said.code == 2 and "config.pickle" in said.stderr, said
+
+
+def test_older_configs_name_no_paths_and_no_environment(outside: Path) -> None:
+    for name in ("../../outside/precious", "/etc/passwd", "${oc.env:HF_TOKEN}", "a\nb", "a" * 65):
+        Path("old.json").write_text(json.dumps({"model": MODEL, "sources": {name: 1}}))
+        with pytest.raises(ConfigError, match="only letters|has to be a value"):
+            plan_from_json(Path("old.json"))
+
+
+def test_the_name_of_a_file_says_nothing_in_an_experiment(outside: Path) -> None:
+    path = Path("a\nhydra: {mode: MULTIRUN}\n.json")
+    path.write_text(json.dumps({"model": MODEL, "sources": {"wiki": 1}}))
+    assert "\nhydra:" not in experiment_yaml(path)
+
+
+# --- what is no file, and what leads elsewhere
+
+
+def _fifo(path: Path, _: Path) -> None:
+    os.mkfifo(path)
+
+
+def _folder(path: Path, _: Path) -> None:
+    path.mkdir()
+
+
+def _device(path: Path, _: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _loop(path: Path, _: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def _dangling(path: Path, outside: Path) -> None:
+    path.symlink_to(outside / "nothing")
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: list(files.documents(SourceCfg(kind="text", files=(str(path),)))),
+    "jsonl": lambda path: list(files.dialogues(SourceCfg(kind="jsonl", files=(str(path),)))),
+    "fingerprint": lambda path: files.fingerprint(SourceCfg(kind="text", files=(str(path),))),
+    "tokenizer": load_tokenizer,
+    "checkpoint": read_checkpoint,
+    "older config": plan_from_json,
+}
+
+
+@pytest.mark.parametrize("make", [_fifo, _folder, _device, _loop, _dangling])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_file_is_refused_by_name_without_waiting(
+    make: Callable[[Path, Path], None], reader: str, outside: Path
+) -> None:
+    make(Path("input.x"), outside)
+    with pytest.raises((DataError, CheckpointError, ConfigError), match=r"input\.x"), never_forever():
+        READERS[reader](Path("input.x"))
+
+
+@pytest.mark.parametrize("make", [_fifo, _folder, _device, _loop, _dangling])
+@pytest.mark.parametrize("name", ["job.json", "result.json", "pretrain/metrics.jsonl", ".hydra/overrides.yaml"])
+def test_a_report_of_a_hostile_run_folder_comes_out(
+    make: Callable[[Path, Path], None], name: str, outside: Path
+) -> None:
+    run = Path("run")
+    for folder in ("pretrain", ".hydra"):
+        (run / folder).mkdir(parents=True)
+    make(run / name, outside)
+    with never_forever():
+        assert read_row(run).name == "run"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["run.lock", "train.log", "result.json", ".result.json.part", ".hydra/config.yaml", "pretrain", ".hydra"],
+)
+def test_a_link_in_a_run_folder_is_never_written_through(name: str, outside: Path) -> None:
+    link = Path("runs/run") / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside / "precious" if "." in name.lstrip(".") else outside)
+    said = train(*SMOKE)
+    assert said.code == 2 and f"{link} leads to {outside}" in said.stderr, said
+
+
+def test_a_run_folder_may_itself_be_reached_through_a_link(outside: Path) -> None:
+    Path("elsewhere").mkdir()
+    Path("runs").symlink_to("elsewhere")
+    assert train(*SMOKE).code == 0
+    assert "run/.hydra/config.yaml" in left(Path("elsewhere"))
