@@ -226,6 +226,12 @@ def test_other_data_under_an_unfinished_run_is_refused(run_folder: Run) -> None:
         run_folder("train.total_steps=4", "data.val_fraction=0.1")
 
 
+def test_another_optimizer_under_an_unfinished_run_is_refused(run_folder: Run) -> None:
+    run_folder("train.total_steps=2", "optim=adamw")
+    with pytest.raises(CheckpointError, match="the checkpoint's optim is adamw, but this run's is muon"):
+        run_folder("train.total_steps=4")
+
+
 def test_a_failed_first_attempt_leaves_nothing_in_the_way(run_folder: Run, tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("\n\n".join(f"the number {n} is {n % 7} and {n * n}" for n in range(400)))

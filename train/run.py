@@ -129,6 +129,7 @@ def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: T
         CheckpointError: the checkpoint is damaged, of another model, tokenizer or phase.
     """
     origin = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": content_hash(cfg, tokenizer)}
+    origin["optim"] = cfg.train.optim  # whose averages are in the checkpoint
     initial = read_checkpoint(init_from) if init_from else None
     earlier = None if cfg.resume in ("auto", "never") else read_checkpoint(checkpoint_path(cfg.resume))
     if initial:
@@ -161,11 +162,11 @@ def described(saved: dict[str, Any]) -> str:
 def require_same_origin(then: dict[str, str], now: dict[str, str]) -> None:
     """Refuse to go on from a checkpoint of another phase, tokenizer or beginning."""
     for key, value in now.items():
-        unrecorded = value if key in ("phase", "tokenizer", "data") else "none"  # older checkpoints do not say
-        if (theirs := then.get(key, unrecorded)) != value:
+        unrecorded = {"init_from": "none", "resume": "none", "optim": "adamw"}.get(key, value)
+        if (theirs := then.get(key, unrecorded)) != value:  # older checkpoints do not say
             raise CheckpointError(
                 f"the checkpoint's {key} is {theirs}, but this run's is {value}",
-                "use init_from=PATH to take the weights alone, or another name=... to start anew",
+                "ask for what it was; or use init_from=PATH to take the weights alone, or another name=...",
             )
 
 

@@ -20,6 +20,7 @@ from niels_gpt.loss import ROWS
 from train.amp import Amp, amp_factory
 from train.checkpointing import TrainState
 from train.config import RunCfg, TrainCfgSchema
+from train.cpu import prefer_onednn
 from train.exhausted import is_out_of_memory
 from train.live_bytes import LiveBytes
 from train.model import make_model
@@ -103,6 +104,8 @@ def _stepped(device: torch.device, cfg: RunCfg, steps: int, cost: Cost) -> Cost:
 def stepper(device: torch.device, cfg: RunCfg) -> Callable[[TrainCfgSchema], float]:
     """Return what takes a timed step, of as many microbatches as it is told, of a new model on random ids."""
     train = cfg.train
+    if device.type == "cpu":
+        prefer_onednn()  # as in a run
     model = make_model(cfg.model, train, device)
     state = TrainState(model, make_optimizer(model, train))
     return partial(_step, state, RandomIds(cfg.model), amp_factory(device, train))

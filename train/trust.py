@@ -29,7 +29,13 @@ DEEPEST = 32  # brackets within one another
 TARGETS = re.compile(
     r"train\.cli\.Gate|hydra_plugins\.[\w.]+|hydra\._internal\.core_plugins\.[\w.]+|optuna\.samplers\.\w+"
 )
-HANDLERS = {"logging.FileHandler", "logging.StreamHandler", "logging.NullHandler", "train.cli.ConsoleHandler"}
+HANDLERS = {
+    "logging.FileHandler",
+    "logging.StreamHandler",
+    "logging.NullHandler",
+    "train.console.ConsoleHandler",
+    "train.console.LogFile",
+}
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 VARIABLES = re.compile(r"OMP_NUM_THREADS|MKL_NUM_THREADS|TOKENIZERS_PARALLELISM|PYTORCH_MPS_\w+")
 NAME = re.compile(r"\.?[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
