@@ -64,7 +64,8 @@ def outlive_readers(names: Sequence[str]) -> None:
     for name in names:
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a sample may hold what the terminal's encoding lacks
+            with suppress(OSError):  # a sample may hold what the terminal's encoding lacks
+                stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, LastingStream(stream))
 
 

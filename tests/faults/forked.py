@@ -84,6 +84,7 @@ def _carry_out(script: str, arguments: tuple[str, ...], cwd: Path, before: Calla
     for number, (module, name) in PHASES.items():
         setattr(import_module(module), name, partial(_marked, getattr(import_module(module), name), phase, number))
     before()
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115 as at a start
     path = ROOT / "scripts" / f"{script}.py"
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.parent))  # as Python does for a script
