@@ -92,9 +92,14 @@ def report_error(error: Exception) -> int:
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
-    print(f"hint: {hint}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
+    print(f"hint: {printable(hint)}", file=sys.stderr)
     return code
+
+
+def printable(line: str) -> str:
+    """Return a line with what a terminal could act on spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _explain(error: Exception) -> tuple[int, str, str]:

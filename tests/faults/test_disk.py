@@ -50,6 +50,19 @@ def mounted(size: int) -> Iterator[Path]:
             subprocess.run(["umount", "-l", name], check=True)
 
 
+@contextmanager
+def shown(path: Path, folder: Path) -> Iterator[None]:
+    """Let a new file of another file system be seen in a folder under its own name."""
+    here = folder / path.name
+    path.touch()
+    here.touch()
+    subprocess.run(["mount", "--bind", str(path), str(here)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(here)], check=True)
+
+
 def leave(folder: Path, room: int) -> None:
     """Fill a small file system up to `room` bytes."""
     filler = folder / "filler"
@@ -187,18 +200,17 @@ def test_a_line_of_metrics_that_went_half_onto_the_disk_is_taken_back() -> None:
         assert [event["step"] for event in metrics.read_metrics(path)] == list(range(written))
         assert path.read_bytes().endswith(b"}\n")
         metrics.keep_until(path, 10)  # as a resumed run does, still without room
-        metrics.append(path, {"step": 11})
+        metrics.append(path, {"step": 11, "event": "train"})
         assert [event["step"] for event in metrics.read_metrics(path)] == list(range(12))
 
 
 def test_a_log_that_finds_no_room_is_warned_of_once_and_training_goes_on(tmp_path: Path) -> None:
     with mounted(4096) as small:
-        leave(small, 0)
         folder = tmp_path / "runs" / "smoke_pretrain"
         (folder / "pretrain").mkdir(parents=True)
-        (folder / "train.log").symlink_to(small / "train.log")
-        (folder / "pretrain" / "metrics.jsonl").symlink_to(small / "metrics.jsonl")
-        code, said = forked("experiment=smoke_pretrain", *TRAIN, cwd=tmp_path)
+        leave(small, 0)
+        with shown(small / "train.log", folder), shown(small / "metrics.jsonl", folder / "pretrain"):
+            code, said = forked("experiment=smoke_pretrain", *TRAIN, cwd=tmp_path)
     assert code == 0, said
     for name in ("train.log", "metrics.jsonl"):
         assert len(re.findall(rf"warning: .*{name} cannot be written", said)) == 1, said
