@@ -163,7 +163,7 @@ def test_a_complete_run_refuses_other_settings_and_its_config_is_kept(tmp_path: 
     before = config.read_bytes()
     done = cli(*SMOKE, "train.base_lr=0.5", "data.size=210", cwd=tmp_path)
     assert done.returncode == 4
-    for said in ("data.size=200, not 210", "train.base_lr=0.004, not 0.5"):
+    for said in ("data.size=200, not 210", "train.base_lr=0.014, not 0.5"):
         assert said in done.stderr
     assert config.read_bytes() == before
 

@@ -124,9 +124,8 @@ def test_equal_training_split_differently_coincides(tmp_path: Path) -> None:
     assert "losses coincide, largest difference 0.0001 nats over 2 evaluations" in sentence(found, made)
 
 
-@pytest.mark.parametrize("loss", [3.03, NAN])
-def test_equal_training_that_does_not_coincide_is_told_plainly(tmp_path: Path, loss: float) -> None:
-    (found,) = splits(trained(tmp_path, (3.0, {}), (loss, {"B": 8, "accum_steps": 1})))
+def test_equal_training_that_does_not_coincide_is_told_plainly(tmp_path: Path) -> None:
+    (found,) = splits(trained(tmp_path, (3.0, {}), (3.03, {"B": 8, "accum_steps": 1})))
     assert not found.coincide
     assert "do not coincide" in sentence(found, list(found.rows))
     assert "This must not be" in sentence(found, list(found.rows))

@@ -72,7 +72,7 @@ def started(tmp_path: Path) -> Iterator[Start]:
 def preempted(sweep: Started) -> list[Job]:
     """Preempt the job with seed 1 once it has taken a step, wait for the end, return the jobs."""
     process, folder = sweep
-    waited_for(lambda: any(folder.glob("*train.seed=1,*/pretrain/metrics.jsonl")))
+    waited_for(lambda: any(p.stat().st_size for p in folder.glob("*train.seed=1,*/pretrain/metrics.jsonl")))
     (lock,) = folder.glob("*train.seed=1,*/run.lock")
     found = re.search(r"process (\d+)", lock.read_text(encoding="utf-8"))
     assert found

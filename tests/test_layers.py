@@ -138,7 +138,7 @@ def test_every_file_opens_with_the_sentence_that_says_what_lives_in_it() -> None
 
 
 def test_there_is_one_training_loop() -> None:
-    others = {"contestants.py"}  # of the benchmark: loops that ours is raced against
+    others = {"contestants.py", "overhead.py"}  # of the benchmark: what ours is raced against, a state to save
     updating = [path for path in FILES if "optimizer.step()" in path.read_text(encoding="utf-8")]
     updating = [path for path in updating if path.name not in others]
     assert [path.name for path in updating] == ["train_loop.py"]

@@ -14,7 +14,7 @@ from train.numerics_batch import chosen_checkpoint
 from train.numerics_verdict import with_verdicts
 
 NAMES = ["fp32", "fp16", "fp16_scaled", "bf16", "fp16, head in fp16"]
-PARTS = ["embedding", "blocks.0", "blocks.1", "norm", "total"]
+PARTS = ["embedding", "blocks.0", "blocks.1", "norm", "head", "total"]
 ON_THE_CPU = pytest.mark.skipif(torch.backends.mps.is_available(), reason="a Mac with Metal emulates nothing")
 
 
@@ -86,7 +86,7 @@ def test_a_folder_or_a_checkpoint_may_be_named_too(run_folder: Run) -> None:
         (["stray/pretrain/best.pt"], 4, "error: stray/result.json has no settings of a phase pretrain"),
         (["empty", "--json", "taken.json"], 2, "error: taken.json is there already"),
         (["empty", "--json", "no/where.json"], 2, "error: no/where.json: there is no folder no"),
-        (["empty", "--sequences", "0"], 2, "numerics.py: error: --sequences is 1 to 65536"),
+        (["empty", "--sequences", "0"], 2, "error: --sequences is 1 to 65536"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
@@ -123,5 +123,5 @@ def test_settings_that_are_no_object_are_no_settings(run_folder: Run, settings: 
     result = json.loads(path.read_text())
     result["phases"][0]["settings"] = settings
     path.write_text(json.dumps(result))
-    with pytest.raises(CheckpointError, match="has no settings of a phase pretrain"):
+    with pytest.raises(CheckpointError, match="has no result.json that names a finished phase"):
         numerics(folder)

@@ -122,7 +122,7 @@ def test_events_that_lack_a_number_are_left_out(tmp_path: Path) -> None:
     with (tmp_path / "pretrain" / "metrics.jsonl").open("a") as file:
         for event in (3, {}, {"event": "val"}, {"event": "train", "tokens": 5, "loss": 1.0}, ["event"]):
             file.write(json.dumps(event) + "\n")
-        file.write('{"event": "val", "tokens": 3000, "loss": NaN}\n{"event": "val", "tok')
+        file.write('{"event": "val", "step": 3, "tokens": 3000, "loss": NaN}\n{"event": "val", "tok')
     curve = read_row(tmp_path).curves["pretrain"]
     assert (len(curve.train), [point.tokens for point in curve.val]) == (2, [1000, 2000, 3000])
 

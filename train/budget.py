@@ -1,13 +1,14 @@
 """How long a phase may take: minutes that count over all its processes, kept beside its checkpoints."""
 
-import json
 import time
 from pathlib import Path
 
+from niels_gpt.plain import read_json
 from train.atomic import write_json
 from train.disk import tolerated
 
 TIME = "time.json"
+LARGEST = 1 << 10  # bytes of it
 NOTED_EVERY = 10.0  # seconds: all that a kill can make a phase forget of the time it took
 
 
@@ -40,6 +41,6 @@ class Budget:
 def _read(path: Path) -> float:
     """Return what was noted; a file that is missing or damaged has noted nothing."""
     try:
-        return max(0.0, float(json.loads(path.read_text(encoding="utf-8"))["seconds"]))
+        return max(0.0, float(read_json(path, LARGEST)["seconds"]))
     except (OSError, ValueError, TypeError, KeyError):
         return 0.0

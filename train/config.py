@@ -39,9 +39,7 @@ class TrainCfgSchema(Cfg):
         "adamw", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
     )
     base_lr: float = Field(1e-3, gt=0.0, le=10.0, description="learning rate after warm-up")
-    schedule: Literal["cosine", "linear"] = Field(
-        "cosine", description="how the learning rate falls after warm-up"
-    )
+    schedule: Literal["cosine", "linear"] = Field("cosine", description="how the rate falls after warm-up")
     min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate that the schedule ends at")
     warmup_steps: int | None = Field(
         None, ge=0, le=10**9, description="steps of linear warm-up; null: a tenth of total_steps"

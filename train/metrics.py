@@ -16,8 +16,10 @@ METRICS = "metrics.jsonl"
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the events of a metrics file; a line that is none, as one that a kill has torn, is left out."""
-    if not path.is_file():
+    if not path.exists():
         return
+    if not (path.is_file() or path.is_dir()):  # a FIFO would wait for a writer
+        raise OSError(errno.EINVAL, "no regular file", str(path))
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)

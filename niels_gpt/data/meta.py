@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt.errors import DataError
+from niels_gpt.plain import read_json
 
 META = "meta.json"
+LARGEST = 1 << 20  # bytes of it
 ANEW = "delete the folder; it is made anew"
 
 
@@ -28,7 +30,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / META
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = read_json(path, LARGEST)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error})", ANEW) from None
     if not isinstance(meta, dict) or meta.pop("sha256", None) != _hash(meta):

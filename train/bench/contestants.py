@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,19 +44,20 @@ def the_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> No
     """Take steps as a user's run does: train_loop, its checks, its report, batches from a token file."""
     cfg = train_cfg(shape, settings, steps)
     state = built(shape, cfg)
-    taken = 0
 
     class Stopwatch(Report):
         def advance(self, step: int) -> None:
-            nonlocal taken
-            taken += 1
             lap()
+            if step == steps:
+                raise _Enough  # a stop would save first, and count as part of the step
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
         report = Stopwatch(Path(folder), cfg.total_steps, 0, shape.tokens, state.model.device, Yardstick(1.0, 1.0))
-        train_loop(
-            state, cfg, source(shape), source(shape), out=Path(folder), report=report, stop=lambda: taken == steps
-        )
+        train_loop(state, cfg, source(shape), source(shape), out=Path(folder), report=report)
+
+
+class _Enough(Exception):
+    """All steps of the race are taken."""
 
 
 def bare(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:

@@ -59,6 +59,8 @@ def read_row(folder: Path) -> Row:
     try:
         curves = {phase: curve for phase in PHASES if (curve := read_curve(folder / phase / METRICS))}
         results = {phase: _checked(result) for phase, result in read_results(folder).items()}
+        if not results and (folder / RESULT).exists():
+            raise ValueError(f"{RESULT} tells of no phase that is known; the same command makes it anew")
         job = _job(folder) or _as_job(folder, results, curves)
         return Row(name, printable(str(folder)), **_standing(job) | _reached(job.status, results, curves))
     except Exception as error:  # whatever is wrong with one run, the report of the others must come out
