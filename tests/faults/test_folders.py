@@ -63,7 +63,7 @@ def test_of_many_runs_on_one_folder_one_goes_on_and_after_its_kill_a_restart_doe
     for folder in folders:
         folder.mkdir()
     runs = [Forked(*shared, cwd=folder) for folder in folders]
-    ends = []
+    ends: list[tuple[Forked, tuple[int, str]]] = []
     while len(ends) < starts - 1:
         ends += [(one, one.end()) for one in runs if not one.process.is_alive() and one not in dict(ends)]
         time.sleep(0.02)
