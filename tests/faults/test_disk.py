@@ -262,7 +262,11 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_before_any_step(
     loaded = plan(*TRAIN, f"dir={open_folder}/run", f"data.cache_dir={open_folder}/cache")
     step = mock.patch("train.train_loop.optimizer_step", side_effect=AssertionError)
     try:
-        with as_nobody(), step, pytest.raises((DiskError, PermissionError)) as caught:
+        with (
+            as_nobody(),
+            step,
+            pytest.raises((DiskError, PermissionError)) as caught,
+        ):  # the command line makes 8 of both
             run(loaded)
     finally:
         release(loaded[0].dir)
