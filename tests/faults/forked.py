@@ -22,6 +22,7 @@ PHASES = {  # what is watched, by the number that stands for it in the file `pha
     5: ("train.train_loop", "save_step"),
 }
 NAMES = {1: "tokenizer", 2: "cache", 3: "step", 4: "evaluation", 5: "save"}
+NOT_BEGUN = 255  # until the script listens to signals
 LONGEST = 120.0  # seconds that anything is waited for
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["train.run", "train.cli", "hydra.main", "faults.forked"])
@@ -37,7 +38,8 @@ class Forked:
     def __init__(
         self, *arguments: str, cwd: Path, before: Callable[[], Any] = nothing, script: str = "train"
     ) -> None:
-        (cwd / "phase").write_bytes(b"\0")
+        for name, content in (("phase", bytes([NOT_BEGUN])), ("stdout", b""), ("stderr", b"")):
+            (cwd / name).write_bytes(content)
         self.cwd = cwd
         self.process = CONTEXT.Process(target=_carry_out, args=(script, arguments, cwd, before))
         self.process.start()
@@ -83,12 +85,20 @@ def _carry_out(script: str, arguments: tuple[str, ...], cwd: Path, before: Calla
         phase = mmap.mmap(file.fileno(), 1)
     for number, (module, name) in PHASES.items():
         setattr(import_module(module), name, partial(_marked, getattr(import_module(module), name), phase, number))
+    cli = import_module("train.cli")
+    vars(cli)["end_with_parent"] = partial(_begun, vars(cli)["end_with_parent"], phase)
     before()
     sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115 as at a start
     path = ROOT / "scripts" / f"{script}.py"
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.parent))  # as Python does for a script
     runpy.run_path(str(path), run_name="__main__")
+
+
+def _begun(function: Callable[[], Any], phase: mmap.mmap) -> None:
+    """Let the test know that signals are listened to."""
+    phase[0] = 0
+    function()
 
 
 def _marked(function: Callable[..., Any], phase: mmap.mmap, number: int, *args: Any, **kwargs: Any) -> Any:

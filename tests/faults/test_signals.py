@@ -55,7 +55,8 @@ def stopped(folder: Path, phase: int, signum: int, draw: random.Random) -> tuple
         run.wait_for(phase)
         time.sleep(draw.uniform(0, 0.01))
     else:
-        time.sleep(draw.uniform(0.05, 1.0))  # Hydra, the gate, or what comes after
+        run.wait_for(0)
+        time.sleep(draw.uniform(0, 1.0))  # Hydra, the gate, or what comes after
     doing, sent = run.phase(), time.monotonic()
     with suppress(ProcessLookupError):
         run.send(signum)
