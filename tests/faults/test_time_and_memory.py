@@ -146,7 +146,8 @@ def test_a_limit_of_memory_ends_in_one_message_with_the_way_out(tmp_path: Path) 
         assert code == 6, (mebibytes, said)
         assert re.search(r"^error: out of memory.*\nhint: \S", said, re.M) and "Traceback" not in said, said
     assert "memory=ckpt" in said and "train.B=32 train.accum_steps=4 (the same training)" in said, said
-    note("memory limit", "RLIMIT_AS at 10 points, 32 MiB and more: exit 6 with hint", f"{len(codes)} of {len(codes)} as asked")
+    asked = "RLIMIT_AS at 10 points, 32 MiB and more: exit 6 with hint"
+    note("memory limit", asked, f"{len(codes)} of {len(codes)} as asked")
 
 
 @pytest.mark.parametrize("text", MPS_TEXTS)
