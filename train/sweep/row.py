@@ -2,11 +2,9 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
-
-from pydantic import TypeAdapter
 
 from train.config import PhaseName
 from train.folder import is_held
@@ -58,7 +56,7 @@ def read_row(folder: Path) -> Row:
     name = printable(folder.resolve().name)
     try:
         curves = {phase: curve for phase in PHASES if (curve := read_curve(folder / phase / METRICS))}
-        results = {phase: _checked(result) for phase, result in read_results(folder).items()}
+        results = read_results(folder)
         if not results and (folder / RESULT).exists():
             raise ValueError(f"{RESULT} tells of no phase that is known; the same command makes it anew")
         job = _job(folder) or _as_job(folder, results, curves)
@@ -107,10 +105,6 @@ def _job(folder: Path) -> Job | None:
     if job and job.status == "running" and not is_held(folder) and not is_held(folder.parent):
         return replace(job, status="interrupted", reason="its sweep was ended; the same command goes on")
     return job
-
-
-def _checked(result: PhaseResult) -> PhaseResult:
-    return TypeAdapter(PhaseResult).validate_python(asdict(result))
 
 
 def _as_job(folder: Path, results: Results, curves: Curves) -> Job:
