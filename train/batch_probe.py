@@ -36,7 +36,7 @@ class Probe:
 def probed(cfg: RunCfg) -> Probe:
     """Measure a step of `cfg`; what goes wrong is part of the answer."""
     device, train = resolve_device(cfg.device), cfg.train.model_copy(update=STILL)
-    prepare_cpu(device, train)
+    prepare_cpu(device)
     if device.type == "mps" and (fault := known_fault(cfg, torch_version())):
         return Probe(train.B, trouble=fault[0])
     try:

@@ -69,7 +69,7 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     device = resolve_device(cfg.device)
     preflight(device, cfg)
     require_compiler(device, cfg.train)
-    prepare_cpu(device, cfg.train)
+    prepare_cpu(device)
     cfg.out.mkdir(parents=True, exist_ok=True)
     tokenizer = run_tokenizer(cfg, init_from)
     model = make_model(cfg.model, cfg.train, device)

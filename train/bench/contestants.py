@@ -156,7 +156,7 @@ def readied(name: str, threads: int, *, frugal: bool = False) -> Contestant:
     contestant = CONTESTANTS[name]
     torch.set_num_threads(threads)
     if contestant.as_a_run and not frugal:
-        prepare_cpu(CPU, TrainCfgSchema(**contestant.settings))
+        prepare_cpu(CPU)
     return contestant
 
 
