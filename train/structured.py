@@ -8,7 +8,9 @@ from hashlib import sha256
 from types import UnionType
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from omegaconf import MISSING, OmegaConf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -23,10 +25,30 @@ HELP_SECTIONS = ("model", "data", "train")
 def register() -> None:
     """Store the schema as Hydra's config `schema`, and the resolvers that conf/ uses."""
     guard()
+    list_options_directly()
     ConfigStore.instance().store(name="schema", node=structured(PlanCfg))
     OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     OmegaConf.register_new_resolver("accum_steps_for", accum_steps_for, replace=True)
+
+
+@cache  # once: what is wrapped stays wrapped
+def list_options_directly() -> None:
+    """Let Hydra list options without a copy of all configs, which it makes a hundred times for --help."""
+    with_a_copy = ConfigLoaderImpl.get_group_options
+
+    def listed(
+        self: ConfigLoaderImpl,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if config_name or overrides:  # which may add to the search path: that is what the copy is for
+            return with_a_copy(self, group_name, results_filter, config_name, overrides)
+        return self.repository.get_group_options(group_name, results_filter)
+
+    ConfigLoaderImpl.get_group_options = listed  # type: ignore[method-assign]
 
 
 @cache  # OmegaConf takes two nodes for one thing only if they are one class
