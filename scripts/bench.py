@@ -28,9 +28,9 @@ def main() -> None:
     """Check, carry out, and write what was asked for."""
     options = arguments(__doc__)
     with deferred_signals():  # torch is imported only now
-        from train.bench.modes import require_known
+        from train.bench.modes import require_racers
         from train.doctor_text import report_path, write_report
-    require_known({*options.contestants, options.reference}, options.shapes)
+    require_racers({*options.contestants, options.reference}, options.shapes)
     path = report_path(options.json) if options.json else None
     report = carried_out(options)
     if path:

@@ -7,7 +7,6 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from niels_gpt.errors import ConfigError
-from train.arguments import Arguments
 from train.cli import command, deferred_signals
 from train.config import HELP, RunCfg, load_plan
 from train.overrides import Refusal, each_problem
@@ -19,7 +18,7 @@ EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 tr
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = Arguments(description=__doc__, epilog=EXAMPLE)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument(
         "overrides", nargs="*", help="settings as of scripts/train.py, such as model=base train.B=8"
     )

@@ -1,10 +1,10 @@
 """Turns an older JSON config into conf/experiment/NAME.yaml, to go on with it under Hydra."""
 
 import _root  # noqa: F401  isort: skip
+import argparse
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
-from train.arguments import Arguments
 from train.cli import command
 from train.legacy import experiment_yaml, plan_from_json
 
@@ -13,7 +13,7 @@ EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
 
 def main() -> None:
     """Write the experiment; an existing one is never overwritten."""
-    parser = Arguments(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("json", type=Path, help="the older config")
     parser.add_argument(
         "--to", type=Path, default=EXPERIMENTS, help="folder for the YAML (default conf/experiment)"

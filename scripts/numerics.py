@@ -4,7 +4,6 @@ import _root  # noqa: F401  isort: skip
 import argparse
 from pathlib import Path
 
-from train.arguments import Arguments
 from train.cli import command, deferred_signals
 
 MOST = 65536  # sequences
@@ -12,7 +11,7 @@ MOST = 65536  # sequences
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = Arguments(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, as runs/default, a phase's in it, or a checkpoint")
     parser.add_argument("--sequences", type=int, help="size of the batch (default: a step of the run)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a new file for the same as JSON")

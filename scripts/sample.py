@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
-from train.arguments import Arguments
 from train.cli import command, deferred_signals
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = Arguments(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, as runs/default, or a checkpoint in it")
     parser.add_argument("--prompt", help="a text to go on from; after SFT, a question to answer")
     parser.add_argument("--chat", action="store_true", help="talk in turns; an empty line ends it")

@@ -4,15 +4,16 @@ import _root  # noqa: F401  isort: skip
 import argparse
 from pathlib import Path
 
-from niels_gpt.errors import ConfigError
-from train.arguments import Arguments
 from train.cli import command
+from train.known import require_known
 from train.speedrun import RECIPES, TARGETS, as_table, attempt
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = Arguments(description=__doc__, epilog="example: python scripts/speedrun.py tiny --seeds 1")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python scripts/speedrun.py tiny --seeds 1"
+    )
     parser.add_argument("models", nargs="*", help=f"{', '.join(TARGETS)} (default: all)")
     parser.add_argument("--recipes", default=",".join(RECIPES), help="separated by commas (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")
@@ -27,17 +28,11 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def require_known(what: str, asked: list[str], known: dict[str, object]) -> None:
-    """Refuse names that nothing has."""
-    if unknown := [name for name in asked if name not in known]:
-        raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose among {', '.join(known)}")
-
-
 def main() -> None:
     """Train, and print the table."""
     options = arguments()
-    require_known("model", options.models, dict(TARGETS))
-    require_known("recipe", options.recipes, dict(RECIPES))
+    require_known("model", options.models, TARGETS)
+    require_known("recipe", options.recipes, RECIPES)
     attempts = []
     for seed in range(1, options.seeds + 1):
         for model in options.models:

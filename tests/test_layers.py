@@ -39,7 +39,7 @@ LAYERS = [
         "train.exhausted",
     ],
     ["train.problems", "train.trust"],
-    ["train.config", "train.metrics", "train.budget", "train.nonfinite", "train.arguments"],
+    ["train.config", "train.metrics", "train.budget", "train.nonfinite"],
     ["train.bench.options"],
     [
         "train.legacy",

@@ -142,4 +142,4 @@ def test_no_content_of_its_files_is_fatal(contents: dict[str, object]) -> None:
 def test_what_a_terminal_would_obey_is_not_in_a_row(tmp_path: Path) -> None:
     folder = made_job(tmp_path / "a\x1b[31m\nb", "failed", reason="bell\a\x9b and \udcff", command="x\r\ny")
     row = read_row(folder)
-    assert (row.name, row.reason, row.command) == ("a [31m b", "bell   and", "x  y")
+    assert (row.name, row.reason, row.command) == (r"a\x1b[31m\nb", r"bell\x07\x9b and \udcff", r"x\r\ny")

@@ -24,6 +24,7 @@ from train.console import ConsoleHandler, open_streams, outlive_readers
 from train.disk import disk_error
 from train.exhausted import first_line, is_out_of_memory
 from train.folder import claim, hold
+from train.known import printable
 from train.lifeline import end_with_parent
 from train.overrides import each_problem
 from train.stop import ENDING, Terminated, end_at_once
@@ -55,8 +56,12 @@ def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
 
 
 def _refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    """Refuse flags in the form of all refusals."""
-    raise ConfigError(message, f"python scripts/{parser.prog} --help lists all flags")
+    """Refuse flags in the form of all refusals.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError(message, f"python scripts/{parser.prog} --help shows what it takes")
 
 
 @contextmanager
@@ -95,11 +100,6 @@ def report_error(error: Exception) -> int:
         print(f"error: {printable(line)}", file=sys.stderr)
     print(f"hint: {printable(hint)}", file=sys.stderr)
     return code
-
-
-def printable(line: str) -> str:
-    """Return a line with what a terminal could act on spelt out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _explain(error: Exception) -> tuple[int, str, str]:

@@ -1,9 +1,11 @@
 """The settings that there are, which one a wrong name may have meant, and how a value is shown."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 
 from pydantic import BaseModel
+
+from niels_gpt.errors import ConfigError
 
 LONGEST = 80  # characters of a value in a message
 
@@ -38,6 +40,20 @@ def _same_ending(word: str, known: list[str]) -> list[str]:
 
 def shown(value: object, longest: int = LONGEST) -> str:
     """Return a value as one printable line of bounded length."""
-    text = str(list(value) if isinstance(value, tuple) else value)
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: longest + 1])
+    text = printable(str(list(value) if isinstance(value, tuple) else value)[: longest + 1])
     return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def printable(line: str) -> str:
+    """Return a line with what a terminal could act on, or a file could not hold, spelt out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def require_known(what: str, asked: Iterable[str], known: Collection[str], more: str = "") -> None:
+    """Refuse names that nothing has.
+
+    Raises:
+        ConfigError: there are such names; its hint ends with `more`.
+    """
+    if unknown := sorted(set(asked) - set(known)):
+        raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose among {', '.join(known)}{more}")

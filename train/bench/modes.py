@@ -4,30 +4,26 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from niels_gpt.errors import ConfigError
 from train.bench import growth_tables, overhead, steady, tables
 from train.bench.contestants import CONTESTANTS
 from train.bench.grow import Effort, grow
 from train.bench.growth_figure import draw
 from train.bench.race import Course, race
 from train.bench.shapes import SHAPES
+from train.known import require_known
 
 Say = Callable[[str], None]
 
 
-def require_known(contestants: Collection[str], shapes: Collection[str]) -> None:
+def require_racers(contestants: Collection[str], shapes: Collection[str]) -> None:
     """Refuse names that nothing has.
 
     Raises:
         ConfigError: there are such names.
     """
-    one_program = "all precisions are one program on the CPU; on a Mac scripts/doctor.py times each"
-    for what, asked, known, more in (
-        ("contestant", contestants, CONTESTANTS, f"; {one_program}"),
-        ("shape", shapes, SHAPES, ""),
-    ):
-        if unknown := sorted(set(asked) - set(known)):
-            raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose among {', '.join(known)}{more}")
+    one_program = "; all precisions are one program on the CPU; on a Mac scripts/doctor.py times each"
+    require_known("contestant", contestants, CONTESTANTS, one_program)
+    require_known("shape", shapes, SHAPES)
 
 
 def raced(courses: Sequence[Course], names: Sequence[str], reference: str, say: Say) -> dict[str, Any]:

@@ -4,8 +4,6 @@ import argparse
 import os
 from pathlib import Path
 
-from train.arguments import Arguments
-
 EXAMPLES = """examples:
   python scripts/bench.py small base
   python scripts/bench.py small --contestants ours-ckpt-compile,ours-ckpt,ours
@@ -22,7 +20,7 @@ STEADY = "in place of a race: whether memory grows over so many steps"
 
 def arguments(description: str | None) -> argparse.Namespace:
     """Read the command line; what was not said and depends on the mode is filled in."""
-    parser = Arguments(
+    parser = argparse.ArgumentParser(
         description=description, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shapes", nargs="*", help="small, base, middle (default: small; middle with --grow)")

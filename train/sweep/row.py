@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from train.config import PhaseName
 from train.folder import is_held
+from train.known import printable
 from train.metrics import METRICS
 from train.plain_yaml import read_yaml
 from train.result import RESULT, PhaseResult, read_results
@@ -144,8 +145,3 @@ def _leaves(tree: Settings, path: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
-
-
-def printable(text: str) -> str:
-    """Return a line without what a terminal would obey or a file could not hold: names come from the disk."""
-    return "".join(character if character.isprintable() else " " for character in text).strip()

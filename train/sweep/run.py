@@ -11,6 +11,7 @@ from pathlib import Path
 
 from niels_gpt.errors import Interrupted, NielsError
 from train.folder import is_held
+from train.known import printable
 from train.lifeline import GRACE, lifeline
 from train.result import completed
 from train.stop import Stop, stop_on_signals
@@ -19,7 +20,7 @@ from train.sweep.job import Job, is_complete, read_job, write_job
 from train.sweep.plan import PlannedJob
 from train.sweep.process import Child, Ended
 from train.sweep.report import rewrite
-from train.sweep.row import Row, printable
+from train.sweep.row import Row
 from train.sweep.table import one_line
 
 POLL = 0.05  # seconds
