@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ON_ANY_PAGE = {INK: "#7a7f87", LINE: "#7a7f87", FAINT: "#7a7f87"}  # a page's own colours are not known here
+ROOM = 10_000  # a size from here on is written in 1024s
 ROWS = (
     ("tokens/s", "tokens_per_second", "tokens_in_theory", 1),
     ("peak MiB", "peak", "peak_in_theory", MIB),
@@ -42,7 +43,7 @@ def draw(growth: Growth, path: Path) -> None:
 
 def panel(axes: "Axes", growth: Growth, axis: str, facts: tuple[str, str, str, int]) -> None:
     """Draw one fact against one size: dots are measured, dashes are theory."""
-    from matplotlib.ticker import EngFormatter, NullLocator
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     _, measured, in_theory, unit = facts
     shapes = growth.axes[axis]
@@ -52,7 +53,9 @@ def panel(axes: "Axes", growth: Growth, axis: str, facts: tuple[str, str, str, i
         axes.plot(sizes, [one[in_theory] / unit for one in points], "--", color=hue, label=f"{memory}, theory")
         axes.plot(sizes, [one[measured] / unit for one in points], "o", color=hue, label=f"memory={memory}")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(value) for value in sizes])
+    axes.set_xticks(sizes, [str(value) if value < ROOM else f"{value >> 10}Ki" for value in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
