@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory
+from niels_gpt.printable import printable
 from train.config import HELP, load_plan
 from train.console import ConsoleHandler, open_streams, outlive_readers
 from train.disk import disk_error
@@ -95,11 +96,6 @@ def report_error(error: Exception) -> int:
         print(f"error: {printable(line)}", file=sys.stderr)
     print(f"hint: {printable(hint)}", file=sys.stderr)
     return code
-
-
-def printable(line: str) -> str:
-    """Return a line with what a terminal could act on spelt out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _explain(error: Exception) -> tuple[int, str, str]:

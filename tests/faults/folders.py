@@ -68,9 +68,9 @@ def require_equal(run: Path, straight: Path) -> None:
 def require_whole_cache(cache: Path) -> None:
     """Whatever is visible in a token cache is complete, to the hash."""
     for folder in cache.glob("[!.]*-*/"):
-        for split, columns in read_meta(folder)["splits"].items():
-            for column, said in columns.items():
-                assert _sha256(folder / f"{split}.{column}") == said["sha256"]
+        for split, columns in read_meta(folder).splits.items():
+            for name, column in columns:
+                assert _sha256(folder / f"{split}.{name}") == column.sha256
     for path in cache.glob("tokenizer-*.json"):
         assert load_tokenizer(path).hash() == path.with_suffix(".sha256").read_text()
 
