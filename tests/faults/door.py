@@ -1,4 +1,4 @@
-"""The door of scripts/train.py: what a command line says, leaves and would run, mostly without a process of its own."""
+"""The door of scripts/train.py: what a command line says, leaves and would run; in a process of its own or not."""
 
 import argparse
 import contextlib

@@ -20,6 +20,8 @@ REFUSED = [
     ("train", ["precision=fp17"], 2),
     ("train", ["train.max_minutes=0"], 2),
     ("train", ["-m", "train.B=1,0"], 2),
+    ("train", ["-m", "train.B=1,2", "--cfg", "job"], 2),
+    ("train", ["--resolve"], 2),
     ("train", ["dir=/dev/null/run"], 8),
     ("sample", [], 2),
     ("sample", ["nothing"], 2),
