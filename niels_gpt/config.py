@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
 SMALLEST_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
 LONGEST_NAME = 255  # bytes between two slashes
+LARGEST_TABLE = 1 << 24  # numbers in the rotary cosines of a model, and in its sines: 64 MiB each
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
@@ -49,11 +50,13 @@ class ModelCfg(Cfg):
     tie_embeddings: bool = Field(True, description="the head has the embedding's weights; false: V x C of its own")
 
     def rules(self) -> Iterator[str]:
-        """The heads share C evenly, and rotary positions turn pairs of channels."""
+        """The heads share C evenly, rotary positions turn pairs of channels, and their tables have room."""
         if self.C % self.H:
             yield f"C={self.C} is not divisible by H={self.H}; choose H among the divisors of C"
         elif (self.C // self.H) % 2:
             yield f"C={self.C} over H={self.H} heads gives an odd head size; rotary positions need an even one"
+        elif self.T * (self.C // self.H) > LARGEST_TABLE:
+            yield f"T={self.T} times the head size {self.C // self.H} is more than {LARGEST_TABLE}; lower T"
 
 
 class SourceCfg(Cfg):

@@ -2,14 +2,19 @@
 
 from typing import Any
 
+from niels_gpt.printable import printable
+
 
 class NielsError(Exception):
-    """Base of every expected failure. `hint` is the way out, `exit_code` what a command ends with."""
+    """Base of every expected failure. `hint` is the way out, `exit_code` what a command ends with.
+
+    Whatever a message quotes of a file, a terminal or a log can show it.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
+        super().__init__("\n".join(map(printable, message.split("\n"))))
         self.hint = hint
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -58,7 +58,7 @@ def load_speaker(path: Path) -> Speaker:
     checkpoint = path if path.suffix == ".pt" else _best(path)
     tokenizer = load_tokenizer(checkpoint.parent.parent / "tokenizer.json")
     saved = read_checkpoint(checkpoint)
-    model, trained_with = model_of(saved, checkpoint), saved["train_cfg"].get("tokenizer", tokenizer.hash())
+    model, trained_with = model_of(saved), saved["train_cfg"].get("tokenizer", tokenizer.hash())
     if trained_with != tokenizer.hash() or model.cfg.V != tokenizer.V:
         raise CheckpointError(
             f"{checkpoint} was trained with another tokenizer than {checkpoint.parent.parent / 'tokenizer.json'}",

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, ConfigError
 from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
+from niels_gpt.shapes import misfit, tensor_bytes
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
 
 CHECKPOINT_KEYS: dict[str, Any] = {
@@ -41,17 +41,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     executed (weights_only).
 
     Raises:
-        CheckpointError: the file is missing, damaged, or no checkpoint of this project.
+        CheckpointError: the file is missing, damaged, no checkpoint of this project, or its weights are not those
+            of its settings.
     """
     if path.exists() and not path.is_file():  # a FIFO would be waited for
         raise CheckpointError(f"{path}: not a regular file", "give the path of a .pt file of a run")
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
-                raise CheckpointError(f"{path} holds more than its size, as no checkpoint does", "use another one")
+                raise CheckpointError(f"{path} is damaged (it holds more than its size)", _way_out(path))
             if broken := archive.testzip():
                 raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", _way_out(path))
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return _required(torch.load(path, map_location="cpu", weights_only=True), path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such checkpoint", _way_out(path)) from None
     except (CheckpointError, MemoryError):
@@ -59,6 +60,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # zipfile and torch raise many kinds for the one thing: a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read ({reason})", _way_out(path)) from error
+
+
+def _required(saved: Any, path: Path) -> dict[str, Any]:
+    """Return what was loaded from `path`, if it is what a run saves; a model may then be made of it."""
     if not isinstance(saved, dict) or set(saved) != set(CHECKPOINT_KEYS):
         raise CheckpointError(
             f"{path} is no checkpoint of niels_gpt", f"it must hold {', '.join(CHECKPOINT_KEYS)}"
@@ -67,6 +72,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is no checkpoint of niels_gpt: {wrong[0]} is of a wrong kind", _way_out(path)
         )
+    if tensor_bytes(saved) > path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: its tensors are larger than the file, as those of no checkpoint are", _way_out(path)
+        )
+    if reason := misfit(saved["model_cfg"], saved["model_state"]):
+        raise CheckpointError(f"{path}: {reason}", _way_out(path))
     return saved
 
 
@@ -82,20 +93,13 @@ def load_model(path: Path) -> GPT:
     Raises:
         CheckpointError: the file cannot be used.
     """
-    return model_of(read_checkpoint(path), path)
+    return model_of(read_checkpoint(path))
 
 
-def model_of(saved: dict[str, Any], path: Path) -> GPT:
-    """Return the GPT of a checkpoint that was read from `path`, on the CPU, in evaluation mode.
-
-    Raises:
-        CheckpointError: its weights do not fit its settings.
-    """
-    try:
-        model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
-        model.load_state_dict(saved["model_state"])
-    except (ValidationError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: its weights do not fit its model_cfg", _way_out(path)) from error
+def model_of(saved: dict[str, Any]) -> GPT:
+    """Return the GPT of a checkpoint that was read, on the CPU, in evaluation mode."""
+    model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
+    model.load_state_dict(saved["model_state"])
     return model.eval()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
+from niels_gpt.printable import harmless
 from train.cli import command, deferred_signals
 
 
@@ -64,7 +65,7 @@ def ask() -> str:
 def print_stream(pieces: Iterator[str]) -> None:
     """Print pieces of text as they come."""
     for piece in pieces:
-        sys.stdout.write(piece)
+        sys.stdout.write(harmless(piece))
         sys.stdout.flush()
     print()
 

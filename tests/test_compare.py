@@ -26,6 +26,20 @@ def test_runs_are_compared_into_new_folders(tmp_path: Path) -> None:
         assert report["best"][1]["title"] == "Fastest within 2 GiB"
 
 
+def test_what_a_record_from_others_says_is_harmless_on_the_console(tmp_path: Path) -> None:
+    hostile = "\x1b]0;owned\a\x1b[2J[link=evil]<b>\u202e"
+    made_run(tmp_path / "a", job={"command": hostile, "overrides": (hostile,)})
+    made_job(tmp_path / "b", "failed", command=hostile, overrides=(hostile,), reason=hostile)
+    done = cli("a", "b", cwd=tmp_path, script="compare")
+    assert (done.returncode, done.stderr) == (0, "") and "[link=evil]<b>" in done.stdout
+    written = [
+        done.stdout,
+        *((tmp_path / "compare" / f"sweep.{end}").read_text() for end in ("html", "md", "csv")),
+    ]
+    for text in written:
+        assert not [c for c in text if not c.isprintable() and c != "\n" and c in hostile]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

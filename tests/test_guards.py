@@ -21,6 +21,7 @@ EXCEPTIONS = {
     ("_target_", "hydra_plugins/isolated/launcher.py"): "how Hydra knows the default launcher, written there",
     ("_target_", "train/sweep/plan.py"): "compared with, to tell which sweeper was chosen; nothing is made of it",
     ("torch.compile", "niels_gpt/model/gpt.py"): "asked for by make_model, on the CPU alone",
+    ("baddbmm", "niels_gpt/model/attention.py"): "on the CPU alone, onto zeros or sums",
     ("torch.compile", "train/model.py"): "tries whether there is a compiler; on the CPU alone",
     ("float64", "train/evaluate.py"): "the yardstick counts bytes and targets on the CPU",
     ("float64", "train/numerics_rows.py"): "compares gradients that numerics_pass has brought to the CPU",

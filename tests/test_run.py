@@ -360,3 +360,20 @@ def test_a_change_of_precision_under_a_run_is_said(run_folder: Run, caplog: pyte
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
         run_folder("train.total_steps=2", "precision=bf16")
     assert "pretrain: changed since then: train.amp_dtype: fp16 -> bf16" in caplog.messages
+
+
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+def test_a_resumed_run_learns_by_its_own_settings_not_by_those_of_the_checkpoint(
+    run_folder: Run, optim: str
+) -> None:
+    settings = {"weight_decay": 0.3, "betas": "[0.8,0.9]", "momentum": 0.7}
+    run_folder(f"optim={optim}")
+    resumed = run_folder(
+        f"optim={optim}", "train.total_steps=6", *(f"train.{key}={value}" for key, value in settings.items())
+    )
+    state = final(resumed / "pretrain")["optimizer_state"]
+    parts = state["parts"] if optim == "muon" else [state]
+    groups = [group for part in parts for group in part["param_groups"]]
+    assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
+    assert [list(group["betas"]) for group in groups if "betas" in group] == [[0.8, 0.9]] * 2
+    assert [group["momentum"] for group in groups if "momentum" in group] == [0.7] * (optim == "muon")

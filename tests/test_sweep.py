@@ -1,8 +1,10 @@
 """What a sweep leaves behind: one page and its three companions, whole, harmless and right in every state."""
 
 import csv
+import html
 import json
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -138,16 +140,23 @@ def test_the_page_fetches_nothing(sweep: Path) -> None:
 
 def test_what_comes_from_the_disk_is_harmless_everywhere(tmp_path: Path) -> None:
     folder = tmp_path / "<b>sweep"
-    job = {"overrides": (HOSTILE, "=1+1"), "command": HOSTILE, "reason": HOSTILE}
+    command = shlex.join(["python", "scripts/train.py", HOSTILE])
+    job = {"overrides": (HOSTILE, "=1+1"), "command": command, "reason": HOSTILE}
     name = HOSTILE.replace("/", "")
     made_run(folder / name, job=job)
     made_run(folder / "_$x^$", B=2, accum_steps=4)
     made_job(folder / "@SUM(1)", "failed", **job | {"reason": "=cmd|' /C calc'!A0"})
     rewrite(folder, None)
-    page = Page((folder / "sweep.html").read_text(encoding="utf-8"))
+    page = Page(text := (folder / "sweep.html").read_text(encoding="utf-8"))
     assert page.count("script") == 1 and page.count("b") == 1, "the page's own"
     note = (folder / "sweep.md").read_text(encoding="utf-8")
-    assert "<script>" not in note.replace("\n    <script>", "") and "\x1b" not in note
+    pasted = command.replace("\x1b", " ")
+    assert (
+        note.count(f"\n\n    {pasted}\n") == 2
+        and "<script>" not in note.replace(pasted, "")
+        and "\x1b" not in note
+    )
+    assert html.unescape(text).count(f"<code>{pasted}</code>") == 2
     rows = read_csv(folder)
     assert {r["job"] for r in rows} == {name.replace("\x1b", " "), "_$x^$", "'@SUM(1)"}
     assert {r["reason"] for r in rows} == {HOSTILE.replace("\x1b", " "), "", "'=cmd|' /C calc'!A0"}

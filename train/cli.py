@@ -19,12 +19,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory
+from niels_gpt.printable import printable
 from train.config import HELP, load_plan
 from train.console import ConsoleHandler, open_streams, outlive_readers
 from train.disk import disk_error
 from train.exhausted import first_line, is_out_of_memory
 from train.folder import claim, hold
-from train.known import printable
 from train.lifeline import end_with_parent
 from train.overrides import each_problem
 from train.stop import ENDING, Terminated, end_at_once
@@ -32,6 +32,12 @@ from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinc
 
 DEBUG = "NIELS_DEBUG"
 NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's words for a study without a value
+FLAGS = (
+    "Only one of --",
+    "The --resolve flag",
+    "Expecting one subcommand",
+    "No completion plugin",
+)  # of Hydra's own
 SMALLER = "close what else takes memory, raise the limit that is set, or take a smaller train.B, model.T or model"
 log = logging.getLogger("niels_gpt")
 
@@ -110,6 +116,8 @@ def _explain(error: Exception) -> tuple[int, str, str]:
         return ConfigError.exit_code, each_problem(sys.argv[1:], error), HELP
     if isinstance(error, ValueError) and str(error) in NO_TRIAL:
         return 1, "no trial of the search has finished; sweep.html says why", "the same command tries them again"
+    if isinstance(error, ValueError) and str(error).startswith(FLAGS):
+        return ConfigError.exit_code, str(error), HELP
     if is_out_of_memory(error):
         return OutOfMemory.exit_code, f"out of memory ({first_line(error)})", SMALLER
     if isinstance(error, OSError):

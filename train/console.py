@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
+from niels_gpt.printable import harmless
+
 log = logging.getLogger("niels_gpt")
 
 
@@ -79,7 +81,7 @@ class ConsoleHandler(logging.Handler):
         if record.exc_info:
             return
         with suppress(SystemExit, OSError):  # a closed pipe; training goes on without a reader
-            get_console().print(self.format(record), soft_wrap=True, markup=False, highlight=False)
+            get_console().print(harmless(self.format(record)), soft_wrap=True, markup=False, highlight=False)
 
 
 class LogFile(logging.FileHandler):

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pydantic import BaseModel
 
 from niels_gpt.errors import ConfigError
+from niels_gpt.printable import printable
 
 LONGEST = 80  # characters of a value in a message
 
@@ -42,11 +43,6 @@ def shown(value: object, longest: int = LONGEST) -> str:
     """Return a value as one printable line of bounded length."""
     text = printable(str(list(value) if isinstance(value, tuple) else value)[: longest + 1])
     return text if len(text) <= longest else f"{text[:longest]}..."
-
-
-def printable(line: str) -> str:
-    """Return a line with what a terminal could act on, or a file could not hold, spelt out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def require_known(what: str, asked: Iterable[str], known: Collection[str], more: str = "") -> None:

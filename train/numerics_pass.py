@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch
 from niels_gpt.errors import CheckpointError
 from niels_gpt.loss import next_token_loss
@@ -97,13 +98,13 @@ def weights_in(kind: type[GPT], subject: Subject) -> GPT:
     Raises:
         CheckpointError: the weights are of another model.
     """
-    model = kind(subject.cfg.model.model_copy(update={"dropout": 0.0}), activation_checkpointing=True)
-    try:
-        model.load_state_dict(subject.saved["model_state"])
-    except RuntimeError:
+    theirs, ours = ModelCfg.model_validate(subject.saved["model_cfg"]), subject.cfg.model
+    if theirs.model_copy(update={"dropout": ours.dropout}) != ours:
         raise CheckpointError(
             f"the checkpoint does not fit the model settings in {RESULT}", "give the run that it belongs to"
-        ) from None
+        )
+    model = kind(ours.model_copy(update={"dropout": 0.0}), activation_checkpointing=True)
+    model.load_state_dict(subject.saved["model_state"])
     return model.to(subject.device).train()
 
 

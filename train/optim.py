@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from niels_gpt.model.gpt import GPT
 from train.config import TrainCfgSchema
 from train.muon import Muon
+
+AVERAGES = {AdamW: {"step", "exp_avg", "exp_avg_sq"}, Muon: {"momentum_buffer"}}  # what each keeps of a weight
 
 
 class Together(Optimizer):
@@ -53,6 +56,30 @@ def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
     if not hidden:
         return adamw
     return Together(adamw, Muon(hidden, cfg.base_lr, cfg.weight_decay, cfg.momentum))
+
+
+def load_averages(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Go on with the averages of a saved state; the settings stay those of this run.
+
+    Raises:
+        ValueError: an average is not of its parameter's shape: a fused kernel would read and write beyond it.
+        Exception: of any kind, where the state is not as an optimizer's.
+    """
+    settings = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    for part in optimizer.parts if isinstance(optimizer, Together) else [optimizer]:
+        for parameter, kept in part.state.items():
+            if kept.keys() != AVERAGES[type(part)]:
+                raise ValueError(f"it keeps {len(kept)} averages of a weight, not {len(AVERAGES[type(part)])}")
+            for name, average in kept.items():
+                _require_shape(name, average, () if name == "step" else tuple(parameter.shape))
+
+
+def _require_shape(name: str, average: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(average.shape) != shape or not average.is_contiguous():
+        raise ValueError(f"{name} is {list(average.shape)}, not {list(shape)}")
 
 
 def lr_at(step: int, cfg: TrainCfgSchema) -> float:

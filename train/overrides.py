@@ -100,7 +100,8 @@ def _refused(override: str, groups: tuple[str, ...]) -> str:
         return str(error)
     except Refusal as refusal:
         said = _in_hydra_words(refusal)
-        about = "" if _key(override) in said and said != UNQUOTED else f"{shown(override)}: "
+        key = _key(override)
+        about = "" if key and key in said and said != UNQUOTED else f"{shown(override)}: "
         return about + said + _way_out(override, said) + _extra_for(said)
     return ""
 

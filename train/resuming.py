@@ -9,6 +9,7 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights import read_checkpoint
 from train.checkpointing import BEST, LATEST, TrainState, link, step_files, step_of, step_path
+from train.optim import load_averages
 
 log = logging.getLogger("niels_gpt")
 
@@ -96,8 +97,8 @@ def resume(state: TrainState, saved: dict[str, Any]) -> None:
     """
     warm_start(state, saved)
     try:
-        state.optimizer.load_state_dict(saved["optimizer_state"])
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        load_averages(state.optimizer, saved["optimizer_state"])
+    except Exception as error:  # torch looks at little of what it loads, and trips over the rest in any way
         raise CheckpointError(
             f"the checkpoint's optimizer_state does not fit its model ({error})",
             "use init_from=PATH to take the weights alone",
@@ -112,12 +113,7 @@ def warm_start(state: TrainState, saved: dict[str, Any]) -> None:
         CheckpointError: the checkpoint is of another model; the message is a table of what differs.
     """
     _require_fit(saved, state.model.cfg)
-    try:
-        state.model.load_state_dict(saved["model_state"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            "the checkpoint's model_state does not fit its model_cfg", "use another checkpoint"
-        ) from error
+    state.model.load_state_dict(saved["model_state"])
 
 
 def _require_fit(saved: dict[str, Any], now: ModelCfg) -> None:

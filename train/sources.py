@@ -1,7 +1,8 @@
 """Opens what a phase reads: its tokenizer, and the token files of its mixture as one run of sequences."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from niels_gpt.config import SourceCfg
@@ -23,8 +24,20 @@ def mixture(cfg: RunCfg, split: str, want: Want, stream: Stream) -> Source:
     seed = cfg.train.seed if split == "train" else None
     T, sources = cfg.model.T, chosen(cfg, split)
     files = [token_files(source, want, split, tokenizer, cfg.data, T + 1) for source in sources]
-    streams = [stream(file, T, seed) for file in files]
+    streams: list[Source] = []
+    for source, file in zip(sources, files, strict=True):
+        with _told_of(source, split):
+            streams.append(stream(file, T, seed))
     return streams[0] if len(streams) == 1 else Mixture(streams, [source.weight for source in sources], seed)
+
+
+@contextmanager
+def _told_of(source: SourceCfg, split: str) -> Iterator[None]:
+    """Say of what gives too little which source it is, and which of its splits."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{source.called}, {split} split: {error}", error.hint) from None
 
 
 def chosen(cfg: RunCfg, split: str) -> list[SourceCfg]:
@@ -39,7 +52,7 @@ def content_hash(cfg: RunCfg, tokenizer: Tokenizer) -> str:
     """Return a hash of the text that the phase reads and of how it is split: a resumed run needs the same."""
     sources = chosen(cfg, "train")
     metas = [token_meta(s, WANTS[cfg.phase], tokenizer, cfg.data, cfg.model.T + 1) for s in sources]
-    facts = [(meta["content_sha256"], source.weight) for meta, source in zip(metas, sources, strict=True)]
+    facts = [(meta.content_sha256, source.weight) for meta, source in zip(metas, sources, strict=True)]
     return hashlib.sha256(repr((facts, cfg.data.val_source, cfg.data.val_fraction)).encode()).hexdigest()[:16]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from niels_gpt.chat import ChatTokens, encode_dialogue
 from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.building import building, part_of
-from niels_gpt.data.meta import ANEW, read_meta, write_meta
+from niels_gpt.data.meta import ANEW, Columns, Meta, read_meta, write_meta
 from niels_gpt.data.records import Dialogue, Document
 from niels_gpt.data.sources import Want, fingerprint, having, records, texts_of
 from niels_gpt.errors import DataError
@@ -89,19 +89,17 @@ def token_files(
         DataError: the source has nothing to give, or a file of the cache is damaged.
     """
     folder, meta = _built(source, want, tokenizer, cfg, limit)
-    facts = (split, want, source.called, meta["splits"][split]["ids"]["count"], meta["content_sha256"][:16])
+    facts = (split, want, source.called, meta.splits[split].ids.count, meta.content_sha256[:16])
     log.info("data: %s split, %s of %s, %d tokens, content %s", *facts)
-    return _open(folder, split, meta, tokenizer.V)
+    return _open(folder, split, meta.splits[split], tokenizer.V)
 
 
-def token_meta(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> dict[str, Any]:
+def token_meta(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> Meta:
     """Return what is known of a source's token files, built if they are not there: counts and hashes."""
     return _built(source, want, tokenizer, cfg, limit)[1]
 
 
-def _built(
-    source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int
-) -> tuple[Path, dict[str, Any]]:
+def _built(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> tuple[Path, Meta]:
     """Return where a source's token files are, built if they are not there, and their meta.json.
 
     The folder is named once: its name takes reading all that the source has.
@@ -233,17 +231,25 @@ def _with_progress(items: Iterator[Any], what: str, total: int) -> Iterator[Any]
     return items
 
 
-def _open(folder: Path, split: str, meta: dict[str, Any], V: int) -> TokenFiles:
+def _open(folder: Path, split: str, said: Columns, V: int) -> TokenFiles:
     """Map one split, its sizes, ids and hashes checked: all of it is read once, and damage never learned from."""
-    said = meta["splits"][split]
-    paths = {name: folder / f"{split}.{name}" for name in said}
-    columns = {name: _map(path, said[name]["dtype"], said[name]["count"]) for name, path in paths.items()}
-    _require_below(columns["ids"], V, paths["ids"])
-    for name, path in paths.items():
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != said[name]["sha256"]:
-                raise DataError(f"{path} is damaged: its sha256 is not the one in meta.json", ANEW)
-    return TokenFiles(**columns)
+    paths = {name: folder / f"{split}.{name}" for name, _ in said}
+    files = TokenFiles(**{name: _map(paths[name], column.dtype, column.count) for name, column in said})
+    _require_below(files.ids, V, paths["ids"])
+    for name, column in said:
+        with paths[name].open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != column.sha256:
+                raise DataError(f"{paths[name]} is damaged: its sha256 is not the one in meta.json", ANEW)
+    _require_items(files, folder / split)
+    return files
+
+
+def _require_items(files: TokenFiles, path: Path) -> None:
+    """Refuse starts that do not cut all of the ids into items, and marks that are not one for each id."""
+    starts, ids = files.starts, len(files.ids)
+    cut = [*starts[:1].tolist(), *starts[-1:].tolist()] == [0, ids] and bool((starts.diff() >= 0).all())
+    if not cut or len(files.learned) not in (0, ids):
+        raise DataError(f"{path}.starts and {path.name}.learned are not of the {ids} ids in {path.name}.ids", ANEW)
 
 
 def _require_below(ids: Tensor, V: int, path: Path) -> None:

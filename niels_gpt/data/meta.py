@@ -4,14 +4,62 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from niels_gpt.errors import DataError
-from niels_gpt.plain import read_json
+from niels_gpt.plain import Unreadable, read_json
 
 META = "meta.json"
 LARGEST = 1 << 20  # bytes of it
 ANEW = "delete the folder; it is made anew"
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class Column(_Read):
+    """What is known of a file of numbers."""
+
+    dtype: str
+    count: int = Field(ge=0)
+    sha256: str
+
+
+class Ids(Column):
+    """Of token ids."""
+
+    dtype: Literal["uint16", "uint32"]
+
+
+class Learned(Column):
+    """Of the marks of what is learned."""
+
+    dtype: Literal["uint8"]
+
+
+class Starts(Column):
+    """Of where items start."""
+
+    dtype: Literal["int64"]
+
+
+class Columns(_Read):
+    """Of the files of one split."""
+
+    ids: Ids
+    learned: Learned
+    starts: Starts
+
+
+class Meta(_Read):
+    """What of a meta.json is used again; the rest of it is for people."""
+
+    folder: str
+    content_sha256: str
+    splits: dict[Annotated[str, Field(pattern="^(train|val)$")], Columns] = Field(min_length=2)
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
@@ -22,21 +70,26 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> Meta:
     """Return what `write_meta` wrote of the folder of this name.
 
     Raises:
-        DataError: it is damaged, or of another folder.
+        DataError: it is damaged, of another folder, or says what no token files are like.
     """
     path = folder / META
     try:
-        meta = read_json(path, LARGEST)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read ({error})", ANEW) from None
-    if not isinstance(meta, dict) or meta.pop("sha256", None) != _hash(meta):
-        raise DataError(f"{path} is damaged: its hash is not the one that it was written with", ANEW)
-    if meta["folder"] != folder.name:
-        raise DataError(f"{path} belongs to {meta['folder']}", ANEW)
+        said = read_json(path, LARGEST)
+        if not isinstance(said, dict) or said.pop("sha256", None) != _hash(said):
+            raise DataError(f"{path} is damaged: its hash is not the one that it was written with", ANEW)
+        meta = Meta.model_validate(said)
+    except Unreadable as error:
+        raise DataError(str(error), ANEW) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: {setting:.80} is not what token files have ({first['msg']})", ANEW) from None
+    if meta.folder != folder.name:
+        raise DataError(f"{path} belongs to {meta.folder:.80}", ANEW)
     return meta
 
 

@@ -1,4 +1,4 @@
-"""The door of scripts/train.py without a process of its own: what a command line says, leaves and would run."""
+"""The door of scripts/train.py: what a command line says, leaves and would run; in a process of its own or not."""
 
 import argparse
 import contextlib
@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from conftest import ROOT
+from conftest import ROOT, cli
 
-from train import cli
-from train.cli import Gate, exit_codes
+from train.cli import Gate, _refuse_usage, exit_codes
 from train.config import RunCfg
 from train.folder import _held, release
 from train.sweep.run import SweepRun
@@ -78,7 +77,7 @@ def train(*words: str) -> Said:
             SweepRun, "carry_out"
         ),  # of the launcher there is another copy: Hydra loads plugins itself
         mock.patch.object(Gate, "on_multirun_end"),  # there is nothing to report
-        mock.patch.object(argparse.ArgumentParser, "error", cli._refuse_usage),  # as train.cli.command does
+        mock.patch.object(argparse.ArgumentParser, "error", _refuse_usage),  # as train.cli.command does
         contextlib.redirect_stderr(stderr),
         contextlib.redirect_stdout(io.StringIO()),
         never_forever(),
@@ -93,6 +92,15 @@ def train(*words: str) -> Said:
         release(str(folder))
     logging.getLogger().handlers.clear()
     return Said(code, stderr.getvalue(), plans[0] if plans else None, seconds)
+
+
+def command(*words: str, cwd: Path) -> Said:
+    """Run `python scripts/train.py WORDS` in a folder, as a process of its own."""
+    before = os.times()
+    done = cli(*words, cwd=cwd)
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    return Said(done.returncode, done.stderr, None, seconds)
 
 
 def left(folder: Path) -> list[str]:

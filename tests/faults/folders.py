@@ -4,11 +4,15 @@ import hashlib
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 from conftest import final, metrics, same
 
+from niels_gpt.config import DataCfg
+from niels_gpt.data.cache import token_files
 from niels_gpt.data.meta import read_meta
+from niels_gpt.data.sources import Want
 from niels_gpt.errors import CheckpointError
-from niels_gpt.tokenizer import load_tokenizer
+from niels_gpt.tokenizer import BytesTokenizer, load_tokenizer
 from niels_gpt.weights import read_checkpoint
 from train.metrics import read_metrics
 from train.result import read_results
@@ -68,11 +72,27 @@ def require_equal(run: Path, straight: Path) -> None:
 def require_whole_cache(cache: Path) -> None:
     """Whatever is visible in a token cache is complete, to the hash."""
     for folder in cache.glob("[!.]*-*/"):
-        for split, columns in read_meta(folder)["splits"].items():
-            for column, said in columns.items():
-                assert _sha256(folder / f"{split}.{column}") == said["sha256"]
+        for split, columns in read_meta(folder).splits.items():
+            for name, column in columns:
+                assert _sha256(folder / f"{split}.{name}") == column.sha256
     for path in cache.glob("tokenizer-*.json"):
         assert load_tokenizer(path).hash() == path.with_suffix(".sha256").read_text()
+
+
+def synthetic(tmp_path: Path, **changes: object) -> DataCfg:
+    """Return a little data whose token cache is tmp_path/cache."""
+    settings = {"kind": "synthetic", "tokenizer": "bytes", "size": 60, "cache_dir": str(tmp_path / "cache")}
+    return DataCfg.model_validate(settings | changes)
+
+
+def opened(cfg: DataCfg) -> list[list[torch.Tensor]]:
+    """Open all token files; copies, since they are mapped and about to change."""
+    wants: tuple[Want, ...] = ("documents", "dialogues")
+    return [
+        [column.clone() for column in token_files(cfg.mixture()[0], want, split, BytesTokenizer(), cfg, 99)]
+        for want in wants
+        for split in ("train", "val")
+    ]
 
 
 def hashes(cache: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import mmap
 import multiprocessing
 import os
+import resource
 import runpy
 import sys
 import time
@@ -12,7 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import ROOT
+
+from niels_gpt.device import bytes_of
 
 PHASES = {  # what is watched, by the number that stands for it in the file `phase`
     1: ("train.run", "run_tokenizer"),
@@ -23,6 +27,7 @@ PHASES = {  # what is watched, by the number that stands for it in the file `pha
 }
 NAMES = {1: "tokenizer", 2: "cache", 3: "step", 4: "evaluation", 5: "save"}
 NOT_BEGUN = 255  # until the script listens to signals
+LIMITED = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 LONGEST = 120.0  # seconds that anything is waited for
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["train.run", "train.cli", "hydra.main", "faults.forked"])
@@ -75,6 +80,12 @@ def forked(
 ) -> tuple[int, str]:
     """Run a command line to its end; return its exit code and what it said."""
     return Forked(*arguments, cwd=cwd, before=before, script=script).end()
+
+
+def with_memory_for(more: int) -> None:
+    """Let this process have so many bytes of addresses beyond those it has."""
+    limit = bytes_of("/proc/self/status", "VmSize") + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _carry_out(script: str, arguments: tuple[str, ...], cwd: Path, before: Callable[[], Any]) -> None:

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from conftest import same
 
 from faults.door import never_forever
-from faults.hostile_bytes import BYTES, JSON, Damage, other_json
+from faults.folders import opened, synthetic
+from faults.hostile_bytes import BYTES, JSON, Damage, other_json, other_value
 from faults.scale import note, scaled
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import files
+from niels_gpt.data.cache import DTYPES
+from niels_gpt.data.meta import ANEW, _hash
 from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
 from train.legacy import experiment_yaml, plan_from_json
@@ -154,3 +159,57 @@ def require_named(error: NielsError, it: Kind, about: str) -> None:
     )
     assert all(line.isprintable() for line in said.splitlines()) and len(said) < 5000, (about, said)
     assert "canary-of-files" not in said
+
+
+def _with_its_hash(content: bytes, draw: random.Random) -> bytes:
+    """Let meta.json say something else, as somebody does who knows how its hash is made."""
+    meta = json.loads(content)
+    del meta["sha256"]
+    other_value(meta, draw)
+    return json.dumps(meta | {"sha256": _hash(meta)}).encode()
+
+
+def _retyped(content: bytes, draw: random.Random) -> bytes:
+    """Let meta.json take a file for numbers of another size, with a count to match."""
+    meta = json.loads(content)
+    del meta["sha256"]
+    said = draw.choice(list(draw.choice(list(meta["splits"].values())).values()))
+    size, said["dtype"] = said["count"] * DTYPES[said["dtype"]].itemsize, draw.choice(list(DTYPES))
+    said["count"] = size // DTYPES[said["dtype"]].itemsize
+    return json.dumps(meta | {"sha256": _hash(meta)}).encode()
+
+
+def dtypes(opened: list[list[torch.Tensor]]) -> list[list[torch.dtype]]:
+    return [[column.dtype for column in columns] for columns in opened]
+
+
+META_DAMAGE = BYTES | JSON | {"other": other_json, "other, with its hash": _with_its_hash, "retyped": _retyped}
+
+
+def test_a_damaged_meta_is_refused_by_its_name_or_changes_no_token(tmp_path: Path) -> None:
+    cfg, ended = synthetic(tmp_path), Counter[str]()
+    kinds = [*META_DAMAGE, *["other, with its hash", "retyped"] * 8]
+    whole = opened(cfg)
+    metas = {path: path.read_bytes() for path in sorted((tmp_path / "cache").glob("*/meta.json"))}
+    for number in range(asked := scaled(150, 2000)):
+        draw = random.Random(number)
+        path, name = draw.choice(list(metas)), draw.choice(kinds)
+        path.write_bytes(META_DAMAGE[name](metas[path], draw))
+        try:
+            with never_forever():
+                now = opened(cfg)
+        except DataError as error:
+            said = str(error)
+            ended["refused"] += 1
+            assert f"{path.parent}/" in said and error.hint == ANEW, (number, name, said)
+            assert all(line.isprintable() for line in said.splitlines()) and len(said) < 500, (number, name, said)
+        else:
+            ended["harmless"] += 1
+            assert same(now, whole) and dtypes(now) == dtypes(whole), (number, name)
+        path.write_bytes(metas[path])
+    assert min(ended["refused"], ended["harmless"]) > 0
+    note(
+        "fuzzed files, meta.json of token caches",
+        f"{asked}: refused by name, or harmless (equal tokens); no traceback",
+        f"{ended['refused']} refused, {ended['harmless']} harmless, 0 silent",
+    )

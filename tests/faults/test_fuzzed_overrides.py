@@ -2,16 +2,19 @@
 
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import CONF
+from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from faults.door import Said, left, train
+from faults.door import Said, command, left, train
+from faults.in_range import in_range
 from faults.scale import note, scaled
-from train.config import PlanCfg, RunCfg
+from train.config import PlanCfg, RunCfg, load_plan
 from train.known import keys
 
 KNOWN = sorted(keys(PlanCfg))
@@ -72,6 +75,7 @@ COUNT = {
     "any": (30, 3000),
     "any again": (10, 3000),
     "rules": (15, 2000),
+    "in range": (10, 2000),
     "sweeps": (10, 1000),
     "garbage": (10, 1000),
 }
@@ -79,6 +83,7 @@ STRATEGIES = {
     "any": st.lists(override, min_size=1, max_size=6),
     "any again": st.lists(override, min_size=1, max_size=6),
     "rules": st.lists(possible, min_size=2, max_size=5),
+    "in range": st.lists(in_range, min_size=1, max_size=4),
     "sweeps": st.tuples(st.just("-m"), st.lists(st.one_of(possible, override), min_size=1, max_size=2)).map(
         lambda t: [t[0], *t[1], "train.seed=1,2"]
     ),
@@ -87,6 +92,9 @@ STRATEGIES = {
     ),
 }
 FOREVER = ("--help", "-h", "hydra.help", "hydra.verbose")  # they print what was asked for, and end well
+TRYING = partial(
+    settings, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
 
 
 def require_right(words: list[str], said: Said, folder: Path) -> None:
@@ -96,6 +104,7 @@ def require_right(words: list[str], said: Said, folder: Path) -> None:
     assert "Traceback" not in said.stderr and "fault of the program" not in said.stderr, (words, said)
     if said.code == 0:
         assert said.plan is None or round_trips(said.plan), words
+        assert said.plan is None or any("hydra" in word for word in words) or said.plan == saved(said.plan), words
         return
     lines = said.stderr.splitlines()
     assert lines and all(line.startswith(("error: ", "hint: ")) for line in lines), (words, said)
@@ -109,6 +118,17 @@ def round_trips(plan: list[RunCfg]) -> bool:
     return [RunCfg.model_validate_json(cfg.model_dump_json(), strict=False) for cfg in plan] == plan
 
 
+def saved(plan: list[RunCfg]) -> list[RunCfg]:
+    """Return the plan that the config asks for which Hydra has put into the run's folder."""
+    with initialize_config_dir(str(Path(plan[0].dir, ".hydra").resolve()), version_base="1.3"):
+        return load_plan(compose("config"))
+
+
+def passable(words: list[str]) -> bool:
+    """Whether a process can be given these words, and is not asked by them for something else than to train."""
+    return not any(word.startswith(FOREVER) or "\0" in word for word in words)
+
+
 @pytest.fixture(autouse=True)
 def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -120,17 +140,11 @@ def test_every_override_is_valid_or_refused_in_a_few_lines_and_leaves_nothing(ki
     ended: Counter[int] = Counter()
     tried, asked, slowest, lines = 0, scaled(*COUNT[kind]), 0.0, Counter[int]()
 
-    @settings(
-        max_examples=asked,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @TRYING(max_examples=asked)
     @given(STRATEGIES[kind])
     def go(words: list[str]) -> None:
         nonlocal tried, slowest
-        if tried >= asked or any(word.startswith(FOREVER) or "\0" in word for word in words):
+        if tried >= asked or not passable(words):
             return
         for path in tmp_path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -152,3 +166,43 @@ def test_every_override_is_valid_or_refused_in_a_few_lines_and_leaves_nothing(ki
         f"{tried} in {ended.total()} commands: {ended[0]} valid, {ended[2]} refused, {few} of them in six "
         f"lines at most; the slowest took {slowest:.1f} s",
     )
+
+
+def test_a_process_of_its_own_says_and_leaves_the_same(tmp_path: Path) -> None:
+    """What the door calls valid is composed and shown; what it refuses is refused in the same words."""
+    ended: Counter[int] = Counter()
+    asked, slowest = scaled(6, 60), 0.0
+
+    @TRYING(max_examples=asked)
+    @given(st.one_of(*STRATEGIES.values()))
+    def go(words: list[str]) -> None:
+        nonlocal slowest
+        if not passable(words) or any("\ud800" <= c <= "\udbff" for word in words for c in word):
+            return
+        (inside := tmp_path / "inside").mkdir(exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(inside)
+            expected = train(*words)
+        shutil.rmtree(inside)
+        if expected.code == 0 and "-m" in words:  # of a sweep Hydra shows no config
+            return
+        said = command(*words, *(["--cfg", "job"] if expected.code == 0 else []), cwd=tmp_path)
+        require_right(words, said, tmp_path)
+        assert (said.code, said.stderr) == (expected.code, expected.stderr), words
+        ended[said.code] += 1
+        slowest = max(slowest, said.seconds)
+
+    go()
+    note(
+        "fuzzed overrides, real commands",
+        f"{asked}: exit 2, or valid with --cfg job; no traceback, none above 5 s of CPU",
+        f"{ended.total()} commands: {ended[0]} valid, {ended[2]} refused; the slowest took {slowest:.1f} s",
+    )
+
+
+@pytest.mark.parametrize("word", ["+=abc", "=-0", "=", "~=x"])
+def test_a_setting_without_a_name_is_refused_in_one_line_that_shows_it(word: str, tmp_path: Path) -> None:
+    said = command(word, cwd=tmp_path)
+    error, hint = said.stderr.splitlines()
+    assert said.code == 2 and error.startswith(f"error: {word}: ") and hint.startswith("hint: "), said
+    assert left(tmp_path) == []

@@ -20,6 +20,8 @@ REFUSED = [
     ("train", ["precision=fp17"], 2),
     ("train", ["train.max_minutes=0"], 2),
     ("train", ["-m", "train.B=1,0"], 2),
+    ("train", ["-m", "train.B=1,2", "--cfg", "job"], 2),
+    ("train", ["--resolve"], 2),
     ("train", ["dir=/dev/null/run"], 8),
     ("sample", [], 2),
     ("sample", ["nothing"], 2),
@@ -62,6 +64,23 @@ def test_every_command_refuses_in_one_form(tmp_path: Path, script: str, argument
 def test_the_table_has_every_command() -> None:
     assert {script for script, _, _ in REFUSED} == COMMANDS
     note("messages", "every command: error, hint, exit code, no traceback", f"{len(REFUSED)} refusals: as asked")
+
+
+def test_text_shorter_than_a_sequence_is_told_with_both_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("ten bytes.")
+    (tmp_path / "b.txt").write_text("ten others")
+    text = [
+        "phase=pretrain",
+        "data=text",
+        "data.files=[*.txt]",
+        "data.tokenizer=bytes",
+        "model.V=256",
+        "model.T=11",
+    ]
+    code, said = forked(*text, cwd=tmp_path)
+    assert code == 3 and "Traceback" not in said
+    told = "the text has 11 tokens, but a sequence with its targets takes T+1=12"
+    assert f"error: text, train split: {told}\nhint: give more text" in said, said
 
 
 def fails() -> None:

@@ -2,7 +2,6 @@
 
 import random
 import re
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,8 @@ import pytest
 import torch
 from conftest import Plan, Run, same
 
-from faults.forked import forked
+from faults.forked import LIMITED, forked, with_memory_for
 from faults.scale import note, scaled
-from niels_gpt.device import bytes_of
 from niels_gpt.errors import OutOfMemory, TimeIsUp
 from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
 from train import budget
@@ -123,13 +121,7 @@ def test_a_clock_that_jumps_changes_nothing(run_folder: Run) -> None:
     note("clock jumps", "no negative duration, the same run", "as asked")
 
 
-def with_memory_for(more: int) -> None:
-    """Let this process have so many bytes of addresses beyond those it has."""
-    limit = bytes_of("/proc/self/status", "VmSize") + more
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@LIMITED
 def test_a_limit_of_memory_ends_in_one_message_with_the_way_out(tmp_path: Path) -> None:
     """F32: whatever it is that finds no room."""
     big = ["experiment=smoke_pretrain", "data.size=3000", "model.T=512", "model.C=256", "train.B=64"]

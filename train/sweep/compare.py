@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
-from train.known import printable
+from niels_gpt.printable import printable
 from train.sweep.report import read_rows
 from train.sweep.row import Row, is_run, read_row
 

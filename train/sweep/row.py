@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from niels_gpt.printable import printable
 from train.config import PhaseName
 from train.folder import is_held
-from train.known import printable
 from train.metrics import METRICS
 from train.plain_yaml import read_yaml
 from train.result import RESULT, PhaseResult, read_results
@@ -73,11 +73,20 @@ def _standing(job: Job) -> dict[str, Any]:
         "status": job.status,
         "number": job.number,
         "overrides": tuple(map(printable, job.overrides)),
-        "command": printable(job.command),
+        "command": printable(_to_paste(job.command)),
         "seconds": job.seconds or None,
         "exit_code": job.exit_code,
         "reason": printable(job.reason),
     }
+
+
+def _to_paste(command: str) -> str:
+    """Return a command that can only train, its words quoted anew: in a record from others a shell may find more.
+
+    Raises:
+        ValueError: its quotes do not close.
+    """
+    return shlex.join(["python", "scripts/train.py", *shlex.split(command)[2:]])
 
 
 def _reached(status: Status, results: Results, curves: Curves) -> dict[str, Any]:

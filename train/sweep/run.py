@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from niels_gpt.errors import Interrupted, NielsError
+from niels_gpt.printable import printable
 from train.folder import is_held
-from train.known import printable
 from train.lifeline import GRACE, lifeline
 from train.result import completed
 from train.stop import Stop, stop_on_signals

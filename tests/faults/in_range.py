@@ -1,0 +1,65 @@
+"""Overrides that are right by themselves, made from the schema: settings in their range, text as odd as can be."""
+
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
+
+from train.config import PlanCfg
+from train.known import keys
+
+# What YAML would read as something else, or not at all, were it not written down with care.
+TEXT = ["1e3", "0o7", "0777", "1_000", "12:30:45", "2026-01-01", "null", "~", "no", "off", "True", ".inf", "nan"]
+TEXT += ["é", "😀", " a ", "a: b", "# x", "- a", "{a: 1}", "[1]", "!x", "&a", "*a", "%", "@", "`", "|", ">", "?"]
+TEXT += ["a\tb", "a\nb", "\x1b", "\x7f", "\x85", "\u2028", "\ufeff", "\udcff", "a\\b", "it's", '"', "=", "<<", "$"]
+LISTS = {"files", "packages", "sources", "betas", "objective"}
+ELSEWHERE = {"dir"}  # a run folder that is anywhere
+
+
+def quoted(text: str) -> str:
+    """Return text as Hydra's grammar takes it."""
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+text = st.sampled_from(TEXT).map(quoted)
+
+
+def values(info: FieldInfo) -> st.SearchStrategy[str]:
+    """Return values of a setting that are in its range."""
+    kinds = [kind for kind in get_args(info.annotation) if kind is not type(None)] or [info.annotation]
+    if get_origin(info.annotation) is Literal:
+        return st.sampled_from(get_args(info.annotation))
+    if kinds[0] is bool:
+        return st.sampled_from(["true", "false"])
+    low, high = (_bound(info, "ge", "gt"), _bound(info, "le", "lt"))
+    if kinds[0] is int:
+        return st.integers(low, high).map(str)
+    if kinds[0] is float:
+        return st.floats(low, high, exclude_min=_has(info, Gt), exclude_max=_has(info, Lt)).map(repr)
+    pattern = next((m.pattern for m in info.metadata if getattr(m, "pattern", None)), None)
+    return st.from_regex(pattern, fullmatch=True).map(quoted) if pattern else text
+
+
+def _bound(info: FieldInfo, *names: str) -> Any:
+    return next((getattr(m, name) for m in info.metadata for name in names if hasattr(m, name)), None)
+
+
+def _has(info: FieldInfo, kind: type[Ge] | type[Gt] | type[Le] | type[Lt]) -> bool:
+    return any(isinstance(m, kind) for m in info.metadata)
+
+
+def _field(key: str) -> FieldInfo:
+    model: Any = PlanCfg
+    *path, name = key.split(".")
+    for part in path:
+        model = model.model_fields[part].annotation
+    found: FieldInfo = model.model_fields[name]
+    return found
+
+
+SINGLE = [key for key in sorted(keys(PlanCfg)) if key.rpartition(".")[2] not in LISTS | ELSEWHERE]
+in_range = st.one_of(
+    st.sampled_from(SINGLE).flatmap(lambda key: values(_field(key)).map(lambda value: f"{key}={value}")),
+    st.lists(text, min_size=1, max_size=3).map(lambda items: f"data.files=[{','.join(items)}]"),
+)

@@ -1,0 +1,126 @@
+"""Checkpoints from others: what they ask for is looked at before memory is taken, or a kernel trusts them."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial, reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+
+from faults.folders import TINY
+from faults.forked import LIMITED, forked, with_memory_for
+from faults.scale import note
+from niels_gpt.errors import CheckpointError
+from niels_gpt.weights import read_checkpoint
+from train.checkpointing import step_path
+
+Saved = dict[str, Any]
+RUN = (*TINY, "train.total_steps=2", "train.ckpt_every=2", "train.eval_every=2")
+ROOM = 512 << 20  # bytes
+WIDE: Saved = {"V": 1 << 20, "C": 1 << 20, "L": 1024, "H": 1024, "d_ff": 1 << 24}
+
+
+def asking(saved: Saved, **changes: Any) -> Saved:
+    """Let the settings ask for another model than the weights are of."""
+    return saved | {"model_cfg": saved["model_cfg"] | changes}
+
+
+def repeating(saved: Saved) -> Saved:
+    """Let the settings ask for a wide model, and weights of its shapes repeat one number."""
+    repeated = {
+        name: torch.zeros(1).expand([n << 16 for n in t.shape]) for name, t in saved["model_state"].items()
+    }
+    changes = {"V": 256 << 16, "C": 16 << 16, "d_ff": 16 << 16}
+    return asking(saved, **changes) | {"model_state": repeated}
+
+
+def averaging(saved: Saved) -> Saved:
+    """Let the averages of the optimizer repeat a number."""
+    average = torch.zeros(1).expand(1 << 22, 1 << 22)
+    return saved | {"optimizer_state": {"state": {0: {"exp_avg": average}}, "param_groups": []}}
+
+
+ENORMOUS: dict[str, tuple[Callable[[Saved], Saved], str]] = {
+    "more layers than can be asked for": (partial(asking, L=10**6), "model_cfg.L cannot be used"),
+    "wide": (
+        partial(asking, **WIDE),
+        "fit its model_cfg: embedding.weight is 256 x 16, not",
+    ),
+    "deep": (partial(asking, L=1024), "blocks.1."),
+    "long": (partial(asking, T=1 << 24), "model_cfg cannot be used (Value error, T=16777216 times"),
+    "repeated weights": (repeating, "its tensors are larger than the file"),
+    "repeated averages": (averaging, "its tensors are larger than the file"),
+}
+
+
+@LIMITED
+@pytest.mark.parametrize("how", ENORMOUS)
+def test_what_asks_for_more_memory_than_there_is_is_refused_before_any_is_taken(
+    how: str, run_folder: Run, tmp_path: Path
+) -> None:
+    best = run_folder(*RUN) / "pretrain" / "best.pt"
+    change, reason = ENORMOUS[how]
+    torch.save(change(read_checkpoint(best)), best)
+    limited = partial(with_memory_for, ROOM)
+    code, said = forked(str(best), "--prompt", "a", cwd=tmp_path, script="sample", before=limited)
+    assert code == 4 and said.startswith(f"error: {best}: ") and "\nhint: " in said, said
+    assert reason in said and "Traceback" not in said
+    note(f"checkpoints that ask for much, {how}", "exit 4 by name, before memory is taken", "as asked")
+
+
+@LIMITED
+@pytest.mark.parametrize("asked", ["init_from", "resume"])
+def test_a_run_does_not_start_from_it_either(asked: str, run_folder: Run, tmp_path: Path, cache_dir: Path) -> None:
+    best = run_folder(*RUN) / "pretrain" / "best.pt"
+    torch.save(asking(read_checkpoint(best), **WIDE), best)
+    own = ["experiment=smoke_pretrain", *RUN, f"data.cache_dir={cache_dir}", "name=own"]
+    code, said = forked(*own, f"{asked}={best}", cwd=tmp_path, before=partial(with_memory_for, ROOM))
+    assert code == 4 and f"error: {best}: its model_state does not fit" in said and "Traceback" not in said, said
+
+
+def test_a_run_does_not_go_on_from_it_either(run_folder: Run) -> None:
+    with pytest.raises(CheckpointError, match=r"step_0000002\.pt: its model_state does not fit its model_cfg"):
+        going_on(run_folder, lambda saved: asking(saved, **WIDE))
+
+
+SPOILT: dict[str, Callable[[torch.Tensor], Any]] = {
+    "another shape": lambda average: torch.zeros(3),
+    "one number": lambda average: torch.zeros(()),
+    "transposed": lambda average: average.T,
+    "one number repeated": lambda average: torch.zeros(1).expand(average.shape),
+    "sparse": lambda average: average.to_sparse(),
+    "text": lambda average: "x",
+}
+
+
+@pytest.mark.parametrize(
+    ("optim", "at", "name"), [("adamw", (), "exp_avg"), ("muon", ("parts", 1), "momentum_buffer")]
+)
+def test_averages_that_are_not_as_their_weights_are_refused(
+    optim: str, at: tuple[Any, ...], name: str, run_folder: Run
+) -> None:
+    """A fused kernel takes their size for granted, and would read and write beyond them."""
+
+    def spoil(how: Callable[[torch.Tensor], Any], saved: Saved) -> Saved:
+        kept = reduce(getitem, at, saved["optimizer_state"])["state"][0]
+        kept[name] = how(kept[name])
+        return saved
+
+    for how in SPOILT.values():
+        with pytest.raises(CheckpointError, match="the checkpoint's optimizer_state does not fit its model"):
+            going_on(run_folder, partial(spoil, how), f"optim={optim}")
+    note(f"averages of another shape, {optim}", "exit 4, and no kernel sees them", f"{len(SPOILT)} refused")
+
+
+def going_on(run_folder: Run, change: Callable[[Saved], Saved], *settings: str) -> Path:
+    """Train two steps, change the checkpoint of the second, go on from it."""
+    phase = run_folder(*RUN, *settings) / "pretrain"
+    saved = change(read_checkpoint(phase / "latest.pt"))
+    shutil.rmtree(phase)
+    phase.mkdir()
+    torch.save(saved, step_path(phase, 2))
+    return run_folder(*RUN, *settings, "train.total_steps=4")
