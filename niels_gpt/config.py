@@ -9,6 +9,7 @@ SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
 SMALLEST_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
 LONGEST_NAME = 255  # bytes between two slashes
 LARGEST_TABLE = 1 << 24  # numbers in the rotary cosines of a model, and in its sines: 64 MiB each
+UNKEPT = set("\x85\u2028\u2029")
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
@@ -29,9 +30,16 @@ class Cfg(BaseModel):
         """Yield a sentence for every rule between fields that these settings break."""
         yield from ()
 
+    def _unkept(self) -> Iterator[str]:
+        """Yield the settings that would be read back as others from the config that a run saves."""
+        for name, value in self:
+            texts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(text, str) and UNKEPT & set(text) for text in texts):
+                yield f"{name} has a line separator in it, which YAML does not keep"
+
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:
-        if broken := list(self.rules()):
+        if broken := [*self._unkept(), *self.rules()]:
             raise ValueError("\n".join(broken))
         return self
 
