@@ -150,7 +150,7 @@ def test_what_comes_from_the_disk_is_harmless_everywhere(tmp_path: Path) -> None
     page = Page(text := (folder / "sweep.html").read_text(encoding="utf-8"))
     assert page.count("script") == 1 and page.count("b") == 1, "the page's own"
     note = (folder / "sweep.md").read_text(encoding="utf-8")
-    pasted = command.replace("\x1b", " ")
+    pasted = command.replace("\x1b", r"\x1b")
     assert (
         note.count(f"\n\n    {pasted}\n") == 2
         and "<script>" not in note.replace(pasted, "")
@@ -158,8 +158,8 @@ def test_what_comes_from_the_disk_is_harmless_everywhere(tmp_path: Path) -> None
     )
     assert html.unescape(text).count(f"<code>{pasted}</code>") == 2
     rows = read_csv(folder)
-    assert {r["job"] for r in rows} == {name.replace("\x1b", " "), "_$x^$", "'@SUM(1)"}
-    assert {r["reason"] for r in rows} == {HOSTILE.replace("\x1b", " "), "", "'=cmd|' /C calc'!A0"}
+    assert {r["job"] for r in rows} == {name.replace("\x1b", r"\x1b"), "_$x^$", "'@SUM(1)"}
+    assert {r["reason"] for r in rows} == {HOSTILE.replace("\x1b", r"\x1b"), "", "'=cmd|' /C calc'!A0"}
     assert not any(cell.startswith(("=", "+", "-", "@")) for r in rows for cell in r.values())
 
 
