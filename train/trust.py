@@ -59,7 +59,8 @@ def guard() -> None:
         except (HydraException, OmegaConfBaseException, NielsError):
             raise
         except Exception as error:  # Hydra's own assertions, and what it does not expect
-            raise ConfigCompositionException(str(error) or "this is no setting=value") from error
+            said = "" if isinstance(error, AssertionError) else str(error)
+            raise ConfigCompositionException(said or "this is no setting=value") from error
         _require_harmless(config)
         return config
 

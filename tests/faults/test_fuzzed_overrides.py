@@ -1,5 +1,6 @@
 """Ten thousand fuzzed overrides: each is valid, or refused in a few lines and leaves nothing."""
 
+import json
 import shutil
 from collections import Counter
 from functools import partial
@@ -16,6 +17,7 @@ from faults.in_range import in_range
 from faults.scale import note, scaled
 from train.config import PlanCfg, RunCfg, load_plan
 from train.known import keys
+from train.problems import as_tuples
 
 KNOWN = sorted(keys(PlanCfg))
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
@@ -115,7 +117,8 @@ def require_right(words: list[str], said: Said, folder: Path) -> None:
 
 def round_trips(plan: list[RunCfg]) -> bool:
     """Whether a plan, written down and read again, is the same."""
-    return [RunCfg.model_validate_json(cfg.model_dump_json(), strict=False) for cfg in plan] == plan
+    written = [json.dumps(cfg.model_dump(mode="json")) for cfg in plan]
+    return [RunCfg.model_validate(as_tuples(json.loads(text))) for text in written] == plan
 
 
 def saved(plan: list[RunCfg]) -> list[RunCfg]:
