@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from train.bench.contestants import SEQUENCES
 from train.bench.race import answered
 from train.bench.shapes import Shape
 from train.text_table import mib, table
@@ -37,12 +38,15 @@ class Stay:
 
 
 def stay(name: str, shape: Shape, steps: int, threads: int) -> Stay:
-    """Take that many steps in a fresh process; look at what is held after a tenth of them and after the last.
+    """Take that many steps in a fresh process; look at what is held after some of them and after the last.
+
+    Some are a tenth, and if there are that many, those that draw two epochs: of so many the order is held.
 
     Raises:
         RaceFailed: it could not take them.
     """
-    marks = [steps // 10, steps]
+    two_epochs = 2 * SEQUENCES // (shape.B * shape.accum_steps) + 1
+    marks = [max(steps // 10, two_epochs if two_epochs < steps else 0), steps]
     asked = {"contestant": name, "shape": shape.model_dump(), "steps": steps, "marks": marks, "threads": threads}
     early, late = (Held(**held) for held in answered("stayer", asked, {}))
     return Stay(name, early, late)
