@@ -9,7 +9,7 @@ SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
 SMALLEST_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
 LONGEST_NAME = 255  # bytes between two slashes
 LARGEST_TABLE = 1 << 24  # numbers in the rotary cosines of a model, and in its sines: 64 MiB each
-UNKEPT = set("\x85\u2028\u2029")
+UNKEPT = set("\x85\u2028\u2029")  # line separators, which the YAML of a run's .hydra/config.yaml does not keep
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 DEEPEST = 200  # brackets within brackets
 
 
@@ -70,6 +72,12 @@ def read_json(path: Path, most: int) -> Any:
         raise Unreadable(f"{path}:{_last_line(text, odd.pattern)}: {odd}") from None
     except ValueError as error:  # of a number with thousands of digits
         raise Unreadable(f"{path}:{_last_line(text, '[0-9]{1000}')}: not JSON ({error})") from error
+
+
+def first_fault(error: ValidationError, *within: str) -> tuple[str, str]:
+    """Return where, as a dotted path below `within`, and what is the first thing that a schema refuses."""
+    first = error.errors()[0]
+    return ".".join([*within, *map(str, first["loc"])]), first["msg"]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.model.gpt import GPT
+from niels_gpt.plain import first_fault
 
 LONGEST = 80  # characters of a name that somebody else chose
 
@@ -17,9 +18,8 @@ def misfit(model_cfg: dict[str, Any], model_state: dict[Any, Any]) -> str:
     try:
         expected = weight_shapes(ModelCfg.model_validate(model_cfg))
     except ValidationError as error:
-        first = error.errors()[0]
-        setting = ".".join(["model_cfg", *map(str, first["loc"])])
-        return f"{setting:.{LONGEST}} cannot be used ({first['msg']})"
+        setting, why = first_fault(error, "model_cfg")
+        return f"{setting:.{LONGEST}} cannot be used ({why})"
     stored = {name: _shape(value) for name, value in model_state.items()}
     for name in expected | stored:
         there, wanted = stored.get(name, "missing"), expected.get(name, "nothing")

@@ -32,12 +32,8 @@ from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinc
 
 DEBUG = "NIELS_DEBUG"
 NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's words for a study without a value
-FLAGS = (
-    "Only one of --",
-    "The --resolve flag",
-    "Expecting one subcommand",
-    "No completion plugin",
-)  # of Hydra's own
+# How Hydra begins when it refuses its own flags.
+FLAGS = ("Only one of --", "The --resolve flag", "Expecting one subcommand", "No completion plugin")
 SMALLER = "close what else takes memory, raise the limit that is set, or take a smaller train.B, model.T or model"
 log = logging.getLogger("niels_gpt")
 

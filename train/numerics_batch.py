@@ -12,6 +12,7 @@ from niels_gpt.data.batches import Batch, require_ids
 from niels_gpt.device import resolve_device
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.loss import IGNORE
+from niels_gpt.plain import first_fault
 from niels_gpt.weights import read_checkpoint
 from train.config import RunCfg
 from train.preflight import preflight
@@ -83,7 +84,7 @@ def validated(folder: Path, phase: str, kept: dict[str, Any]) -> RunCfg:
     try:
         return RunCfg.model_validate_json(json.dumps(own | kept))  # JSON's lists are the settings' tuples
     except ValidationError as error:
-        what = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
+        what = ": ".join(first_fault(error))
         raise CheckpointError(
             f"{folder / RESULT}: the settings of {phase} cannot be used ({what})",
             "train again with this version of the project",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from niels_gpt.errors import DataError
-from niels_gpt.plain import Unreadable, read_json
+from niels_gpt.plain import Unreadable, first_fault, read_json
 
 META = "meta.json"
 LARGEST = 1 << 20  # bytes of it
@@ -85,9 +85,8 @@ def read_meta(folder: Path) -> Meta:
     except Unreadable as error:
         raise DataError(str(error), ANEW) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        setting = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {setting:.80} is not what token files have ({first['msg']})", ANEW) from None
+        setting, why = first_fault(error)
+        raise DataError(f"{path}: {setting:.80} is not what token files have ({why})", ANEW) from None
     if meta.folder != folder.name:
         raise DataError(f"{path} belongs to {meta.folder:.80}", ANEW)
     return meta

@@ -2,16 +2,14 @@
 
 import os
 import re
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+from faults.door import command
 from faults.forked import forked
-from faults.scale import note, scaled
+from faults.scale import note
 
 OWN = {"phase", "stdout", "stderr"}  # files of the test
 REFUSED = [
@@ -108,15 +106,12 @@ def test_a_fault_of_the_program_has_its_form_too_and_the_log_has_the_trace(tmp_p
     assert code == 1 and "Traceback" in said and "in broken" in said
 
 
-def test_a_bad_override_is_reported_within_a_second_and_a_half(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "word", ["train.Bee=2", "train.B=0", "precision=fp17", "train.B=x", "+=abc", "name=a/b", "-m train.B=1,0"]
+)
+def test_a_bad_override_is_reported_within_a_second_and_a_half(word: str, tmp_path: Path) -> None:
     """In seconds of the CPU, which a busy machine does not stretch; imports count."""
-    slowest = 0.0
-    for override in ["train.Bee=2", "train.B=0", "precision=fp17", "train.B=x", "name=a/b"][: scaled(1, 5)]:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, str(ROOT / "scripts" / "train.py"), override]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
-        slowest = max(slowest, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    assert slowest < 1.5
-    note("latency of a refusal", "a bad override in under 1.5 s", f"slowest {slowest:.2f} s of the CPU")
+    said = command(*word.split(), cwd=tmp_path)
+    assert said.code == 2 and said.stderr.startswith("error: ") and os.listdir(tmp_path) == [], said
+    assert said.seconds < 1.5
+    note(f"config latency, {word}", "below 1.5 s, imports included", f"{said.seconds:.2f} s of CPU")
