@@ -2,7 +2,7 @@
 
 import torch
 
-from niels_gpt.loss import IGNORE, next_token_loss
+from niels_gpt.loss import IGNORE, head_loss, next_token_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(4, 6, 50, generator=GENERATOR)
@@ -32,3 +32,13 @@ def test_nothing_to_learn_is_zero_and_not_nan() -> None:
 
 def test_low_precision_logits_give_an_fp32_loss() -> None:
     assert next_token_loss(LOGITS.half(), TARGETS, 24).dtype == torch.float32
+
+
+def test_a_target_whose_probability_is_below_any_float_has_an_exact_loss_and_gradient() -> None:
+    hidden, targets = torch.eye(3)[None], torch.tensor([[1, 0, IGNORE]])  # (1, 3, 3), (1, 3)
+    weight = torch.tensor([[300.0, 0.0, 0.0], [0.0, 300.0, 0.0]], requires_grad=True)  # each row prefers the other
+    loss = head_loss(hidden, weight, targets, 2.0)
+    loss.backward()
+    assert loss == 300.0
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[0.5, -0.5, 0.0], [-0.5, 0.5, 0.0]]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from niels_gpt.device import resolve_device
 from train.ask import ask
 from train.batch_probe import Probe
 from train.config import LARGEST_B, RunCfg
@@ -74,7 +75,9 @@ def _expected_peak(cfg: RunCfg, before: list[Probe]) -> float:
         return 0
     last, B = before[-1], cfg.train.B
     if len(before) == 1:
-        return (last.peak or 0) + theory(cfg.model, cfg.train) - theory(cfg.model, with_B(cfg, last.B).train)
+        device = resolve_device(cfg.device)
+        more = theory(cfg.model, cfg.train, device) - theory(cfg.model, with_B(cfg, last.B).train, device)
+        return (last.peak or 0) + more
     slope = max(0, (last.peak or 0) - (before[-2].peak or 0)) / (last.B - before[-2].B)
     return (last.peak or 0) + slope * (B - last.B)
 

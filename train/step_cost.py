@@ -65,7 +65,7 @@ def measured(device: torch.device, cfg: RunCfg, steps: int) -> Cost:
     """Measure a variant; what goes wrong is part of the answer."""
     train = cfg.train
     memory = "ckpt" if train.activation_checkpointing else "off"
-    cost = Cost(train.amp_dtype if train.amp else "off", memory, theory(cfg.model, train))
+    cost = Cost(train.amp_dtype if train.amp else "off", memory, theory(cfg.model, train, device))
     if device.type == "mps" and (fault := known_fault(cfg, torch_version())):
         return replace(cost, trouble=". ".join(fault))
     try:
@@ -136,17 +136,19 @@ class RandomIds:
         return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
 
 
-def theory(cfg: ModelCfg, train: TrainCfgSchema) -> int:
+def theory(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> int:
     """Return the bytes above weights and optimizer state at the peak of a microbatch, in float32, dropout 0.
 
     A block keeps 10 N C + 4 N d_ff floats for the backward pass, attention being fused, or its input N C alone if
-    it is recomputed. The head has logits and probabilities of ROWS tokens, and a gradient of V C. Without
-    recomputation the peak is where all blocks wait for the backward pass; with it, where one is made again: the
-    first to be, while the inputs of all wait, or the last, when the gradients of all blocks are there.
+    it is recomputed. The head has logits of ROWS tokens, on the CPU with the probabilities in their place and else
+    with them beside, and a gradient of V C. Without recomputation the peak is where all blocks wait for the
+    backward pass; with it, where one is made again: the first to be, while the inputs of all wait, or the last,
+    when the gradients of all blocks are there.
     """
     N = train.B * cfg.T
     inputs, block = N * cfg.C, N * (10 * cfg.C + 4 * cfg.d_ff)
-    head, gradient = 2 * min(N, ROWS) * cfg.V + cfg.V * cfg.C, cfg.V * cfg.C
+    buffers, gradient = 1 if device.type == "cpu" else 2, cfg.V * cfg.C
+    head = buffers * min(N, ROWS) * cfg.V + gradient
     if not train.activation_checkpointing:
         return FLOAT * (cfg.L * block + head)
     weights = 4 * cfg.C * cfg.C + 3 * cfg.C * cfg.d_ff  # of a block

@@ -36,17 +36,10 @@ def traced_attention(q: Tensor, k: Tensor, v: Tensor, trace: list[Tensor]) -> Te
 
 
 class _Part(NamedTuple):
-    heads: slice
-    queries: slice
-    keys: slice
+    """What picks a part's queries, and the keys that they see, out of (N, T, ...)."""
 
-    def of_queries(self, x: Tensor) -> Tensor:
-        """Return what belongs to the part's queries, of (N, T, ...)."""
-        return x[self.heads, self.queries]
-
-    def of_keys(self, x: Tensor) -> Tensor:
-        """Return what belongs to the part's keys, of (N, T, ...)."""
-        return x[self.heads, self.keys]
+    queries: tuple[slice, slice]
+    keys: tuple[slice, slice]
 
 
 @torch.library.custom_op("niels_gpt::attend", mutates_args=())
@@ -56,25 +49,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     No T x T tensor is kept: the backward pass makes the probabilities again. That is the plan of FlashAttention
     (Dao et al., 2022), in products large enough for the CPU to be good at. To torch.compile it is one operation.
     """
-    out, room = torch.empty_like(q), _room(q)
+    out, room, future = torch.empty_like(q), _room(q), _future(q)
     for part in _parts(q):
-        p = _probabilities(part, q, k, room)
-        torch.bmm(p, part.of_keys(v), out=part.of_queries(out))
+        p = _probabilities(_packed(q, part.queries), _packed(k, part.keys), room, future)
+        torch.bmm(p, _packed(v, part.keys), out=out[part.queries])
     return out
 
 
 @torch.library.custom_op("niels_gpt::attend_backward", mutates_args=())
 def attend_backward(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v; a key's is a sum over the queries that see it."""
-    d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    room, more_room = _room(q), _room(q)
+    d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    room, more_room, future = _room(q), _room(q), _future(q)
     for part in _parts(q):
-        p, d_here = _probabilities(part, q, k, room), part.of_queries(d_out)
-        part.of_keys(d_v).baddbmm_(p.transpose(1, 2), d_here)
-        d_p = torch.bmm(d_here, part.of_keys(v).transpose(1, 2), out=more_room[: p.numel()].view_as(p))
+        queries, d_here = _packed(q, part.queries), _packed(d_out, part.queries)  # (heads, Q, D)
+        keys, values = _packed(k, part.keys), _packed(v, part.keys)  # (heads, K, D)
+        p = _probabilities(queries, keys, room, future)  # (heads, Q, K)
+        begun = 0.0 if keys.shape[1] == k.shape[1] else 1.0  # the first part of some heads sees all of their keys
+        d_v[part.keys].baddbmm_(p.transpose(1, 2), d_here, beta=begun)
+        d_p = torch.bmm(d_here, values.transpose(1, 2), out=more_room[: p.numel()].view_as(p))
         d_scores = torch.ops.aten._softmax_backward_data.out(d_p, p, -1, p.dtype, grad_input=d_p)
-        torch.bmm(d_scores, part.of_keys(k), out=part.of_queries(d_q))
-        part.of_keys(d_k).baddbmm_(d_scores.transpose(1, 2), part.of_queries(q))
+        torch.bmm(d_scores, keys, out=d_q[part.queries])
+        d_k[part.keys].baddbmm_(d_scores.transpose(1, 2), queries, beta=begun)
     return d_q, d_k, d_v
 
 
@@ -101,13 +97,18 @@ attend.register_autograd(_gradients, setup_context=_keep)
 
 
 def _parts(q: Tensor) -> Iterator[_Part]:
-    """Yield the parts of (N, T, D)."""
+    """Yield the parts of (N, T, D), of each few heads the last queries first."""
     N, T, _ = q.shape
-    heads = _heads(q)
-    for head in range(0, N, heads):
-        for first in range(0, T, QUERIES):
+    for head in range(0, N, _heads(q)):
+        heads = slice(head, min(head + _heads(q), N))
+        for first in reversed(range(0, T, QUERIES)):
             after = min(first + QUERIES, T)
-            yield _Part(slice(head, min(head + heads, N)), slice(first, after), slice(0, after))
+            yield _Part((heads, slice(first, after)), (heads, slice(0, after)))
+
+
+def _packed(x: Tensor, part: tuple[slice, slice]) -> Tensor:
+    """Return a part of (N, T, D) without gaps, which a transposed product would else close slowly."""
+    return x[part].contiguous()
 
 
 def _heads(q: Tensor) -> int:
@@ -122,10 +123,15 @@ def _room(q: Tensor) -> Tensor:
     return q.new_empty(_heads(q) * min(QUERIES, T) * T)
 
 
-def _probabilities(part: _Part, q: Tensor, k: Tensor, room: Tensor) -> Tensor:
+def _future(q: Tensor) -> Tensor:
+    """Return what hides the later ones of the keys at a part's own queries, (Q, Q)."""
+    Q = min(QUERIES, q.shape[1])
+    return q.new_full((Q, Q), float("-inf")).triu_(1)
+
+
+def _probabilities(queries: Tensor, keys: Tensor, room: Tensor, future: Tensor) -> Tensor:
     """Return how much each of a part's queries attends to each key, (heads, Q, K); 0 in the query's future."""
-    queries, keys = part.of_queries(q), part.of_keys(k)
     n, Q, K = *queries.shape[:2], keys.shape[1]
     scores = torch.bmm(queries, keys.transpose(1, 2), out=room[: n * Q * K].view(n, Q, K))
-    scores[:, :, K - Q :].add_(q.new_full((Q, Q), float("-inf")).triu_(1))
+    scores[:, :, K - Q :].add_(future[:Q, :Q])
     return torch.softmax(scores, -1, out=scores)

@@ -14,17 +14,20 @@ NORM_EPS = 1e-5
 
 
 def rope_tables(T: int, D: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cos and sin, (T, D) each, in the half-split layout of Llama (Su et al., RoFormer, 2021)."""
+    """Return cos and sin, (T, 2, D/2) each, in the half-split layout of Llama (Su et al., RoFormer, 2021).
+
+    The first half of the channels has the sine of the opposite angle.
+    """
     frequencies = theta ** -(torch.arange(0, D, 2, dtype=torch.float32) / D)  # (D/2)
     angles = torch.outer(torch.arange(T, dtype=torch.float32), frequencies)  # (T, D/2)
-    angles = torch.cat([angles, angles], dim=-1)  # (T, D)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([cos, cos], dim=1), torch.stack([-sin, sin], dim=1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + D/2) of channels of `x` (B, H, T, D) by its position's angle."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    halves: Tensor = x.unflatten(-1, (2, -1))  # (B, H, T, 2, D/2)
+    return (halves * cos + halves.flip(-2) * sin).flatten(-2)
 
 
 class Attention(nn.Module):

@@ -39,8 +39,8 @@ class GPT(nn.Module):
         self.norm = nn.RMSNorm(cfg.C, eps=NORM_EPS)
         self.head = None if cfg.tie_embeddings else nn.Linear(cfg.C, cfg.V, bias=False)
         cos, sin = rope_tables(cfg.T, cfg.C // cfg.H, cfg.rope_theta)
-        self.register_buffer("cos", cos, persistent=False)  # (T, D)
-        self.register_buffer("sin", sin, persistent=False)  # (T, D)
+        self.register_buffer("cos", cos, persistent=False)  # (T, 2, D/2)
+        self.register_buffer("sin", sin, persistent=False)  # (T, 2, D/2)
         self._compiled = torch.compile(self._hidden, dynamic=False) if compiled else None
         self._init_weights()
 

@@ -11,7 +11,7 @@ from statistics import median
 from pydantic import ValidationError
 
 from niels_gpt.errors import ConfigError
-from train.bench.contestants import CONTESTANTS, train_cfg
+from train.bench.contestants import CONTESTANTS, CPU, train_cfg
 from train.bench.race import Turn, limits_now, taken
 from train.bench.shapes import Shape
 from train.step_cost import theory
@@ -65,7 +65,7 @@ class Growth:
 
 def peak_in_theory(shape: Shape, memory: str) -> int:
     """Return the bytes that a step takes above weights and optimizer state."""
-    return theory(shape.model, train_cfg(shape, CONTESTANTS[MEMORIES[memory]].settings, 1))
+    return theory(shape.model, train_cfg(shape, CONTESTANTS[MEMORIES[memory]].settings, 1), CPU)
 
 
 def grow(middle: Shape, axes: Sequence[str], factors: Sequence[float], effort: Effort, say: Say) -> Growth:
