@@ -8,14 +8,15 @@ from niels_gpt.printable import printable
 class NielsError(Exception):
     """Base of every expected failure. `hint` is the way out, `exit_code` what a command ends with.
 
-    Whatever a message quotes of a file, a terminal or a log can show it.
+    Whatever message and hint quote of a file or a command line is spelt out here, once: a terminal or a log can
+    show them as they are.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__("\n".join(map(printable, message.split("\n"))))
-        self.hint = hint
+        self.hint = printable(hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes, as in a sweep."""

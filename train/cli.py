@@ -19,7 +19,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory
-from niels_gpt.printable import printable
 from train.config import HELP, load_plan
 from train.console import ConsoleHandler, open_streams, outlive_readers
 from train.disk import disk_error
@@ -93,32 +92,34 @@ def deferred_signals() -> Iterator[None]:
 
 def report_error(error: Exception) -> int:
     """Print `error` for a person, put its traceback into the run's log, and return its exit code."""
-    code, message, hint = _explain(error)
+    told = _in_our_words(error)
     if any(isinstance(handler, ConsoleHandler) for handler in logging.getLogger().handlers):
         log.error("the run ended", exc_info=error)
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
-    for line in message.splitlines():
-        print(f"error: {printable(line)}", file=sys.stderr)
-    print(f"hint: {printable(hint)}", file=sys.stderr)
-    return code
+    for line in str(told).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    print(f"hint: {told.hint}", file=sys.stderr)
+    return told.exit_code
 
 
-def _explain(error: Exception) -> tuple[int, str, str]:
-    """Return exit code, message and hint."""
+def _in_our_words(error: Exception) -> NielsError:
+    """Return any error as one of this project's, which has a hint, an exit code and nothing a terminal acts on."""
     if isinstance(error, NielsError):
-        return error.exit_code, str(error), error.hint
+        return error
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return ConfigError.exit_code, each_problem(sys.argv[1:], error), HELP
+        return ConfigError(each_problem(sys.argv[1:], error), HELP)
     if isinstance(error, ValueError) and str(error) in NO_TRIAL:
-        return 1, "no trial of the search has finished; sweep.html says why", "the same command tries them again"
+        return NielsError(
+            "no trial of the search has finished; sweep.html says why", "the same command tries them again"
+        )
     if isinstance(error, ValueError) and str(error).startswith(FLAGS):
-        return ConfigError.exit_code, str(error), HELP
+        return ConfigError(str(error), HELP)
     if is_out_of_memory(error):
-        return OutOfMemory.exit_code, f"out of memory ({first_line(error)})", SMALLER
+        return OutOfMemory(f"out of memory ({first_line(error)})", SMALLER)
     if isinstance(error, OSError):
-        return _explain(disk_error(error))
-    return 1, f"{type(error).__name__}: {error}", f"{DEBUG}=1 shows where; this is a fault of the program"
+        return disk_error(error)
+    return NielsError(f"{type(error).__name__}: {error}", f"{DEBUG}=1 shows where; this is a fault of the program")
 
 
 class Gate(Callback):

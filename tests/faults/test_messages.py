@@ -1,6 +1,7 @@
 """How errors are told: by every command in one form, with its exit code, a hint always, a traceback never."""
 
 import os
+import pickle
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from conftest import ROOT
 from faults.door import command
 from faults.forked import forked
 from faults.scale import note
+from niels_gpt.errors import CheckpointError
+from niels_gpt.weights import read_checkpoint
 
 OWN = {"phase", "stdout", "stderr"}  # files of the test
 REFUSED = [
@@ -115,3 +118,21 @@ def test_a_bad_override_is_reported_within_a_second_and_a_half(word: str, tmp_pa
     assert said.code == 2 and said.stderr.startswith("error: ") and os.listdir(tmp_path) == [], said
     assert said.seconds < 1.5
     note(f"config latency, {word}", "below 1.5 s, imports included", f"{said.seconds:.2f} s of CPU")
+
+
+HOSTILE = "a\x1b[2Jb\u202e\udc80"
+SPELT = "a\\x1b[2Jb\\u202e\\udc80"
+
+
+def test_what_a_message_or_a_hint_quotes_is_spelt_out_once(tmp_path: Path) -> None:
+    """A hint names the files beside a checkpoint, and any of them may have a name that a terminal acts on."""
+    (tmp_path / f"{HOSTILE}.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / f"{HOSTILE}.missing.pt")
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):  # as between the jobs of a sweep
+        assert f"{SPELT}.missing.pt: there is no such checkpoint" in str(error)
+        assert error.hint == f"others beside it: {SPELT}.pt"
+    code, said = forked(f"{HOSTILE}.run", "--prompt", "a", cwd=tmp_path, script="sample")
+    assert code == 4 and said.startswith(f"error: {SPELT}.run has no sft/best.pt or pretrain/best.pt\nhint: "), (
+        said
+    )
