@@ -1,5 +1,6 @@
 """Whether stored weights are those of their settings, told from shapes alone, before a model takes memory."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,12 +41,26 @@ def weight_shapes(cfg: ModelCfg) -> dict[str, str]:
     }
 
 
-def tensor_bytes(tree: Any) -> int:
-    """Return the bytes of nested tensors, each taken for dense: one that repeats a number becomes so in use."""
-    if isinstance(tree, Tensor):
-        return tree.nbytes if tree.layout == torch.strided else 0
+def values_in(tree: Any) -> Iterator[Any]:
+    """Yield everything in nested dicts, lists and tuples, themselves included: twice what stands there twice."""
+    yield tree
     parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
-    return sum(map(tensor_bytes, parts))
+    for part in parts:
+        yield from values_in(part)
+
+
+def takes_more(tree: Any, most: int) -> bool:
+    """Return whether nested tensors take more than `most` bytes, any other value counting as one.
+
+    Each tensor is taken for dense: one that repeats a number becomes so in use. A list that stands in itself, or
+    in another many times over, is not gone through to its end.
+    """
+    taken = 0
+    for value in values_in(tree):
+        taken += value.nbytes if isinstance(value, Tensor) and value.layout == torch.strided else 1
+        if taken > most:
+            return True
+    return False
 
 
 def _shape(value: Any) -> str:

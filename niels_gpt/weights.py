@@ -11,7 +11,7 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, ConfigError
 from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
-from niels_gpt.shapes import misfit, tensor_bytes
+from niels_gpt.shapes import misfit, takes_more
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
 
 CHECKPOINT_KEYS: dict[str, Any] = {
@@ -72,9 +72,9 @@ def _required(saved: Any, path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is no checkpoint of niels_gpt: {wrong[0]} is of a wrong kind", _way_out(path)
         )
-    if tensor_bytes(saved) > path.stat().st_size:
+    if takes_more(saved, path.stat().st_size):
         raise CheckpointError(
-            f"{path}: its tensors are larger than the file, as those of no checkpoint are", _way_out(path)
+            f"{path}: its content is larger than the file, as that of no checkpoint is", _way_out(path)
         )
     if reason := misfit(saved["model_cfg"], saved["model_state"]):
         raise CheckpointError(f"{path}: {reason}", _way_out(path))

@@ -13,9 +13,12 @@ from torch.optim import Optimizer
 
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
+from niels_gpt.shapes import values_in
 from train.disk import explained_disk, writing
 
 LATEST, BEST = "latest.pt", "best.pt"
+RECORD = 512  # bytes of the file beside each tensor's own: a record's header, its name twice, its alignment
+OTHER = 64  # bytes of any other value, with its key
 
 
 @dataclass
@@ -94,12 +97,8 @@ def saved_size(model: GPT) -> int:
 
 
 def _bytes(content: Any) -> int:
-    """Return about how many bytes torch.save makes of nested tensors."""
-    if isinstance(content, torch.Tensor):
-        return content.nbytes + 512  # a record's header, its name twice, its alignment
-    if isinstance(content, dict):
-        return sum(map(_bytes, content.values()), 1024)
-    return sum(map(_bytes, content)) if isinstance(content, list) else 16
+    """Return about how many bytes torch.save makes of nested values."""
+    return sum(value.nbytes + RECORD if isinstance(value, torch.Tensor) else OTHER for value in values_in(content))
 
 
 def _require_finite(model: GPT, step: int) -> None:
