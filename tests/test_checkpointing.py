@@ -16,6 +16,7 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
 from train.checkpointing import TrainState, save, save_step, step_files, step_path
 from train.config import TrainCfgSchema
+from train.fit import Found, read
 from train.optim import make_optimizer
 from train.resuming import changed_settings, newest, resume, warm_start
 
@@ -34,9 +35,9 @@ def state(step: int = 0, seed: int = 0, cfg: ModelCfg = CFG) -> TrainState:
 def test_a_checkpoint_holds_the_six_keys_and_resumes_all_of_them(tmp_path: Path) -> None:
     first, second = state(7), state(0, seed=1)
     save(tmp_path / "a.pt", first, {"B": 4})
-    saved = read_checkpoint(tmp_path / "a.pt")
-    assert saved.keys() == CHECKPOINT_KEYS.keys()
-    resume(second, saved)
+    found = read(tmp_path / "a.pt")
+    assert found.saved.keys() == CHECKPOINT_KEYS.keys()
+    resume(second, found)
     assert (second.step, second.best_val_loss) == (7, 1.5)
     assert same(first.model.state_dict(), second.model.state_dict())
     assert same(first.optimizer.state_dict(), second.optimizer.state_dict())
@@ -47,7 +48,7 @@ def test_a_warm_start_takes_the_weights_alone(tmp_path: Path) -> None:
     before = second.optimizer.state_dict()
     save(tmp_path / "a.pt", first, {})
     second.best_val_loss = None
-    warm_start(second, read_checkpoint(tmp_path / "a.pt"))
+    warm_start(second, read(tmp_path / "a.pt"))
     assert same(first.model.state_dict(), second.model.state_dict())
     assert same(before, second.optimizer.state_dict())
     assert (second.step, second.best_val_loss) == (0, None)
@@ -101,8 +102,8 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(
     path = step_path(tmp_path, 2)
     damage(path, path.stat().st_size // 2)
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
-        saved = newest(tmp_path)
-    assert saved and saved["step"] == 1
+        found = newest(tmp_path)
+    assert found and found.saved["step"] == 1
     assert re.search(
         r"warning: .*step_0000002.pt is damaged \(bad CRC-32 of .*\); using step 1$", caplog.text, re.M
     )
@@ -116,8 +117,8 @@ def test_latest_stands_in_for_the_newest_step_where_it_is_a_file_of_its_own(tmp_
     (tmp_path / "latest.pt").unlink()
     (tmp_path / "latest.pt").write_bytes(content)
     damage(step_path(tmp_path, 2), len(content) // 2)
-    saved = newest(tmp_path)
-    assert saved and saved["step"] == 2
+    found = newest(tmp_path)
+    assert found and found.saved["step"] == 2
     for path in step_files(tmp_path):
         path.unlink()
     assert newest(tmp_path) is not None, "never silently from scratch"
@@ -177,10 +178,11 @@ def test_an_older_checkpoint_without_a_newer_setting_of_the_model_has_its_defaul
         "model_cfg": CFG.model_dump(exclude={"rope_theta", "dropout"}),
         "model_state": state(1).model.state_dict(),
     }
-    warm_start(state(seed=1), saved)
+    found = Found(tmp_path / "a.pt", saved)
+    warm_start(state(seed=1), found)
     other = state(cfg=CFG.model_copy(update={"rope_theta": 500.0}))
     with pytest.raises(CheckpointError, match=r"model.rope_theta +10000.0 +500.0"):
-        warm_start(other, saved)
+        warm_start(other, found)
 
 
 def test_steps_are_numbers_not_words(tmp_path: Path) -> None:
@@ -194,21 +196,21 @@ def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> 
     save(tmp_path / "a.pt", state(1), {})
     other = state(cfg=CFG.model_copy(update={"C": 32, "d_ff": 64, "dropout": 0.5}))
     with pytest.raises(CheckpointError) as caught:
-        resume(other, read_checkpoint(tmp_path / "a.pt"))
+        resume(other, read(tmp_path / "a.pt"))
     assert str(caught.value).splitlines() == [
-        "the checkpoint is of another model:",
-        "key               checkpoint    now",
-        "model.C           16            32",
-        "model.d_ff        32            64",
+        f"{tmp_path / 'a.pt'} is of another model than this run asks for:",
+        "key         checkpoint  asked",
+        "model.C     16          32",
+        "model.d_ff  32          64",
     ]
 
 
 def test_an_older_checkpoint_without_the_newer_settings_resumes(tmp_path: Path) -> None:
     save(tmp_path / "a.pt", state(3), {"B": 8, "total_steps": 9})
     fresh = state(seed=1)
-    saved = read_checkpoint(tmp_path / "a.pt")
-    resume(fresh, saved)
+    found = read(tmp_path / "a.pt")
+    resume(fresh, found)
     assert fresh.step == 3
-    assert list(changed_settings(saved["train_cfg"], TrainCfgSchema(total_steps=9).model_dump())) == [
+    assert list(changed_settings(found.saved["train_cfg"], TrainCfgSchema(total_steps=9).model_dump())) == [
         "train.B: 8 -> 4"
     ]

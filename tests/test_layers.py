@@ -39,7 +39,7 @@ LAYERS = [
         "train.disk",
         "train.exhausted",
     ],
-    ["train.problems", "train.trust"],
+    ["train.problems", "train.trust", "train.fit"],
     ["train.config", "train.metrics", "train.budget", "train.nonfinite"],
     ["train.bench.options"],
     [

@@ -192,14 +192,17 @@ def test_going_back_in_a_run_is_refused_since_it_would_lose_the_later_steps(run_
 
 def test_a_checkpoint_of_another_phase_is_refused_with_the_way_out(run_folder: Run) -> None:
     folder = run_folder()
-    with pytest.raises(CheckpointError, match="phase is pretrain, but this run's is sft") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"/pretrain/best\.pt: its phase is pretrain, but this run's is sft"
+    ) as caught:
         run_folder(f"resume={folder / 'pretrain' / 'best.pt'}", experiment="smoke_sft", name="other")
     assert "init_from=PATH" in caught.value.hint
 
 
 def test_another_model_on_an_existing_run_is_refused(run_folder: Run) -> None:
     run_folder("train.total_steps=1")
-    with pytest.raises(CheckpointError, match=r"model.C +32 +64"):
+    table = r"/pretrain/step_0000001\.pt is of another model than this run asks for:\n.*\nmodel.C +32 +64"
+    with pytest.raises(CheckpointError, match=table):
         run_folder("train.total_steps=2", "model.C=64")
 
 
@@ -222,13 +225,15 @@ def test_phases_that_are_run_apart_keep_each_others_results(run_folder: Run) -> 
 
 def test_other_data_under_an_unfinished_run_is_refused(run_folder: Run) -> None:
     run_folder("train.total_steps=2")
-    with pytest.raises(CheckpointError, match="the checkpoint's data is"):
+    with pytest.raises(CheckpointError, match=r"/pretrain/step_0000002\.pt: its data is"):
         run_folder("train.total_steps=4", "data.val_fraction=0.1")
 
 
 def test_another_optimizer_under_an_unfinished_run_is_refused(run_folder: Run) -> None:
     run_folder("train.total_steps=2", "optim=adamw")
-    with pytest.raises(CheckpointError, match="the checkpoint's optim is adamw, but this run's is muon"):
+    with pytest.raises(
+        CheckpointError, match=r"/pretrain/step_0000002\.pt: its optim is adamw, but this run's is muon"
+    ):
         run_folder("train.total_steps=4")
 
 

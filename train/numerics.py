@@ -46,8 +46,8 @@ def numerics(path: Path, sequences: int | None = None) -> Numerics:
 def described(subject: Subject, batch: Batch, targets: int, rows: list[Row]) -> Numerics:
     """Return rows with what they were computed on."""
     return Numerics(
-        checkpoint=str(subject.checkpoint),
-        step=subject.saved["step"],
+        checkpoint=str(subject.found.path),
+        step=subject.found.saved["step"],
         device=subject.device.type,
         how=how(subject.device),
         torch=torch.__version__,

@@ -13,8 +13,8 @@ from niels_gpt.device import resolve_device
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.plain import first_fault
-from niels_gpt.weights import read_checkpoint
 from train.config import RunCfg
+from train.fit import Found, read
 from train.preflight import preflight
 from train.result import RESULT, read_results
 from train.run import SOURCES
@@ -23,11 +23,10 @@ from train.sources import checkpoint_path
 
 @dataclass(frozen=True)
 class Subject:
-    """What is studied: a checkpoint, its phase's settings, its weights and the device to compute on."""
+    """What is studied: a checkpoint, its phase's settings and the device to compute on."""
 
-    checkpoint: Path
+    found: Found
     cfg: RunCfg
-    saved: dict[str, Any]
     device: torch.device
 
 
@@ -54,7 +53,7 @@ def opened(checkpoint: Path) -> Subject:
     cfg = settings_behind(checkpoint)
     device = resolve_device("auto")
     preflight(device, cfg)
-    return Subject(checkpoint, cfg, read_checkpoint(checkpoint), device)
+    return Subject(read(checkpoint), cfg, device)
 
 
 def settings_behind(checkpoint: Path) -> RunCfg:
@@ -94,7 +93,9 @@ def validated(folder: Path, phase: str, kept: dict[str, Any]) -> RunCfg:
 def next_batch(subject: Subject, sequences: int) -> tuple[Batch, int]:
     """Return the sequences that the step after the checkpoint would learn from, and their number of targets."""
     cfg = subject.cfg
-    batch = SOURCES[cfg.phase](cfg, "train").draw(subject.saved["step"] * cfg.train.effective_batch, sequences)
+    batch = SOURCES[cfg.phase](cfg, "train").draw(
+        subject.found.saved["step"] * cfg.train.effective_batch, sequences
+    )
     require_ids(batch, cfg.model.V)
     targets = int((batch.y != IGNORE).sum())
     if not targets:

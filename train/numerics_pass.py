@@ -4,19 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch
-from niels_gpt.errors import CheckpointError
 from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from train.amp import DTYPES, loss_scale
 from train.config import TrainCfgSchema
+from train.fit import require_same_model
 from train.numerics_batch import Subject
 from train.optim import unscale_gradients
 from train.result import RESULT
@@ -98,13 +98,9 @@ def weights_in(kind: type[GPT], subject: Subject) -> GPT:
     Raises:
         CheckpointError: the weights are of another model.
     """
-    theirs, ours = ModelCfg.model_validate(subject.saved["model_cfg"]), subject.cfg.model
-    if theirs.model_copy(update={"dropout": ours.dropout}) != ours:
-        raise CheckpointError(
-            f"the checkpoint does not fit the model settings in {RESULT}", "give the run that it belongs to"
-        )
-    model = kind(ours.model_copy(update={"dropout": 0.0}), activation_checkpointing=True)
-    model.load_state_dict(subject.saved["model_state"])
+    require_same_model(subject.found, subject.cfg.model, str(Path(subject.cfg.dir) / RESULT))
+    model = kind(subject.cfg.model.model_copy(update={"dropout": 0.0}), activation_checkpointing=True)
+    model.load_state_dict(subject.found.saved["model_state"])
     return model.to(subject.device).train()
 
 

@@ -1,20 +1,20 @@
-"""What a run goes on from: its newest good checkpoint, or the weights of another run."""
+"""How a run goes on from a checkpoint: its newest good one, or another's weights."""
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights import read_checkpoint
 from train.checkpointing import BEST, LATEST, TrainState, link, step_files, step_of, step_path
+from train.fit import Found, read, require_same_model
 from train.optim import load_averages
 
 log = logging.getLogger("niels_gpt")
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
+def newest(folder: Path) -> Found | None:
     """Return the checkpoint with the highest step that is undamaged, or None where there is none at all.
 
     Damaged ones are named, and set aside under another name, where they are in nobody's way.
@@ -25,14 +25,14 @@ def newest(folder: Path) -> dict[str, Any] | None:
     refused: list[tuple[Path, CheckpointError]] = []
     for path in _candidates(folder):
         try:
-            saved = _read_step(path)
+            found = _read_step(path)
         except CheckpointError as error:
             refused.append((path, error))
         else:
             for damaged, why in refused:
-                log.warning("warning: %s; using step %d", why, saved["step"])
+                log.warning("warning: %s; using step %d", why, found.saved["step"])
                 _set_aside(damaged)
-            return saved
+            return found
     if refused:
         lines = [str(error) for _, error in refused]
         raise CheckpointError("\n".join(lines), "choose another name=... to start anew, or init_from=PATH")
@@ -52,12 +52,12 @@ def _candidates(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _read_step(path: Path) -> dict[str, Any]:
+def _read_step(path: Path) -> Found:
     """Return a checkpoint; one named by its step has to be of that step."""
-    saved = read_checkpoint(path)
-    if (named := step_of(path)) is not None and saved["step"] != named:
-        raise CheckpointError(f"{path} is damaged (it holds step {saved['step']})", "use an earlier checkpoint")
-    return saved
+    found = read(path)
+    if (named := step_of(path)) is not None and (step := found.saved["step"]) != named:
+        raise CheckpointError(f"{path} is damaged (it holds step {step})", "use an earlier checkpoint")
+    return found
 
 
 def _set_aside(path: Path) -> None:
@@ -89,48 +89,31 @@ def _mend_best(state: TrainState, folder: Path) -> None:
             link(folder / LATEST, folder / BEST)
 
 
-def resume(state: TrainState, saved: dict[str, Any]) -> None:
+def resume(state: TrainState, found: Found) -> None:
     """Go on from a checkpoint: weights, optimizer, step and best loss.
 
     Raises:
         CheckpointError: the checkpoint is of another model; the message is a table of what differs.
     """
-    warm_start(state, saved)
+    warm_start(state, found)
     try:
-        load_averages(state.optimizer, saved["optimizer_state"])
+        load_averages(state.optimizer, found.saved["optimizer_state"])
     except Exception as error:  # torch looks at little of what it loads, and trips over the rest in any way
         raise CheckpointError(
-            f"the checkpoint's optimizer_state does not fit its model ({error})",
+            f"{found.path}: its optimizer_state does not fit its model ({error})",
             "use init_from=PATH to take the weights alone",
         ) from error
-    state.step, state.best_val_loss = saved["step"], saved["best_val_loss"]
+    state.step, state.best_val_loss = found.saved["step"], found.saved["best_val_loss"]
 
 
-def warm_start(state: TrainState, saved: dict[str, Any]) -> None:
+def warm_start(state: TrainState, found: Found) -> None:
     """Take the weights alone from a checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is of another model; the message is a table of what differs.
     """
-    _require_fit(saved, state.model.cfg)
-    state.model.load_state_dict(saved["model_state"])
-
-
-def _require_fit(saved: dict[str, Any], now: ModelCfg) -> None:
-    """Compare what shapes the network; dropout may change, and what an older checkpoint lacks is the default."""
-    defaults = {key: field.default for key, field in ModelCfg.model_fields.items() if not field.is_required()}
-    then = defaults | saved["model_cfg"]
-    rows = [
-        (f"model.{key}", str(then.get(key)), str(value))
-        for key, value in now.model_dump(exclude={"dropout"}).items()
-        if then.get(key) != value
-    ]
-    if rows:
-        table = [f"{key:<18}{theirs:<14}{ours}" for key, theirs, ours in [("key", "checkpoint", "now"), *rows]]
-        raise CheckpointError(
-            "\n".join(["the checkpoint is of another model:", *table]),
-            "use the checkpoint's settings, or another name=...",
-        )
+    require_same_model(found, state.model.cfg)
+    state.model.load_state_dict(found.saved["model_state"])
 
 
 def changed_settings(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:

@@ -3,15 +3,13 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from niels_gpt.data.batches import Source
 from niels_gpt.device import resolve_device
-from niels_gpt.errors import CheckpointError, Interrupted, TimeIsUp
+from niels_gpt.errors import Interrupted, TimeIsUp
 from niels_gpt.tokenizer import Tokenizer
-from niels_gpt.weights import read_checkpoint
 from train import pretrain, sft
 from train.amp import amp_active, precision_advice
 from train.auto_batch import settled
@@ -21,6 +19,7 @@ from train.config import RunCfg
 from train.cpu import prepare_cpu
 from train.disk import require_writable
 from train.evaluate import Yardstick, yardstick
+from train.fit import read, require_same_origin
 from train.folder import claim
 from train.leftovers import sweep_leftovers
 from train.memory import explained_memory
@@ -130,44 +129,28 @@ def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: T
     """
     origin = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": content_hash(cfg, tokenizer)}
     origin["optim"] = cfg.train.optim  # whose averages are in the checkpoint
-    initial = read_checkpoint(init_from) if init_from else None
-    earlier = None if cfg.resume in ("auto", "never") else read_checkpoint(checkpoint_path(cfg.resume))
+    initial = read(init_from) if init_from else None
+    earlier = None if cfg.resume in ("auto", "never") else read(checkpoint_path(cfg.resume))
     if initial:
-        origin["init_from"] = described(initial)
+        origin["init_from"] = initial.described
     if earlier:
-        require_same_origin(earlier["train_cfg"], origin)
-        origin["resume"] = described(earlier)
+        require_same_origin(earlier, origin)
+        origin["resume"] = earlier.described
     if own := newest(cfg.out):
-        require_same_origin(own["train_cfg"], origin)
-    if saved := own or earlier:
-        resume(state, saved)
+        require_same_origin(own, origin)
+    if found := own or earlier:
+        resume(state, found)
         mend_names(state, cfg.out)
         log.info("%s: resumed from step %d", cfg.phase, state.step)
-        for change in changed_settings(saved["train_cfg"], cfg.train.model_dump()):
+        for change in changed_settings(found.saved["train_cfg"], cfg.train.model_dump()):
             log.warning("%s: changed since then: %s", cfg.phase, change)
     elif initial:
-        require_same_origin(initial["train_cfg"], {"tokenizer": origin["tokenizer"]})
+        require_same_origin(initial, {"tokenizer": origin["tokenizer"]})
         warm_start(state, initial)
-        log.info("%s: weights from %s, step %d", cfg.phase, init_from, initial["step"])
+        log.info("%s: weights from %s, step %d", cfg.phase, initial.path, initial.saved["step"])
     elif cfg.phase == "sft":
         log.warning("sft: starts from random weights; init_from=PATH takes those of a pretrained run")
     return origin
-
-
-def described(saved: dict[str, Any]) -> str:
-    """Return what tells a checkpoint from others of its kind."""
-    return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
-
-
-def require_same_origin(then: dict[str, str], now: dict[str, str]) -> None:
-    """Refuse to go on from a checkpoint of another phase, tokenizer or beginning."""
-    for key, value in now.items():
-        unrecorded = {"init_from": "none", "resume": "none", "optim": "adamw"}.get(key, value)
-        if (theirs := then.get(key, unrecorded)) != value:  # older checkpoints do not say
-            raise CheckpointError(
-                f"the checkpoint's {key} is {theirs}, but this run's is {value}",
-                "ask for what it was; or use init_from=PATH to take the weights alone, or another name=...",
-            )
 
 
 def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
