@@ -6,28 +6,21 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory
-from train.config import HELP, load_plan
+from train.config import HELP
 from train.console import ConsoleHandler, open_streams, outlive_readers
 from train.disk import disk_error
 from train.exhausted import first_line, is_out_of_memory
-from train.folder import claim, hold
 from train.lifeline import end_with_parent
 from train.overrides import each_problem
 from train.stop import ENDING, Terminated, end_at_once
-from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct, require_possible
 
 DEBUG = "NIELS_DEBUG"
 NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's words for a study without a value
@@ -120,55 +113,3 @@ def _in_our_words(error: Exception) -> NielsError:
     if isinstance(error, OSError):
         return disk_error(error)
     return NielsError(f"{type(error).__name__}: {error}", f"{DEBUG}=1 shows where; this is a fault of the program")
-
-
-class Gate(Callback):
-    """Checks a run, or all jobs of a sweep, before Hydra writes anything: what is refused leaves no trace.
-
-    It refuses by SystemExit, since Hydra only warns of other exceptions.
-    """
-
-    def __init__(self) -> None:
-        self.jobs: list[PlannedJob] = []  # of a sweep, where they can be known from the start
-
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuse a plan that cannot be carried out."""
-        with exit_codes():
-            claim(load_plan(config))
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuse a sweep if any of its jobs cannot be carried out."""
-        with exit_codes():
-            loader = GlobalHydra.instance().config_loader()
-            if batch := batch_of(config, loader):
-                require_distinct(self.planned(config, loader, batch, 0))
-            if "timeout_minutes" in config.hydra.launcher and "n_jobs" in config.hydra.launcher:  # our own
-                require_possible(self.jobs, config.hydra.launcher.n_jobs, config.hydra.launcher.timeout_minutes)
-            hold(Path(config.hydra.sweep.dir))
-
-    def planned(
-        self, config: DictConfig, loader: ConfigLoader, batch: Sequence[Sequence[str]], first: int
-    ) -> list[PlannedJob]:
-        """Return the jobs of a batch, which have been checked before or are checked now."""
-        known = {job.overrides: job for job in self.jobs}
-        if all(tuple(overrides) in known for overrides in batch):
-            return [known[tuple(overrides)] for overrides in batch]
-        new = planned_jobs(config, loader, batch, first)
-        self.jobs += new
-        return new
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Show the table, and end with exit code 1 if any job failed."""
-        from rich import get_console
-
-        from train.sweep.report import rewrite
-        from train.sweep.row import read_row
-        from train.sweep.run import require_all_finished
-        from train.sweep.table import console_table
-
-        sweep = Path(config.hydra.sweep.dir)
-        with exit_codes():
-            rows = rewrite(sweep, config.memory_budget_gb)
-            get_console().print(console_table(rows))
-            own = [read_row(job.folder) for job in self.jobs]
-            require_all_finished(sweep, own or rows)

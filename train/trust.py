@@ -27,7 +27,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 LONGEST = 16 << 10  # characters of all overrides together: Hydra's parser takes a second for them
 DEEPEST = 32  # brackets within one another
 TARGETS = re.compile(
-    r"train\.cli\.Gate|hydra_plugins\.[\w.]+|hydra\._internal\.core_plugins\.[\w.]+|optuna\.samplers\.\w+"
+    r"train\.gate\.Gate|hydra_plugins\.[\w.]+|hydra\._internal\.core_plugins\.[\w.]+|optuna\.samplers\.\w+"
 )
 HANDLERS = {
     "logging.FileHandler",

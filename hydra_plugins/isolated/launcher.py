@@ -35,7 +35,7 @@ class IsolatedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Carry out a batch of jobs; a failed one returns None, so that the sweep goes on."""
-        from train.cli import Gate  # here: Hydra imports all plugins, even for --help
+        from train.gate import Gate  # here: Hydra imports all plugins, even for --help
         from train.sweep.objective import reached
         from train.sweep.run import SweepRun
 

@@ -16,9 +16,10 @@ from unittest import mock
 
 from conftest import ROOT, cli
 
-from train.cli import Gate, _refuse_usage, exit_codes
+from train.cli import _refuse_usage, exit_codes
 from train.config import RunCfg
 from train.folder import _held, release
+from train.gate import Gate
 from train.sweep.run import SweepRun
 
 FOREVER = 180  # seconds
