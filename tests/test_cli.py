@@ -74,7 +74,9 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["train.B=0"]], ids=lambda a: a[0])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--cfg", "job"], ["train.B=0"], ["--package", "train"]], ids=lambda a: a[0]
+)
 def test_help_config_and_refusals_come_before_torch_is_imported(tmp_path: Path, arguments: list[str]) -> None:
     command = [sys.executable, "-c", PROBE, str(ROOT / "scripts" / "train.py"), *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -102,6 +104,14 @@ def test_the_composed_config_states_precision_and_memory(tmp_path: Path) -> None
     assert {"  amp: true", "  amp_dtype: fp16", "  activation_checkpointing: true"} <= set(
         done.stdout.splitlines()
     )
+
+
+def test_a_package_is_shown_where_it_is_asked_for_and_begins_no_run(tmp_path: Path) -> None:
+    shown = cli("--cfg", "job", "--package", "train", cwd=tmp_path)
+    assert shown.returncode == 0 and shown.stdout.startswith("# @package train\nseed: "), shown.stderr
+    refused = cli("--pack=train", *SMOKE, cwd=tmp_path)
+    assert (refused.returncode, refused.stdout, os.listdir(tmp_path)) == (2, "", [])
+    assert refused.stderr.startswith("error: --package=train was given, but it only says which part --cfg shows")
 
 
 def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
