@@ -73,7 +73,7 @@ LAYERS = [
     ["train.sweep.compare", "train.sweep.run", "train.sweep.here"],
     ["train.checkpointing", "train.sources", "train.sample", "train.cli", "train.preflight"],
     ["train.gate", "train.resuming", "train.evaluate", "train.pretrain", "train.sft"],
-    ["train.report"],
+    ["train.report", "train.restoring", "train.startup"],
     ["train.train_loop"],
     ["train.live_bytes"],
     ["train.step_cost"],

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from train.evaluate import Yardstick
-from train.report import Report, read_metrics
+from train.metrics import read_metrics
+from train.report import Report
 
 MEASURE = Yardstick(unigram_loss=6.0, bytes_per_target=4.0)
 

@@ -16,8 +16,6 @@ from train.disk import tolerated
 from train.evaluate import Yardstick
 from train.metrics import METRICS, append, keep_until, read_metrics
 
-__all__ = ["METRICS", "Report", "read_metrics"]
-
 log = logging.getLogger("niels_gpt")
 
 

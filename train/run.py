@@ -4,14 +4,10 @@ import logging
 import time
 from pathlib import Path
 
-import torch
-
-from niels_gpt.data.batches import Source
 from niels_gpt.device import resolve_device
 from niels_gpt.errors import Interrupted, TimeIsUp
-from niels_gpt.tokenizer import Tokenizer
 from train import pretrain, sft
-from train.amp import amp_active, precision_advice
+from train.amp import precision_advice
 from train.auto_batch import settled
 from train.budget import Budget
 from train.checkpointing import BEST, TrainState, saved_size
@@ -19,18 +15,19 @@ from train.config import RunCfg
 from train.cpu import prepare_cpu
 from train.disk import require_writable
 from train.evaluate import Yardstick, yardstick
-from train.fit import read, require_same_origin
 from train.folder import claim
 from train.leftovers import sweep_leftovers
 from train.memory import explained_memory
-from train.model import compile_active, make_model, require_compiler
+from train.metrics import METRICS, read_metrics
+from train.model import make_model, require_compiler
 from train.optim import make_optimizer
 from train.preflight import preflight
-from train.report import METRICS, Report, read_metrics
+from train.report import Report
+from train.restoring import restore
 from train.result import PhaseResult, finished, read_results, settings_of, write_results
-from train.resuming import changed_settings, mend_names, newest, resume, warm_start
 from train.sample import show_sample
-from train.sources import checkpoint_path, content_hash, run_tokenizer
+from train.sources import checkpoint_path, run_tokenizer
+from train.startup import startup_line
 from train.stop import stop_on_signals
 from train.train_loop import train_loop
 
@@ -119,58 +116,6 @@ def require_complete(cfg: RunCfg, step: int, evaluated_at: int, signum: int | No
     if step < cfg.train.total_steps or evaluated_at < step:
         said = f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} are used up {after}"
         raise TimeIsUp(said, f"go on with {'resume=auto and ' if never else ''}a larger train.max_minutes=...")
-
-
-def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: Tokenizer) -> dict[str, str]:
-    """Resume or warm-start `state` as the settings ask; return the origin that checkpoints will record.
-
-    Raises:
-        CheckpointError: the checkpoint is damaged, of another model, tokenizer or phase.
-    """
-    origin = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": content_hash(cfg, tokenizer)}
-    origin["optim"] = cfg.train.optim  # whose averages are in the checkpoint
-    initial = read(init_from) if init_from else None
-    earlier = None if cfg.resume in ("auto", "never") else read(checkpoint_path(cfg.resume))
-    if initial:
-        origin["init_from"] = initial.described
-    if earlier:
-        require_same_origin(earlier, origin)
-        origin["resume"] = earlier.described
-    if own := newest(cfg.out):
-        require_same_origin(own, origin)
-    if found := own or earlier:
-        resume(state, found)
-        mend_names(state, cfg.out)
-        log.info("%s: resumed from step %d", cfg.phase, state.step)
-        for change in changed_settings(found.saved["train_cfg"], cfg.train.model_dump()):
-            log.warning("%s: changed since then: %s", cfg.phase, change)
-    elif initial:
-        require_same_origin(initial, {"tokenizer": origin["tokenizer"]})
-        warm_start(state, initial)
-        log.info("%s: weights from %s, step %d", cfg.phase, initial.path, initial.saved["step"])
-    elif cfg.phase == "sft":
-        log.warning("sft: starts from random weights; init_from=PATH takes those of a pretrained run")
-    return origin
-
-
-def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
-    """Return what is going to happen, in one line; `amp` says what this device will really do."""
-    facts = {
-        "device": state.model.device.type,
-        "amp": "on" if amp_active(state.model.device, cfg.train) else "off",
-        "amp_dtype": cfg.train.amp_dtype,
-        "activation_checkpointing": str(cfg.train.activation_checkpointing).lower(),
-        "micro_B": cfg.train.B,
-        "accum_steps": cfg.train.accum_steps,
-        "effective_batch": cfg.train.effective_batch,
-        "T": cfg.model.T,
-        "parameters": f"{state.model.parameter_count():,}",
-        "steps": f"{state.step}..{cfg.train.total_steps}",
-        "sequences_per_epoch": len(train_source),
-        "compile": "on" if compile_active(state.model.device, cfg.train) else "off",
-        "threads": torch.get_num_threads(),
-    }
-    return f"{cfg.phase}: " + " ".join(f"{key}={value}" for key, value in facts.items())
 
 
 def phase_result(
