@@ -8,8 +8,10 @@ from hydra import compose, initialize_config_dir
 
 from niels_gpt.errors import ConfigError
 from train.cli import command, deferred_signals
-from train.config import HELP, RunCfg, load_plan
+from train.config import RunCfg
+from train.known import HELP
 from train.overrides import Refusal, each_problem
+from train.plan import load_plan
 from train.structured import register
 from train.trust import CONF
 

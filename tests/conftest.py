@@ -16,8 +16,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from niels_gpt.weights import read_checkpoint
-from train.config import RunCfg, load_plan
+from train.config import RunCfg
 from train.folder import release
+from train.plan import load_plan
 from train.run import run
 from train.structured import register
 from train.train_loop import optimizer_step

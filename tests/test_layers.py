@@ -41,6 +41,8 @@ LAYERS = [
     ],
     ["train.problems", "train.trust", "train.fit"],
     ["train.config", "train.metrics", "train.budget", "train.nonfinite"],
+    ["train.choices"],
+    ["train.plan"],
     ["train.bench.options"],
     [
         "train.legacy",
@@ -127,7 +129,7 @@ def test_the_library_knows_nothing_of_hydra_or_of_runs() -> None:
 
 def test_hydra_ends_at_the_gate() -> None:
     gate = {
-        "train.config",
+        "train.plan",
         "train.trust",
         "train.structured",
         "train.overrides",

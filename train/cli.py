@@ -14,10 +14,10 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory
-from train.config import HELP
 from train.console import ConsoleHandler, open_streams, outlive_readers
 from train.disk import disk_error
 from train.exhausted import first_line, is_out_of_memory
+from train.known import HELP
 from train.lifeline import end_with_parent
 from train.overrides import each_problem
 from train.stop import ENDING, Terminated, end_at_once

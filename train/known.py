@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from niels_gpt.errors import ConfigError
 from niels_gpt.printable import printable
 
+HELP = "python scripts/train.py --help lists all settings"
 LONGEST = 80  # characters of a value in a message
 
 

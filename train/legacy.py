@@ -6,8 +6,9 @@ from pathlib import Path
 
 from niels_gpt.errors import ConfigError
 from niels_gpt.plain import Unreadable, read_json
-from train.config import PhaseName, RunCfg, TrainCfgSchema, plan_from_settings
+from train.config import PhaseName, RunCfg, TrainCfgSchema
 from train.known import shown
+from train.plan import plan_from_settings
 from train.problems import Settings
 
 MAX_BYTES = 1 << 20  # of a config; anything larger is something else

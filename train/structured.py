@@ -15,7 +15,7 @@ from omegaconf import MISSING, OmegaConf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from train.config import PlanCfg, SftCfg
+from train.choices import PlanCfg, SftCfg
 from train.trust import guard
 
 LONGEST_NAME = 120  # of a job's folder, in characters

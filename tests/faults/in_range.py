@@ -6,7 +6,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-from train.config import PlanCfg
+from train.choices import PlanCfg
 from train.known import keys
 
 # What YAML would read as something else, or not at all, were it not written down with care.

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from faults.door import Said, command, left, train
 from faults.in_range import in_range
 from faults.scale import note, scaled
-from train.config import PlanCfg, RunCfg, load_plan
+from train.choices import PlanCfg
+from train.config import RunCfg
 from train.known import keys
+from train.plan import load_plan
 from train.problems import as_tuples
 
 KNOWN = sorted(keys(PlanCfg))

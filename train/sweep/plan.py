@@ -19,8 +19,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
-from train.config import RunCfg, load_plan
+from train.config import RunCfg
 from train.overrides import MOST_JOBS, Refusal, each_problem, sweep_length
+from train.plan import load_plan
 from train.result import has_begun, require_unchanged
 from train.sweep.job import Job, config_hash, read_job
 from train.trust import CONF

@@ -1,0 +1,130 @@
+"""Everything one may choose, as one config, which becomes the phases to carry out."""
+
+import sys
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from niels_gpt.config import Cfg, DataCfg, ModelCfg, impossible_path
+from train.config import LARGEST_B, BatchChoice, PhaseName, RunCfg, TrainCfgSchema
+
+
+class SftCfg(Cfg):
+    """The second phase of a pipeline: what is not set here follows the first phase."""
+
+    model: ModelCfg
+    data: DataCfg
+    train: TrainCfgSchema
+
+
+class PlanCfg(Cfg):
+    """Everything one may choose: the composed config."""
+
+    name: str = Field("default", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$", description="the run's name")
+    dir: str = Field("runs/${name}", min_length=1, max_length=4096, description="the run folder")
+    phase: Literal["pretrain", "sft", "pipeline"] = Field("pipeline", description="set by the group phase")
+    device: Literal["auto", "cpu", "mps"] = Field("auto", description="auto takes mps where there is one")
+    batch: BatchChoice = Field("fixed", description="how B and accum_steps are chosen; set by the group batch")
+    global_B: int | None = Field(
+        None, ge=1, le=2**32, description="sequences in a step, B x accum_steps, for batch=iso and batch=auto"
+    )
+    memory_budget_gb: float | None = Field(
+        None, gt=0, le=1e6, description="GiB that a run may take: batch=auto and a sweep's report keep to it"
+    )
+    objective: tuple[Literal["loss", "memory"], ...] = Field(
+        ("loss",), min_length=1, max_length=2, description="what a sweeper minimises"
+    )
+    resume: str = Field(
+        "auto",
+        min_length=1,
+        description="auto: go on if there is a run; never: refuse to; or a checkpoint's path",
+    )
+    init_from: str | None = Field(None, description="checkpoint to take the weights from at step 0")
+    model: ModelCfg
+    data: DataCfg
+    train: TrainCfgSchema
+    sft: SftCfg
+
+    def rules(self) -> Iterator[str]:
+        """Each phase has the kind of data it learns from, and both have the same network."""
+        yield from impossible_path("dir", self.dir)
+        if self.phase != "pretrain" and all(source.kind == "text" for source in self.sft.data.mixture()):
+            yield (
+                "sft.data: text files have no dialogues; use phase=pretrain, or give some with "
+                "+data@sft.data=jsonl 'sft.data.files=[chats.jsonl]'"
+            )
+        if self.phase != "pretrain" and "text" in self._validated_on(self.sft.data):
+            yield f"sft.data.val_source={self.sft.data.val_source} is text, which has no dialogues"
+        if self.device == "mps" and sys.platform != "darwin":
+            yield "device=mps was asked for, but this machine has none; use device=cpu or device=auto"
+        same = self.sft.model.model_copy(update={"dropout": self.model.dropout})
+        if self.phase == "pipeline" and same != self.model:
+            yield "sft.model: only dropout may differ from model, since the weights are handed on"
+        if self.phase == "pipeline" and self.resume not in ("auto", "never"):
+            yield f"resume={self.resume} belongs to one phase; add phase=pretrain or phase=sft"
+        yield from self._batch_rules()
+
+    def _batch_rules(self) -> Iterator[str]:
+        """A step has the global_B sequences that were asked for, in every phase that is carried out."""
+        if self.batch == "iso" and self.global_B is None:
+            yield "batch=iso needs global_B=N, the sequences in a step, as in batch=iso global_B=32 train.B=8"
+        if self.batch == "auto" or self.global_B is None:
+            return
+        for section, train in self._trained().items():
+            if train.effective_batch != self.global_B:
+                yield self._other_batch(self.global_B, section, train)
+
+    def _trained(self) -> dict[str, TrainCfgSchema]:
+        """Return the sections that say how the steps of this plan are split, each once."""
+        first, second = self.train, self.sft.train
+        follows = (second.B, second.accum_steps) == (first.B, first.accum_steps)
+        counts = self.phase != "sft" or follows or self.batch == "iso"  # with iso sft.train follows B alone
+        sections = {"train": first} if counts else {}
+        return sections if follows or self.phase == "pretrain" else sections | {"sft.train": second}
+
+    def _other_batch(self, asked: int, section: str, train: TrainCfgSchema) -> str:
+        """Return why a section does not give the global batch that was asked for."""
+        accum_steps, iso = f"{section}.accum_steps", self.batch == "iso"
+        if asked % train.B:
+            near = " or ".join(f"{section}.B={B}" for B in divisors_near(train.B, asked))
+            also = "" if iso else f", and add batch=iso, with which {accum_steps} follows"
+            return f"{section}.B={train.B} does not divide global_B={asked}; use {near}{also}"
+        is_now = f"{section}.B={train.B} x {accum_steps}={train.accum_steps} is {train.effective_batch}"
+        way_out = f"leave out {accum_steps}, which" if iso else f"add batch=iso, with which {accum_steps}"
+        return f"global_B={asked} was asked for, but {is_now}; {way_out} follows from {section}.B"
+
+    @staticmethod
+    def _validated_on(data: DataCfg) -> set[str]:
+        """Return the kinds of source that validation is narrowed down to, none where it is not."""
+        return {source.kind for source in data.mixture() if data.val_source == source.called}
+
+    def plan(self) -> list[RunCfg]:
+        """Return the phases to carry out, in order."""
+        first = self._run("pretrain", self.model, self.data, self.train)
+        second = self._run("sft", self.sft.model, self.sft.data, self.sft.train)
+        if self.phase == "pipeline":
+            return [first, second.model_copy(update={"init_from": None})]  # from the best of the first
+        return [first if self.phase == "pretrain" else second]
+
+    def _run(self, phase: PhaseName, model: ModelCfg, data: DataCfg, train: TrainCfgSchema) -> RunCfg:
+        return RunCfg(
+            name=self.name,
+            phase=phase,
+            dir=self.dir,
+            device=self.device,
+            batch=self.batch,
+            memory_budget_gb=self.memory_budget_gb,
+            resume=self.resume,
+            init_from=self.init_from,
+            model=model,
+            data=data,
+            train=train.split(self.global_B, 1) if self.batch == "auto" and self.global_B else train,
+        )
+
+
+def divisors_near(B: int, whole: int) -> list[int]:
+    """Return the divisors of `whole` next to B, the one below and the one above, where there are such."""
+    below = next((n for n in range(min(B, whole), 0, -1) if whole % n == 0), None)
+    above = next((n for n in range(B, min(whole, LARGEST_B) + 1) if whole % n == 0), None)
+    return [n for n in (below, above) if n is not None]
