@@ -1,7 +1,7 @@
 """The device is tried before anything is read; what it cannot do is said with the way out."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from unittest import mock
 
@@ -94,6 +94,13 @@ def test_a_recomputation_with_other_masks_is_seen() -> None:
         assert "recomputation with dropout gave another gradient" in list(
             problems(CPU, nullcontext, torch.float32)
         )
+
+
+def test_an_error_without_a_word_is_told_by_its_kind() -> None:
+    def broken() -> AbstractContextManager[None]:
+        raise RuntimeError
+
+    assert list(problems(CPU, broken, torch.float32)) == ["it raised RuntimeError"]
 
 
 def test_a_dtype_that_the_device_cannot_do_fails_with_what_was_seen_and_the_way_out(

@@ -12,6 +12,7 @@ from train.ask import ask
 from train.batch_probe import Probe
 from train.config import LARGEST_B, RunCfg
 from train.step_cost import NO_ROOM, theory
+from train.text_table import mib
 
 MOST = 9  # candidates; each takes seconds
 TIMEOUT = 600  # seconds for one candidate
@@ -62,10 +63,10 @@ def fastest(tried: list[Probe]) -> Probe | None:
 def _tried(cfg: RunCfg, before: list[Probe], budget: int) -> Probe:
     """Measure a candidate unless those before it say that it will not fit."""
     if (expected := _expected_peak(cfg, before)) > budget:
-        return Probe(cfg.train.B, trouble=f"would take about {expected / 2**20:,.0f} MiB: not tried")
+        return Probe(cfg.train.B, trouble=f"would take about {mib(round(expected))} MiB: not tried")
     probe = _measured_in_child(cfg)
     if probe.peak and probe.peak > budget:
-        return replace(probe, trouble=f"{NO_ROOM}: takes {probe.peak / 2**20:,.0f} MiB")
+        return replace(probe, trouble=f"{NO_ROOM}: takes {mib(probe.peak)} MiB")
     return probe
 
 

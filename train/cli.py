@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory
 from train.console import ConsoleHandler, open_streams, outlive_readers
 from train.disk import disk_error
 from train.exhausted import first_line, is_out_of_memory
 from train.known import HELP
 from train.lifeline import end_with_parent
-from train.overrides import each_problem
+from train.overrides import Refusal, each_problem
 from train.stop import ENDING, Terminated, end_at_once
 
 DEBUG = "NIELS_DEBUG"
@@ -100,7 +97,7 @@ def _in_our_words(error: Exception) -> NielsError:
     """Return any error as one of this project's, which has a hint, an exit code and nothing a terminal acts on."""
     if isinstance(error, NielsError):
         return error
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    if isinstance(error, Refusal):
         return ConfigError(each_problem(sys.argv[1:], error), HELP)
     if isinstance(error, ValueError) and str(error) in NO_TRIAL:
         return NielsError(

@@ -21,4 +21,4 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its kind where it says nothing."""
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -9,6 +9,7 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.seeds import derived_seed
 from train.config import TrainCfgSchema
+from train.exhausted import first_line
 
 log = logging.getLogger("niels_gpt")
 
@@ -36,9 +37,8 @@ def require_compiler(device: torch.device, train: TrainCfgSchema) -> None:
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))
     except Exception as error:  # a compiler fails in as many ways as there are compilers
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"compile=on was asked for, but torch.compile fails here: {reason}",
+            f"compile=on was asked for, but torch.compile fails here: {first_line(error)}",
             "install a C++ compiler (g++ or clang++), or use compile=off",
         ) from error
     log.info(

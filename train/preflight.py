@@ -14,6 +14,7 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
 from train.amp import DTYPES, Amp, amp_active, amp_factory
 from train.config import RunCfg
+from train.exhausted import first_line
 
 TOY = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=64)
 LONGEST_SUM = 32767  # terms of a matrix product, from which on M1 and M2 with torch before 2.14 may be wrong
@@ -68,7 +69,7 @@ def problems(device: torch.device, amp: Amp, dtype: torch.dtype) -> Iterator[str
         try:
             yield from _compared(device, amp, dtype)
         except (RuntimeError, TypeError) as error:
-            yield f"it raised {str(error).splitlines()[0]}"
+            yield f"it raised {first_line(error)}"
     if any("Disabling autocast" in str(warning.message) for warning in caught):
         yield "autocast turned itself off"
 

@@ -21,7 +21,7 @@ from train.amp import Amp, amp_factory
 from train.checkpointing import TrainState
 from train.config import RunCfg, TrainCfgSchema
 from train.cpu import prefer_onednn
-from train.exhausted import is_out_of_memory
+from train.exhausted import first_line, is_out_of_memory
 from train.live_bytes import LiveBytes
 from train.model import make_model
 from train.optim import lr_at, make_optimizer
@@ -82,7 +82,7 @@ def reason(error: Exception) -> str:
     """Return in a few words why there is no measurement."""
     if is_out_of_memory(error):
         return NO_ROOM
-    return str(error).partition("\n")[0] or type(error).__name__
+    return first_line(error)
 
 
 def _stepped(device: torch.device, cfg: RunCfg, steps: int, cost: Cost) -> Cost:
