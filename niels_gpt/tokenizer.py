@@ -44,10 +44,6 @@ class Tokenizer(ABC):
     @abstractmethod
     def _file_text(self) -> str: ...
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of each text, one text after the other: a batch would hold all offsets at once."""
-        return [self.encode(text) for text in texts]
-
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens; a character cut in two becomes U+FFFD.
 

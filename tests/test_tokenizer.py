@@ -62,11 +62,6 @@ def test_each_special_token_has_its_own_id_and_is_left_out_of_text(tok: Tokenize
 
 
 @both
-def test_a_batch_is_its_texts_one_by_one(tok: Tokenizer) -> None:
-    assert tok.encode_batch(TEXTS) == [tok.encode(text) for text in TEXTS]
-
-
-@both
 def test_a_character_cut_in_two_is_decoded_as_a_replacement(tok: Tokenizer) -> None:
     ids = tok.encode("a\U0001f9ff")  # not in the training text, so more than one token
     assert tok.decode(ids[:-1]) == "a\ufffd"
@@ -122,14 +117,14 @@ def test_a_fork_after_training_can_encode_and_prints_no_warning() -> None:
     code = (
         "import os; from niels_gpt.tokenizer import train_bpe\n"
         f"tok = train_bpe({TEXTS!r}, {V})\n"
-        "if (pid := os.fork()) == 0: os._exit(len(tok.encode_batch(['a', 'b'])))\n"
+        "if (pid := os.fork()) == 0: os._exit(len(tok.encode('ab' * 9)) > 0)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
     )
     env = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
     env |= {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}  # Python's own about threads
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("2\n", "")
+    assert (done.stdout, done.stderr) == ("1\n", "")
 
 
 def test_too_little_text_says_how_many_entries_it_gives() -> None:
