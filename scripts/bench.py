@@ -29,7 +29,7 @@ def main() -> None:
     options = arguments(__doc__)
     with deferred_signals():  # torch is imported only now
         from train.bench.modes import require_racers
-        from train.doctor_text import report_path, write_report
+        from train.report_file import report_path, write_report
     require_racers({*options.contestants, options.reference}, options.shapes)
     path = report_path(options.json) if options.json else None
     report = carried_out(options)

@@ -50,7 +50,7 @@ def main() -> None:
     cfg = composed(options.overrides)
     with deferred_signals():  # torch is imported only now
         from train.doctor import examine
-        from train.doctor_text import report_path, write_report
+        from train.report_file import report_path, write_report
     path = report_path(options.json)
     write_report(path, examine(cfg, options.steps, print))
     print(f"wrote {path}")

@@ -2,6 +2,7 @@
 
 import _root  # noqa: F401  isort: skip
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from train.cli import command, deferred_signals
@@ -26,15 +27,15 @@ def main() -> None:
     options = arguments()
     with deferred_signals():  # torch is imported only now
         from train.numerics import numerics
-        from train.numerics_text import as_text, require_new, write_json
+        from train.numerics_text import as_text
+        from train.report_file import report_path, write_report
 
-    if options.json:
-        require_new(options.json)
+    path = report_path(options.json) if options.json else None
     result = numerics(options.run, options.sequences)
     print(as_text(result))
-    if options.json:
-        write_json(result, options.json)
-        print(f"\nwrote {options.json}")
+    if path:
+        write_report(path, asdict(result))
+        print(f"\nwrote {path}")
 
 
 if __name__ == "__main__":

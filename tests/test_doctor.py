@@ -12,8 +12,9 @@ from conftest import Plan, cli
 from niels_gpt.errors import ConfigError
 from train import step_cost
 from train.doctor import examine, unchecked
-from train.doctor_text import cost_table, report_path
+from train.doctor_text import cost_table
 from train.live_bytes import LiveBytes
+from train.report_file import report_path, write_report
 from train.step_cost import measured, savings, variants
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -67,6 +68,15 @@ def test_a_report_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.Monke
         report_path(Path("doctor.json"))
     with pytest.raises(ConfigError, match="there is no folder nowhere"):
         report_path(Path("nowhere/doctor.json"))
+
+
+def test_a_report_is_json_that_any_program_reads(tmp_path: Path) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    write_report(tmp_path / "a.json", {"costs": [1.5, float("nan")], "worst": (float("inf"), "none")})
+    read = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert read == {"costs": [1.5, None], "worst": [None, "none"]}
 
 
 def test_the_counter_sees_what_lives_and_what_has_gone() -> None:

@@ -34,7 +34,7 @@ def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run,
     assert written["sequences"] == 8 and written["tokens"] == 8 * 64 > written["targets"] > 0
     again = cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
     assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr.splitlines()[0] == "error: out.json is there already"
+    assert again.stderr.splitlines()[0] == "error: --json out.json: it is there already"
     assert json.loads((tmp_path / "out.json").read_text()) == written
 
 
@@ -84,8 +84,8 @@ def test_a_folder_or_a_checkpoint_may_be_named_too(run_folder: Run) -> None:
         (["nothing"], 4, "error: nothing: there is no such checkpoint"),
         (["empty"], 4, "error: empty has no result.json that names a finished phase"),
         (["stray/pretrain/best.pt"], 4, "error: stray/result.json has no settings of a phase pretrain"),
-        (["empty", "--json", "taken.json"], 2, "error: taken.json is there already"),
-        (["empty", "--json", "no/where.json"], 2, "error: no/where.json: there is no folder no"),
+        (["empty", "--json", "taken.json"], 2, "error: --json taken.json: it is there already"),
+        (["empty", "--json", "no/where.json"], 2, "error: --json no/where.json: there is no folder no"),
         (["empty", "--sequences", "0"], 2, "error: --sequences is 1 to 65536"),
     ],
 )

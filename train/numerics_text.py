@@ -1,13 +1,7 @@
-"""Puts a comparison of precisions into words: tables for a person, JSON for a program."""
+"""Puts a comparison of precisions into tables and sentences."""
 
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
-from niels_gpt.errors import ConfigError
 from train.numerics import Numerics
 from train.numerics_rows import Row
 from train.text_table import aligned
@@ -48,31 +42,3 @@ def part_table(title: str, rows: Sequence[Row], fact: str, form: str) -> str:
     """Return a line for each part of the network, a column for each precision."""
     lines = [[part, *(form.format(getattr(row.parts[part], fact)) for row in rows)] for part in rows[0].parts]
     return aligned([[title, *(row.name for row in rows)], *lines])
-
-
-def require_new(path: Path) -> None:
-    """Refuse to write over a file, before time is spent.
-
-    Raises:
-        ConfigError: the file is there, or its folder is not.
-    """
-    if path.exists():
-        raise ConfigError(f"{path} is there already", "name a new file")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}", "make it, or name another file")
-
-
-def write_json(result: Numerics, path: Path) -> None:
-    """Write the comparison to a new file; what is not finite is null."""
-    text = json.dumps(_plain(asdict(result)), indent=2, allow_nan=False) + "\n"
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
-
-
-def _plain(value: Any) -> Any:
-    """Give JSON what it can say."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
