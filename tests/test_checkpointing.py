@@ -16,7 +16,7 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
 from train.checkpointing import TrainState, save, save_step, step_files, step_path
 from train.config import TrainCfgSchema
-from train.fit import Found, read
+from train.fit import Found
 from train.optim import make_optimizer
 from train.resuming import changed_settings, newest, resume, warm_start
 
@@ -35,7 +35,7 @@ def state(step: int = 0, seed: int = 0, cfg: ModelCfg = CFG) -> TrainState:
 def test_a_checkpoint_holds_the_six_keys_and_resumes_all_of_them(tmp_path: Path) -> None:
     first, second = state(7), state(0, seed=1)
     save(tmp_path / "a.pt", first, {"B": 4})
-    found = read(tmp_path / "a.pt")
+    found = Found.at(tmp_path / "a.pt")
     assert found.saved.keys() == CHECKPOINT_KEYS.keys()
     resume(second, found)
     assert (second.step, second.best_val_loss) == (7, 1.5)
@@ -48,7 +48,7 @@ def test_a_warm_start_takes_the_weights_alone(tmp_path: Path) -> None:
     before = second.optimizer.state_dict()
     save(tmp_path / "a.pt", first, {})
     second.best_val_loss = None
-    warm_start(second, read(tmp_path / "a.pt"))
+    warm_start(second, Found.at(tmp_path / "a.pt"))
     assert same(first.model.state_dict(), second.model.state_dict())
     assert same(before, second.optimizer.state_dict())
     assert (second.step, second.best_val_loss) == (0, None)
@@ -196,7 +196,7 @@ def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> 
     save(tmp_path / "a.pt", state(1), {})
     other = state(cfg=CFG.model_copy(update={"C": 32, "d_ff": 64, "dropout": 0.5}))
     with pytest.raises(CheckpointError) as caught:
-        resume(other, read(tmp_path / "a.pt"))
+        resume(other, Found.at(tmp_path / "a.pt"))
     assert str(caught.value).splitlines() == [
         f"{tmp_path / 'a.pt'} is of another model than this run asks for:",
         "key         checkpoint  asked",
@@ -208,7 +208,7 @@ def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> 
 def test_an_older_checkpoint_without_the_newer_settings_resumes(tmp_path: Path) -> None:
     save(tmp_path / "a.pt", state(3), {"B": 8, "total_steps": 9})
     fresh = state(seed=1)
-    found = read(tmp_path / "a.pt")
+    found = Found.at(tmp_path / "a.pt")
     resume(fresh, found)
     assert fresh.step == 3
     assert list(changed_settings(found.saved["train_cfg"], TrainCfgSchema(total_steps=9).model_dump())) == [

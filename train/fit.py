@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError
@@ -19,20 +19,20 @@ class Found(NamedTuple):
     path: Path
     saved: dict[str, Any]
 
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Read a file.
+
+        Raises:
+            CheckpointError: it cannot be used.
+        """
+        return cls(path, read_checkpoint(path))
+
     @property
     def described(self) -> str:
         """What tells it from others of its kind, wherever it lies."""
         saved = self.saved
         return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
-
-
-def read(path: Path) -> Found:
-    """Return the checkpoint in a file.
-
-    Raises:
-        CheckpointError: it cannot be used.
-    """
-    return Found(path, read_checkpoint(path))
 
 
 def require_same_model(found: Found, asked: ModelCfg, whose: str = "this run") -> None:

@@ -14,7 +14,7 @@ from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.plain import first_fault
 from train.config import RunCfg
-from train.fit import Found, read
+from train.fit import Found
 from train.preflight import preflight
 from train.result import RESULT, read_results
 from train.run import SOURCES
@@ -53,7 +53,7 @@ def opened(checkpoint: Path) -> Subject:
     cfg = settings_behind(checkpoint)
     device = resolve_device("auto")
     preflight(device, cfg)
-    return Subject(read(checkpoint), cfg, device)
+    return Subject(Found.at(checkpoint), cfg, device)
 
 
 def settings_behind(checkpoint: Path) -> RunCfg:

@@ -6,7 +6,7 @@ from pathlib import Path
 from niels_gpt.tokenizer import Tokenizer
 from train.checkpointing import TrainState
 from train.config import RunCfg
-from train.fit import read, require_same_origin
+from train.fit import Found, require_same_origin
 from train.resuming import changed_settings, mend_names, newest, resume, warm_start
 from train.sources import checkpoint_path, content_hash
 
@@ -21,8 +21,8 @@ def restore(state: TrainState, cfg: RunCfg, init_from: Path | None, tokenizer: T
     """
     origin = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": content_hash(cfg, tokenizer)}
     origin["optim"] = cfg.train.optim  # whose averages are in the checkpoint
-    initial = read(init_from) if init_from else None
-    earlier = None if cfg.resume in ("auto", "never") else read(checkpoint_path(cfg.resume))
+    initial = Found.at(init_from) if init_from else None
+    earlier = None if cfg.resume in ("auto", "never") else Found.at(checkpoint_path(cfg.resume))
     if initial:
         origin["init_from"] = initial.described
     if earlier:

@@ -8,7 +8,7 @@ from typing import Any
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights import read_checkpoint
 from train.checkpointing import BEST, LATEST, TrainState, link, step_files, step_of, step_path
-from train.fit import Found, read, require_same_model
+from train.fit import Found, require_same_model
 from train.optim import load_averages
 
 log = logging.getLogger("niels_gpt")
@@ -54,7 +54,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
 
 def _read_step(path: Path) -> Found:
     """Return a checkpoint; one named by its step has to be of that step."""
-    found = read(path)
+    found = Found.at(path)
     if (named := step_of(path)) is not None and (step := found.saved["step"]) != named:
         raise CheckpointError(f"{path} is damaged (it holds step {step})", "use an earlier checkpoint")
     return found
