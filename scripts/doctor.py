@@ -8,10 +8,10 @@ from hydra import compose, initialize_config_dir
 
 from niels_gpt.errors import ConfigError
 from train.cli import command, deferred_signals
-from train.config import RunCfg
+from train.config import load_plan
 from train.known import HELP
 from train.overrides import Refusal, each_problem
-from train.plan import load_plan
+from train.schema import RunCfg
 from train.structured import register
 from train.trust import CONF
 

@@ -5,8 +5,8 @@ import hydra
 from omegaconf import DictConfig
 
 from train.cli import command, deferred_signals, exit_codes
-from train.config import RunCfg
-from train.plan import load_plan
+from train.config import load_plan
+from train.schema import RunCfg
 from train.structured import register
 from train.sweep.plan import planned_here
 

@@ -16,10 +16,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from niels_gpt.weights import read_checkpoint
-from train.config import RunCfg
+from train.config import load_plan
 from train.folder import release
-from train.plan import load_plan
 from train.run import run
+from train.schema import RunCfg
 from train.structured import register
 from train.train_loop import optimizer_step
 

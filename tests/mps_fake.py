@@ -19,7 +19,7 @@ from niels_gpt import loss
 from niels_gpt.config import ModelCfg
 from niels_gpt.model.gpt import GPT
 from train.amp import amp_factory
-from train.config import TrainCfgSchema
+from train.schema import TrainCfgSchema
 
 MPS = torch.device("mps")
 CFG = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=48, dropout=0.1)

@@ -13,8 +13,8 @@ from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import read_checkpoint
 from train.amp import amp_active, amp_factory, loss_scale, precision_advice
-from train.config import TrainCfgSchema
 from train.optim import unscale_gradients
+from train.schema import TrainCfgSchema
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 NO_MAC = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs a Mac with Metal: no mps here")

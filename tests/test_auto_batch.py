@@ -21,8 +21,8 @@ from train import batch_search
 from train.auto_batch import settled
 from train.batch_probe import Probe
 from train.batch_search import candidates, fastest, search
-from train.config import RunCfg
 from train.result import read_results
+from train.schema import RunCfg
 
 CPU, MIB = torch.device("cpu"), 2**20
 AUTO = ["batch=auto", "global_B=8"]

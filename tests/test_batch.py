@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import Compose, Run
 
-from train.plan import load_plan
+from train.config import load_plan
 from train.structured import accum_steps_for
 
 

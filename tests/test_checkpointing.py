@@ -15,10 +15,10 @@ from niels_gpt.errors import CheckpointError, DiskError, NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
 from train.checkpointing import TrainState, save, save_step, step_files, step_path
-from train.config import TrainCfgSchema
 from train.fit import Found
 from train.optim import make_optimizer
 from train.resuming import changed_settings, newest, resume, warm_start
+from train.schema import TrainCfgSchema
 
 CFG = ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32)
 

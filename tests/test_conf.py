@@ -7,8 +7,8 @@ from conftest import CONF, Compose
 from hydra import compose
 from omegaconf import OmegaConf
 
-from train.config import TrainCfgSchema
-from train.plan import load_plan
+from train.config import load_plan
+from train.schema import TrainCfgSchema
 
 OPTIONS = sorted(
     p

@@ -7,8 +7,8 @@ from conftest import Compose
 from hydra.errors import HydraException
 
 from niels_gpt.errors import ConfigError
-from train.config import TrainCfgSchema
-from train.plan import load_plan
+from train.config import load_plan
+from train.schema import TrainCfgSchema
 
 BAD = [
     (["train.B=0"], "train.B=0: "),

@@ -9,8 +9,8 @@ import yaml
 from conftest import CONF, ROOT
 from guard_rules import GUARDS, IN_THE_LOOP, UNBOUNDED, microbatch_loops, offences
 
-from train.config import TrainCfgSchema
 from train.model import compile_active
+from train.schema import TrainCfgSchema
 
 FOLDERS = ("niels_gpt", "train", "scripts", "hydra_plugins", "conf")
 PARENT = "the one that asks is the process that started this one"

@@ -41,9 +41,9 @@ LAYERS = [
         "train.exhausted",
     ],
     ["train.problems", "train.trust", "train.fit"],
-    ["train.config", "train.metrics", "train.budget", "train.nonfinite"],
+    ["train.schema", "train.metrics", "train.budget", "train.nonfinite"],
     ["train.choices"],
-    ["train.plan"],
+    ["train.config"],
     ["train.bench.options"],
     [
         "train.legacy",
@@ -130,7 +130,7 @@ def test_the_library_knows_nothing_of_hydra_or_of_runs() -> None:
 
 def test_hydra_ends_at_the_gate() -> None:
     gate = {
-        "train.plan",
+        "train.config",
         "train.trust",
         "train.structured",
         "train.overrides",

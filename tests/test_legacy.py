@@ -10,8 +10,8 @@ from conftest import CONF, ROOT, cli
 from hydra import compose, initialize_config_dir
 
 from niels_gpt.errors import ConfigError
+from train.config import load_plan
 from train.legacy import experiment_yaml, plan_from_json
-from train.plan import load_plan
 from train.structured import register
 
 PRETRAIN = {

@@ -26,9 +26,9 @@ from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
 from train.amp import Amp
 from train.checkpointing import TrainState
-from train.config import TrainCfgSchema
 from train.evaluate import evaluate
 from train.optim import make_optimizer
+from train.schema import TrainCfgSchema
 from train.train_loop import optimizer_step
 
 # The casts: our model through the rules of autocast on mps, with fake tensors, which have no numbers.

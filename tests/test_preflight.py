@@ -13,8 +13,8 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
 from train import preflight as module
 from train.amp import Amp
-from train.config import RunCfg
 from train.preflight import known_fault, preflight, problems
+from train.schema import RunCfg
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 FP16 = partial(torch.autocast, "cpu", dtype=torch.float16)  # stands in for that of mps

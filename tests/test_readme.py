@@ -7,7 +7,7 @@ import pytest
 from conftest import CONF, ROOT, Compose
 
 from niels_gpt.model.gpt import GPT
-from train.plan import load_plan
+from train.config import load_plan
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"^```\n(.*?)^```", README, re.M | re.S))

@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from niels_gpt.errors import ConfigError
-from train.plan import load_plan
+from train.config import load_plan
 from train.structured import LONGEST_NAME, register
 from train.sweep.job import config_hash
 from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct

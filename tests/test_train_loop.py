@@ -22,11 +22,11 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import read_checkpoint
 from train import train_loop
 from train.checkpointing import TrainState
-from train.config import TrainCfgSchema
 from train.live_bytes import LiveBytes
 from train.optim import clip_gradients, lr_at, make_optimizer
 from train.report import Report
 from train.run import run
+from train.schema import TrainCfgSchema
 
 CFG = ModelCfg(V=256, T=T, C=16, L=2, H=2, d_ff=32)
 SOURCES: dict[str, Source] = {

@@ -13,8 +13,8 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import BytesTokenizer
 from niels_gpt.weights import export_llama, llama_config, load_model
 from train.checkpointing import TrainState, save
-from train.config import TrainCfgSchema
 from train.optim import make_optimizer
+from train.schema import TrainCfgSchema
 
 CFG = ModelCfg(V=256, T=16, C=32, L=2, H=4, d_ff=48, rope_theta=5000.0)
 LAYER = ["input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]

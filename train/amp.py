@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from train.config import TrainCfgSchema
+from train.schema import TrainCfgSchema
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 FP16_TOKENS = 8192  # a step; above that plain fp16 loses a noticeable part of the gradient

@@ -13,10 +13,10 @@ from niels_gpt.plain import read_json
 from train.atomic import write_json
 from train.batch_probe import Probe
 from train.batch_search import candidates, fastest, search, with_B
-from train.config import RunCfg
 from train.memory import ways_out
 from train.preflight import preflight
 from train.result import finished
+from train.schema import RunCfg
 from train.step_cost import NO_ROOM
 from train.text_table import mib, table
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 
 from niels_gpt.device import memory_in_use, resolve_device
 from niels_gpt.errors import NielsError
-from train.config import RunCfg, TrainCfgSchema
 from train.cpu import prepare_cpu
 from train.lifeline import end_with_parent
 from train.preflight import known_fault, torch_version
+from train.schema import RunCfg, TrainCfgSchema
 from train.step_cost import reason, stepper
 
 FEW = 3  # microbatches that stand for all: from the second on there are gradients beside the activations

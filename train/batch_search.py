@@ -10,7 +10,7 @@ import torch
 from niels_gpt.device import resolve_device
 from train.ask import ask
 from train.batch_probe import Probe
-from train.config import LARGEST_B, RunCfg
+from train.schema import LARGEST_B, RunCfg
 from train.step_cost import NO_ROOM, theory
 from train.text_table import mib
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from niels_gpt.config import Cfg, DataCfg, ModelCfg, impossible_path
-from train.config import LARGEST_B, BatchChoice, PhaseName, RunCfg, TrainCfgSchema
+from train.schema import LARGEST_B, BatchChoice, PhaseName, RunCfg, TrainCfgSchema
 
 
 class SftCfg(Cfg):

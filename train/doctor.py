@@ -14,9 +14,9 @@ import torch
 
 from niels_gpt.device import physical_memory, resolve_device, sysctl
 from train.amp import DTYPES, Amp
-from train.config import RunCfg
 from train.doctor_text import cost_table
 from train.preflight import problems
+from train.schema import RunCfg
 from train.step_cost import PRECISIONS, measured, savings, variants
 from train.text_table import mib, table
 

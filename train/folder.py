@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TextIO
 
 from niels_gpt.errors import CheckpointError, RunFolderInUse
-from train.config import RunCfg
 from train.disk import explained_disk
 from train.links import require_no_links
 from train.result import has_begun, require_unchanged
+from train.schema import RunCfg
 
 LOCK = "run.lock"
 TRIES, MOST_TRIES, PAUSE = 5, 100, 0.02  # seconds between tries

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 from niels_gpt.errors import ConfigError
 from train.cli import exit_codes
+from train.config import load_plan
 from train.folder import claim, hold
-from train.plan import load_plan
 from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct, require_possible
 
 

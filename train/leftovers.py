@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.config import RunCfg
+from train.schema import RunCfg
 
 OF_A_RUN = (".*.json.part", ".tokenizer.json.*.tmp")  # the folder may be one in which others write too
 OF_A_PHASE = (".*.part",)

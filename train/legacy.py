@@ -6,10 +6,10 @@ from pathlib import Path
 
 from niels_gpt.errors import ConfigError
 from niels_gpt.plain import Unreadable, read_json
-from train.config import PhaseName, RunCfg, TrainCfgSchema
+from train.config import plan_from_settings
 from train.known import shown
-from train.plan import plan_from_settings
 from train.problems import Settings
+from train.schema import PhaseName, RunCfg, TrainCfgSchema
 
 MAX_BYTES = 1 << 20  # of a config; anything larger is something else
 EVALUATION_KEYS = {"eval_steps", "eval_batches"}  # both meant batches per evaluation

@@ -7,8 +7,8 @@ import torch
 
 from niels_gpt.device import memory_said
 from niels_gpt.errors import OutOfMemory
-from train.config import RunCfg
 from train.exhausted import first_line, is_out_of_memory
+from train.schema import RunCfg
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from niels_gpt.device import resolve_device
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.plain import first_fault
-from train.config import RunCfg
 from train.fit import Found
 from train.preflight import preflight
 from train.result import RESULT, read_results
 from train.run import SOURCES
+from train.schema import RunCfg
 from train.sources import checkpoint_path
 
 

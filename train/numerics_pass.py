@@ -15,11 +15,11 @@ from niels_gpt.data.batches import Batch
 from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from train.amp import DTYPES, loss_scale
-from train.config import TrainCfgSchema
 from train.fit import require_same_model
 from train.numerics_batch import Subject
 from train.optim import unscale_gradients
 from train.result import RESULT
+from train.schema import TrainCfgSchema
 
 MPS = torch.device("mps")  # where precision takes effect; on the CPU it is emulated with that device's settings
 

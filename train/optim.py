@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from niels_gpt.model.gpt import GPT
-from train.config import TrainCfgSchema
 from train.muon import Muon
+from train.schema import TrainCfgSchema
 
 AVERAGES = {AdamW: {"step", "exp_avg", "exp_avg_sq"}, Muon: {"momentum_buffer"}}  # what each keeps of a weight
 

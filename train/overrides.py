@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.errors import ConfigError, NielsError
 from train.choices import PlanCfg
+from train.config import load_plan
 from train.known import did_you_mean, keys, shown
-from train.plan import load_plan
 from train.trust import CONF
 
 MOST_JOBS = 1000  # of a sweep

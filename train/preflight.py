@@ -13,8 +13,8 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
 from train.amp import DTYPES, Amp, amp_active, amp_factory
-from train.config import RunCfg
 from train.exhausted import first_line
+from train.schema import RunCfg
 
 TOY = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=64)
 LONGEST_SUM = 32767  # terms of a matrix product, from which on M1 and M2 with torch before 2.14 may be wrong

@@ -1,7 +1,7 @@
 """Where pretraining batches come from: every token is a target."""
 
 from niels_gpt.data.batches import Source, TokenStream
-from train.config import RunCfg
+from train.schema import RunCfg
 from train.sources import mixture
 
 

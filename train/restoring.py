@@ -5,9 +5,9 @@ from pathlib import Path
 
 from niels_gpt.tokenizer import Tokenizer
 from train.checkpointing import TrainState
-from train.config import RunCfg
 from train.fit import Found, require_same_origin
 from train.resuming import changed_settings, mend_names, newest, resume, warm_start
+from train.schema import RunCfg
 from train.sources import checkpoint_path, content_hash
 
 log = logging.getLogger("niels_gpt")

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from niels_gpt.errors import CheckpointError
 from niels_gpt.plain import read_json
 from train.atomic import write_json
-from train.config import PhaseName, RunCfg
+from train.schema import PhaseName, RunCfg
 
 RESULT = "result.json"
 LARGEST = 1 << 20  # bytes of it

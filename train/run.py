@@ -11,7 +11,6 @@ from train.amp import precision_advice
 from train.auto_batch import settled
 from train.budget import Budget
 from train.checkpointing import BEST, TrainState, saved_size
-from train.config import RunCfg
 from train.cpu import prepare_cpu
 from train.disk import require_writable
 from train.evaluate import Yardstick, yardstick
@@ -26,6 +25,7 @@ from train.report import Report
 from train.restoring import restore
 from train.result import PhaseResult, finished, read_results, settings_of, write_results
 from train.sample import show_sample
+from train.schema import RunCfg
 from train.sources import checkpoint_path, run_tokenizer
 from train.startup import startup_line
 from train.stop import stop_on_signals

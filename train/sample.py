@@ -7,7 +7,7 @@ from niels_gpt.data.batches import Source
 from niels_gpt.generate import generate
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, Tokenizer
-from train.config import PhaseName
+from train.schema import PhaseName
 
 MAX_TOKENS = 80
 TEMPERATURE = 0.3

@@ -1,7 +1,7 @@
 """Where SFT batches come from: only the assistant's words are targets."""
 
 from niels_gpt.data.batches import ChatStream, Source
-from train.config import RunCfg
+from train.schema import RunCfg
 from train.sources import mixture
 
 

@@ -12,7 +12,7 @@ from niels_gpt.data.sources import Want, having
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from train.atomic import write_text
-from train.config import PhaseName, RunCfg
+from train.schema import PhaseName, RunCfg
 
 WANTS: dict[PhaseName, Want] = {"pretrain": "documents", "sft": "dialogues"}
 Stream = Callable[[TokenFiles, int, int | None], Source]

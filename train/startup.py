@@ -5,8 +5,8 @@ import torch
 from niels_gpt.data.batches import Source
 from train.amp import amp_active
 from train.checkpointing import TrainState
-from train.config import RunCfg
 from train.model import compile_active
+from train.schema import RunCfg
 
 
 def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:

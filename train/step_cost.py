@@ -19,13 +19,13 @@ from niels_gpt.errors import NielsError
 from niels_gpt.loss import ROWS
 from train.amp import Amp, amp_factory
 from train.checkpointing import TrainState
-from train.config import RunCfg, TrainCfgSchema
 from train.cpu import prefer_onednn
 from train.exhausted import first_line, is_out_of_memory
 from train.live_bytes import LiveBytes
 from train.model import make_model
 from train.optim import lr_at, make_optimizer
 from train.preflight import known_fault, torch_version
+from train.schema import RunCfg, TrainCfgSchema
 from train.train_loop import optimizer_step
 
 PRECISIONS = ("fp16", "bf16", "off")

@@ -13,11 +13,11 @@ from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derived_seed
 from train.amp import Amp, amp_factory, loss_scale
 from train.checkpointing import TrainState, save_step
-from train.config import TrainCfgSchema
 from train.evaluate import evaluate
 from train.nonfinite import first_not_finite
 from train.optim import clip_gradients, lr_at, set_lr, unscale_gradients
 from train.report import Report
+from train.schema import TrainCfgSchema
 
 CALMER = (
     "lower train.base_lr (of SFT alone: sft.train.base_lr) or raise train.warmup_steps; on mps try precision=bf16 "

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from conftest import ROOT
 
-from train.config import RunCfg
 from train.run import run
+from train.schema import RunCfg
 
 PRELOADED = ["torch._dynamo", "matplotlib.backends.backend_agg", "matplotlib.figure", "faults.children"]
 KILLED = -signal.SIGKILL

@@ -17,9 +17,9 @@ from unittest import mock
 from conftest import ROOT, cli
 
 from train.cli import _refuse_usage, exit_codes
-from train.config import RunCfg
 from train.folder import _held, release
 from train.gate import Gate
+from train.schema import RunCfg
 from train.sweep.run import SweepRun
 
 FOREVER = 180  # seconds

@@ -26,10 +26,10 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import read_checkpoint
 from train import disk, metrics, report
 from train.checkpointing import TrainState, save_step, step_path
-from train.config import TrainCfgSchema
 from train.folder import release
 from train.optim import make_optimizer
 from train.run import run
+from train.schema import TrainCfgSchema
 
 STEP = 64 * 1024  # bytes from point to point
 NOBODY = 65534

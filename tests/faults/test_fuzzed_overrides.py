@@ -16,10 +16,10 @@ from faults.door import Said, command, left, train
 from faults.in_range import in_range
 from faults.scale import note, scaled
 from train.choices import PlanCfg
-from train.config import RunCfg
+from train.config import load_plan
 from train.known import keys
-from train.plan import load_plan
 from train.problems import as_tuples
+from train.schema import RunCfg
 
 KNOWN = sorted(keys(PlanCfg))
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")

@@ -17,7 +17,7 @@ from faults.folders import (
 )
 from faults.scale import note, scaled
 from faults.tripwire import Tripwire, spread
-from train.config import RunCfg
+from train.schema import RunCfg
 
 SAVES = (*TINY, "train.total_steps=4", "train.ckpt_every=1", "train.eval_every=2", "train.keep_last=1")
 BUILDS = (*TINY, "model.V=300", "data.tokenizer=bpe", "train.total_steps=1")

@@ -14,12 +14,12 @@ from niels_gpt.data.batches import TokenStream
 from niels_gpt.data.cache import TokenFiles
 from train.bench.shapes import Shape
 from train.checkpointing import TrainState
-from train.config import TrainCfgSchema
 from train.cpu import prepare_cpu
 from train.evaluate import Yardstick
 from train.model import make_model
 from train.optim import make_optimizer
 from train.report import Report
+from train.schema import TrainCfgSchema
 from train.train_loop import train_loop
 
 Lap = Callable[[], None]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from train.config import PhaseName
+from train.schema import PhaseName
 from train.sweep.curve import Curve, Point
 from train.sweep.findings import GIB, measured, pareto_front
 from train.sweep.pens import Pen, pens

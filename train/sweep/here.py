@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from niels_gpt.errors import Interrupted, NielsError, TimeIsUp
-from train.config import RunCfg
 from train.folder import release
+from train.schema import RunCfg
 from train.stop import hand_on
 from train.sweep.job import Status, write_job
 from train.sweep.objective import reached

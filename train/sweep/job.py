@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 
 from niels_gpt.plain import read_json
 from train.atomic import write_json
-from train.config import RunCfg
 from train.result import WITHOUT_EFFECT, completed, settings_of
+from train.schema import RunCfg
 
 JOB = "job.json"
 LARGEST = 1 << 20  # bytes of a record

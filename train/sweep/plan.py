@@ -19,10 +19,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
-from train.config import RunCfg
+from train.config import load_plan
 from train.overrides import MOST_JOBS, Refusal, each_problem, sweep_length
-from train.plan import load_plan
 from train.result import has_begun, require_unchanged
+from train.schema import RunCfg
 from train.sweep.job import Job, config_hash, read_job
 from train.trust import CONF
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from niels_gpt.printable import printable
-from train.config import PhaseName
 from train.folder import is_held
 from train.metrics import METRICS
 from train.plain_yaml import read_yaml
 from train.result import RESULT, PhaseResult, read_results
+from train.schema import PhaseName
 from train.sweep.curve import Curve, read_curve
 from train.sweep.job import JOB, Job, Status, read_job
 

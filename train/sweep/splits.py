@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from train.config import PhaseName
+from train.schema import PhaseName
 from train.sweep.row import Row
 
 TOLERANCE = 0.02  # nats: float rounding, which training lets grow
