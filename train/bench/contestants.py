@@ -163,11 +163,14 @@ def readied(name: str, threads: int, *, frugal: bool = False) -> Contestant:
 def variants() -> Iterator[tuple[str, Contestant]]:
     """Yield each contestant with each memory and with compile off and on, and the name of that.
 
-    No precision is varied: on the CPU all are the same program.
+    All have AdamW, this project's also its default recipe, Muon. No precision is varied: on the CPU all are the
+    same program.
     """
     memory, compiled = {"activation_checkpointing": True}, {"compile": True}
     for name, one in PLAIN.items():
         yield name, one
+        if one.as_a_run:
+            yield f"{name}-muon", replace(one, says=f"{one.says}, optim=muon", settings={"optim": "muon"})
         yield f"{name}-compile", replace(one, says=f"{one.says}, compile=on", settings=compiled)
         yield f"{name}-ckpt", replace(one, says=f"{one.says}, memory=ckpt", settings=memory)
         both = f"{one.says}, memory=ckpt compile=on"

@@ -10,7 +10,7 @@ EXAMPLES = """examples:
   python scripts/bench.py --grow T L --figure growth.svg
   python scripts/bench.py small --steady 500"""
 CONTESTANTS = (
-    "ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile; separated by commas "
+    "ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile, ours and bare with -muon; separated by commas "
     "(default: ours,bare,hf; ours,ours-ckpt with --steady)"
 )
 GROW = "in place of a race: how cost grows with these sizes of the shape (default: all four)"
