@@ -1,7 +1,7 @@
-"""Warm starts: scripts and modules in children forked from a process that has imported torch, instead of fresh ones.
+"""Warm starts: scripts and modules in children that are forked from a process which has imported torch.
 
-A child is a real process, with its own files, signals and memory; it only finds its imports made. What a test needs
-of a fresh interpreter, as the variables that libraries read while they load, is for `conftest.cli`.
+A child is a real process, with files, signals and memory of its own; it only finds its imports made. Whatever
+needs a fresh interpreter, as the variables that libraries read while they load, is for `conftest.cli`.
 """
 
 import inspect
@@ -110,7 +110,7 @@ class Popen(subprocess.Popen[Any]):
 
     def _execute_child(self, *given: Any) -> None:
         asked = inspect.signature(EXECUTE).bind(self, *given).arguments
-        if list(asked["args"])[0] != sys.executable:
+        if next(iter(asked["args"])) != sys.executable:
             EXECUTE(self, *given)
             return
         self.pid = os.fork()
