@@ -25,16 +25,17 @@ BENCH = "train.bench"
 FEW = mock.patch.object(race, "TRIES", 1)  # tests judge no speed
 
 
-def begun(folder: Path) -> None:
-    """Leave a file for each process that is begun, and measure the machine once."""
+def begun(folder: Path, B: int) -> None:
+    """Leave a file for each process that is begun; measure the machine once, and toy with B sequences."""
     FEW.start()
+    SHAPES["toy"] = SHAPES["toy"].model_copy(update={"B": B})
     (folder / str(os.getpid())).write_text(Path(sys.argv[0]).name, encoding="utf-8")
 
 
-def bench(*arguments: str, cwd: Path) -> tuple[str, list[str]]:
+def bench(*arguments: str, cwd: Path, B: int = 2) -> tuple[str, list[str]]:
     """Return what the benchmark prints, and the scripts and modules that were begun, each as a process."""
     (pids := cwd / "pids").mkdir()
-    done = warm.cli(*arguments, "--threads", "1", cwd=cwd, script="bench", before=partial(begun, pids))
+    done = warm.cli(*arguments, "--threads", "1", cwd=cwd, script="bench", before=partial(begun, pids, B))
     assert done.returncode == 0, done.stderr
     return done.stdout, sorted(path.read_text(encoding="utf-8") for path in pids.iterdir())
 
@@ -151,13 +152,16 @@ def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path
 
 
 def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
-    _, processes = bench("toy", "--steady", "30", "--json", "steady.json", cwd=tmp_path)
+    asked = ["toy", "--steady", "60", "--json", "steady.json"]
+    _, processes = bench(
+        *asked, cwd=tmp_path, B=16
+    )  # few batches then make an evaluation, and 33 steps two epochs
     assert processes == ["bench.py", *[f"{BENCH}.stayer"] * 2]
     stays = json.loads((tmp_path / "steady.json").read_text(encoding="utf-8"))["steady"]["toy"]
     assert [stay["contestant"] for stay in stays] == ["ours", "ours-ckpt"]
     for stay in stays:
         early, late = stay["early"], stay["late"]
-        assert (early["step"], late["step"]) == (3, 30) and early["tensors"] > 0
+        assert (early["step"], late["step"]) == (33, 60) and early["tensors"] > 0
         assert (early["live"], early["tensors"]) == (late["live"], late["tensors"])
 
 
