@@ -49,25 +49,43 @@ def context() -> ForkServerContext:
     return made
 
 
-def cli(
-    *arguments: str,
-    cwd: Path,
-    script: str = "train",
-    env: Mapping[str, str] | None = None,
-    input: str = "",
-    before: Before = nothing,
-) -> subprocess.CompletedProcess[str]:
-    """Do as `conftest.cli` does; the Pythons that the script starts are forked from it, and do `before` first."""
-    with tempfile.TemporaryDirectory() as name:
-        streams = [Path(name) / stream for stream in ("stdin", "stdout", "stderr")]
-        streams[0].write_text(input)
+class Script:
+    """A script of the project, begun in `cwd`; the Pythons that it starts are forked from it.
+
+    All of them do `before` first; stdin, stdout and stderr are files in the folder `streams`.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        streams: Path,
+        script: str = "train",
+        env: Mapping[str, str] | None = None,
+        before: Before = nothing,
+    ) -> None:
+        self.arguments = arguments
+        self.streams = [streams / name for name in ("stdin", "stdout", "stderr")]
         start = partial(begin, ["python", str(ROOT / "scripts" / f"{script}.py"), *arguments], before)
-        child = context().Process(target=_on_streams, args=(start, streams, cwd, dict(env or os.environ)))
-        child.start()
-        child.join(LONGEST)
-        assert child.exitcode is not None, "it does not end"
-        _, stdout, stderr = (stream.read_text(encoding="utf-8") for stream in streams)
-    return subprocess.CompletedProcess(arguments, child.exitcode, stdout, stderr)
+        given = (start, self.streams, cwd, dict(env or os.environ))
+        self.process = context().Process(target=_on_streams, args=given)
+        self.process.start()
+        assert self.process.pid
+        self.pid = self.process.pid
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        """Wait for its end; return its exit code, negative for a signal, and what it said."""
+        self.process.join(LONGEST)
+        assert self.process.exitcode is not None, "it does not end"
+        _, stdout, stderr = (stream.read_text(encoding="utf-8") for stream in self.streams)
+        return subprocess.CompletedProcess(self.arguments, self.process.exitcode, stdout, stderr)
+
+
+def cli(*arguments: str, cwd: Path, input: str = "", **keywords: Any) -> subprocess.CompletedProcess[str]:
+    """Do as `conftest.cli` does; the keywords are those of Script."""
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "stdin").write_text(input)
+        return Script(*arguments, cwd=cwd, streams=Path(name), **keywords).end()
 
 
 def _on_streams(start: Before, streams: Sequence[Path], cwd: Path, env: Mapping[str, str]) -> None:
