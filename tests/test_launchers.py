@@ -25,7 +25,7 @@ from train.sweep.job import Job, jobs_of
 SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep"]
 SHORT = [*SMOKE, "train.total_steps=2"]
 LONGER = [  # enough to be preempted in
-    *("train.total_steps=200", "train.eval_every=100", "train.ckpt_every=100"),
+    *("train.total_steps=100", "train.eval_every=50", "train.ckpt_every=50"),
     *("train.accum_steps=1", "train.eval_sequences=16"),
 ]
 TOO_MANY = 60000  # entries that the text does not give, so that the job fails

@@ -49,7 +49,7 @@ def test_fp32_equals_itself_exactly_dropout_or_not(run_folder: Run) -> None:
 
 @ON_THE_CPU
 def test_with_many_tokens_the_scale_keeps_what_plain_fp16_loses(run_folder: Run) -> None:
-    own = ["train.B=16", "train.accum_steps=1", "train.total_steps=120", "train.base_lr=0.01"]
+    own = ["model.L=1", "train.B=16", "train.accum_steps=1", "train.total_steps=120", "train.base_lr=0.01"]
     folder = run_folder(*own, "train.eval_every=120", "train.ckpt_every=120")  # gradients shrink as it learns
     _, plain, scaled, bf16, low_head = rows = numerics(folder, 1024).rows
     error = {row.name: row.parts["total"].error for row in rows}
