@@ -76,7 +76,9 @@ class Script:
     def end(self) -> subprocess.CompletedProcess[str]:
         """Wait for its end; return its exit code, negative for a signal, and what it said."""
         self.process.join(LONGEST)
-        assert self.process.exitcode is not None, "it does not end"
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"it does not end in {LONGEST:.0f} s")
         _, stdout, stderr = (stream.read_text(encoding="utf-8") for stream in self.streams)
         return subprocess.CompletedProcess(self.arguments, self.process.exitcode, stdout, stderr)
 

@@ -1,4 +1,4 @@
-"""The command line in a child, forked from a process that has imported torch: a real process, and cheap."""
+"""The command line in a forked child that tells at any moment what its run is doing, to be stopped just then."""
 
 import mmap
 import os
