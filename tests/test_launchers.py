@@ -26,7 +26,7 @@ SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep"]
 SHORT = [*SMOKE, "train.total_steps=2"]
 LONGER = [  # enough to be preempted in
     *("train.total_steps=100", "train.eval_every=50", "train.ckpt_every=50"),
-    *("train.accum_steps=1", "train.eval_sequences=16"),
+    *("train.accum_steps=1", "train.eval_sequences=16", "data.size=200", "model.V=300"),
 ]
 TOO_MANY = 60000  # entries that the text does not give, so that the job fails
 Started = tuple[subprocess.Popen[str], Path]
