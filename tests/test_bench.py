@@ -1,26 +1,50 @@
 """The benchmark races what it says, in fresh processes, and counts the work rightly; it never judges a time."""
 
 import json
+import os
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from conftest import cli
+import warm
 from torch.utils.flop_counter import FlopCounterMode
 
 from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
-from train.bench import overhead
+from train.bench import overhead, race
 from train.bench.contestants import CONTESTANTS, Contestant
 from train.bench.shapes import SHAPES
 from train.bench.steady import Held, Stay, as_table
 
+BENCH = "train.bench"
+FEW = mock.patch.object(race, "TRIES", 1)  # tests judge no speed
 
-def test_a_race_has_all_turns_ratios_limits_and_peaks(tmp_path: Path) -> None:
-    asked = ["toy", "--contestants", "ours-ckpt,bare", "--rounds", "1", "--steps", "2", "--json", "race.json"]
-    done = cli(*asked, "--threads", "1", cwd=tmp_path, script="bench")
+
+def begun(folder: Path, B: int) -> None:
+    """Leave a file for each process that is begun; measure the machine once, and toy with B sequences."""
+    FEW.start()
+    SHAPES["toy"] = SHAPES["toy"].model_copy(update={"B": B})
+    (folder / str(os.getpid())).write_text(Path(sys.argv[0]).name, encoding="utf-8")
+
+
+def bench(*arguments: str, cwd: Path, B: int = 2) -> tuple[str, list[str]]:
+    """Return what the benchmark prints, and the scripts and modules that were begun, each as a process."""
+    (pids := cwd / "pids").mkdir()
+    done = warm.cli(*arguments, "--threads", "1", cwd=cwd, script="bench", before=partial(begun, pids, B))
     assert done.returncode == 0, done.stderr
+    return done.stdout, sorted(path.read_text(encoding="utf-8") for path in pids.iterdir())
+
+
+def test_a_race_has_all_turns_ratios_limits_and_peaks_each_from_a_process_of_its_own(tmp_path: Path) -> None:
+    asked = ["toy", "--contestants", "ours-ckpt,bare", "--rounds", "1", "--steps", "2", "--json", "race.json"]
+    said, processes = bench(*asked, cwd=tmp_path)
+    turns, peaks = 2, 2
+    assert processes == ["bench.py", *[f"{BENCH}.machine"] * 2, *[f"{BENCH}.racer"] * (turns + peaks)]
     (race,) = json.loads((tmp_path / "race.json").read_text(encoding="utf-8"))["races"]
     assert race["reference"] == "bare"
     assert {name: len(turns) for name, turns in race["turns"].items()} == {"ours-ckpt": 1, "bare": 1}
@@ -29,7 +53,24 @@ def test_a_race_has_all_turns_ratios_limits_and_peaks(tmp_path: Path) -> None:
     assert all(limit["gflops"] > 0 and limit["copy_gb"] > 0 for limit in race["limits"])
     if sys.platform == "linux":
         assert race["contestants"]["bare"]["peak"] >= 0
-    assert "of the limit" in done.stdout and "ours-ckpt" in done.stdout
+    assert "of the limit" in said and "ours-ckpt" in said
+
+
+def test_a_turn_and_the_limits_of_the_machine_come_from_fresh_interpreters() -> None:
+    started, run = [], subprocess.run
+
+    def noted(command: list[str], **keywords: Any) -> Any:
+        started.append(
+            (*command, keywords["env"]["OMP_NUM_THREADS"], keywords["env"].get("MALLOC_MMAP_THRESHOLD_"))
+        )
+        return run(command, **keywords)
+
+    with FEW, mock.patch.object(subprocess, "run", noted):
+        turn = race.taken("bare", SHAPES["toy"], 2, 1, 1, frugal=True)
+        limits = race.limits_now(1)
+    assert len(turn.wall) == len(turn.cpu) == 2 and limits.keys() == {"gflops", "copy_gb"}
+    python = (sys.executable, "-m")
+    assert started == [(*python, "train.bench.racer", "1", "65536"), (*python, "train.bench.machine", "1", None)]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +91,7 @@ def test_a_race_has_all_turns_ratios_limits_and_peaks(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_clear_line(arguments: list[str], said: str, tmp_path: Path) -> None:
-    done = cli(*arguments, cwd=tmp_path, script="bench")
+    done = warm.cli(*arguments, cwd=tmp_path, script="bench")
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     assert said in done.stderr and "Traceback" not in done.stderr
 
@@ -93,9 +134,9 @@ def flops_of_laps(contestant: Contestant) -> list[int]:
 
 
 def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path) -> None:
-    asked = ["toy", "--grow", "T", "--factors", "1,8", "--steps", "1", "--warmup", "1", "--threads", "1"]
-    done = cli(*asked, "--figure", "growth.svg", "--json", "growth.json", cwd=tmp_path, script="bench")
-    assert done.returncode == 0, done.stderr
+    asked = ["toy", "--grow", "T", "--factors", "1,8", "--steps", "1", "--warmup", "1"]
+    said, processes = bench(*asked, "--figure", "growth.svg", "--json", "growth.json", cwd=tmp_path)
+    assert processes == ["bench.py", f"{BENCH}.machine", *[f"{BENCH}.racer"] * 4]
     growth = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))["growth"]
     points = {(point["size"], point["memory"]): point for point in growth["points"]}
     assert points.keys() == {(T, memory) for T in (16, 128) for memory in ("off", "ckpt")}
@@ -106,19 +147,21 @@ def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path
     for memory in ("off", "ckpt"):
         assert points[128, memory]["peak"] > 4 * points[16, memory]["peak"]
         assert points[128, memory]["tokens_in_theory"] < points[16, memory]["tokens_in_theory"]
-    assert "| T=16 " in done.stdout and "| T=128 " in done.stdout and "fitted there" in done.stdout
+    assert "| T=16 " in said and "| T=128 " in said and "fitted there" in said
     assert (tmp_path / "growth.svg").read_text(encoding="utf-8").count('<g id="axes_') == 2
 
 
 def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
-    asked = ["toy", "--steady", "60", "--threads", "1", "--json", "steady.json"]
-    done = cli(*asked, cwd=tmp_path, script="bench")
-    assert done.returncode == 0, done.stderr
+    asked = ["toy", "--steady", "60", "--json", "steady.json"]
+    _, processes = bench(
+        *asked, cwd=tmp_path, B=16
+    )  # few batches then make an evaluation, and 33 steps two epochs
+    assert processes == ["bench.py", *[f"{BENCH}.stayer"] * 2]
     stays = json.loads((tmp_path / "steady.json").read_text(encoding="utf-8"))["steady"]["toy"]
     assert [stay["contestant"] for stay in stays] == ["ours", "ours-ckpt"]
     for stay in stays:
         early, late = stay["early"], stay["late"]
-        assert (early["step"], late["step"]) == (6, 60) and early["tensors"] > 0
+        assert (early["step"], late["step"]) == (33, 60) and early["tensors"] > 0
         assert (early["live"], early["tensors"]) == (late["live"], late["tensors"])
 
 

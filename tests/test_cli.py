@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from conftest import ROOT, cli
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
+SCRIPTS = sorted({path.stem for path in (ROOT / "scripts").glob("*.py")} - {"_root", "faults", "install"})
 
 
 def test_one_run_leaves_its_folder_under_the_users_own(tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ def test_one_run_leaves_its_folder_under_the_users_own(tmp_path: Path) -> None:
 def test_a_bad_setting_is_one_clear_line_and_leaves_nothing(
     tmp_path: Path, overrides: list[str], said: str
 ) -> None:
-    done = cli("experiment=smoke_pretrain", *overrides, cwd=tmp_path)
+    done = warm.cli("experiment=smoke_pretrain", *overrides, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
@@ -57,7 +59,7 @@ def test_a_bad_setting_is_one_clear_line_and_leaves_nothing(
 
 
 def test_a_fault_of_the_data_has_its_own_exit_code_and_no_traceback(tmp_path: Path) -> None:
-    done = cli("phase=pretrain", "data=text", "data.files=[missing.txt]", cwd=tmp_path)
+    done = warm.cli("phase=pretrain", "data=text", "data.files=[missing.txt]", cwd=tmp_path)
     assert done.returncode == 3
     assert "missing.txt" in done.stderr and done.stderr.startswith("error: ") and "\nhint: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -83,8 +85,15 @@ def test_help_config_and_refusals_come_before_torch_is_imported(tmp_path: Path, 
     assert done.stdout.endswith("LIGHT\n"), done.stderr
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_starts_from_any_folder_and_tells_how_it_is_used(tmp_path: Path, script: str) -> None:
+    done = cli("--help", cwd=tmp_path, script=script)
+    assert (done.returncode, done.stderr) == (0, "") and f"{script}.py" in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
 def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
-    done = cli("--help", cwd=tmp_path)
+    done = warm.cli("--help", cwd=tmp_path)
     assert done.returncode == 0
     for said in (
         "precision: bf16, fp16, fp16_scaled, off",
@@ -100,7 +109,7 @@ def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
 
 
 def test_the_composed_config_states_precision_and_memory(tmp_path: Path) -> None:
-    done = cli("--cfg", "job", "memory=ckpt", cwd=tmp_path)
+    done = warm.cli("--cfg", "job", "memory=ckpt", cwd=tmp_path)
     assert {"  amp: true", "  amp_dtype: fp16", "  activation_checkpointing: true"} <= set(
         done.stdout.splitlines()
     )
@@ -115,16 +124,15 @@ def test_a_package_is_shown_where_it_is_asked_for_and_begins_no_run(tmp_path: Pa
 
 
 def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
-    assert cli("experiment=smoke_pipeline", "data.size=200", "model.V=300", cwd=tmp_path).returncode == 0
-    answer = cli("runs/smoke_pipeline", "--prompt", "hello", "--max-tokens", "5", cwd=tmp_path, script="sample")
+    assert warm.cli("experiment=smoke_pipeline", "data.size=200", "model.V=300", cwd=tmp_path).returncode == 0
+    short = ["runs/smoke_pipeline", "--max-tokens", "5"]
+    answer = warm.cli(*short, "--prompt", "hello", cwd=tmp_path, script="sample")
     assert answer.returncode == 0 and answer.stdout.strip(), answer.stderr
-    chat = cli(
-        "runs/smoke_pipeline", "--chat", "--max-tokens", "5", cwd=tmp_path, script="sample", input="hi\nyes\n\n"
-    )
+    chat = warm.cli(*short, "--chat", cwd=tmp_path, script="sample", input="hi\nyes\n\n")
     assert chat.returncode == 0 and chat.stdout.count("you: ") == 3, chat.stderr
-    story = cli("runs/smoke_pipeline/pretrain/best.pt", "--prompt", "a", cwd=tmp_path, script="sample")
+    story = warm.cli("runs/smoke_pipeline/pretrain/best.pt", "--prompt", "a", cwd=tmp_path, script="sample")
     assert story.returncode == 0
-    export = cli("runs/smoke_pipeline", "out", cwd=tmp_path, script="export")
+    export = warm.cli("runs/smoke_pipeline", "out", cwd=tmp_path, script="export")
     assert export.returncode == 0 and (tmp_path / "out" / "model.safetensors").exists(), export.stderr
 
 
@@ -137,13 +145,13 @@ def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
     ],
 )
 def test_sampling_refuses_what_it_cannot_do(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
-    done = cli(*arguments, cwd=tmp_path, script="sample")
+    done = warm.cli(*arguments, cwd=tmp_path, script="sample")
     assert done.returncode == code
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_all_bad_overrides_are_reported_at_once_whoever_refuses_them(tmp_path: Path) -> None:
-    done = cli("train.Bee=2", "train.betas=[0.9]", "train.seed=x", "train.B=0", cwd=tmp_path)
+    done = warm.cli("train.Bee=2", "train.betas=[0.9]", "train.seed=x", "train.B=0", cwd=tmp_path)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 4
@@ -168,10 +176,10 @@ def test_a_closed_pipe_does_not_end_the_training(tmp_path: Path) -> None:
 
 
 def test_a_complete_run_refuses_other_settings_and_its_config_is_kept(tmp_path: Path) -> None:
-    assert cli(*SMOKE, cwd=tmp_path).returncode == 0
+    assert warm.cli(*SMOKE, cwd=tmp_path).returncode == 0
     config = tmp_path / "runs" / "smoke_pretrain" / ".hydra" / "config.yaml"
     before = config.read_bytes()
-    done = cli(*SMOKE, "train.base_lr=0.5", "data.size=210", cwd=tmp_path)
+    done = warm.cli(*SMOKE, "train.base_lr=0.5", "data.size=210", cwd=tmp_path)
     assert done.returncode == 4
     for said in ("data.size=200, not 210", "train.base_lr=0.014, not 0.5"):
         assert said in done.stderr

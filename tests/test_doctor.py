@@ -7,7 +7,8 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import Plan, cli
+import warm
+from conftest import Plan
 
 from niels_gpt.errors import ConfigError
 from train import step_cost
@@ -23,7 +24,7 @@ MACHINE = {"platform", "chip", "cores", "memory", "python", "torch", "threads", 
 
 
 def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
-    done = cli(*DEEP, "device=cpu", cwd=tmp_path, script="doctor")
+    done = warm.cli(*DEEP, "device=cpu", cwd=tmp_path, script="doctor")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert {line.split()[0] for line in lines if line} >= MACHINE | {"step", "preflight", "off", "precision"}
@@ -53,7 +54,7 @@ def test_recomputation_saves_what_theory_says(plan: Plan) -> None:
 
 
 def test_an_unknown_override_is_one_clear_line(tmp_path: Path) -> None:
-    done = cli("train.Bee=2", "--steps", "1", cwd=tmp_path, script="doctor")
+    done = warm.cli("train.Bee=2", "--steps", "1", cwd=tmp_path, script="doctor")
     assert done.returncode == 2
     error, hint = done.stderr.splitlines()
     assert error.startswith("error: Could not override 'train.Bee'") and hint.startswith("hint: ")

@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import warm
 from conftest import ROOT, Run, cli, same
 from fake_slurm import put_on_path
 from omegaconf import OmegaConf
 from test_sweep_run import waited_for
 
+from niels_gpt.weights import read_checkpoint
 from train.sweep.job import Job, jobs_of
 
 SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep"]
 SHORT = [*SMOKE, "train.total_steps=2"]
-LONGER = ["train.total_steps=200", "train.eval_every=100", "train.ckpt_every=100"]  # enough to be preempted in
+LONGER = [  # enough to be preempted in
+    *("train.total_steps=100", "train.eval_every=50", "train.ckpt_every=50"),
+    *("train.accum_steps=1", "train.eval_sequences=16", "data.size=200", "model.V=300"),
+]
 TOO_MANY = 60000  # entries that the text does not give, so that the job fails
 Started = tuple[subprocess.Popen[str], Path]
 Start = Callable[..., Started]
@@ -69,11 +73,17 @@ def started(tmp_path: Path) -> Iterator[Start]:
         sweep.communicate()
 
 
+def first(sweep: Path) -> list[Path]:
+    """Return all that is in the folder of the job with seed 1."""
+    folders = (folder for folder, job in jobs_of(sweep).items() if "train.seed=1" in job.overrides)
+    return [path for folder in folders for path in folder.rglob("*")]
+
+
 def preempted(sweep: Started) -> list[Job]:
     """Preempt the job with seed 1 once it has taken a step, wait for the end, return the jobs."""
     process, folder = sweep
-    waited_for(lambda: any(p.stat().st_size for p in folder.glob("*train.seed=1,*/pretrain/metrics.jsonl")))
-    (lock,) = folder.glob("*train.seed=1,*/run.lock")
+    waited_for(lambda: any(p.stat().st_size for p in first(folder) if p.name == "metrics.jsonl"))
+    (lock,) = (path for path in first(folder) if path.name == "run.lock")
     found = re.search(r"process (\d+)", lock.read_text(encoding="utf-8"))
     assert found
     os.kill(int(found[1]), signal.SIGUSR2)
@@ -91,12 +101,9 @@ def test_a_preempted_job_is_saved_queued_again_and_ends_as_if_it_had_not_been(
     sweep = started("hydra/launcher=queue", "train.seed=1,2")
     jobs = preempted(sweep)
     assert [(job.status, job.attempts) for job in jobs] == [("finished", 2), ("finished", 1)]
-    (resumed,) = sweep[1].glob("*train.seed=1,*")
-    assert same(weights(resumed), weights(run_folder(*LONGER, "train.seed=1")))
-
-
-def weights(folder: Path) -> Any:
-    return torch.load(folder / "pretrain" / "latest.pt", weights_only=True)["model_state"]
+    (resumed,) = (path for path in first(sweep[1]) if path.name == "latest.pt")
+    straight = run_folder(*LONGER, "train.seed=1") / "pretrain" / "latest.pt"
+    assert same(*(read_checkpoint(path)["model_state"] for path in (resumed, straight)))
 
 
 @plugin("hydra_submitit_launcher")
@@ -117,8 +124,8 @@ def test_slurm_is_asked_for_what_the_preset_says_and_queues_a_preempted_job_agai
 def test_a_search_finds_the_lowest_loss_outlives_a_failed_trial_and_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "sweep"
     search = ["hydra/sweeper=search", f"model.V=choice(300,512,{TOO_MANY})"]
-    cli(*SHORT, *search, "hydra.sweeper.n_trials=2", cwd=tmp_path)
-    done = cli(*SHORT, *search, "hydra.sweeper.n_trials=3", cwd=tmp_path)
+    warm.cli(*SHORT, *search, "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    done = warm.cli(*SHORT, *search, "hydra.sweeper.n_trials=3", cwd=tmp_path)
     assert done.returncode == 1 and "complete, skipped" in done.stdout, done.stderr
     found = rows(folder)
     assert {row["status"] for row in found} == {"finished", "failed"}
@@ -131,9 +138,9 @@ def test_a_search_finds_the_lowest_loss_outlives_a_failed_trial_and_goes_on(tmp_
 @plugin("hydra_optuna_sweeper")
 def test_a_search_for_loss_and_memory_gives_solutions_with_both(tmp_path: Path) -> None:
     search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "train.B=choice(2,8)", "objective=[loss,memory]"]
-    refused = cli(*SHORT, *search, cwd=tmp_path)
+    refused = warm.cli(*SHORT, *search, cwd=tmp_path)
     assert refused.returncode == 2 and "hydra.sweeper.direction=[minimize,minimize]" in refused.stderr
-    done = cli(*SHORT, *search, "hydra.sweeper.direction=[minimize,minimize]", cwd=tmp_path)
+    done = warm.cli(*SHORT, *search, "hydra.sweeper.direction=[minimize,minimize]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     solutions = OmegaConf.load(tmp_path / "runs" / "sweep" / "optimization_results.yaml").solutions
     measured = [(row["val_loss"], row["peak_memory_gib"] * 2**30) for row in rows(tmp_path / "runs" / "sweep")]
@@ -142,6 +149,6 @@ def test_a_search_for_loss_and_memory_gives_solutions_with_both(tmp_path: Path) 
 
 @pytest.mark.skipif(bool(find_spec("hydra_plugins.hydra_ray_launcher")), reason="needs to miss a plugin")
 def test_an_engine_that_is_missing_is_named_with_the_command_that_brings_it(tmp_path: Path) -> None:
-    done = cli(*SHORT, "hydra/launcher=ray_local", "train.seed=1,2", cwd=tmp_path)
+    done = warm.cli(*SHORT, "hydra/launcher=ray_local", "train.seed=1,2", cwd=tmp_path)
     assert done.returncode == 2 and "pip install -e '.[ray]'" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run, cli
+import warm
+from conftest import Run
 
 from niels_gpt.errors import CheckpointError
 from train.numerics import numerics
@@ -21,7 +22,7 @@ ON_THE_CPU = pytest.mark.skipif(torch.backends.mps.is_available(), reason="a Mac
 @ON_THE_CPU
 def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run, tmp_path: Path) -> None:
     folder = run_folder(experiment="smoke_pipeline")
-    done = cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
+    done = warm.cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
     assert done.returncode == 0, done.stderr
     assert 'emulated with torch.autocast("cpu")' in done.stdout
     assert "sft/best.pt" in done.stdout, "the run's last phase"
@@ -32,7 +33,7 @@ def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run,
         assert f"\n{row['name']}: " in done.stdout and row["verdict"] in done.stdout
         assert 0 < row["largest_activation"] < row["dtype_max"]
     assert written["sequences"] == 8 and written["tokens"] == 8 * 64 > written["targets"] > 0
-    again = cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
+    again = warm.cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr.splitlines()[0] == "error: --json out.json: it is there already"
     assert json.loads((tmp_path / "out.json").read_text()) == written
@@ -48,7 +49,7 @@ def test_fp32_equals_itself_exactly_dropout_or_not(run_folder: Run) -> None:
 
 @ON_THE_CPU
 def test_with_many_tokens_the_scale_keeps_what_plain_fp16_loses(run_folder: Run) -> None:
-    own = ["train.B=16", "train.accum_steps=1", "train.total_steps=120", "train.base_lr=0.01"]
+    own = ["model.L=1", "train.B=16", "train.accum_steps=1", "train.total_steps=120", "train.base_lr=0.01"]
     folder = run_folder(*own, "train.eval_every=120", "train.ckpt_every=120")  # gradients shrink as it learns
     _, plain, scaled, bf16, low_head = rows = numerics(folder, 1024).rows
     error = {row.name: row.parts["total"].error for row in rows}
@@ -94,7 +95,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], code:
     (tmp_path / "taken.json").write_text("mine")
     (tmp_path / "stray" / "pretrain").mkdir(parents=True)
     (tmp_path / "stray" / "pretrain" / "best.pt").write_text("no checkpoint")
-    done = cli(*arguments, cwd=tmp_path, script="numerics")
+    done = warm.cli(*arguments, cwd=tmp_path, script="numerics")
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert len([line for line in done.stderr.splitlines() if "error: " in line]) == 1
     assert said in done.stderr and "Traceback" not in done.stderr

@@ -28,10 +28,11 @@ def source(**settings: object) -> SourceCfg:
 
 CFG = source()
 DIGEST = """
-import asyncio, hashlib, multiprocessing, sqlite3, sys, unittest, xml.dom.minidom
+import asyncio, functools, hashlib, multiprocessing, sqlite3, sys, unittest, xml.dom.minidom
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import pydocs
 sys.excepthook = sys.unraisablehook = print
+pydocs._modules = functools.cache(pydocs._modules)  # read the library once
 found = [*pydocs.documents(SourceCfg()), *pydocs.dialogues(SourceCfg())]
 print(hashlib.sha256(repr([tuple(x) for x in found]).encode()).hexdigest(), pydocs.fingerprint(SourceCfg()))
 """

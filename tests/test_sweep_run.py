@@ -10,15 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 from unittest.mock import ANY
 
 import pytest
-from conftest import ROOT, cli
+import warm
+from conftest import ROOT
+from faulty import go_wrong
 
 from train.sweep.job import Job, jobs_of, read_job, write_job
+from train.train_loop import optimizer_step
 
 SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep", "train.total_steps=2", "train.ckpt_every=1"]
-FAULTY = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "faulty")}
 SEEDS = "train.seed=1,1001,1002,1003,1004,1005,2"
 ENDED = {"1": "finished", "1001": "failed", "1002": "failed", "1003": "killed", "1004": "failed", "1005": "failed"}
 
@@ -29,12 +33,12 @@ def by_seed(folder: Path) -> dict[str, Job]:
 
 def test_a_sweep_outlives_its_jobs_and_run_again_does_only_what_is_left(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "sweep"
-    done = cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=tmp_path, env=FAULTY)
+    done = warm.cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=tmp_path, before=go_wrong)
     assert done.returncode == 1 and "5 of 7 jobs have not finished" in done.stderr
     assert "Traceback" not in done.stderr
     require_told_apart(first := by_seed(folder))
     require_reported(folder)
-    assert cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=tmp_path).returncode == 0
+    assert warm.cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=tmp_path).returncode == 0
     second = by_seed(folder)
     assert all(job.status == "finished" for job in second.values())
     again = {seed for seed, job in second.items() if job.attempts > first[seed].attempts}
@@ -51,10 +55,10 @@ def require_told_apart(jobs: dict[str, Job]) -> None:
 
 
 def test_a_finished_job_is_known_by_the_hash_of_its_settings(tmp_path: Path) -> None:
-    assert cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
+    assert warm.cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
     ((folder, job),) = jobs_of(tmp_path / "runs" / "sweep").items()
     write_job(folder, replace(job, config_hash="0" * 16))
-    assert cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
+    assert warm.cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
     assert jobs_of(folder.parent)[folder] == replace(job, attempts=2, seconds=ANY)
 
 
@@ -77,7 +81,7 @@ def require_reported(folder: Path) -> None:
 def test_every_bad_combination_is_listed_and_nothing_is_run(
     overrides: list[str], lines: list[str], tmp_path: Path
 ) -> None:
-    done = cli(*SMOKE, *overrides, cwd=tmp_path)
+    done = warm.cli(*SMOKE, *overrides, cwd=tmp_path)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert all(any(line in error for error in errors) for line in lines)
@@ -87,12 +91,12 @@ def test_every_bad_combination_is_listed_and_nothing_is_run(
 
 def test_a_job_that_was_begun_with_other_settings_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "sweep"
-    assert cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
+    assert warm.cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
     job_folder, job = next(iter(jobs_of(folder).items()))
     record = json.loads((job_folder / "job.json").read_text(encoding="utf-8"))
     (job_folder / "job.json").write_text(json.dumps(record | {"config_hash": "0" * 16, "status": "failed"}))
     (job_folder / "result.json").unlink()
-    done = cli(*SMOKE, "train.seed=1", cwd=tmp_path)
+    done = warm.cli(*SMOKE, "train.seed=1", cwd=tmp_path)
     assert done.returncode == 2 and "begun with other settings" in done.stderr
     assert read_job(job_folder) != job
 
@@ -112,29 +116,34 @@ def test_a_sweep_outlives_a_vanished_folder_a_report_that_cannot_be_written_and_
     assert [job.status for job in jobs_of(folder).values()] == ["failed", "finished"]
 
 
-@pytest.fixture
-def endless(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], Path]]]:
-    """Start a sweep of jobs that would go on for long, and wait until the first has taken a step."""
-    started: list[subprocess.Popen[str]] = []
+ENDLESS = [*SMOKE, "train.total_steps=1000000", "train.seed=1,2"]  # of two jobs that would go on for long
 
-    def start(*overrides: str) -> tuple[subprocess.Popen[str], Path]:
-        script = str(ROOT / "scripts" / "train.py")
-        settings = [*SMOKE, "train.total_steps=1000000", "train.seed=1,2", *overrides]
-        process = subprocess.Popen(
-            [sys.executable, script, *settings],
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
+
+def slowly() -> None:
+    """Let a step take a while and nothing of the processor."""
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return optimizer_step(*arguments)
+
+    mock.patch("train.train_loop.optimizer_step", slow).start()
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[Callable[..., tuple[warm.Script, Path]]]:
+    """Start a sweep of slow jobs that would go on for long, and wait until the first has taken a step."""
+    started: list[warm.Script] = []
+
+    def start(*overrides: str) -> tuple[warm.Script, Path]:
+        (streams := tmp_path / "streams").mkdir()
+        started.append(warm.Script(*ENDLESS, *overrides, cwd=tmp_path, streams=streams, before=slowly))
         folder = tmp_path / "runs" / "sweep"
         waited_for(lambda: any(folder.glob("*/pretrain/step_*.pt")))
-        return process, folder
+        return started[-1], folder
 
     yield start
-    for process in started:
-        process.kill()
+    for script in started:
+        script.process.kill()
 
 
 def waited_for(there: Callable[[], object], seconds: float = 60) -> None:
@@ -157,14 +166,14 @@ def processes_in(folder: Path) -> list[int]:
 
 
 def test_ctrl_c_stops_the_current_job_resumably_and_leaves_a_valid_report(
-    endless: Callable[..., tuple[subprocess.Popen[str], Path]],
+    endless: Callable[..., tuple[warm.Script, Path]],
 ) -> None:
-    process, folder = endless()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    script, folder = endless()
+    os.kill(script.pid, signal.SIGINT)
+    done = script.end()
+    assert done.returncode == 130, done.stderr
     assert [job.status for job in jobs_of(folder).values()] == ["interrupted", "waiting"]
-    assert "1 of 2 jobs were not started" in errors
+    assert "1 of 2 jobs were not started" in done.stderr
     rows = list(csv.DictReader((folder / "sweep.csv").open(encoding="utf-8")))
     assert [row["status"] for row in rows] == ["interrupted", "waiting"]
     (saved,) = folder.glob("*/pretrain/latest.pt")
@@ -172,24 +181,24 @@ def test_ctrl_c_stops_the_current_job_resumably_and_leaves_a_valid_report(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_no_process_outlives_a_sweep_that_is_killed(
-    endless: Callable[..., tuple[subprocess.Popen[str], Path]],
-) -> None:
-    process, folder = endless()
-    where = folder.parent.parent
-    assert len(processes_in(where)) == 2
-    process.kill()
-    process.wait(timeout=10)
-    waited_for(lambda: not processes_in(where), 30)
+def test_no_process_outlives_a_sweep_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *ENDLESS]
+    nowhere, folder = subprocess.DEVNULL, tmp_path / "runs" / "sweep"
+    with subprocess.Popen(command, cwd=tmp_path, stdout=nowhere, stderr=nowhere) as process:
+        try:
+            waited_for(lambda: any(folder.glob("*/pretrain/step_*.pt")))
+            assert len(processes_in(tmp_path)) == 2
+        finally:
+            process.kill()
+    waited_for(lambda: not processes_in(tmp_path), 30)
     assert any(folder.glob("*/pretrain/latest.pt"))
 
 
 def test_a_job_past_its_time_is_stopped_after_saving_and_the_next_one_starts(
-    endless: Callable[..., tuple[subprocess.Popen[str], Path]],
+    endless: Callable[..., tuple[warm.Script, Path]],
 ) -> None:
-    process, folder = endless("hydra.launcher.timeout_minutes=0.1")
-    process.communicate(timeout=120)
-    assert process.returncode == 1
+    script, folder = endless("hydra.launcher.timeout_minutes=0.1")
+    assert script.end().returncode == 1
     for job_folder, job in jobs_of(folder).items():
         assert (job.status, job.reason) == ("timed out", "stopped after 0.1 minutes")
         assert list(job_folder.glob("pretrain/step_*.pt"))

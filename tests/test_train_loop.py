@@ -205,6 +205,7 @@ def test_as_many_tensors_live_after_sixty_steps_as_after_ten(
 
     monkeypatch.setattr(Report, "advance", noted)
     every = [f"train.{what}_every=10" for what in ("eval", "ckpt", "log")]
+    every += ["train.eval_sequences=8"]  # the counter takes its time
     with LiveBytes(torch.device("cpu")) as live:
         run_folder("train.total_steps=60", f"memory={memory}", "model.dropout=0.1", *every)
     assert held[10] == held[60] and held[10][0] > 0

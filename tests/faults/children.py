@@ -1,36 +1,24 @@
 """Runs in processes of their own, to be killed: forked from a parent that has imported torch, but not used it."""
 
 import logging
-import multiprocessing
-import os
 import signal
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from conftest import ROOT
+from warm import context
 
 from train.run import run
 from train.schema import RunCfg
 
-PRELOADED = ["torch._dynamo", "matplotlib.backends.backend_agg", "matplotlib.figure", "faults.children"]
 KILLED = -signal.SIGKILL
 LONGEST = 120.0  # seconds that a run of the harness may take
 
 
-def warm_parent() -> ForkServerContext:
-    """Return the maker of children. Its parent finds modules by PYTHONPATH alone, and needs one thread."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
-
-
 def start(plan: list[RunCfg], said: Path, before: Callable[[], object] | None = None) -> BaseProcess:
     """Start a run in a child, which does `before` first and logs to the file `said`."""
-    child = warm_parent().Process(target=_carry_out, args=(plan, said, before))
+    child = context().Process(target=_carry_out, args=(plan, said, before))
     child.start()
     return child
 

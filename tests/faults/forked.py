@@ -1,11 +1,8 @@
-"""The command line in a child, forked from a process that has imported torch: a real process, and cheap."""
+"""The command line in a forked child that tells at any moment what its run is doing, to be stopped just then."""
 
 import mmap
-import multiprocessing
 import os
 import resource
-import runpy
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from warm import begin, context, nothing, settle
 
 from niels_gpt.device import bytes_of
 
@@ -29,12 +27,6 @@ NAMES = {1: "tokenizer", 2: "cache", 3: "step", 4: "evaluation", 5: "save"}
 NOT_BEGUN = 255  # until the script listens to signals
 LIMITED = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 LONGEST = 120.0  # seconds that anything is waited for
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["train.run", "train.cli", "hydra.main", "faults.forked"])
-
-
-def nothing() -> None:
-    """Go on as it is."""
 
 
 class Forked:
@@ -46,7 +38,7 @@ class Forked:
         for name, content in (("phase", bytes([NOT_BEGUN])), ("stdout", b""), ("stderr", b"")):
             (cwd / name).write_bytes(content)
         self.cwd = cwd
-        self.process = CONTEXT.Process(target=_carry_out, args=(script, arguments, cwd, before))
+        self.process = context().Process(target=_carry_out, args=(script, arguments, cwd, before))
         self.process.start()
         assert self.process.pid
         self.pid = self.process.pid
@@ -99,11 +91,8 @@ def _carry_out(script: str, arguments: tuple[str, ...], cwd: Path, before: Calla
     cli = import_module("train.cli")
     vars(cli)["end_with_parent"] = partial(_begun, vars(cli)["end_with_parent"], phase)
     before()
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115 as at a start
-    path = ROOT / "scripts" / f"{script}.py"
-    sys.argv = [str(path), *arguments]
-    sys.path.insert(0, str(path.parent))  # as Python does for a script
-    runpy.run_path(str(path), run_name="__main__")
+    settle(None, None)
+    begin(["python", str(ROOT / "scripts" / f"{script}.py"), *arguments])
 
 
 def _begun(function: Callable[[], Any], phase: mmap.mmap) -> None:

@@ -10,7 +10,9 @@ from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 from typing import Any
 
-from faults.forked import CONTEXT, LONGEST, Forked, forked
+from warm import context
+
+from faults.forked import LONGEST, Forked, forked
 from faults.scale import note, scaled
 from niels_gpt.errors import RunFolderInUse
 from train.folder import hold, is_held, release
@@ -39,8 +41,8 @@ def test_fifty_processes_that_take_a_folder_at_once_give_one_owner_whom_all_othe
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "run.lock").write_text(f"process {GONE} on {socket.gethostname()}\n")  # which was killed
-        barrier, done = CONTEXT.Barrier(LOCKS), CONTEXT.Event()
-        processes = [CONTEXT.Process(target=claims, args=(folder, barrier, done)) for _ in range(LOCKS)]
+        barrier, done = context().Barrier(LOCKS), context().Event()
+        processes = [context().Process(target=claims, args=(folder, barrier, done)) for _ in range(LOCKS)]
         for process in processes:
             process.start()
         deadline = time.monotonic() + LONGEST
@@ -88,8 +90,8 @@ def test_of_many_runs_on_one_folder_one_goes_on_and_after_its_kill_a_restart_doe
 
 def test_asking_whether_a_folder_is_held_keeps_nobody_from_taking_it(tmp_path: Path) -> None:
     """A report of a sweep asks while a job starts."""
-    done = CONTEXT.Event()
-    asking = CONTEXT.Process(target=asks, args=(tmp_path, done))
+    done = context().Event()
+    asking = context().Process(target=asks, args=(tmp_path, done))
     asking.start()
     try:
         for _ in range(scaled(300, 5000)):

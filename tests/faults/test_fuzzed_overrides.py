@@ -76,9 +76,9 @@ possible = st.one_of(
     st.sampled_from(OPTIONS).map(lambda option: tuple(option.split("="))),
 ).map(lambda pair: f"{pair[0]}={pair[1]}")
 COUNT = {
-    "any": (30, 3000),
-    "any again": (10, 3000),
-    "rules": (15, 2000),
+    "any": (20, 3000),
+    "any again": (5, 3000),
+    "rules": (10, 2000),
     "in range": (10, 2000),
     "sweeps": (10, 1000),
     "garbage": (10, 1000),

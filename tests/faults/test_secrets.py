@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import cli
+import warm
 
 from faults.scale import note, scaled
 
@@ -32,7 +32,7 @@ def secrets() -> dict[str, str]:
 def test_nothing_of_the_environment_is_written(
     kind: str, words: list[str], reports: int, tmp_path: Path, secrets: dict[str, str]
 ) -> None:
-    done = cli(*words, cwd=tmp_path, env=secrets)
+    done = warm.cli(*words, cwd=tmp_path, env=secrets)
     assert done.returncode == 0, done.stderr
     assert CANARY not in done.stdout + done.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -43,6 +43,6 @@ def test_nothing_of_the_environment_is_written(
 
 
 def test_a_setting_that_asks_for_the_environment_is_refused(tmp_path: Path, secrets: dict[str, str]) -> None:
-    asked = cli(*SMOKE, "name=${oc.env:HF_TOKEN}", cwd=tmp_path, env=secrets)
+    asked = warm.cli(*SMOKE, "name=${oc.env:HF_TOKEN}", cwd=tmp_path, env=secrets)
     assert asked.returncode == 2 and "nothing from the environment" in asked.stderr
     assert CANARY not in asked.stdout + asked.stderr and os.listdir(tmp_path) == []

@@ -11,6 +11,7 @@ from train.ask import ask
 from train.bench.shapes import SHAPES, Shape
 
 OWN_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives freed memory back at once
+TRIES = 12  # of each measurement of the machine
 Say = Callable[[str], None]
 
 
@@ -97,7 +98,7 @@ def peak(course: Course, name: str) -> int | None:
 
 def limits_now(threads: int) -> dict[str, float]:
     """Measure the machine."""
-    found: dict[str, float] = answered("machine", {"threads": threads}, {})
+    found: dict[str, float] = answered("machine", {"threads": threads, "tries": TRIES}, {})
     return found
 
 
