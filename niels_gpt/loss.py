@@ -39,6 +39,11 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, denominator: floa
         return total / denominator
 
 
+def softmax_in_place(device: torch.device) -> bool:
+    """Return whether probabilities take the place of their logits: nobody has seen Metal's kernel allow it."""
+    return device.type == "cpu"
+
+
 def _summed(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
 
@@ -51,7 +56,7 @@ class _HeadLoss(torch.autograd.Function):
         """Go through the rows in parts; on the CPU one buffer of (ROWS, V) serves them all."""
         d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
         room, total = hidden.new_empty(min(ROWS, len(hidden)), len(weight)), hidden.new_zeros(())
-        in_place = hidden.device.type == "cpu"  # nobody has seen Metal's kernel allow it
+        in_place = softmax_in_place(hidden.device)
         for first in range(0, len(hidden), ROWS):
             part = slice(first, first + ROWS)
             x, y = hidden[part], targets[part, None].clamp(min=0)  # (rows, C), (rows, 1)

@@ -153,9 +153,7 @@ def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path
 
 def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
     asked = ["toy", "--steady", "60", "--json", "steady.json"]
-    _, processes = bench(
-        *asked, cwd=tmp_path, B=16
-    )  # few batches then make an evaluation, and 33 steps two epochs
+    _, processes = bench(*asked, cwd=tmp_path, B=16)  # of which 33 steps make two epochs
     assert processes == ["bench.py", *[f"{BENCH}.stayer"] * 2]
     stays = json.loads((tmp_path / "steady.json").read_text(encoding="utf-8"))["steady"]["toy"]
     assert [stay["contestant"] for stay in stays] == ["ours", "ours-ckpt"]

@@ -30,7 +30,7 @@ PRELOADED = [
     *("train.run", "train.cli", "hydra.main", "rich.live", "rich.table", "faults.forked", "faults.children"),
 ]
 LONGEST = 300.0  # seconds that a script may take
-EXECUTE: Any = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+EXECUTE: Any = subprocess.Popen._execute_child  # type: ignore[attr-defined]  # where Popen starts a process
 Before = Callable[[], Any]
 
 
@@ -45,7 +45,7 @@ def context() -> ForkServerContext:
     made.set_forkserver_preload(PRELOADED)
     found = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     with mock.patch.dict(os.environ, PYTHONPATH=found, OMP_NUM_THREADS="1"):
-        multiprocessing.forkserver.ensure_running()  # type: ignore[attr-defined]
+        multiprocessing.forkserver.ensure_running()  # type: ignore[attr-defined]  # unknown to typeshed
     return made
 
 
@@ -104,7 +104,8 @@ def settle(cwd: str | Path | None, env: Mapping[str, str] | None) -> None:
     if env is not None:
         os.environ.clear()
         os.environ.update(env)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 as at a start
+    # SIM115: they stay open as long as the process does, as those that Python opens at its start.
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
@@ -124,7 +125,10 @@ def begin(command: Sequence[str], before: Before = nothing) -> None:
 
 
 class Popen(subprocess.Popen[Any]):
-    """A process as the standard library's; a Python is forked from this one instead of started."""
+    """A process as the standard library's; a Python is forked from this one instead of started.
+
+    For that it takes the place of inner parts of subprocess and multiprocessing, which typeshed does not know.
+    """
 
     before: Before = nothing  # what it does first
 

@@ -16,8 +16,8 @@ class Muon(Optimizer):
     """Updates matrices by orthogonal steps, with Nesterov momentum and decoupled weight decay.
 
     It is torch.optim.Muon with `match_rms_adamw` (Liu et al., Muon is Scalable for LLM Training, 2025): a step is
-    as large as AdamW's at the same learning rate. That one computes in bfloat16 alone, which is very
-    slow on a CPU without bfloat16 products (README); this one computes in float32 there.
+    as large as AdamW's at the same learning rate. That one computes in bfloat16 alone, which is very slow on a CPU
+    without bfloat16 products (README); this one computes in float32 there.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float) -> None:
