@@ -15,6 +15,7 @@ from train.schema import RunCfg
 from train.structured import register
 from train.trust import CONF
 
+FILE = "doctor.json"
 EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"
 
 
@@ -50,8 +51,8 @@ def main() -> None:
     cfg = composed(options.overrides)
     with deferred_signals():  # torch is imported only now
         from train.doctor import examine
-        from train.report_file import report_path, write_report
-    path = report_path(options.json)
+        from train.report_file import report_path, unused, write_report
+    path = report_path(options.json) if options.json else unused(FILE)
     write_report(path, examine(cfg, options.steps, print))
     print(f"wrote {path}")
 

@@ -24,6 +24,7 @@ MACHINE = {"platform", "chip", "cores", "memory", "python", "torch", "threads", 
 
 
 def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "doctor.json").touch()
     done = warm.cli(*DEEP, "device=cpu", cwd=tmp_path, script="doctor")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -31,8 +32,8 @@ def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
     for precision in ("fp16", "bf16", "off"):
         assert f"precision={precision:<4}  computes rightly" in lines
     assert any(line.startswith("not checked: mps (") for line in lines)
-    assert lines[-1] == "wrote doctor.json"
-    report = json.loads((tmp_path / "doctor.json").read_text())
+    assert lines[-1] == "wrote doctor-2.json"
+    report = json.loads((tmp_path / "doctor-2.json").read_text())
     assert report["machine"].keys() >= MACHINE
     assert [verdict["wrong"] for verdict in report["preflight"]] == [[], [], []]
     off, ckpt = report["costs"]
@@ -64,7 +65,6 @@ def test_an_unknown_override_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_report_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("doctor.json").touch()
-    assert report_path(None) == Path("doctor-2.json")
     with pytest.raises(ConfigError, match="it is there already"):
         report_path(Path("doctor.json"))
     with pytest.raises(ConfigError, match="there is no folder nowhere"):

@@ -2,21 +2,32 @@
 
 import json
 import math
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from niels_gpt.errors import ConfigError
 
 
-def report_path(asked: Path | None) -> Path:
-    """Return where the report goes: `asked`, or doctor.json, doctor-2.json, ...: whichever is not there yet.
+def numbered(name: str) -> Iterator[Path]:
+    """Yield names to choose from: of doctor.json itself, doctor-2.json, doctor-3.json, ..."""
+    path = Path(name)
+    yield path
+    yield from (path.with_stem(f"{path.stem}-{n}") for n in count(2))
+
+
+def unused(name: str) -> Path:
+    """Return the first of the numbered names that is not there yet."""
+    return next(path for path in numbered(name) if not path.exists())
+
+
+def report_path(asked: Path) -> Path:
+    """Return `asked`, a report's new file.
 
     Raises:
-        ConfigError: `asked` is there already, or its folder is not.
+        ConfigError: it is there already, or its folder is not.
     """
-    if asked is None:
-        names = ("doctor.json", *(f"doctor-{n}.json" for n in range(2, 1000)))
-        return next(path for path in map(Path, names) if not path.exists())
     if asked.exists():
         raise ConfigError(f"--json {asked}: it is there already", "give another name, or none")
     if not asked.parent.is_dir():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from niels_gpt.errors import ConfigError
 from niels_gpt.printable import printable
+from train.report_file import numbered
 from train.sweep.report import read_rows
 from train.sweep.row import Row, is_run, read_row
 
@@ -51,8 +52,7 @@ def new_folder(asked: Path | None) -> Path:
     Raises:
         ConfigError: `asked` is there already.
     """
-    names = (FOLDER, *(f"{FOLDER}-{n}" for n in range(2, 10000)))
-    for path in [asked] if asked else map(Path, names):
+    for path in [asked] if asked else numbered(FOLDER):
         try:
             path.mkdir(parents=asked is not None)
             return path
