@@ -21,6 +21,7 @@ from train.folder import release
 from train.run import run
 from train.schema import RunCfg
 from train.structured import register
+from train.sweep.job import JOB, Job, read_job
 from train.train_loop import optimizer_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,6 +106,12 @@ def final(folder: Path) -> dict[str, Any]:
     """Return the state that a phase ended in."""
     saved = read_checkpoint(folder / "latest.pt")
     return {key: saved[key] for key in ("model_state", "optimizer_state", "step", "best_val_loss")}
+
+
+def jobs_of(sweep: Path) -> dict[Path, Job]:
+    """Return the jobs of a sweep's folder by their folders, in the order of their numbers."""
+    found = {path.parent: job for path in sweep.glob(f"*/{JOB}") if (job := read_job(path.parent))}
+    return dict(sorted(found.items(), key=lambda item: (item[1].number, item[0].name)))
 
 
 def stopped_after(steps: int) -> Any:

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import warm
-from conftest import ROOT, Run, cli, same
+from conftest import ROOT, Run, cli, jobs_of, same
 from fake_slurm import put_on_path
 from omegaconf import OmegaConf
 from test_sweep_run import waited_for
 
 from niels_gpt.weights import read_checkpoint
-from train.sweep.job import Job, jobs_of
+from train.sweep.job import Job
 
 SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep"]
 SHORT = [*SMOKE, "train.total_steps=2"]

@@ -16,10 +16,10 @@ from unittest.mock import ANY
 
 import pytest
 import warm
-from conftest import ROOT
+from conftest import ROOT, jobs_of
 from faulty import go_wrong
 
-from train.sweep.job import Job, jobs_of, read_job, write_job
+from train.sweep.job import Job, read_job, write_job
 from train.train_loop import optimizer_step
 
 SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep", "train.total_steps=2", "train.ckpt_every=1"]

@@ -67,9 +67,3 @@ def write_job(folder: Path, job: Job) -> None:
     """Write a job's record, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / JOB, asdict(job))
-
-
-def jobs_of(sweep: Path) -> dict[Path, Job]:
-    """Return the jobs of a sweep's folder by their folders, in the order of their numbers."""
-    found = {path.parent: job for path in sweep.glob(f"*/{JOB}") if (job := read_job(path.parent))}
-    return dict(sorted(found.items(), key=lambda item: (item[1].number, item[0].name)))
