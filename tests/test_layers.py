@@ -30,6 +30,7 @@ LAYERS = [
     ["niels_gpt.speaker"],
     [
         "train.atomic",
+        "train.durable",
         "train.known",
         "train.links",
         "train.plain_yaml",

@@ -1,9 +1,7 @@
 """Checkpoints: the state of a run, saved whole or not at all."""
 
-import fcntl
 import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.shapes import values_in
 from train.disk import explained_disk, writing
+from train.durable import sync_folder, to_platter
 
 LATEST, BEST = "latest.pt", "best.pt"
 RECORD = 512  # bytes of the file beside each tensor's own: a record's header, its name twice, its alignment
@@ -70,11 +69,11 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
         with writing(part, _bytes(content)) as file:
             torch.save(content, file)  # type: ignore[arg-type]
             file.flush()
-            _to_platter(file.fileno())
+            to_platter(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def save_step(folder: Path, state: TrainState, train_cfg: dict[str, Any], *, best: bool, keep_last: int) -> None:
@@ -86,7 +85,7 @@ def save_step(folder: Path, state: TrainState, train_cfg: dict[str, Any], *, bes
     else:
         save(path, state, train_cfg)
     link(path, folder / LATEST)
-    _sync_folder(folder)  # what is new has to be there before anything old goes
+    sync_folder(folder)  # what is new has to be there before anything old goes
     for old in step_files(folder)[keep_last:]:
         old.unlink()
 
@@ -119,22 +118,6 @@ def _on_cpu(value: Any) -> Any:
     return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
-def _to_platter(descriptor: int) -> None:
-    """Make the written bytes survive a power cut; Apple's fsync alone does not."""
-    if sys.platform == "darwin":
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def link(path: Path, name: Path) -> None:
     """Let `name` mean the file at `path`, without a moment in which it means nothing."""
     temporary = name.with_name(f".{name.name}.part")
@@ -154,4 +137,4 @@ def _copy(path: Path, target: Path) -> None:
     with path.open("rb") as source, target.open("wb") as file:
         shutil.copyfileobj(source, file)
         file.flush()
-        _to_platter(file.fileno())
+        to_platter(file.fileno())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from train.atomic import write_text
+from train.durable import to_platter
 
 METRICS = "metrics.jsonl"
 
@@ -37,6 +38,16 @@ def append(path: Path, event: dict[str, Any]) -> None:
         if file.write(line) < len(line):
             file.truncate(before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def settle(path: Path) -> None:
+    """Return once all events are on the disk itself, before a checkpoint that they belong to may be.
+
+    Raises:
+        OSError: they cannot be.
+    """
+    with path.open("rb") as file:
+        to_platter(file.fileno())
 
 
 def keep_until(path: Path, step: int) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from niels_gpt.device import memory_in_use
 from train.disk import tolerated
 from train.evaluate import Yardstick
-from train.metrics import METRICS, append, keep_until, read_metrics
+from train.metrics import METRICS, append, keep_until, read_metrics, settle
 
 log = logging.getLogger("niels_gpt")
 
@@ -75,6 +75,11 @@ class Report:
             f"step {step}/{self.total_steps}  validation loss {loss:.4f} (unigram {unigram:.4f})  "
             f"bits per byte {bits:.3f} (unigram {self.measure.bits_per_byte(unigram):.3f})"
         )
+
+    def settle(self) -> None:
+        """See to it that a power cut takes nothing back of what was told."""
+        with tolerated(self.out / METRICS):
+            settle(self.out / METRICS)
 
     def advance(self, step: int) -> None:
         """Move the bar, where there is one."""

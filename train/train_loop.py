@@ -46,9 +46,14 @@ def train_loop(
     """
     amp = amp_factory(state.model.device, cfg)
     train_cfg = cfg.model_dump() | dict(origin or {})
+
+    def keep(*, best: bool) -> None:
+        report.settle()
+        save_step(out, state, train_cfg, best=best, keep_last=cfg.keep_last)
+
     cut_off = report.evaluated_at != state.step and is_due(state.step, cfg.eval_every, cfg)  # by a stop
     if cut_off and is_best(state, cfg, val_source, amp, report, stop):
-        save_step(out, state, train_cfg, best=True, keep_last=cfg.keep_last)
+        keep(best=True)
     stopping = stop()
     while state.step < cfg.total_steps and not stopping:
         lr = lr_at(state.step, cfg)
@@ -60,7 +65,7 @@ def train_loop(
             improved = is_best(state, cfg, val_source, amp, report, stop)
         stopping = stop()  # asked once: what comes after this is for the next step
         if improved or stopping or is_due(state.step, cfg.ckpt_every, cfg):
-            save_step(out, state, train_cfg, best=improved, keep_last=cfg.keep_last)
+            keep(best=improved)
         report.advance(state.step)
 
 

@@ -17,6 +17,7 @@ from faults.folders import (
 )
 from faults.scale import note, scaled
 from faults.tripwire import Tripwire, spread
+from train.metrics import METRICS
 from train.schema import RunCfg
 
 SAVES = (*TINY, "train.total_steps=4", "train.ckpt_every=1", "train.eval_every=2", "train.keep_last=1")
@@ -59,6 +60,19 @@ def test_killed_at_any_point_of_a_save_or_a_prune_a_run_ends_as_if_it_had_not_be
         "every point (>= 14) x 3 saves: 0 torn files seen, never without a good checkpoint, ends to the bit",
         f"{len(numbers)} kills at {len(kinds)} kinds of points in 4 saves: 0 torn, 0 lost, all ends equal",
     )
+
+
+def test_what_was_told_is_on_the_disk_before_the_checkpoint_it_led_to(plan: Plan, tmp_path: Path) -> None:
+    loaded = plan(*SAVES, "train.log_every=1")
+    told, settled = "none yet", 0
+    for point in traced(loaded, Path(loaded[0].dir), tmp_path):
+        what, _, path = point.partition(" ")
+        if path.endswith(METRICS):
+            told = what
+        elif what == "create" and path.endswith(".pt.part"):
+            assert told == "fsync", point
+            settled += 1
+    assert settled == 4
 
 
 def test_killed_at_any_point_of_a_build_a_token_cache_ends_as_if_it_had_not_been(
