@@ -14,11 +14,12 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, DiskError, NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
-from train.checkpointing import TrainState, save, save_step, step_files, step_path
+from train.checkpointing import TrainState, save, save_step
 from train.fit import Found
 from train.optim import make_optimizer
 from train.resuming import changed_settings, newest, resume, warm_start
 from train.schema import TrainCfgSchema
+from train.step_files import step_files, step_path
 
 CFG = ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32)
 
@@ -211,6 +212,4 @@ def test_an_older_checkpoint_without_the_newer_settings_resumes(tmp_path: Path) 
     found = Found.at(tmp_path / "a.pt")
     resume(fresh, found)
     assert fresh.step == 3
-    assert list(changed_settings(found.saved["train_cfg"], TrainCfgSchema(total_steps=9).model_dump())) == [
-        "train.B: 8 -> 4"
-    ]
+    assert list(changed_settings(found.saved, train=TrainCfgSchema(total_steps=9))) == ["train.B: 8 -> 4"]

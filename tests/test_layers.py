@@ -31,6 +31,7 @@ LAYERS = [
     [
         "train.atomic",
         "train.durable",
+        "train.step_files",
         "train.known",
         "train.links",
         "train.plain_yaml",

@@ -140,6 +140,27 @@ def test_a_run_folder_holds_what_the_readme_says(run_folder: Run) -> None:
     assert all((folder / entry["checkpoint"]).exists() for entry in result["phases"])
 
 
+def test_fewer_steps_than_were_taken_end_with_the_last_one_taken(run_folder: Run) -> None:
+    with stopped_after(5), pytest.raises(Interrupted):
+        run_folder("train.total_steps=6", "train.eval_every=4")
+    folder = run_folder("train.total_steps=4", "train.eval_every=4")
+    (entry,) = json.loads((folder / "result.json").read_text())["phases"]
+    assert (entry["step"], final(folder / "pretrain")["step"]) == (5, 5)
+    assert [event["step"] for event in metrics(folder / "pretrain") if event["event"] == "val"] == [4, 5]
+
+
+def test_a_run_knows_where_its_weights_came_from_though_it_was_resumed_without_a_word_of_it(
+    run_folder: Run,
+) -> None:
+    begun = f"init_from={run_folder(name='first') / 'pretrain' / 'best.pt'}"
+    run_folder(begun, "train.total_steps=2", experiment="smoke_sft")
+    run_folder("train.total_steps=3", experiment="smoke_sft")
+    folder = run_folder(begun, "train.total_steps=4", experiment="smoke_sft")
+    assert final(folder / "sft")["step"] == 4
+    with pytest.raises(CheckpointError, match="its init_from is pretrain step"):
+        run_folder(f"init_from={folder / 'sft' / 'best.pt'}", "train.total_steps=5", experiment="smoke_sft")
+
+
 def test_a_complete_run_is_left_as_it_is(run_folder: Run, caplog: pytest.LogCaptureFixture) -> None:
     folder = run_folder(experiment="smoke_pipeline")
     before = {
@@ -209,11 +230,50 @@ def test_another_model_on_an_existing_run_is_refused(run_folder: Run) -> None:
 def test_more_pretraining_under_a_finished_sft_is_refused_not_ignored(run_folder: Run) -> None:
     folder = run_folder("train.base_lr=0.01", experiment="smoke_pipeline")
     best = (folder / "pretrain" / "best.pt").read_bytes()
-    with pytest.raises(CheckpointError, match="is asked for more steps, but sft has already begun"):
+    with pytest.raises(CheckpointError, match=r"/pretrain has 4 of 8 steps, but sft has already begun from its"):
         run_folder(
             "train.base_lr=0.01", "train.total_steps=8", "sft.train.total_steps=5", experiment="smoke_pipeline"
         )
     assert (folder / "pretrain" / "best.pt").read_bytes() == best
+
+
+def test_a_pipeline_whose_result_is_lost_writes_it_anew(run_folder: Run) -> None:
+    folder = run_folder(experiment="smoke_pipeline")
+    states = [final(folder / phase) for phase in ("pretrain", "sft")]
+    entries = json.loads((folder / "result.json").read_text())["phases"]
+    (folder / "result.json").write_bytes(b"")
+    run_folder(experiment="smoke_pipeline")
+    assert same(states, [final(folder / phase) for phase in ("pretrain", "sft")])
+    again = json.loads((folder / "result.json").read_text())["phases"]
+    for entry in (*entries, *again):
+        del entry["seconds"], entry["cpu_seconds"]
+    assert again == entries
+
+
+def test_a_phase_whose_checkpoints_are_gone_is_not_begun_anew_under_the_next(run_folder: Run) -> None:
+    folder = run_folder(experiment="smoke_pipeline")
+    for path in (folder / "pretrain").glob("*.pt"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match="has 0 of 4 steps, but sft has already begun") as caught:
+        run_folder(experiment="smoke_pipeline")
+    assert caught.value.hint.startswith("go on with phase=sft alone")
+    run_folder("phase=sft", experiment="smoke_pipeline")
+
+
+def test_a_damaged_best_of_a_finished_phase_does_not_stop_the_next(
+    run_folder: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run_folder(experiment="smoke_pretrain")
+    last = final(folder / "pretrain")
+    spoil(folder / "pretrain" / "best.pt")
+    with caplog.at_level(logging.WARNING, logger="niels_gpt"):
+        run_folder("sft.train.total_steps=2", experiment="smoke_pipeline")
+    assert "best.pt is damaged" in caplog.text and f"; step {last['step']} stands in" in caplog.text
+    assert same(read_checkpoint(folder / "pretrain" / "best.pt")["model_state"], last["model_state"])
+    spoil(folder / "pretrain" / "best.pt")
+    run_folder("sft.train.total_steps=4", experiment="smoke_pipeline")
+    assert "best.pt is damaged" in caplog.text and "sft goes on from a checkpoint of its own" in caplog.text
+    assert final(folder / "sft")["step"] == 4
 
 
 def test_phases_that_are_run_apart_keep_each_others_results(run_folder: Run) -> None:
@@ -267,6 +327,14 @@ def test_sft_from_random_weights_says_so(run_folder: Run, caplog: pytest.LogCapt
     assert "sft: starts from random weights" in caplog.text
 
 
+def spoil(path: Path) -> None:
+    """Damage a checkpoint, and none that it is another name of."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.unlink()
+    path.write_bytes(content)
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     run_folder: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -274,11 +342,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     whole = final(run_folder(*overrides) / "pretrain")
     folder = run_folder(*overrides) / "pretrain"
     (folder.parent / "result.json").unlink()
-    last = folder / "step_0000006.pt"
-    content = bytearray(last.read_bytes())
-    content[len(content) // 2] ^= 255
-    last.unlink()
-    last.write_bytes(content)
+    spoil(folder / "step_0000006.pt")
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
         run_folder(*overrides)
     assert "step_0000006.pt is damaged" in caplog.text
@@ -365,6 +429,13 @@ def test_a_change_of_precision_under_a_run_is_said(run_folder: Run, caplog: pyte
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
         run_folder("train.total_steps=2", "precision=bf16")
     assert "pretrain: changed since then: train.amp_dtype: fp16 -> bf16" in caplog.messages
+
+
+def test_a_change_of_dropout_under_a_run_is_said(run_folder: Run, caplog: pytest.LogCaptureFixture) -> None:
+    run_folder("train.total_steps=1", "model.dropout=0")
+    with caplog.at_level(logging.WARNING, logger="niels_gpt"):
+        run_folder("train.total_steps=2", "model.dropout=0.5")
+    assert "pretrain: changed since then: model.dropout: 0.0 -> 0.5" in caplog.messages
 
 
 def test_a_resumed_run_learns_by_its_own_settings_not_by_those_of_the_checkpoint(run_folder: Run) -> None:

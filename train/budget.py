@@ -6,6 +6,7 @@ from pathlib import Path
 from niels_gpt.plain import read_json
 from train.atomic import write_json
 from train.disk import tolerated
+from train.step_files import any_saved
 
 TIME = "time.json"
 LARGEST = 1 << 10  # bytes of it
@@ -16,9 +17,9 @@ class Budget:
     """The time that a phase has used, by a clock that never goes back; no limit where `minutes` is None."""
 
     def __init__(self, folder: Path, minutes: float | None) -> None:
-        """Go on counting from what earlier processes noted in `folder`."""
+        """Go on counting from what earlier processes noted in `folder`, if they left anything to go on from."""
         self.path, self.minutes = folder / TIME, minutes
-        self._noted = self._before = _read(self.path)
+        self._noted = self._before = _read(self.path) if any_saved(folder) else 0.0
         self._started = time.monotonic()
 
     def seconds(self) -> float:

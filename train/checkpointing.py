@@ -14,8 +14,8 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.shapes import values_in
 from train.disk import explained_disk, writing
 from train.durable import sync_folder, to_platter
+from train.step_files import BEST, LATEST, step_files, step_path
 
-LATEST, BEST = "latest.pt", "best.pt"
 RECORD = 512  # bytes of the file beside each tensor's own: a record's header, its name twice, its alignment
 OTHER = 64  # bytes of any other value, with its key
 
@@ -28,23 +28,6 @@ class TrainState:
     optimizer: Optimizer
     step: int = 0
     best_val_loss: float | None = None
-
-
-def step_path(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of a step stands."""
-    return folder / f"step_{step:07d}.pt"
-
-
-def step_files(folder: Path) -> list[Path]:
-    """Return the checkpoints of a folder, the latest step first; the clock is never asked."""
-    steps = {path: step for path in folder.glob("step_*.pt") if (step := step_of(path)) is not None}
-    return sorted(steps, key=steps.__getitem__, reverse=True)
-
-
-def step_of(path: Path) -> int | None:
-    """Return the step that a checkpoint is named by, or None where it has another name."""
-    number = path.stem.removeprefix("step_")
-    return int(number) if path.stem != number and number.isdecimal() else None
 
 
 def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:

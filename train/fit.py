@@ -35,6 +35,12 @@ class Found(NamedTuple):
         return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
 
 
+def recorded(found: Found) -> dict[str, str]:
+    """Return where a checkpoint says that its weights come from, to be said on by those that follow it."""
+    then = found.saved["train_cfg"]
+    return {key: then[key] for key in ("init_from", "resume") if key in then}
+
+
 def require_same_model(found: Found, asked: ModelCfg, whose: str = "this run") -> None:
     """Compare what shapes the network; dropout may change, and what an older checkpoint lacks is the default.
 

@@ -12,6 +12,7 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.plain import read_json
 from train.atomic import write_json
 from train.schema import PhaseName, RunCfg
+from train.step_files import any_saved, step_files, step_of
 
 RESULT = "result.json"
 LARGEST = 1 << 20  # bytes of it
@@ -95,7 +96,7 @@ def completed(cfg: RunCfg) -> PhaseResult | None:
 
 def has_begun(plan: Iterable[RunCfg]) -> bool:
     """Return whether any of the phases has saved a step."""
-    return any(any(cfg.out.glob("*.pt")) for cfg in plan)
+    return any(any_saved(cfg.out) for cfg in plan)
 
 
 def require_unchanged(plan: list[RunCfg]) -> None:
@@ -112,10 +113,21 @@ def require_unchanged(plan: list[RunCfg]) -> None:
                     "use another name=... for another run",
                 )
         elif later := [other.phase for other in plan[at + 1 :] if has_begun([other])]:
-            raise CheckpointError(
-                f"{cfg.out} is asked for more steps, but {later[0]} has already begun from its weights",
-                "use another name=..., or phase=pretrain alone",
-            )
+            require_all_steps(cfg, later[0])
+
+
+def require_all_steps(cfg: RunCfg, later: PhaseName) -> None:
+    """Refuse to go on with a phase under one that has begun `later`; all its steps may be there without a result.
+
+    Raises:
+        CheckpointError: how many steps there are.
+    """
+    asked, saved = cfg.train.total_steps, max(filter(None, map(step_of, step_files(cfg.out))), default=0)
+    if saved < asked:
+        raise CheckpointError(
+            f"{cfg.out} has {saved} of {asked} steps, but {later} has already begun from its weights",
+            f"go on with phase={later} alone, ask for what it was, or use another name=...",
+        )
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:

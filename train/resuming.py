@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from niels_gpt.config import Cfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights import read_checkpoint
-from train.checkpointing import BEST, LATEST, TrainState, link, step_files, step_of, step_path
+from train.checkpointing import TrainState, link
 from train.fit import Found, require_same_model
 from train.optim import load_averages
+from train.step_files import BEST, LATEST, step_files, step_of, step_path
 
 log = logging.getLogger("niels_gpt")
 
@@ -74,19 +76,31 @@ def mend_names(state: TrainState, folder: Path) -> None:
     own = step_path(folder, state.step)
     if own.exists() and not ((folder / LATEST).exists() and own.samefile(folder / LATEST)):
         link(own, folder / LATEST)
-    if state.best_val_loss is not None:
-        _mend_best(state, folder)
-
-
-def _mend_best(state: TrainState, folder: Path) -> None:
-    """Let the step that the run goes on from stand in for a best.pt that is no good, until the next evaluation."""
-    try:
-        read_checkpoint(folder / BEST)
-    except CheckpointError as error:
+    if state.best_val_loss is not None and (why := _no_good(folder / BEST)):
         state.best_val_loss = None
         if (folder / LATEST).exists():
-            log.warning("warning: %s; step %d stands in until the next evaluation", error, state.step)
+            log.warning("warning: %s; step %d stands in until the next evaluation", why, state.step)
             link(folder / LATEST, folder / BEST)
+
+
+def mend_best(folder: Path) -> None:
+    """Let the newest good step of a finished phase stand in for a best.pt that is no good, for the next phase.
+
+    Raises:
+        CheckpointError: none of its checkpoints is good.
+    """
+    if (why := _no_good(folder / BEST)) and (found := newest(folder)):
+        log.warning("warning: %s; step %d stands in", why, found.saved["step"])
+        link(found.path, folder / BEST)
+
+
+def _no_good(path: Path) -> CheckpointError | None:
+    """Return why a checkpoint cannot be used."""
+    try:
+        read_checkpoint(path)
+    except CheckpointError as error:
+        return error
+    return None
 
 
 def resume(state: TrainState, found: Found) -> None:
@@ -116,8 +130,10 @@ def warm_start(state: TrainState, found: Found) -> None:
     state.model.load_state_dict(found.saved["model_state"])
 
 
-def changed_settings(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Yield the settings in which a resumed run differs from the one that was saved."""
-    for key, value in now.items():
-        if key in then and then[key] != value:
-            yield f"train.{key}: {then[key]} -> {value}"
+def changed_settings(saved: dict[str, Any], **now: Cfg) -> Iterator[str]:
+    """Yield the settings in which a resumed run's `model` and `train` differ from those that were saved."""
+    for part, cfg in now.items():
+        then = saved[f"{part}_cfg"]
+        for key, value in cfg.model_dump().items():
+            if key in then and then[key] != value:
+                yield f"{part}.{key}: {then[key]} -> {value}"

@@ -10,7 +10,7 @@ from train import pretrain, sft
 from train.amp import precision_advice
 from train.auto_batch import settled
 from train.budget import Budget
-from train.checkpointing import BEST, TrainState, saved_size
+from train.checkpointing import TrainState, saved_size
 from train.cpu import prepare_cpu
 from train.disk import require_writable
 from train.evaluate import Yardstick, yardstick
@@ -23,11 +23,13 @@ from train.optim import make_optimizer
 from train.preflight import preflight
 from train.report import Report
 from train.restoring import restore
-from train.result import PhaseResult, finished, read_results, settings_of, write_results
+from train.result import PhaseResult, finished, has_begun, read_results, settings_of, write_results
+from train.resuming import mend_best
 from train.sample import show_sample
 from train.schema import RunCfg
 from train.sources import checkpoint_path, run_tokenizer
 from train.startup import startup_line
+from train.step_files import BEST
 from train.stop import stop_on_signals
 from train.train_loop import train_loop
 
@@ -48,9 +50,10 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     others = [result for phase, result in read_results(Path(plan[0].dir)).items() if phase not in phases]
     results: list[PhaseResult] = []
     for cfg in plan:
-        before = Path(cfg.dir) / results[-1].checkpoint if results else None
-        init_from = checkpoint_path(cfg.init_from) if cfg.init_from else before
+        init_from = checkpoint_path(cfg.init_from) if cfg.init_from else None
         if (result := finished(cfg)) is None:
+            if results:
+                init_from = best_before(cfg, results[-1])
             with explained_memory(cfg, resolve_device(cfg.device)):
                 result = run_phase(cfg, init_from, last=cfg is plan[-1])
             write_results(cfg, [*others, *results, result])
@@ -58,6 +61,14 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
             log.info("%s: complete at step %d, nothing to do", cfg.phase, result.step)
         results.append(result)
     return results
+
+
+def best_before(cfg: RunCfg, earlier: PhaseResult) -> Path:
+    """Return the best checkpoint of the phase before this one, which it begins from."""
+    best = Path(cfg.dir) / earlier.checkpoint
+    if not has_begun([cfg]):
+        mend_best(best.parent)
+    return best
 
 
 def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult:

@@ -71,7 +71,7 @@ def train_loop(
 
 def is_due(step: int, every: int, cfg: TrainCfgSchema) -> bool:
     """Return whether something that comes `every` so many steps comes now; the last step has everything."""
-    return step % every == 0 or step == cfg.total_steps
+    return step % every == 0 or step >= cfg.total_steps
 
 
 def is_best(

@@ -20,8 +20,8 @@ from niels_gpt.errors import CheckpointError, DataError, NielsError
 from niels_gpt.speaker import load_speaker
 from niels_gpt.tokenizer import BytesTokenizer, load_tokenizer, train_bpe
 from niels_gpt.weights import read_checkpoint
-from train.checkpointing import step_path
 from train.resuming import newest
+from train.step_files import step_path
 
 RUN = (*TINY, "train.total_steps=6", "train.ckpt_every=2", "train.eval_every=6", "train.keep_last=9")
 NAMED = r"warning: \S*step_0000006\.pt (is damaged|cannot be read|is no checkpoint)[^\n]*; using step 4$"

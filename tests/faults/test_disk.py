@@ -25,11 +25,12 @@ from niels_gpt.errors import DiskError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import read_checkpoint
 from train import disk, metrics, report
-from train.checkpointing import TrainState, save_step, step_path
+from train.checkpointing import TrainState, save_step
 from train.folder import release
 from train.optim import make_optimizer
 from train.run import run
 from train.schema import TrainCfgSchema
+from train.step_files import step_path
 
 STEP = 64 * 1024  # bytes from point to point
 NOBODY = 65534

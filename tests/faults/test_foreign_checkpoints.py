@@ -16,7 +16,7 @@ from faults.forked import LIMITED, forked, with_memory_for
 from faults.scale import note
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights import read_checkpoint
-from train.checkpointing import step_path
+from train.step_files import step_path
 
 Saved = dict[str, Any]
 RUN = (*TINY, "train.total_steps=2", "train.ckpt_every=2", "train.eval_every=2")

@@ -77,7 +77,18 @@ def test_a_limit_of_time_counts_over_resumes_and_what_goes_on_is_exact(run_folde
     note("limit of time", "exit 75 after the step, counts over resumes, bitwise", "6 attempts: as asked")
 
 
+def test_a_phase_begun_anew_has_all_of_its_time(run_folder: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "pretrain"
+    with half_a_minute_a_step():
+        for _ in range(2):
+            with pytest.raises(TimeIsUp, match="are used up after step 2 of 9"):
+                run_folder(*SETTINGS, "train.max_minutes=1")
+            for path in folder.glob("*.pt"):
+                path.unlink()
+
+
 def test_a_killed_process_has_used_its_time_too(tmp_path: Path) -> None:
+    (tmp_path / "step_0000001.pt").touch()
     now = [50.0]
     with mock.patch.object(budget, "time", mock.Mock(monotonic=lambda: now[0])):
         first = Budget(tmp_path, 1.0)

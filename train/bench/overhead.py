@@ -19,9 +19,10 @@ from niels_gpt.data.batches import Batch, require_ids
 from niels_gpt.weights import read_checkpoint
 from train.bench.contestants import CPU, built, source, train_cfg
 from train.bench.shapes import SHAPES, Shape
-from train.checkpointing import TrainState, save_step, step_path
+from train.checkpointing import TrainState, save_step
 from train.evaluate import Yardstick
 from train.report import Report
+from train.step_files import step_path
 from train.text_table import table
 from train.train_loop import optimizer_step
 
