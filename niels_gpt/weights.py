@@ -150,4 +150,4 @@ def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
     save_file(llama_state(model), folder / "model.safetensors", metadata={"format": "pt"})
     config = llama_config(model.cfg, tokenizer)
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    tokenizer.save(folder / "tokenizer.json")
+    (folder / "tokenizer.json").write_text(tokenizer.library_text(), encoding="utf-8")

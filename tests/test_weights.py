@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
-from niels_gpt.tokenizer import BytesTokenizer
+from niels_gpt.tokenizer import BytesTokenizer, Tokenizer, train_bpe
 from niels_gpt.weights import export_llama, llama_config, load_model
 from train.checkpointing import TrainState, save
 from train.optim import make_optimizer
@@ -43,6 +46,36 @@ def test_the_export_has_llamas_names_and_shape(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["hidden_size"], config["num_hidden_layers"], config["rope_theta"]) == (32, 2, 5000.0)
     assert config == llama_config(CFG, BytesTokenizer())
+
+
+@pytest.fixture(scope="module", params=[BytesTokenizer(), train_bpe(["the cat sat"], 263)], ids=["bytes", "bpe"])
+def both_tokenizers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Tokenizer, tokenizers.Tokenizer]:
+    """Ours and, as Hugging Face's library reads it, its export."""
+    out = tmp_path_factory.mktemp("export") / "out"
+    export_llama(model(), request.param, out)
+    return request.param, tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
+
+
+@given(content=st.binary() | st.text(st.characters(exclude_categories=["Cs"])).map(str.encode))
+def test_others_read_the_exported_tokenizer_and_it_gives_them_the_same_ids(
+    both_tokenizers: tuple[Tokenizer, tokenizers.Tokenizer], content: bytes
+) -> None:
+    ours, theirs = both_tokenizers
+    text = content.decode("utf-8", "replace")
+    assume(not any(token in text for token in ours.special))
+    ids = theirs.encode(text, add_special_tokens=False).ids
+    assert (ids, theirs.decode(ids)) == (ours.encode(text), text)
+
+
+def test_the_exported_tokenizer_reads_a_special_token_where_it_is_spelt(
+    both_tokenizers: tuple[Tokenizer, tokenizers.Tokenizer],
+) -> None:
+    ours, theirs = both_tokenizers
+    assert theirs.get_vocab_size() == ours.V
+    for token, id in ours.special.items():
+        assert theirs.encode(f"a{token}b").ids == [*ours.encode("a"), id, *ours.encode("b")]
 
 
 def test_the_export_overwrites_nothing(tmp_path: Path) -> None:
