@@ -131,7 +131,8 @@ def llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
         "tie_word_embeddings": cfg.tie_embeddings,
         "torch_dtype": "float32",
         "bos_token_id": tokenizer.special[END_OF_TEXT],
-        "eos_token_id": tokenizer.special[END_OF_TURN],
+        # Pretraining ends a text with the one, SFT an answer with the other.
+        "eos_token_id": [tokenizer.special[END_OF_TEXT], tokenizer.special[END_OF_TURN]],
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
-from niels_gpt.tokenizer import BytesTokenizer, Tokenizer, train_bpe
+from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, BytesTokenizer, Tokenizer, train_bpe
 from niels_gpt.weights import export_llama, llama_config, load_model
 from train.checkpointing import TrainState, save
 from train.optim import make_optimizer
@@ -84,11 +85,27 @@ def test_the_export_overwrites_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_llamas_own_implementation_computes_the_same_logits(tmp_path: Path) -> None:
+def read_by_llama(network: GPT, folder: Path) -> Any:
+    """Export a model and load it into Llama's own implementation."""
     transformers = pytest.importorskip(
         "transformers", reason="transformers is not installed (extra: none needs it)"
     )
-    export_llama(model(), BytesTokenizer(), tmp_path / "out")
-    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    export_llama(network, BytesTokenizer(), folder)
+    return transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def test_llamas_own_implementation_computes_the_same_logits(tmp_path: Path) -> None:
+    theirs = read_by_llama(model(), tmp_path / "out")
     ids = torch.randint(0, 256, (2, 16))
     torch.testing.assert_close(theirs(ids).logits, model().eval()(ids), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("end", [END_OF_TEXT, END_OF_TURN])
+def test_llamas_own_implementation_stops_where_a_text_or_an_answer_ends(tmp_path: Path, end: str) -> None:
+    network, id = model(), BytesTokenizer().special[end]
+    with torch.no_grad():
+        network.embedding.weight[id] = 100 * network.embedding.weight[65]  # so it follows the token 65
+    said = read_by_llama(network, tmp_path / "out").generate(
+        torch.tensor([[65]]), max_new_tokens=5, do_sample=False
+    )
+    assert said.tolist() == [[65, id]]
