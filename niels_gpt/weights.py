@@ -1,6 +1,7 @@
 """Weights on disk: reading checkpoints safely, and export for other programs."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,14 @@ def model_of(saved: dict[str, Any]) -> GPT:
     model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
     model.load_state_dict(saved["model_state"])
     return model.eval()
+
+
+def phase_folder(checkpoint: Path) -> Path:
+    """Return the whole path of a checkpoint's folder: its name is the phase, its parent the run's folder.
+
+    Whole, for within that folder `best.pt` is all that one says.
+    """
+    return Path(os.path.abspath(checkpoint)).parent
 
 
 def llama_state(model: GPT) -> dict[str, torch.Tensor]:

@@ -1,0 +1,20 @@
+"""A trained model that goes on or answers: found by any path to it, undisturbed by what it cannot read."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+from niels_gpt.speaker import load_speaker
+
+SHORT = ("data.size=200", "data.tokenizer=bytes", "model.V=256", "train.total_steps=1", "train.warmup_steps=0")
+
+
+@pytest.mark.parametrize(("within", "path"), [(".", "best.pt"), ("..", "sft/best.pt"), ("deeper", "../best.pt")])
+def test_a_checkpoint_is_found_from_within_its_run(
+    run_folder: Run, monkeypatch: pytest.MonkeyPatch, within: str, path: str
+) -> None:
+    phase = run_folder(*SHORT, experiment="smoke_sft") / "sft"
+    (phase / "deeper").mkdir()
+    monkeypatch.chdir(phase / within)
+    assert load_speaker(Path(path)).chats
