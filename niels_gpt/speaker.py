@@ -55,7 +55,7 @@ def load_speaker(path: Path) -> Speaker:
         CheckpointError: there is nothing to load, or it was trained with another tokenizer than stands beside it.
         DataError: its tokenizer cannot be used.
     """
-    checkpoint = path if path.suffix == ".pt" else _best(path)
+    checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _best(path)
     phase = phase_folder(checkpoint)
     tokenizer = load_tokenizer(phase.parent / "tokenizer.json")
     saved = read_checkpoint(checkpoint)

@@ -10,6 +10,11 @@ from niels_gpt.speaker import load_speaker
 SHORT = ("data.size=200", "data.tokenizer=bytes", "model.V=256", "train.total_steps=1", "train.warmup_steps=0")
 
 
+def test_a_run_folder_may_be_named_like_a_checkpoint(run_folder: Run) -> None:
+    run = run_folder(*SHORT, name="v1.pt")
+    assert load_speaker(run).tokenizer.V == 256
+
+
 @pytest.mark.parametrize(("within", "path"), [(".", "best.pt"), ("..", "sft/best.pt"), ("deeper", "../best.pt")])
 def test_a_checkpoint_is_found_from_within_its_run(
     run_folder: Run, monkeypatch: pytest.MonkeyPatch, within: str, path: str
