@@ -27,8 +27,9 @@ class Speaker:
 
     def reply(self, question: str, **sampling: Any) -> Iterator[str]:
         """Yield, piece by piece, the assistant's answer; `sampling` is as in `generate`."""
-        self.conversation.append(Message("user", question))
-        prompt = encode_prompt(self.conversation, self.tokenizer)
+        asked = Message("user", question)
+        prompt = encode_prompt([*self.conversation, asked], self.tokenizer)
+        self.conversation.append(asked)  # only now: what cannot be encoded would fail every later question
         said = ""
         for piece in self._pieces(prompt, [self.tokenizer.special[END_OF_TURN]], sampling):
             said += piece
