@@ -10,7 +10,7 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.generate import generate
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, load_tokenizer
-from niels_gpt.weights import model_of, phase_folder, read_checkpoint
+from niels_gpt.weights import load_model, phase_folder
 
 
 class Speaker:
@@ -59,9 +59,8 @@ def load_speaker(path: Path) -> Speaker:
     checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _best(path)
     phase = phase_folder(checkpoint)
     tokenizer = load_tokenizer(phase.parent / "tokenizer.json")
-    saved = read_checkpoint(checkpoint)
-    model, trained_with = model_of(saved), saved["train_cfg"].get("tokenizer", tokenizer.hash())
-    if trained_with != tokenizer.hash() or model.cfg.V != tokenizer.V:
+    model, train_cfg = load_model(checkpoint)
+    if train_cfg.get("tokenizer", tokenizer.hash()) != tokenizer.hash() or model.cfg.V != tokenizer.V:
         raise CheckpointError(
             f"{checkpoint} was trained with another tokenizer than {phase.parent / 'tokenizer.json'}",
             "put the run's own tokenizer.json back",

@@ -88,20 +88,16 @@ def _way_out(path: Path) -> str:
     return f"others beside it: {', '.join(others)}" if others else "give the path of a .pt file of a run"
 
 
-def load_model(path: Path) -> GPT:
-    """Return the GPT of a checkpoint, on the CPU, in evaluation mode.
+def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:
+    """Return the GPT of a checkpoint, on the CPU, in evaluation mode, and the train_cfg that it was saved with.
 
     Raises:
         CheckpointError: the file cannot be used.
     """
-    return model_of(read_checkpoint(path))
-
-
-def model_of(saved: dict[str, Any]) -> GPT:
-    """Return the GPT of a checkpoint that was read, on the CPU, in evaluation mode."""
+    saved = read_checkpoint(path)
     model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
     model.load_state_dict(saved["model_state"])
-    return model.eval()
+    return model.eval(), saved["train_cfg"]
 
 
 def phase_folder(checkpoint: Path) -> Path:

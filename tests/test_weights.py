@@ -32,11 +32,11 @@ def model() -> GPT:
 
 def test_a_saved_model_loads_and_says_the_same(tmp_path: Path) -> None:
     network = model()
-    save(tmp_path / "a.pt", TrainState(network, make_optimizer(network, TrainCfgSchema())), {})
-    loaded = load_model(tmp_path / "a.pt")
+    save(tmp_path / "a.pt", TrainState(network, make_optimizer(network, TrainCfgSchema())), {"B": 2})
+    loaded, train_cfg = load_model(tmp_path / "a.pt")
     ids = torch.arange(16)[None]
     assert torch.equal(loaded(ids), network.eval()(ids))
-    assert loaded.cfg == CFG and not loaded.training
+    assert loaded.cfg == CFG and not loaded.training and train_cfg == {"B": 2}
 
 
 def test_the_export_has_llamas_names_and_shape(tmp_path: Path) -> None:
