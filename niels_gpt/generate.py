@@ -13,7 +13,9 @@ def pick(logits: Tensor, temperature: float, top_k: int, generator: torch.Genera
     if temperature == 0:
         return int(logits.argmax())
     best, ids = logits.topk(min(top_k, len(logits)))
-    chosen = torch.multinomial((best / temperature).softmax(-1), 1, generator=generator)
+    # Counted from the best, and by a temperature that float32 can hold, else the smallest gives nan.
+    scaled = (best - best[0]) / max(temperature, torch.finfo(best.dtype).tiny)
+    chosen = torch.multinomial(scaled.softmax(-1), 1, generator=generator)
     return int(ids[chosen])
 
 

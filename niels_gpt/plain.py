@@ -11,18 +11,19 @@ from typing import Any
 from pydantic import ValidationError
 
 DEEPEST = 200  # brackets within brackets
+LONGEST = 80  # characters of a key that are shown
 
 
 class Unreadable(ValueError):
     """Why a file cannot be used: which one, where in it, what is wrong."""
 
 
-class _Odd(Exception):
-    """Something that Python's JSON lets pass; `pattern` finds it in the text."""
+class Odd(Exception):
+    """Something that Python's JSON lets pass: `reason` is one of two, `pattern` finds it in the text."""
 
-    def __init__(self, reason: str, pattern: str) -> None:
-        super().__init__(reason)
-        self.pattern = pattern
+    def __init__(self, reason: str, detail: str, pattern: str) -> None:
+        super().__init__(f"{reason} ({detail})")
+        self.reason, self.detail, self.pattern = reason, detail, pattern
 
 
 def read_text(path: Path, most: int) -> str:
@@ -65,13 +66,24 @@ def read_json(path: Path, most: int) -> Any:
     if (line := _too_deep(text)) is not None:
         raise Unreadable(f"{path}:{line}: more than {DEEPEST} brackets within one another")
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise Unreadable(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from error
-    except _Odd as odd:
+    except Odd as odd:
         raise Unreadable(f"{path}:{_last_line(text, odd.pattern)}: {odd}") from None
     except ValueError as error:  # of a number with thousands of digits
         raise Unreadable(f"{path}:{_last_line(text, '[0-9]{1000}')}: not JSON ({error})") from error
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text says; no key is there twice in one object, no number is nan or inf.
+
+    Raises:
+        Odd: one of these is.
+        ValueError: it is not JSON, or has a number with thousands of digits.
+        RecursionError: its brackets are nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def first_fault(error: ValidationError, *within: str) -> tuple[str, str]:
@@ -84,13 +96,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise _Odd(f"the key {json.dumps(key)} is there twice in one object", re.escape(json.dumps(key)))
+            quoted = json.dumps(key)
+            raise Odd("a key twice in one object", f"{quoted:.{LONGEST}}", re.escape(quoted))
         found[key] = value
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise _Odd(f"{name} is not a JSON value", re.escape(name))
+    raise Odd("not JSON", f"{name} is not a JSON value", re.escape(name))
 
 
 def _last_line(text: str, pattern: str) -> int:

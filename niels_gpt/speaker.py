@@ -10,7 +10,7 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.generate import generate
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, load_tokenizer
-from niels_gpt.weights import model_of, read_checkpoint
+from niels_gpt.weights import load_model, phase_folder
 
 
 class Speaker:
@@ -27,8 +27,9 @@ class Speaker:
 
     def reply(self, question: str, **sampling: Any) -> Iterator[str]:
         """Yield, piece by piece, the assistant's answer; `sampling` is as in `generate`."""
-        self.conversation.append(Message("user", question))
-        prompt = encode_prompt(self.conversation, self.tokenizer)
+        asked = Message("user", question)
+        prompt = encode_prompt([*self.conversation, asked], self.tokenizer)
+        self.conversation.append(asked)  # only now: what cannot be encoded would fail every later question
         said = ""
         for piece in self._pieces(prompt, [self.tokenizer.special[END_OF_TURN]], sampling):
             said += piece
@@ -55,16 +56,16 @@ def load_speaker(path: Path) -> Speaker:
         CheckpointError: there is nothing to load, or it was trained with another tokenizer than stands beside it.
         DataError: its tokenizer cannot be used.
     """
-    checkpoint = path if path.suffix == ".pt" else _best(path)
-    tokenizer = load_tokenizer(checkpoint.parent.parent / "tokenizer.json")
-    saved = read_checkpoint(checkpoint)
-    model, trained_with = model_of(saved), saved["train_cfg"].get("tokenizer", tokenizer.hash())
-    if trained_with != tokenizer.hash() or model.cfg.V != tokenizer.V:
+    checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _best(path)
+    phase = phase_folder(checkpoint)
+    tokenizer = load_tokenizer(phase.parent / "tokenizer.json")
+    model, train_cfg = load_model(checkpoint)
+    if train_cfg.get("tokenizer", tokenizer.hash()) != tokenizer.hash() or model.cfg.V != tokenizer.V:
         raise CheckpointError(
-            f"{checkpoint} was trained with another tokenizer than {checkpoint.parent.parent / 'tokenizer.json'}",
+            f"{checkpoint} was trained with another tokenizer than {phase.parent / 'tokenizer.json'}",
             "put the run's own tokenizer.json back",
         )
-    return Speaker(model, tokenizer, chats=checkpoint.parent.name == "sft")
+    return Speaker(model, tokenizer, chats=phase.name == "sft")
 
 
 def _best(run: Path) -> Path:

@@ -42,7 +42,11 @@ class Tokenizer(ABC):
     def _definition(self) -> Any: ...
 
     @abstractmethod
-    def _file_text(self) -> str: ...
+    def library_text(self) -> str:
+        """Return a tokenizer.json that Hugging Face's tokenizers read; they take a spelt special token for one."""
+
+    def _file_text(self) -> str:
+        return self.library_text()
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens; a character cut in two becomes U+FFFD.
@@ -90,6 +94,11 @@ class BytesTokenizer(Tokenizer):
     def _definition(self) -> Any:
         return {"type": "bytes"}
 
+    def library_text(self) -> str:
+        """Return a byte-level BPE without merges, in which each byte keeps its id."""
+        own = {symbol: b for symbol, b in _byte_of_symbol().items() if b not in self.special.values()}
+        return str(_byte_level(own | self.special).to_str())
+
     def _file_text(self) -> str:
         return json.dumps(self._definition())
 
@@ -119,7 +128,8 @@ class BpeTokenizer(Tokenizer):
         model = json.loads(self._bpe.to_str())["model"]
         return {"type": "bpe", "vocab": sorted(model["vocab"].items()), "merges": model["merges"]}
 
-    def _file_text(self) -> str:
+    def library_text(self) -> str:
+        """Return what the library saves."""
         return str(self._bpe.to_str())
 
 
@@ -132,7 +142,7 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     if V < least:
         hint = f"use model.V={least} or more, or data.tokenizer=bytes with model.V=256"
         raise DataError(f"model.V={V} was asked for, but byte-level BPE has at least {least} entries", hint)
-    bpe = _empty_bpe()
+    bpe = _byte_level({})
     trainer = trainers.BpeTrainer(
         vocab_size=V,
         special_tokens=list(SPECIAL_TOKENS),
@@ -185,7 +195,7 @@ def _foreign(bpe: tokenizers.Tokenizer) -> str:
         return "it lacks some of the 256 bytes"
     if any(not token or set(token) - byte_of.keys() for token in vocab.keys() - set(SPECIAL_TOKENS)):
         return "it has entries that are not bytes"
-    if _settings(bpe) != _settings(_empty_bpe()):
+    if _settings(bpe) != _settings(_byte_level({})):
         return "it splits or normalizes text in another way"
     return ""
 
@@ -197,8 +207,9 @@ def _settings(bpe: tokenizers.Tokenizer) -> dict[str, Any]:
     return settings
 
 
-def _empty_bpe() -> tokenizers.Tokenizer:
-    bpe = tokenizers.Tokenizer(models.BPE())
+def _byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:
+    """Return a byte-level BPE without merges, of these entries and the special tokens."""
+    bpe = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens(list(SPECIAL_TOKENS))

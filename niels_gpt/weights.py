@@ -1,6 +1,7 @@
 """Weights on disk: reading checkpoints safely, and export for other programs."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -87,20 +88,24 @@ def _way_out(path: Path) -> str:
     return f"others beside it: {', '.join(others)}" if others else "give the path of a .pt file of a run"
 
 
-def load_model(path: Path) -> GPT:
-    """Return the GPT of a checkpoint, on the CPU, in evaluation mode.
+def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:
+    """Return the GPT of a checkpoint, on the CPU, in evaluation mode, and the train_cfg that it was saved with.
 
     Raises:
         CheckpointError: the file cannot be used.
     """
-    return model_of(read_checkpoint(path))
-
-
-def model_of(saved: dict[str, Any]) -> GPT:
-    """Return the GPT of a checkpoint that was read, on the CPU, in evaluation mode."""
+    saved = read_checkpoint(path)
     model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
     model.load_state_dict(saved["model_state"])
-    return model.eval()
+    return model.eval(), saved["train_cfg"]
+
+
+def phase_folder(checkpoint: Path) -> Path:
+    """Return the whole path of a checkpoint's folder: its name is the phase, its parent the run's folder.
+
+    Whole, for within that folder `best.pt` is all that one says.
+    """
+    return Path(os.path.abspath(checkpoint)).parent
 
 
 def llama_state(model: GPT) -> dict[str, torch.Tensor]:
@@ -131,7 +136,8 @@ def llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
         "tie_word_embeddings": cfg.tie_embeddings,
         "torch_dtype": "float32",
         "bos_token_id": tokenizer.special[END_OF_TEXT],
-        "eos_token_id": tokenizer.special[END_OF_TURN],
+        # Pretraining ends a text with the one, SFT an answer with the other.
+        "eos_token_id": [tokenizer.special[END_OF_TEXT], tokenizer.special[END_OF_TURN]],
     }
 
 
@@ -150,4 +156,4 @@ def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
     save_file(llama_state(model), folder / "model.safetensors", metadata={"format": "pt"})
     config = llama_config(model.cfg, tokenizer)
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    tokenizer.save(folder / "tokenizer.json")
+    (folder / "tokenizer.json").write_text(tokenizer.library_text(), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import _root  # noqa: F401  isort: skip
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import harmless
 from train.cli import command, deferred_signals
+
+SEEDS = 2**64  # that torch can tell apart
 
 
 def arguments() -> argparse.Namespace:
@@ -24,8 +27,10 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.chat == (options.prompt is not None):
         parser.error("give one of --prompt TEXT and --chat")
-    if options.temperature < 0 or options.top_k < 1 or options.max_tokens < 1:
-        parser.error("--temperature is at least 0, --top-k and --max-tokens at least 1")
+    if not 0 <= options.temperature < math.inf or options.top_k < 1 or options.max_tokens < 1:
+        parser.error("--temperature is at least 0 and finite, --top-k and --max-tokens at least 1")
+    if not 0 <= options.seed < SEEDS:
+        parser.error("--seed is 0 to 2**64 - 1")
     return options
 
 

@@ -14,6 +14,7 @@ import warm
 from conftest import ROOT, cli
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
+NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
 SCRIPTS = sorted({path.stem for path in (ROOT / "scripts").glob("*.py")} - {"_root", "faults", "install"})
 
 
@@ -141,7 +142,8 @@ def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
     [
         (["nothing", "--prompt", "a"], 4, "error: nothing has no sft/best.pt or pretrain/best.pt"),
         (["nothing"], 2, "give one of --prompt TEXT and --chat"),
-        (["nothing", "--prompt", "a", "--temperature", "-1"], 2, "--temperature is at least 0"),
+        *((["nothing", "--prompt", "a", "--temperature", t], 2, "--temperature is at least 0") for t in NO_HEAT),
+        *((["nothing", "--prompt", "a", "--seed", seed], 2, "--seed is 0 to 2**64 - 1") for seed in NO_SEED),
     ],
 )
 def test_sampling_refuses_what_it_cannot_do(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:

@@ -228,7 +228,7 @@ BAD = {
     '{"text": "a", "n": NaN}': "not JSON (NaN is not a JSON value)",
     '{"text": "a", "n": -Infinity}': "not JSON (-Infinity is not a JSON value)",
     '{"text": "a", "n": ' + "9" * 5000 + "}": "not JSON",
-    '{"text": "a", "text": "b"}': "a key twice in one object",
+    '{"text": "a", "text": "b"}': 'a key twice in one object ("text")',
     '{"text": "a", "n": ' + "[" * 100_000 + "]" * 100_000 + "}": "nested too deeply",
     '{"messages": {}}': "messages is not a list",
     '{"messages": []}': "no assistant message",

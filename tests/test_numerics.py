@@ -79,12 +79,17 @@ def test_a_folder_or_a_checkpoint_may_be_named_too(run_folder: Run) -> None:
     assert latest.step == 4 and latest.sequences == 1 and latest.targets == 64
 
 
+def test_a_checkpoint_is_found_from_within_its_run(run_folder: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run_folder() / "pretrain")
+    assert numerics(Path("latest.pt"), 1).step == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["nothing"], 4, "error: nothing: there is no such checkpoint"),
         (["empty"], 4, "error: empty has no result.json that names a finished phase"),
-        (["stray/pretrain/best.pt"], 4, "error: stray/result.json has no settings of a phase pretrain"),
+        (["stray/pretrain/best.pt"], 4, "/stray/result.json has no settings of a phase pretrain"),
         (["empty", "--json", "taken.json"], 2, "error: --json taken.json: it is there already"),
         (["empty", "--json", "no/where.json"], 2, "error: --json no/where.json: there is no folder no"),
         (["empty", "--sequences", "0"], 2, "error: --sequences is 1 to 65536"),

@@ -283,6 +283,15 @@ def test_phases_that_are_run_apart_keep_each_others_results(run_folder: Run) -> 
     assert [entry["phase"] for entry in result["phases"]] == ["pretrain", "sft"]
 
 
+def test_weights_to_start_from_are_found_from_within_their_run(
+    run_folder: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run_folder()
+    monkeypatch.chdir(before / "pretrain")
+    after = run_folder("init_from=best.pt", experiment="smoke_sft", name="after")
+    assert (after / "tokenizer.json").read_bytes() == (before / "tokenizer.json").read_bytes()
+
+
 def test_other_data_under_an_unfinished_run_is_refused(run_folder: Run) -> None:
     run_folder("train.total_steps=2")
     with pytest.raises(CheckpointError, match=r"/pretrain/step_0000002\.pt: its data is"):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,42 @@ import pytest
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import synthetic
+from niels_gpt.data.synthetic import ANIMALS, DAYS, MONTHS
+
+
+def neighbour(kind: str, side: str, name: str) -> str:
+    names = DAYS if kind == "day" else MONTHS
+    return names[(names.index(name) + (1 if side == "after" else -1)) % len(names)]
+
+
+def one_of(names: Sequence[str]) -> str:
+    return f"({'|'.join(names)})"
+
+
+SOLVERS: tuple[tuple[str, Callable[..., str]], ...] = (
+    (r"What is (\d+) plus (\d+)\?", lambda a, b: str(int(a) + int(b))),
+    (r"What is (\d+) minus (\d+)\?", lambda a, b: str(int(a) - int(b))),
+    (r"Which is larger, (\d+) or (\d+)\?", lambda a, b: str(max(int(a), int(b)))),
+    (r"Repeat the word (\w+)\.", lambda word: str(word)),
+    (r"Spell (\w+) backwards\.", lambda word: "".join(reversed(word))),
+    (r"How many letters does (\w+) have\?", lambda word: str(len(word))),
+    (r"What is the first letter of (\w+)\?", lambda word: str(word[0])),
+    (r"What is the last letter of (\w+)\?", lambda word: str(word[-1])),
+    (rf"What colour is the {one_of(list(ANIMALS))}\?", lambda animal: ANIMALS[animal][0]),
+    (rf"How many legs does the {one_of(list(ANIMALS))} have\?", lambda animal: str(ANIMALS[animal][1])),
+    (rf"Which (day) comes (after|before) {one_of(DAYS)}\?", neighbour),
+    (rf"Which (month) comes (after|before) {one_of(MONTHS)}\?", neighbour),
+    (rf"What number is the day {one_of(DAYS)}\?", lambda day: str(DAYS.index(day) + 1)),
+    (rf"What number is the month {one_of(MONTHS)}\?", lambda month: str(MONTHS.index(month) + 1)),
+)
+
+
+def right_answer(question: str) -> str | None:
+    """As read from the question itself; None for a question of no known form."""
+    for pattern, solve in SOLVERS:
+        if match := re.fullmatch(pattern, question):
+            return solve(*match.groups())
+    return None
 
 
 def source(size: int) -> SourceCfg:
@@ -51,7 +88,7 @@ def test_the_same_comes_in_every_process() -> None:
 
 
 def test_every_answer_is_right() -> None:
-    assert [(q, a) for _, q, a in ASKED if synthetic.answer(q) != a] == []
+    assert [(q, a) for _, q, a in ASKED if right_answer(q) != a] == []
 
 
 @pytest.mark.parametrize(
@@ -72,16 +109,16 @@ def test_every_answer_is_right() -> None:
     ],
 )
 def test_answer_reads_the_question(question: str, answer: str) -> None:
-    assert synthetic.answer(question) == answer
+    assert right_answer(question) == answer
 
 
 @pytest.mark.parametrize("question", ["", "Who are you?", "What is 3 plus x?", "what is 3 plus 4?"])
 def test_no_answer_to_what_is_no_question_of_these(question: str) -> None:
-    assert synthetic.answer(question) is None
+    assert right_answer(question) is None
 
 
 def test_every_form_of_question_is_asked() -> None:
-    unasked = [p for p, _ in synthetic.SOLVERS if not any(re.fullmatch(p, q) for _, q, _ in ASKED)]
+    unasked = [p for p, _ in SOLVERS if not any(re.fullmatch(p, q) for _, q, _ in ASKED)]
     assert unasked == []
 
 

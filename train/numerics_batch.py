@@ -13,6 +13,7 @@ from niels_gpt.device import resolve_device
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.plain import first_fault
+from niels_gpt.weights import phase_folder
 from train.fit import Found
 from train.preflight import preflight
 from train.result import RESULT, read_results
@@ -62,7 +63,8 @@ def settings_behind(checkpoint: Path) -> RunCfg:
     Raises:
         CheckpointError: they are missing or of another version of the project.
     """
-    folder, phase = checkpoint.parent.parent, checkpoint.parent.name
+    out = phase_folder(checkpoint)
+    folder, phase = out.parent, out.name
     result = {str(name): result for name, result in read_results(folder).items()}.get(phase)
     if result is None or not isinstance(result.settings, dict):
         raise CheckpointError(

@@ -11,6 +11,7 @@ from niels_gpt.data.cache import TokenFiles, token_files, token_meta, tokenizer_
 from niels_gpt.data.sources import Want, having
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
+from niels_gpt.weights import phase_folder
 from train.atomic import write_text
 from train.schema import PhaseName, RunCfg
 
@@ -81,7 +82,7 @@ def run_tokenizer(cfg: RunCfg, init_from: Path | None) -> Tokenizer:
 
 def adopt_tokenizer(checkpoint: Path, target: Path) -> None:
     """Copy the tokenizer of the run whose weights are taken over."""
-    theirs = checkpoint.parent.parent / target.name
+    theirs = phase_folder(checkpoint).parent / target.name
     if not theirs.exists():
         raise CheckpointError(
             f"{checkpoint} was asked for, but its tokenizer is not at {theirs}",

@@ -1,8 +1,7 @@
 """Procedural text whose every statement and answer can be checked: the same on every Python and machine."""
 
 import hashlib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,14 +51,6 @@ def dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
 def fingerprint(cfg: SourceCfg) -> str:
     """Return a text that differs wherever the documents or the dialogues could."""
     return f"synthetic {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]} size={cfg.size}"
-
-
-def answer(question: str) -> str | None:
-    """Return the right answer as read from the question itself, or None for a question of no known form."""
-    for pattern, solve in SOLVERS:
-        if match := re.fullmatch(pattern, question):
-            return solve(*match.groups())
-    return None
 
 
 def _document(index: int) -> Document:
@@ -167,30 +158,3 @@ def _in_order(seed: int) -> Topic:
 
 def _draw(count: int, *parts: int | str) -> int:
     return derived_seed("synthetic", *parts) % count
-
-
-def _neighbour(kind: str, side: str, name: str) -> str:
-    names = DAYS if kind == "day" else MONTHS
-    return names[(names.index(name) + (1 if side == "after" else -1)) % len(names)]
-
-
-def _one_of(names: Sequence[str]) -> str:
-    return f"({'|'.join(names)})"
-
-
-SOLVERS: tuple[tuple[str, Callable[..., str]], ...] = (
-    (r"What is (\d+) plus (\d+)\?", lambda a, b: str(int(a) + int(b))),
-    (r"What is (\d+) minus (\d+)\?", lambda a, b: str(int(a) - int(b))),
-    (r"Which is larger, (\d+) or (\d+)\?", lambda a, b: str(max(int(a), int(b)))),
-    (r"Repeat the word (\w+)\.", lambda word: str(word)),
-    (r"Spell (\w+) backwards\.", lambda word: "".join(reversed(word))),
-    (r"How many letters does (\w+) have\?", lambda word: str(len(word))),
-    (r"What is the first letter of (\w+)\?", lambda word: str(word[0])),
-    (r"What is the last letter of (\w+)\?", lambda word: str(word[-1])),
-    (rf"What colour is the {_one_of(list(ANIMALS))}\?", lambda animal: ANIMALS[animal][0]),
-    (rf"How many legs does the {_one_of(list(ANIMALS))} have\?", lambda animal: str(ANIMALS[animal][1])),
-    (rf"Which (day) comes (after|before) {_one_of(DAYS)}\?", _neighbour),
-    (rf"Which (month) comes (after|before) {_one_of(MONTHS)}\?", _neighbour),
-    (rf"What number is the day {_one_of(DAYS)}\?", lambda day: str(DAYS.index(day) + 1)),
-    (rf"What number is the month {_one_of(MONTHS)}\?", lambda month: str(MONTHS.index(month) + 1)),
-)
