@@ -133,6 +133,20 @@ def test_one_document_cannot_be_split(tmp_path: Path) -> None:
         opened(data(tmp_path, kind="text", files=(str(tmp_path / "a.txt"),)))
 
 
+@pytest.mark.parametrize(
+    ("among_the_lowest", "names", "val"), [("all", "ace", "ae"), ("some", "abd", "a"), ("none", "bdg", "b")]
+)
+def test_both_splits_have_a_document_however_few_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, among_the_lowest: str, names: str, val: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the hash that decides is of the file's path
+    for name in names:
+        Path(name).write_text(name)
+    cfg = data(tmp_path, kind="text", files=tuple(names), val_fraction=0.49)
+    splits = {split: set(BYTES.decode(opened(cfg, split).ids.tolist())) for split in ("train", "val")}
+    assert splits == {"train": set(names) - set(val), "val": set(val)}
+
+
 def test_a_tokenizer_larger_than_the_text_gives_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="this text gives only") as caught:
         tokenizer_for(data(tmp_path, tokenizer="bpe"), "documents", 16384)

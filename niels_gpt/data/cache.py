@@ -133,8 +133,8 @@ def _training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Itera
 def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Callable[[str], bool], int]:
     """Return which names are for validation, and the number of records.
 
-    A name is for validation if its hash falls into the lowest `val_fraction`; where none does, as with a
-    handful of documents, the lowest of all is.
+    A name is for validation if its hash falls into the lowest `val_fraction`; of a handful of documents, where
+    none or all of them may fall there, the lowest of all is, and the highest is not.
     """
     count, names = 0, set()
     for record in records(source, want):
@@ -145,7 +145,7 @@ def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Cal
             f"{source.called} has {len(names)} {want} to tell apart, but training and validation need one each",
             "give more of it, or split text with data.documents=blank_lines",
         )
-    threshold = max(val_fraction * 2**63, min(names) + 1)
+    threshold = min(max(val_fraction * 2**63, min(names) + 1), max(names))
     return (lambda name: derived_seed("split", name) < threshold), count
 
 
