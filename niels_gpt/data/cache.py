@@ -18,7 +18,7 @@ from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.building import building, part_of
 from niels_gpt.data.meta import ANEW, Columns, Meta, read_meta, write_meta
 from niels_gpt.data.records import Dialogue, Document
-from niels_gpt.data.sources import Want, fingerprint, having, records, texts_of
+from niels_gpt.data.sources import Want, content_of, fingerprint, having, records, texts_of
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
@@ -194,7 +194,7 @@ def _build(
     writers = {split: _Writer(part, split, dtype) for split in SPLITS}
     content, dropped = hashlib.sha256(), 0
     for record in _with_progress(records(source, want), f"tokenizing {source.called}", count):
-        content.update("\0".join((record.name, *texts_of(record))).encode())
+        content.update(content_of(record))
         tokens = _encode(record, tokenizer, limit)
         if tokens is None:
             dropped += 1
