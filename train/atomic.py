@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from niels_gpt.writing import beside
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content; whoever reads meanwhile sees the old or the new, and a full disk the old."""
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with beside(path) as part:
         part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -5,8 +5,9 @@ import logging
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from rich import get_console
@@ -15,13 +16,14 @@ from torch import Tensor
 
 from niels_gpt.chat import ChatTokens, encode_dialogue
 from niels_gpt.config import DataCfg, SourceCfg
-from niels_gpt.data.building import building, part_of
+from niels_gpt.data.building import building
 from niels_gpt.data.meta import ANEW, Columns, Meta, read_meta, write_meta
 from niels_gpt.data.records import Dialogue, Document
 from niels_gpt.data.sources import Want, content_of, fingerprint, having, records, texts_of
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
+from niels_gpt.writing import beside
 
 FORMAT = 2
 SPLITS = ("train", "val")
@@ -150,7 +152,7 @@ def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Cal
 
 
 class _Writer:
-    """Collects one split and writes its files."""
+    """Collects one split and writes its files; what is not closed at the end is of a build that failed."""
 
     def __init__(self, folder: Path, split: str, dtype: str) -> None:
         self.columns = {"ids": dtype, "learned": "uint8", "starts": "int64"}
@@ -158,6 +160,14 @@ class _Writer:
         self.counts = dict.fromkeys(self.columns, 0)
         self.hashes = {column: hashlib.sha256() for column in self.columns}
         self._write("starts", [0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            with suppress(OSError):  # what is still to be written may find no room either
+                file.close()
 
     def add(self, tokens: ChatTokens) -> None:
         """Append one item."""
@@ -186,34 +196,33 @@ class _Writer:
 def _build(
     folder: Path, source: SourceCfg, want: Want, tokenizer: Tokenizer, val_fraction: float, limit: int
 ) -> None:
-    """Write all files into a folder beside `folder`, then give it its name."""
-    part = part_of(folder)
-    part.mkdir()
+    """Write all files into a folder beside `folder`, which then takes that name."""
     is_val, count = _split_rule(source, want, val_fraction)
-    dtype = "uint16" if tokenizer.V <= 1 << 16 else "uint32"
-    writers = {split: _Writer(part, split, dtype) for split in SPLITS}
-    content, dropped = hashlib.sha256(), 0
-    for record in _with_progress(records(source, want), f"tokenizing {source.called}", count):
-        content.update(content_of(record))
-        tokens = _encode(record, tokenizer, limit)
-        if tokens is None:
-            dropped += 1
-        else:
-            writers["val" if is_val(record.name) else "train"].add(tokens)
-    meta = {
-        "format": FORMAT,
-        "folder": folder.name,
-        "source": source.model_dump(),
-        "tokenizer_sha256": tokenizer.hash(),
-        "content_sha256": content.hexdigest(),
-        "records": count,
-        "dropped": dropped,
-        "splits": {split: writer.close() for split, writer in writers.items()},
-    }
+    with beside(folder) as part, ExitStack() as stack:
+        part.mkdir()
+        dtype = "uint16" if tokenizer.V <= 1 << 16 else "uint32"
+        writers = {split: stack.enter_context(_Writer(part, split, dtype)) for split in SPLITS}
+        content, dropped = hashlib.sha256(), 0
+        for record in _with_progress(records(source, want), f"tokenizing {source.called}", count):
+            content.update(content_of(record))
+            tokens = _encode(record, tokenizer, limit)
+            if tokens is None:
+                dropped += 1
+            else:
+                writers["val" if is_val(record.name) else "train"].add(tokens)
+        meta = {
+            "format": FORMAT,
+            "folder": folder.name,
+            "source": source.model_dump(),
+            "tokenizer_sha256": tokenizer.hash(),
+            "content_sha256": content.hexdigest(),
+            "records": count,
+            "dropped": dropped,
+            "splits": {split: writer.close() for split, writer in writers.items()},
+        }
+        write_meta(part, meta)
     if dropped:
         log.warning("data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit)
-    write_meta(part, meta)
-    part.rename(folder)
 
 
 def _encode(record: Document | Dialogue, tokenizer: Tokenizer, limit: int) -> ChatTokens | None:

@@ -18,10 +18,11 @@ import pytest
 import torch
 from conftest import Plan, Run, same
 
+from faults.folders import leftovers, opened, synthetic
 from faults.forked import forked
 from faults.scale import note, scaled
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import DiskError
+from niels_gpt.errors import DataError, DiskError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights import read_checkpoint
 from train import disk, metrics, report
@@ -226,6 +227,16 @@ def test_a_cache_that_finds_no_room_ends_with_8_and_is_built_when_there_is(tmp_p
     assert code == 8 and "error: disk full: " in said and "Traceback" not in said, said
     arguments[-1] = f"data.cache_dir={tmp_path}/cache"
     assert forked(*arguments, cwd=tmp_path)[0] == 0
+
+
+def test_a_build_that_fails_leaves_nothing_half_built(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("a single document")
+    alone = synthetic(tmp_path, kind="text", files=(str(text),))
+    for cfg, room, error in ((alone, 1 << 20, DataError), (synthetic(tmp_path, size=2000), 4096, OSError)):
+        with allowed(room), pytest.raises(error):
+            opened(cfg)
+        assert not leftovers(tmp_path)
 
 
 @pytest.fixture
