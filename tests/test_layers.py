@@ -29,7 +29,6 @@ LAYERS = [
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
     [
-        "train.atomic",
         "train.durable",
         "train.known",
         "train.links",
@@ -41,7 +40,7 @@ LAYERS = [
         "train.disk",
         "train.exhausted",
     ],
-    ["train.problems", "train.trust", "train.fit"],
+    ["train.problems", "train.trust", "train.fit", "train.atomic"],
     ["train.schema", "train.metrics", "train.budget", "train.nonfinite"],
     ["train.choices"],
     ["train.config"],

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt.writing import beside
+from train.durable import to_platter
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content; whoever reads meanwhile sees the old or the new, and a full disk the old."""
-    with beside(path) as part:
-        part.write_text(text, encoding="utf-8")
+    """Replace a file's content: a reader sees the old or the new, as does who comes after a power cut."""
+    with beside(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        to_platter(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:
