@@ -13,6 +13,7 @@ from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
 from niels_gpt.shapes import misfit, takes_more
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
+from niels_gpt.writing import naming
 
 CHECKPOINT_KEYS: dict[str, Any] = {
     "model_cfg": dict,
@@ -141,13 +142,15 @@ def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
     Raises:
         ConfigError: the folder is there already.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         raise ConfigError(f"{folder} is there already", "name a new folder") from None
-    save_file(llama_state(model), folder / "model.safetensors", metadata={"format": "pt"})
+    with naming(folder / "model.safetensors"):  # save_file would make an error without an errno of any OSError
+        (folder / "model.safetensors").write_bytes(save(llama_state(model), metadata={"format": "pt"}))
     config = llama_config(model.cfg, tokenizer)
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    with naming(folder / "config.json"):
+        (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     tokenizer.save(folder / "tokenizer.json")

@@ -1,5 +1,6 @@
-"""How what a run keeps is written: whole or not at all."""
+"""How what a run keeps is written: whole or not at all, with errors that name the file."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,17 @@ def beside(target: Path) -> Iterator[Path]:
         part.replace(target)
     finally:
         _remove(part)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError say which file it is about, as those of open do, but those of write and fsync do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def _remove(part: Path) -> None:

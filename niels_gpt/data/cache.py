@@ -23,7 +23,7 @@ from niels_gpt.data.sources import Want, content_of, fingerprint, having, record
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
-from niels_gpt.writing import beside
+from niels_gpt.writing import beside, naming
 
 FORMAT = 2
 SPLITS = ("train", "val")
@@ -59,9 +59,8 @@ def tokenizer_for(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
             log.info("tokenizer: learning %d entries from the training split", V)
             texts = (text for source in sources for text in _training_texts(source, want, cfg.val_fraction))
             learned = train_bpe(texts, V)
-            _recorded(path).write_text(
-                learned.hash(), encoding="utf-8"
-            )  # first: it counts once the other is there
+            with naming(_recorded(path)):  # first: it counts once the other is there
+                _recorded(path).write_text(learned.hash(), encoding="utf-8")
             learned.save(path)
     return _learned_before(path)
 
@@ -156,7 +155,8 @@ class _Writer:
 
     def __init__(self, folder: Path, split: str, dtype: str) -> None:
         self.columns = {"ids": dtype, "learned": "uint8", "starts": "int64"}
-        self.files = {column: (folder / f"{split}.{column}").open("wb") for column in self.columns}
+        self.paths = {column: folder / f"{split}.{column}" for column in self.columns}
+        self.files = {column: path.open("wb") for column, path in self.paths.items()}
         self.counts = dict.fromkeys(self.columns, 0)
         self.hashes = {column: hashlib.sha256() for column in self.columns}
         self._write("starts", [0])
@@ -177,16 +177,17 @@ class _Writer:
 
     def _write(self, column: str, numbers: Iterable[int]) -> None:
         content = array(TYPECODES[self.columns[column]], numbers)
-        self.files[column].write(content.tobytes())
+        with naming(self.paths[column]):
+            self.files[column].write(content.tobytes())
         self.hashes[column].update(content.tobytes())
         self.counts[column] += len(content)
 
     def close(self) -> dict[str, Any]:
         """Put the files on disk and return what meta.json says of them."""
-        for file in self.files.values():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        for column, file in self.files.items():
+            with naming(self.paths[column]), file:
+                file.flush()
+                os.fsync(file.fileno())
         return {
             column: {"dtype": dtype, "count": self.counts[column], "sha256": self.hashes[column].hexdigest()}
             for column, dtype in self.columns.items()
