@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from niels_gpt.errors import DataError
+from niels_gpt.writing import beside, naming
 
 END_OF_TEXT = "<|end_of_text|>"
 SYSTEM = "<|system|>"
@@ -68,15 +69,10 @@ class Tokenizer(ABC):
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json: whole or not at all."""
-        temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temp.open("w", encoding="utf-8") as file:
-                file.write(self._file_text())
-                file.flush()
-                os.fsync(file.fileno())
-            temp.replace(path)
-        finally:
-            temp.unlink(missing_ok=True)
+        with naming(path), beside(path) as part, part.open("w", encoding="utf-8") as file:
+            file.write(self._file_text())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class BytesTokenizer(Tokenizer):

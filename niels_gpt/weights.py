@@ -14,6 +14,7 @@ from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
 from niels_gpt.shapes import misfit, takes_more
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
+from niels_gpt.writing import beside, naming
 
 CHECKPOINT_KEYS: dict[str, Any] = {
     "model_cfg": dict,
@@ -146,14 +147,20 @@ def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
 
     Raises:
         ConfigError: the folder is there already.
+        OSError: it cannot be written; nothing of it is left.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save  # save_file makes an error without an errno of any OSError
 
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise ConfigError(f"{folder} is there already", "name a new folder") from None
-    save_file(llama_state(model), folder / "model.safetensors", metadata={"format": "pt"})
-    config = llama_config(model.cfg, tokenizer)
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    (folder / "tokenizer.json").write_text(tokenizer.library_text(), encoding="utf-8")
+    if folder.exists() or folder.is_symlink():
+        raise ConfigError(f"{folder} is there already", "name a new folder")
+    content = {
+        "model.safetensors": save(llama_state(model), metadata={"format": "pt"}),
+        "config.json": json.dumps(llama_config(model.cfg, tokenizer), indent=2).encode(),
+        "tokenizer.json": tokenizer.library_text().encode(),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with beside(folder) as part:
+        part.mkdir()
+        for name, written in content.items():
+            with naming(part / name):
+                (part / name).write_bytes(written)

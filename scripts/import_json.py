@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
+from niels_gpt.writing import naming
 from train.cli import command
 from train.legacy import experiment_yaml, plan_from_json
 
@@ -22,7 +23,7 @@ def main() -> None:
     plan = plan_from_json(options.json)
     target = options.to / f"{plan[0].name}.yaml"
     try:
-        with target.open("x", encoding="utf-8") as file:
+        with naming(target), target.open("x", encoding="utf-8") as file:
             file.write(experiment_yaml(options.json))
     except FileExistsError:
         raise ConfigError(f"{target} is there already", "rename the JSON file, or delete the experiment") from None

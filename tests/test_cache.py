@@ -10,7 +10,7 @@ import torch
 from warm import context
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.cache import TokenFiles, token_files, tokenizer_for
+from niels_gpt.data.cache import TokenFiles, token_files, token_meta, tokenizer_for
 from niels_gpt.data.sources import Want, records
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
@@ -72,6 +72,24 @@ def test_the_content_hash_is_recorded_and_said(tmp_path: Path, caplog: pytest.Lo
     assert f"content {meta['content_sha256'][:16]}" in caplog.text
 
 
+def content_of(tmp_path: Path, *dialogues: str) -> str:
+    """The content hash of dialogues, each told by the first letters of its roles; message n says n."""
+    roles = {"s": "system", "u": "user", "a": "assistant"}
+    rows = [[{"role": roles[r], "content": f"{n}"} for n, r in enumerate(turns)] for turns in dialogues]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"messages": row}) for row in rows))
+    cfg = data(tmp_path, kind="jsonl", files=(str(tmp_path / "a.jsonl"),))
+    return token_meta(cfg.mixture()[0], "dialogues", BYTES, cfg, 200).content_sha256[:16]
+
+
+def test_the_same_texts_in_other_roles_are_other_content(tmp_path: Path) -> None:
+    others = ("uaua", "uaaa", "uaau", "auua", "auaa", "suaa", "suua", "saua", "saaa")
+    assert len({content_of(tmp_path, "ua", "sua", turns) for turns in others}) == len(others)
+
+
+def test_dialogues_in_turn_keep_the_hash_that_earlier_checkpoints_have_recorded(tmp_path: Path) -> None:
+    assert content_of(tmp_path, "ua", "uaua", "uauau", "sua", "suaua", "suau") == "3fdc1880a6e56028"
+
+
 def build(tmp_path: Path) -> None:
     """Build in a process of its own, and leave a file that tells the sum of the ids."""
     total = int(opened(data(tmp_path, size=3000)).ids.long().sum().item())
@@ -131,6 +149,20 @@ def test_one_document_cannot_be_split(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one short text")
     with pytest.raises(DataError, match="1 documents to tell apart"):
         opened(data(tmp_path, kind="text", files=(str(tmp_path / "a.txt"),)))
+
+
+@pytest.mark.parametrize(
+    ("among_the_lowest", "names", "val"), [("all", "ace", "ae"), ("some", "abd", "a"), ("none", "bdg", "b")]
+)
+def test_both_splits_have_a_document_however_few_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, among_the_lowest: str, names: str, val: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the hash that decides is of the file's path
+    for name in names:
+        Path(name).write_text(name)
+    cfg = data(tmp_path, kind="text", files=tuple(names), val_fraction=0.49)
+    splits = {split: set(BYTES.decode(opened(cfg, split).ids.tolist())) for split in ("train", "val")}
+    assert splits == {"train": set(names) - set(val), "val": set(val)}
 
 
 def test_a_tokenizer_larger_than_the_text_gives_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Validation loss over the same sequences every time, whatever B, measured against a unigram model."""
 
 import math
+import string
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import Run
 from test_batches import T, dialogues, documents
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import ChatStream, TokenStream
+from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE, next_token_loss
 from niels_gpt.model.gpt import GPT
 from train.evaluate import batches, evaluate, yardstick
@@ -47,3 +51,16 @@ def test_the_unigram_model_knows_how_often_each_token_occurs() -> None:
     assert measure.unigram_loss == pytest.approx(-math.log(2 / counts.sum().item()))
     assert measure.bytes_per_target == 2
     assert measure.bits_per_byte(math.log(2)) == pytest.approx(0.5)
+
+
+def test_validation_targets_without_a_byte_of_text_are_refused_with_the_way_out(
+    run_folder: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "letters.txt").write_text("\n\n".join(string.ascii_letters))
+    data = ["data=text", f"data.files=[{tmp_path}/letters.txt]", "data.documents=blank_lines"]
+    small = ["data.tokenizer=bytes", "model.V=256", "model.T=1", "data.val_fraction=0.4"]
+    told = "eval_sequences=1 was asked for, but the 1 targets in 1 of .* sequences stand for no byte of text"
+    with pytest.raises(DataError, match=told) as caught:  # it is a document's end
+        run_folder(*data, *small, "train.eval_sequences=1")
+    assert "use more train.eval_sequences" in caught.value.hint
+    run_folder(*data, *small, "train.eval_sequences=2", "train.total_steps=2", name="more")

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
-    ["niels_gpt.printable"],
+    ["niels_gpt.printable", "niels_gpt.writing"],
     ["niels_gpt.errors", "niels_gpt.seeds", "niels_gpt.plain", "niels_gpt.data.building"],
     [
         "niels_gpt.config",
@@ -29,7 +29,6 @@ LAYERS = [
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
     [
-        "train.atomic",
         "train.durable",
         "train.step_files",
         "train.known",
@@ -42,7 +41,7 @@ LAYERS = [
         "train.disk",
         "train.exhausted",
     ],
-    ["train.problems", "train.trust", "train.fit"],
+    ["train.problems", "train.trust", "train.fit", "train.atomic"],
     ["train.schema", "train.metrics", "train.budget", "train.nonfinite"],
     ["train.choices"],
     ["train.config"],

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import time
 from functools import cache
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -295,6 +296,28 @@ def test_the_fingerprint_tells_contents_apart(package: str) -> None:
     mill = Path(sys.path[0]) / package / "part" / "mill.py"
     mill.write_text(mill.read_text() + "\n")
     assert pydocs.fingerprint(cfgs[-1]) != prints[-1]
+
+
+def test_an_installed_package_that_is_edited_has_another_fingerprint(package: str) -> None:
+    root = Path(sys.path[0])
+    (root / f"{package}-1.0.dist-info").mkdir()
+    (root / f"{package}-1.0.dist-info" / "METADATA").write_text(f"Name: {package}\nVersion: 1.0\n")
+    assert metadata.version(package) == "1.0"
+    mill, cfg = root / package / "part" / "mill.py", source(packages=(package,))
+    prints, then = [pydocs.fingerprint(cfg)], mill.stat().st_mtime_ns
+    mill.write_text(mill.read_text().replace("flour", "grits"))
+    os.utime(mill, ns=(then, then))  # as by a tool that keeps the time: size and time are what they were
+    prints.append(pydocs.fingerprint(cfg))
+    mill.rename(mill.with_stem("miller"))
+    prints.append(pydocs.fingerprint(cfg))
+    assert len(set(prints)) == 3
+
+
+def test_a_package_that_is_installed_anew_has_the_same_fingerprint(package: str) -> None:
+    before = pydocs.fingerprint(source(packages=(package,)))
+    for path in (Path(sys.path[0]) / package).rglob("*"):
+        os.utime(path, (0, 0))
+    assert pydocs.fingerprint(source(packages=(package,))) == before
 
 
 def test_the_fingerprint_is_cheap() -> None:

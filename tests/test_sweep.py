@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ from conftest import ROOT, Run
 from made_runs import made_job, made_run, row, write_metrics
 from rich.console import Console
 
+from train import atomic
 from train.sweep.report import rewrite, write_report
 from train.sweep.table import COLUMNS, console_table, one_line
 
@@ -201,13 +203,12 @@ def test_a_file_that_cannot_be_written_whole_is_left_as_it_was(
 ) -> None:
     rewrite(sweep, None)
     before = {name: (sweep / name).read_bytes() for name in FILES}
-    write_text = Path.write_text
 
-    def torn(path: Path, text: str, **keywords: Any) -> int:
-        write_text(path, text[: len(text) // 2], **keywords)
+    def torn(descriptor: int) -> None:
+        os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", torn)
+    monkeypatch.setattr(atomic, "to_platter", torn)
     with pytest.raises(OSError, match="No space"):
         rewrite(sweep, 1.0)
     assert {path.name: path.read_bytes() for path in sweep.glob("*sweep.*") if path.stat().st_size} == before

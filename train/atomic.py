@@ -4,15 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from niels_gpt.writing import beside, naming
+from train.durable import to_platter
+
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content; whoever reads meanwhile sees the old or the new, and a full disk the old."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Replace a file's content: a reader sees the old or the new, as does who comes after a power cut."""
+    with naming(path), beside(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        to_platter(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:

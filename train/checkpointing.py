@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.shapes import values_in
+from niels_gpt.writing import beside, part_of
 from train.disk import explained_disk, writing
 from train.durable import sync_folder, to_platter
 from train.step_files import BEST, LATEST, step_files, step_path
@@ -38,8 +39,6 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
         DiskError: it cannot be written; what was there before is as it was.
     """
     _require_finite(state.model, state.step)
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # it may be a killed process's link to another checkpoint: never write into that
     content = {
         "model_cfg": state.model.cfg.model_dump(),
         "train_cfg": train_cfg,
@@ -48,14 +47,10 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
         "step": state.step,
         "best_val_loss": state.best_val_loss,
     }
-    try:
-        with writing(part, _bytes(content)) as file:
-            torch.save(content, file)  # type: ignore[arg-type]
-            file.flush()
-            to_platter(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with beside(path) as part, writing(part, _bytes(content)) as file:
+        torch.save(content, file)  # type: ignore[arg-type]
+        file.flush()
+        to_platter(file.fileno())
     sync_folder(path.parent)
 
 
@@ -103,17 +98,11 @@ def _on_cpu(value: Any) -> Any:
 
 def link(path: Path, name: Path) -> None:
     """Let `name` mean the file at `path`, without a moment in which it means nothing."""
-    temporary = name.with_name(f".{name.name}.part")
-    temporary.unlink(missing_ok=True)
-    try:
-        with explained_disk(temporary, path.stat().st_size):
-            try:
-                os.link(path, temporary)
-            except OSError:  # a file system without hard links
-                _copy(path, temporary)
-            temporary.replace(name)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explained_disk(part_of(name), path.stat().st_size), beside(name) as part:
+        try:
+            os.link(path, part)
+        except OSError:  # a file system without hard links
+            _copy(path, part)
 
 
 def _copy(path: Path, target: Path) -> None:

@@ -109,11 +109,9 @@ def disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskE
     """Return what an OSError means; `path` is what was written, where the error does not name it."""
     path = path or (Path(os.fsdecode(error.filename)) if error.filename else None)
     said = error.strerror or str(error)
-    if error.errno in FULL and path and path.parent.is_dir():
-        written = path.stat().st_size if path.exists() else 0  # it is removed again
-        return DiskError(_full(path.parent, need, _room(path.parent, written)), MAKE_ROOM)
     if error.errno in FULL:
-        return DiskError(f"disk full: {said}", MAKE_ROOM)
+        named = _full_for(path, need) if path else None
+        return DiskError(named or f"disk full: {said}", MAKE_ROOM)
     if path and isinstance(error, FileNotFoundError) and not path.parent.exists():
         return DiskError(f"{path.parent}: there is no such folder (any more)", "it must stay while it is in use")
     return DiskError(f"{path}: {said}" if path else said, CHECK)
@@ -124,6 +122,14 @@ def _room(folder: Path, removed: int = 0) -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     free = shutil.disk_usage(folder).free + removed
     return free if limit == resource.RLIM_INFINITY else min(free, limit)
+
+
+def _full_for(path: Path, need: int) -> str | None:
+    """Say what is there where a file found no room; half written, it is removed again, perhaps with its folder."""
+    if (folder := next((folder for folder in path.parents if folder.is_dir()), None)) is None:
+        return None
+    removed = path.stat().st_size if path.suffix == ".part" and path.exists() else 0
+    return f"{_full(folder, need, _room(folder, removed))} for {path.relative_to(folder)}"
 
 
 def _full(folder: Path, need: int, have: int) -> str:

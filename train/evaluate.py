@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from niels_gpt.data.batches import Batch, Source, require_ids
+from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
 from train.amp import Amp
@@ -61,11 +62,21 @@ def evaluate(
 
 
 def yardstick(train: Source, val: Source, sequences: int, token_bytes: Sequence[int], B: int) -> Yardstick:
-    """Measure a unigram model, learned from the training targets, on the validation sequences."""
+    """Measure a unigram model, learned from the training targets, on the validation sequences.
+
+    Raises:
+        DataError: no target there stands for a byte of text, so that there is nothing to measure by.
+    """
     seen = _counts(train, UNIGRAM_SEQUENCES, len(token_bytes), B) + 1.0  # add-one smoothing
     asked = _counts(val, sequences, len(token_bytes), B)
     surprise = -(seen / seen.sum()).log()  # nats, (V)
     length = (asked * torch.tensor(token_bytes, dtype=torch.float64)).sum()
+    if not length:
+        there = f"{int(asked.sum())} targets in {min(sequences, len(val))} of {len(val)} validation sequences"
+        raise DataError(
+            f"train.eval_sequences={sequences} was asked for, but the {there} stand for no byte of text",
+            "use more train.eval_sequences or a larger model.T, or give longer texts",
+        )
     return Yardstick(float((asked * surprise).sum() / asked.sum()), float(length / asked.sum()))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from train.schema import RunCfg
 
-OF_A_RUN = (".*.json.part", ".tokenizer.json.*.tmp")  # the folder may be one in which others write too
+OF_A_RUN = (".*.json.part",)  # the folder may be one in which others write too
 OF_A_PHASE = (".*.part",)
 log = logging.getLogger("niels_gpt")
 

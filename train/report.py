@@ -12,10 +12,12 @@ from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from niels_gpt.device import memory_in_use
+from niels_gpt.writing import beside
 from train.disk import tolerated
 from train.evaluate import Yardstick
 from train.metrics import METRICS, append, keep_until, read_metrics, settle
 
+CURVES = "curves.png"
 log = logging.getLogger("niels_gpt")
 
 
@@ -117,10 +119,8 @@ class Report:
         axes.axhline(self.measure.unigram_loss, color="grey", linestyle=":", label="unigram, val")
         axes.set(xlabel="step", ylabel="loss (nats a target)", title=self.out.name)
         axes.legend()
-        part = self.out / ".curves.png.part"
-        with tolerated(self.out / "curves.png"):
+        with tolerated(self.out / CURVES), beside(self.out / CURVES) as part:
             figure.savefig(part, dpi=120, format="png")
-            part.replace(self.out / "curves.png")
 
     def _tokens_per_second(self, step: int) -> float:
         """Return the speed since the last call, by a clock that never goes back."""

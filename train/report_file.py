@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt.errors import ConfigError
+from niels_gpt.writing import naming
 
 
 def numbered(name: str) -> Iterator[Path]:
@@ -38,7 +39,7 @@ def report_path(asked: Path) -> Path:
 def write_report(path: Path, report: Any) -> None:
     """Write `report` to a new file; what is not finite is null, which is all that JSON has for it."""
     text = json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
-    with path.open("x", encoding="utf-8") as file:
+    with naming(path), path.open("x", encoding="utf-8") as file:
         file.write(text)
 
 

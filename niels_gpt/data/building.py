@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-LEFTOVERS = (".documents-*.part", ".dialogues-*.part", ".tokenizer-*.json.*.tmp")  # others may write there too
+LEFTOVERS = (".documents-*.part", ".dialogues-*.part", ".tokenizer-*.json.part")  # others may write there too
 log = logging.getLogger("niels_gpt")
 
 
@@ -30,11 +30,6 @@ def building(target: Path) -> Iterator[bool]:
         if missing := not target.exists():
             _sweep(target)
         yield missing
-
-
-def part_of(target: Path) -> Path:
-    """Return where `target` is built before it has its name."""
-    return target.with_name(f".{target.name}.part")
 
 
 def _lock_of(target: Path) -> Path:
@@ -61,9 +56,8 @@ def _sweep(target: Path) -> None:
 
 
 def _target_of(part: Path) -> Path:
-    """Return what something half built was to become; a tokenizer's name has the process in it."""
-    name = part.name.removeprefix(".")
-    return part.with_name(name.rsplit(".", 2)[0] if part.suffix == ".tmp" else name.removesuffix(".part"))
+    """Return what something half built was to become."""
+    return part.with_name(part.name.removeprefix(".").removesuffix(".part"))
 
 
 def _remove(part: Path) -> None:

@@ -5,8 +5,9 @@ import logging
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from rich import get_console
@@ -15,13 +16,14 @@ from torch import Tensor
 
 from niels_gpt.chat import ChatTokens, encode_dialogue
 from niels_gpt.config import DataCfg, SourceCfg
-from niels_gpt.data.building import building, part_of
+from niels_gpt.data.building import building
 from niels_gpt.data.meta import ANEW, Columns, Meta, read_meta, write_meta
 from niels_gpt.data.records import Dialogue, Document
-from niels_gpt.data.sources import Want, fingerprint, having, records, texts_of
+from niels_gpt.data.sources import Want, content_of, fingerprint, having, records, texts_of
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
+from niels_gpt.writing import beside, naming
 
 FORMAT = 2
 SPLITS = ("train", "val")
@@ -57,9 +59,8 @@ def tokenizer_for(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
             log.info("tokenizer: learning %d entries from the training split", V)
             texts = (text for source in sources for text in _training_texts(source, want, cfg.val_fraction))
             learned = train_bpe(texts, V)
-            _recorded(path).write_text(
-                learned.hash(), encoding="utf-8"
-            )  # first: it counts once the other is there
+            with naming(_recorded(path)):  # first: it counts once the other is there
+                _recorded(path).write_text(learned.hash(), encoding="utf-8")
             learned.save(path)
     return _learned_before(path)
 
@@ -133,8 +134,8 @@ def _training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Itera
 def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Callable[[str], bool], int]:
     """Return which names are for validation, and the number of records.
 
-    A name is for validation if its hash falls into the lowest `val_fraction`; where none does, as with a
-    handful of documents, the lowest of all is.
+    A name is for validation if its hash falls into the lowest `val_fraction`; of a handful of documents, where
+    none or all of them may fall there, the lowest of all is, and the highest is not.
     """
     count, names = 0, set()
     for record in records(source, want):
@@ -145,19 +146,28 @@ def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Cal
             f"{source.called} has {len(names)} {want} to tell apart, but training and validation need one each",
             "give more of it, or split text with data.documents=blank_lines",
         )
-    threshold = max(val_fraction * 2**63, min(names) + 1)
+    threshold = min(max(val_fraction * 2**63, min(names) + 1), max(names))
     return (lambda name: derived_seed("split", name) < threshold), count
 
 
 class _Writer:
-    """Collects one split and writes its files."""
+    """Collects one split and writes its files; what is not closed at the end is of a build that failed."""
 
     def __init__(self, folder: Path, split: str, dtype: str) -> None:
         self.columns = {"ids": dtype, "learned": "uint8", "starts": "int64"}
-        self.files = {column: (folder / f"{split}.{column}").open("wb") for column in self.columns}
+        self.paths = {column: folder / f"{split}.{column}" for column in self.columns}
+        self.files = {column: path.open("wb") for column, path in self.paths.items()}
         self.counts = dict.fromkeys(self.columns, 0)
         self.hashes = {column: hashlib.sha256() for column in self.columns}
         self._write("starts", [0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            with suppress(OSError):  # what is still to be written may find no room either
+                file.close()
 
     def add(self, tokens: ChatTokens) -> None:
         """Append one item."""
@@ -167,16 +177,17 @@ class _Writer:
 
     def _write(self, column: str, numbers: Iterable[int]) -> None:
         content = array(TYPECODES[self.columns[column]], numbers)
-        self.files[column].write(content.tobytes())
+        with naming(self.paths[column]):
+            self.files[column].write(content.tobytes())
         self.hashes[column].update(content.tobytes())
         self.counts[column] += len(content)
 
     def close(self) -> dict[str, Any]:
         """Put the files on disk and return what meta.json says of them."""
-        for file in self.files.values():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        for column, file in self.files.items():
+            with naming(self.paths[column]), file:
+                file.flush()
+                os.fsync(file.fileno())
         return {
             column: {"dtype": dtype, "count": self.counts[column], "sha256": self.hashes[column].hexdigest()}
             for column, dtype in self.columns.items()
@@ -186,34 +197,33 @@ class _Writer:
 def _build(
     folder: Path, source: SourceCfg, want: Want, tokenizer: Tokenizer, val_fraction: float, limit: int
 ) -> None:
-    """Write all files into a folder beside `folder`, then give it its name."""
-    part = part_of(folder)
-    part.mkdir()
+    """Write all files into a folder beside `folder`, which then takes that name."""
     is_val, count = _split_rule(source, want, val_fraction)
-    dtype = "uint16" if tokenizer.V <= 1 << 16 else "uint32"
-    writers = {split: _Writer(part, split, dtype) for split in SPLITS}
-    content, dropped = hashlib.sha256(), 0
-    for record in _with_progress(records(source, want), f"tokenizing {source.called}", count):
-        content.update("\0".join((record.name, *texts_of(record))).encode())
-        tokens = _encode(record, tokenizer, limit)
-        if tokens is None:
-            dropped += 1
-        else:
-            writers["val" if is_val(record.name) else "train"].add(tokens)
-    meta = {
-        "format": FORMAT,
-        "folder": folder.name,
-        "source": source.model_dump(),
-        "tokenizer_sha256": tokenizer.hash(),
-        "content_sha256": content.hexdigest(),
-        "records": count,
-        "dropped": dropped,
-        "splits": {split: writer.close() for split, writer in writers.items()},
-    }
+    with beside(folder) as part, ExitStack() as stack:
+        part.mkdir()
+        dtype = "uint16" if tokenizer.V <= 1 << 16 else "uint32"
+        writers = {split: stack.enter_context(_Writer(part, split, dtype)) for split in SPLITS}
+        content, dropped = hashlib.sha256(), 0
+        for record in _with_progress(records(source, want), f"tokenizing {source.called}", count):
+            content.update(content_of(record))
+            tokens = _encode(record, tokenizer, limit)
+            if tokens is None:
+                dropped += 1
+            else:
+                writers["val" if is_val(record.name) else "train"].add(tokens)
+        meta = {
+            "format": FORMAT,
+            "folder": folder.name,
+            "source": source.model_dump(),
+            "tokenizer_sha256": tokenizer.hash(),
+            "content_sha256": content.hexdigest(),
+            "records": count,
+            "dropped": dropped,
+            "splits": {split: writer.close() for split, writer in writers.items()},
+        }
+        write_meta(part, meta)
     if dropped:
         log.warning("data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit)
-    write_meta(part, meta)
-    part.rename(folder)
 
 
 def _encode(record: Document | Dialogue, tokenizer: Tokenizer, limit: int) -> ChatTokens | None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from niels_gpt.errors import DataError
 from niels_gpt.plain import Unreadable, first_fault, read_json
+from niels_gpt.writing import naming
 
 META = "meta.json"
 LARGEST = 1 << 20  # bytes of it
@@ -64,7 +65,8 @@ class Meta(_Read):
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write meta.json to the disk."""
-    with (folder / META).open("w", encoding="utf-8") as file:
+    path = folder / META
+    with naming(path), path.open("w", encoding="utf-8") as file:
         json.dump(meta | {"sha256": _hash(meta)}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())

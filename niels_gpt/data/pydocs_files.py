@@ -5,7 +5,6 @@ import importlib.util
 import os
 import sysconfig
 from collections.abc import Sequence
-from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -23,11 +22,19 @@ PUBLIC_MODULES = {"posixpath": "os.path", "genericpath": "os.path", "posix": "os
 def source_files(packages: Sequence[str]) -> list[tuple[str, Path]]:
     """Return (module, file) of the standard library, then of each package."""
     files = _walk(Path(sysconfig.get_path("stdlib")), "")
-    for package in packages:
-        root = _locate(package)
-        found = [(package, root)] if root.is_file() else _walk(root, f"{package}.")
-        files += [f for f in found if f[1].suffix == ".py"]
-    return files
+    return files + [found for package in packages for found in _files_of(package)]
+
+
+def hash_of(package: str) -> str:
+    """Return a hash of the files to read of a package: its version stays when it is edited where it lies."""
+    facts = [(name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in _files_of(package)]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _files_of(package: str) -> list[tuple[str, Path]]:
+    root = _locate(package)
+    found = [(package, root)] if root.is_file() else _walk(root, f"{package}.")
+    return [f for f in found if f[1].suffix == ".py"]
 
 
 def _walk(root: Path, prefix: str) -> list[tuple[str, Path]]:
@@ -67,17 +74,6 @@ def _spec(name: str, search: list[str] | None) -> ModuleSpec | None:
         return importlib.util.find_spec(name) if search is None else PathFinder.find_spec(name, search)
     except ValueError:  # an empty name, or a module that was made by hand
         return None
-
-
-def version_of(package: str) -> str:
-    """Return the version of a package or, where it has none of its name, what tells its files from others."""
-    root = _locate(package)
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
-        stamps = repr([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
-        return hashlib.sha256(stamps.encode()).hexdigest()[:16]
 
 
 def source_of(path: Path) -> str:

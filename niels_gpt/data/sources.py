@@ -8,7 +8,7 @@ from typing import Literal
 
 from niels_gpt.config import SourceCfg, SourceKind
 from niels_gpt.data import files, pydocs, synthetic
-from niels_gpt.data.records import Dialogue, Document
+from niels_gpt.data.records import Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
@@ -64,3 +64,21 @@ def texts_of(record: Document | Dialogue) -> list[str]:
     if isinstance(record, Document):
         return [record.text]
     return [message.content for message in record.messages]
+
+
+def content_of(record: Document | Dialogue) -> bytes:
+    """Return the bytes that a record adds to the hash of its source's content.
+
+    Roles that take turns are left out: they follow from the number of texts and from the name, which in JSONL is
+    that of the first question, and checkpoints have recorded the hash without them. Others are told apart.
+    """
+    content = "\0".join((record.name, *texts_of(record))).encode()
+    if isinstance(record, Document) or _take_turns(record.messages):
+        return content
+    return content + b"\xff" + " ".join(message.role for message in record.messages).encode()  # 0xff: in no text
+
+
+def _take_turns(messages: Sequence[Message]) -> bool:
+    """Return whether user and assistant follow one another, perhaps after the system."""
+    first = int(messages[0].role == "system")
+    return all(message.role == ("user", "assistant")[n % 2] for n, message in enumerate(messages[first:]))

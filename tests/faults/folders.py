@@ -21,12 +21,11 @@ TINY = (
     *("model.V=256", "data.tokenizer=bytes", "data.size=100", "model.T=16", "model.C=16", "model.L=1"),
     *("model.d_ff=16", "train.B=2", "train.accum_steps=1", "train.eval_sequences=4"),
 )
-HALF_WRITTEN = ("*.part", "*.tmp")
 
 
 def leftovers(folder: Path) -> list[Path]:
     """Return the hidden files in which something was being written."""
-    return [path for pattern in HALF_WRITTEN for path in folder.rglob(f".{pattern}")]
+    return list(folder.rglob(".*.part"))
 
 
 def require_whole(run: Path) -> None:

@@ -18,16 +18,21 @@ import pytest
 import torch
 from conftest import Plan, Run, same
 
+from faults.folders import leftovers, opened, synthetic
 from faults.forked import forked
 from faults.scale import note, scaled
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import DiskError
+from niels_gpt.data.meta import write_meta
+from niels_gpt.errors import DataError, DiskError
 from niels_gpt.model.gpt import GPT
-from niels_gpt.weights import read_checkpoint
+from niels_gpt.tokenizer import BytesTokenizer, train_bpe
+from niels_gpt.weights import export_llama, read_checkpoint
 from train import disk, metrics, report
+from train.atomic import write_json
 from train.checkpointing import TrainState, save_step
 from train.folder import release
 from train.optim import make_optimizer
+from train.report_file import write_report
 from train.run import run
 from train.schema import TrainCfgSchema
 from train.step_files import step_path
@@ -95,7 +100,8 @@ def fails_whole(folder: Path, state: TrainState, before: bytes, room: Callable[[
     names = sorted(os.listdir(folder))
     with room(), pytest.raises(DiskError) as caught:
         save_step(folder, state, {}, best=False, keep_last=2)
-    said = re.fullmatch(r"disk full: need (\d+\.\d) MB, have (\d+\.\d) MB at (.+)", str(caught.value))
+    told = r"disk full: need (\d+\.\d) MB, have (\d+\.\d) MB at (\S+)( for \.step_0000002\.pt\.part)?"
+    said = re.fullmatch(told, str(caught.value))
     assert said and said[3] == str(folder) and float(said[2]) <= float(said[1]), caught.value
     assert (caught.value.exit_code, "make room" in caught.value.hint) == (8, True)
     assert sorted(os.listdir(folder)) == names
@@ -224,9 +230,45 @@ def test_a_cache_that_finds_no_room_ends_with_8_and_is_built_when_there_is(tmp_p
     with mounted(4096) as small:
         arguments = ["experiment=smoke_pretrain", *TRAIN, f"data.cache_dir={small}"]
         code, said = forked(*arguments, cwd=tmp_path)
-    assert code == 8 and "error: disk full: " in said and "Traceback" not in said, said
+    assert code == 8 and "Traceback" not in said, said
+    assert re.search(rf"^error: disk full: have 0\.0 MB at {small} for tokenizer-\w+\.json$", said, re.M), said
     arguments[-1] = f"data.cache_dir={tmp_path}/cache"
     assert forked(*arguments, cwd=tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (lambda folder: opened(synthetic(folder, size=2000)), r"\.documents-synthetic-\w+\.part/train\.ids"),
+        (lambda folder: train_bpe([], 261).save(folder / "tokenizer.json"), "tokenizer.json"),
+        (lambda folder: write_meta(folder, {"name": "x" * 4096}), "meta.json"),
+        (lambda folder: write_json(folder / "result.json", "x" * 4096), "result.json"),
+        (lambda folder: write_report(folder / "doctor.json", "x" * 4096), "doctor.json"),
+        (
+            lambda folder: export_llama(made_state().model, BytesTokenizer(), folder / "out"),
+            ".out.part/model.safetensors",
+        ),
+    ],
+    ids=["token files", "tokenizer", "meta", "result", "report", "export"],
+)
+def test_whatever_finds_no_room_is_named_with_what_is_there(
+    tmp_path: Path, write: Callable[[Path], Any], name: str
+) -> None:
+    with allowed(2048):
+        with pytest.raises(OSError) as caught:
+            write(tmp_path)
+        said = str(disk.disk_error(caught.value))
+    assert re.fullmatch(rf"disk full: have 0\.0 MB at {tmp_path}\S* for {name}", said), said
+
+
+def test_a_build_that_fails_leaves_nothing_half_built(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("a single document")
+    alone = synthetic(tmp_path, kind="text", files=(str(text),))
+    for cfg, room, error in ((alone, 1 << 20, DataError), (synthetic(tmp_path, size=2000), 4096, OSError)):
+        with allowed(room), pytest.raises(error):
+            opened(cfg)
+        assert not leftovers(tmp_path)
 
 
 @pytest.fixture
@@ -314,3 +356,11 @@ def test_a_folder_that_goes_away_under_a_run_ends_it_with_a_clear_text(
     assert str(caught.value) == f"{tmp_path}/run/pretrain: there is no such folder (any more)"
     assert caught.value.exit_code == 8
     note("unwritable or vanished folders", "found out by a real write, exit 8", "run, phase, cache: as asked")
+
+
+def test_an_export_that_finds_no_room_is_not_there_and_can_be_tried_again(tmp_path: Path) -> None:
+    with allowed(2048), pytest.raises(OSError):
+        export_llama(made_state().model, BytesTokenizer(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    export_llama(made_state().model, BytesTokenizer(), tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 3

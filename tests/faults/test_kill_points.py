@@ -1,5 +1,6 @@
 """Killed at any point of a write or prune, of checkpoints or token caches: nothing torn is seen, nothing lost."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ def test_what_was_told_is_on_the_disk_before_the_checkpoint_it_led_to(plan: Plan
             assert told == "fsync", point
             settled += 1
     assert settled == 4
+
+
+def test_a_small_file_is_on_the_disk_before_it_has_its_name(plan: Plan, tmp_path: Path) -> None:
+    """Or a power cut could leave the name with nothing in it."""
+    loaded = plan(*BUILDS)
+    points = traced(loaded, Path(loaded[0].dir), tmp_path)
+    replaced = [at for at, point in enumerate(points) if re.fullmatch(r"replace .*\.json\.part", point)]
+    assert {Path(points[at]).name for at in replaced} >= {".result.json.part", ".tokenizer.json.part"}
+    for at in replaced:
+        assert points[at - 1] == points[at].replace("replace", "fsync", 1)
 
 
 def test_killed_at_any_point_of_a_build_a_token_cache_ends_as_if_it_had_not_been(
