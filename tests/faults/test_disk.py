@@ -16,6 +16,7 @@ from unittest import mock
 
 import pytest
 import torch
+import torch._dynamo  # an optimizer does so, and a user who may read nothing could not
 from conftest import Plan, Run, same
 
 from faults.folders import leftovers, opened, synthetic
