@@ -79,6 +79,15 @@ def test_a_folder_or_a_checkpoint_may_be_named_too(run_folder: Run) -> None:
     assert latest.step == 4 and latest.sequences == 1 and latest.targets == 64
 
 
+@ON_THE_CPU
+def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_have(run_folder: Run) -> None:
+    tiny = ["model.C=16", "model.L=1", "train.total_steps=2"]
+    found = numerics(run_folder(*tiny, "batch=auto", "global_B=2", name="found"))
+    said = numerics(run_folder(*tiny, "train.B=1", "train.accum_steps=2", name="said"))
+    assert (found.sequences, found.targets) == (said.sequences, said.targets) == (2, 2 * 64)
+    assert found.rows[0].loss == pytest.approx(said.rows[0].loss), "the very sequences"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
