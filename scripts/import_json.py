@@ -6,7 +6,8 @@ from pathlib import Path
 
 from niels_gpt.errors import ConfigError
 from train.cli import command
-from train.legacy import experiment_yaml, plan_from_json
+from train.legacy import plan_from_json
+from train.legacy_experiment import experiment_yaml
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
 

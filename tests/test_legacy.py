@@ -11,7 +11,9 @@ from hydra import compose, initialize_config_dir
 
 from niels_gpt.errors import ConfigError
 from train.config import load_plan
-from train.legacy import experiment_yaml, plan_from_json
+from train.legacy import plan_from_json
+from train.legacy_experiment import experiment_yaml
+from train.schema import RunCfg
 from train.structured import register
 
 PRETRAIN = {
@@ -99,13 +101,46 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_experiment_composes_to_the_same_plan(folder: Path, shape: str) -> None:
+    assert composed(folder, shape) == plan_from_json(folder / f"{shape}.json")
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"amp": False, "amp_dtype": "bf16", "compile": True},
+        {"loss_scaling": True, "activation_checkpointing": True},
+        {"optim": "muon", "betas": [0.5, 0.9]},
+        {"schedule": "linear", "amp_dtype": "bf16", "loss_scaling": True, "base_lr": 0.001},
+    ],
+)
+def test_what_no_option_says_stays_in_the_experiment(folder: Path, train: dict[str, Any]) -> None:
+    for name in ("pretrain", "sft", "flat"):
+        old: dict[str, Any] = SHAPES[name]
+        changed = old | {key: value | train for key, value in old.items() if key.startswith("train")}
+        (folder / f"{name}.json").write_text(json.dumps(changed))
+        assert composed(folder, name) == plan_from_json(folder / f"{name}.json")
+    (folder / "sft.json").write_text(json.dumps(SFT))
+    assert composed(folder, "pipeline") == plan_from_json(folder / "pipeline.json")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_options_can_be_chosen_with_the_experiment(folder: Path, shape: str) -> None:
+    plan = composed(folder, shape, "precision=off", "memory=ckpt", "optim=muon", "compile=on", "model=small")
+    for cfg, old in zip(plan, plan_from_json(folder / f"{shape}.json"), strict=True):
+        train = cfg.train
+        assert (train.amp, train.activation_checkpointing, train.compile) == (False, True, True)
+        assert (train.optim, train.schedule, train.betas) == ("muon", "linear", (0.8, 0.98))
+        assert (train.base_lr, cfg.model, cfg.data) == (old.train.base_lr, old.model, old.data)
+
+
+def composed(folder: Path, shape: str, *overrides: str) -> list[RunCfg]:
+    """Return what Hydra makes of the experiment."""
     conf = folder / "conf"
-    shutil.copytree(CONF, conf)
+    shutil.copytree(CONF, conf, dirs_exist_ok=True)
     (conf / "experiment" / f"{shape}.yaml").write_text(experiment_yaml(folder / f"{shape}.json"))
     register()
     with initialize_config_dir(str(conf), version_base="1.3"):
-        composed = load_plan(compose("config", overrides=[f"experiment={shape}"]))
-    assert composed == plan_from_json(folder / f"{shape}.json")
+        return load_plan(compose("config", overrides=[f"experiment={shape}", *overrides]))
 
 
 def test_the_script_writes_an_experiment_once(folder: Path) -> None:

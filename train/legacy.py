@@ -115,22 +115,3 @@ def _source(name: str, weight: float, phase: PhaseName) -> Settings:
     """Return a source that older configs knew by name only: its file is looked for under data/."""
     kind, ending = ("jsonl", "jsonl") if phase == "sft" else ("text", "txt")
     return {"kind": kind, "name": name, "weight": weight, "files": [f"data/{name}.{ending}"]}
-
-
-def experiment_yaml(path: Path) -> str:
-    """Return the experiment that makes Hydra compose what an older JSON config asks for."""
-    import yaml
-
-    settings = settings_from_json(path)
-    plan = plan_from_settings(settings)
-    phase = settings["phase"]
-    first = plan[0].model_dump(mode="json", include={"model", "data", "train"})
-    content: Settings = {"defaults": [{"override /phase": phase}], "name": settings["name"], **first}
-    if len(plan) == 2:
-        second = plan[1].model_dump(mode="json", include={"model", "data", "train"})
-        content["sft"] = {
-            section: {key: v for key, v in values.items() if section == "train" or v != first[section][key]}
-            for section, values in second.items()
-        }
-    body: str = yaml.safe_dump(content, sort_keys=False)
-    return f"# @package _global_\n# Made from {shown(path.name)} by scripts/import_json.py\n{body}"

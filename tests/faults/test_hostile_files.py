@@ -21,7 +21,8 @@ from niels_gpt.data import files
 from niels_gpt.errors import CheckpointError, ConfigError, DataError
 from niels_gpt.tokenizer import load_tokenizer
 from niels_gpt.weights import read_checkpoint
-from train.legacy import experiment_yaml, plan_from_json
+from train.legacy import plan_from_json
+from train.legacy_experiment import experiment_yaml
 from train.sweep.row import read_row
 
 MODEL = {"V": 256, "T": 8, "C": 16, "L": 1, "H": 2, "d_ff": 32}
