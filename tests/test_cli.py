@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import warm
+import yaml
 from conftest import ROOT, cli
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
@@ -102,10 +103,21 @@ def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
         "train.B=4 ",
         "sequences in a microbatch",
         "python scripts/train.py precision=fp16 memory=ckpt",
-        "train.betas=[0.9,0.95]",
+        "batch: auto, fixed, iso\ncompile: ",
+        "whose total_steps and base_lr are its own",
     ):
         assert said in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_help_shows_what_a_command_without_settings_would_take(tmp_path: Path) -> None:
+    for said in ([], ["optim=adamw", "model=small", "train.seed=3"]):
+        lines = warm.cli("--help", *said, cwd=tmp_path).stdout.splitlines()
+        composed = yaml.safe_load(warm.cli("--cfg", "job", "--resolve", *said, cwd=tmp_path).stdout)
+        for section in ("model", "data", "train"):
+            for name, value in composed[section].items():
+                text = json.dumps(value).replace('"', "").replace(" ", "")
+                assert any(line.startswith(f"  {section}.{name}={text} ") for line in lines), (name, text)
 
 
 def test_the_composed_config_states_precision_and_memory(tmp_path: Path) -> None:
