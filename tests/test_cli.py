@@ -171,6 +171,29 @@ def test_all_bad_overrides_are_reported_at_once_whoever_refuses_them(tmp_path: P
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train.B=1.5", "--cfg", "job"], "Error merging override train.B=1.5; Value '1.5' of type"),
+        (["--cfg", "hydra", "--resolve"], "Interpolation key 'dir' not found"),
+        (["--multi", "train.B=1.5,x", "name=a/b"], "Value '1.5' of type"),
+    ],
+)
+def test_the_value_of_a_flag_is_not_taken_for_a_setting(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = warm.cli(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr
+    assert "EQUAL" not in done.stderr
+
+
+def test_settings_on_both_sides_of_a_flag_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    done = warm.cli("experiment=smoke_pretrain", "-m", "train.B=0,1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "error: unrecognized arguments: train.B=0,1"
+    assert "hint: settings stand together, all before the flags or all after them; " in done.stderr
+    other = warm.cli("--fast", cwd=tmp_path)
+    assert "unrecognized arguments: --fast" in other.stderr and "together" not in other.stderr
+
+
 def test_a_closed_pipe_does_not_end_the_training(tmp_path: Path) -> None:
     command = [
         sys.executable,
