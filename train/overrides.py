@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from niels_gpt.config import SourceCfg
 from niels_gpt.errors import ConfigError, NielsError
 from train.choices import PlanCfg
 from train.config import load_plan
@@ -40,7 +41,6 @@ EXTRAS = {  # of pyproject.toml, for options that another package brings
     "hydra/launcher/ray": "ray",
     "hydra/sweeper/optuna": "optuna",
 }
-LISTS = ("files", "packages", "sources", "betas", "objective")
 Refusal = (HydraException, OmegaConfBaseException)
 
 
@@ -137,10 +137,13 @@ def _way_out(override: str, said: str) -> str:
     key = _key(override)
     if key.startswith("hydra") or "=" not in override or (CONF / key).is_dir():
         return ""
+    named = re.search(r"Key '(\w+)' not in '(\w+)'", said)
+    if named and named[2] == "SourceCfgNode":  # in a list: data.sources=[{weihgt:3}]
+        return did_you_mean(named[1], SourceCfg)
     if key in set(keys(PlanCfg)):
-        return f"; a list is written '{key}=[...]'" if key.endswith(LISTS) else ""
-    if named := re.search(r"Key '(\w+)' not in", said):  # of a dict: train={Bee:3}
-        key = key if key.endswith(named[1]) else f"{key}.{named[1]}"
+        return f"; a list is written '{key}=[...]'" if "ListConfig" in said else ""
+    if named:  # of a dict: train={Bee:3}
+        key = key if named[1] in key.split(".") else f"{key}.{named[1]}"
     return did_you_mean(key, PlanCfg)
 
 
