@@ -76,6 +76,8 @@ def _phase(path: Path) -> Settings:
     if "p_train" in sections["train"]:
         mixtures["p_train"] = sections["train"].pop("p_train")
     weights = _one_of(path, mixtures, (*SOURCE_KEYS, "p_train"))
+    if mixtures and not weights:
+        raise ConfigError(f"{path}: {next(iter(mixtures))} names no source", "name one, or leave it out")
     _evaluation(path, sections["train"])
     data: Settings = {"sources": [_source(name, weight, phase_of(old)) for name, weight in weights.items()]}
     if sections["model"].get("V") == 256:
@@ -104,7 +106,7 @@ def _evaluation(path: Path, train: Settings) -> None:
         raise ConfigError(f"{path}: {' and '.join(there)} mean one thing", "keep one of them")
     B = train.get("B", TrainCfgSchema.model_fields["B"].default)
     for key in EVALUATION_KEYS & train.keys():
-        if not isinstance(train[key], int) or not isinstance(B, int):
+        if type(train[key]) is not int or type(B) is not int:  # to isinstance, true is a whole number
             raise ConfigError(
                 f"{path}: {key}={shown(train[key])} and B={shown(B)} must be whole numbers", "write whole numbers"
             )

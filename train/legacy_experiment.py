@@ -1,5 +1,6 @@
 """An older JSON config as an experiment, which Hydra composes to the same settings."""
 
+import shlex
 from pathlib import Path
 
 import yaml
@@ -12,6 +13,7 @@ from train.problems import Settings
 from train.schema import TrainCfgSchema
 from train.trust import CONF
 
+EXPERIMENTS = CONF / "experiment"
 GROUPS = ("optim", "precision", "memory", "compile")  # whose options set the section `train` alone
 THE_CONFIGS_OWN = {"base_lr"}  # which optim=adamw sets, too; a model and a phase do as well
 HEAD = """# @package _global_
@@ -66,3 +68,14 @@ def _set_by(group: str) -> dict[str, Settings]:
     keys = dict.fromkeys(key for values in options.values() for key in values if key not in THE_CONFIGS_OWN)
     default = TrainCfgSchema().model_dump(mode="json")
     return {option: {key: values.get(key, default[key]) for key in keys} for option, values in options.items()}
+
+
+def way_to_run(experiment: Path) -> str:
+    """Return what runs an experiment: Hydra finds it in a folder `experiment` of a folder of configs alone."""
+    folder = experiment.resolve().parent
+    if folder.name != EXPERIMENTS.name:
+        return f"to run it, move it to {EXPERIMENTS}"
+    elsewhere = [] if folder == EXPERIMENTS else ["--config-dir", str(folder.parent)]
+    return "run it with: " + shlex.join(
+        ["python", "scripts/train.py", *elsewhere, f"experiment={experiment.stem}"]
+    )
