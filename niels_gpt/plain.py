@@ -37,6 +37,8 @@ def read_text(path: Path, most: int) -> str:
             raise Unreadable(f"{path}: not a regular file")
         with path.open("rb") as file:
             content = file.read(most + 1)
+    except Unreadable:  # which is a ValueError, too
+        raise
     except OSError as error:
         raise Unreadable(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError:  # a NUL in the name

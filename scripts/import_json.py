@@ -7,9 +7,8 @@ from pathlib import Path
 from niels_gpt.errors import ConfigError
 from niels_gpt.writing import naming
 from train.cli import command
-from train.legacy import experiment_yaml, plan_from_json
-
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
+from train.legacy import plan_from_json
+from train.legacy_experiment import EXPERIMENTS, experiment_yaml, way_to_run
 
 
 def main() -> None:
@@ -20,16 +19,21 @@ def main() -> None:
         "--to", type=Path, default=EXPERIMENTS, help="folder for the YAML (default conf/experiment)"
     )
     options = parser.parse_args()
+    if not options.to.is_dir():
+        raise ConfigError(f"--to {options.to}: there is no such folder", "make it, or leave --to out")
     plan = plan_from_json(options.json)
-    target = options.to / f"{plan[0].name}.yaml"
+    target, content = options.to / f"{plan[0].name}.yaml", experiment_yaml(options.json)
     try:
         with naming(target), target.open("x", encoding="utf-8") as file:
-            file.write(experiment_yaml(options.json))
+            file.write(content)
     except FileExistsError:
         raise ConfigError(f"{target} is there already", "rename the JSON file, or delete the experiment") from None
-    print(f"wrote {target}; run it with: python scripts/train.py experiment={target.stem}")
+    print(f"wrote {target}; {way_to_run(target)}")
     for source in dict.fromkeys(source for cfg in plan for source in cfg.data.sources):
         print(f"source {source.name}: older configs knew it by name; it now reads {', '.join(source.files)}")
+    for cfg in plan:
+        if not cfg.data.sources:
+            print(f"{cfg.phase}: no sources are named; it now reads what comes with Python (data=pydocs)")
 
 
 if __name__ == "__main__":

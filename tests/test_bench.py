@@ -87,6 +87,17 @@ def test_a_turn_and_the_limits_of_the_machine_come_from_fresh_interpreters() -> 
         (["toy", "small", "--grow"], "--grow takes one shape"),
         (["toy", "--figure", "race.svg"], "--figure race.svg: it goes with --grow"),
         (["toy", "--grow", "--figure", "no/where.svg"], "there is no folder no"),
+        (
+            ["toy", "--contestants", "ours", "--reference", "bare"],
+            "--reference bare: the contestants are ours; add it",
+        ),
+        (["toy", "--reference", "nobody"], "--reference nobody: the contestants are ours,bare,hf"),
+        (["toy", "--grow", "--contestants", "ours"], "--contestants ours: --grow has none"),
+        (["toy", "--overhead", "--contestants", "ours"], "--contestants ours: --overhead has none"),
+        (
+            ["toy", "--steady", "60", "--reference", "ours"],
+            "--reference ours: it goes with a race, not with --steady",
+        ),
         (["toy", "--steady", "5"], "--steady 5: it takes at least 10 steps"),
     ],
 )
@@ -94,6 +105,11 @@ def test_bad_input_is_one_clear_line(arguments: list[str], said: str, tmp_path: 
     done = warm.cli(*arguments, cwd=tmp_path, script="bench")
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_default_is_said_once(tmp_path: Path) -> None:
+    said = warm.cli("--help", cwd=tmp_path, script="bench").stdout
+    assert " ".join(said.split()).count("ours,ours-ckpt with --steady") == 1
 
 
 def test_the_work_of_a_step_is_that_of_its_matrix_products() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import warm
+import yaml
 from conftest import ROOT, cli
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
@@ -103,10 +104,21 @@ def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
         "train.B=4 ",
         "sequences in a microbatch",
         "python scripts/train.py precision=fp16 memory=ckpt",
-        "train.betas=[0.9,0.95]",
+        "batch: auto, fixed, iso\ncompile: ",
+        "whose total_steps and base_lr are its own",
     ):
         assert said in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_help_shows_what_a_command_without_settings_would_take(tmp_path: Path) -> None:
+    for said in ([], ["optim=adamw", "model=small", "train.seed=3"]):
+        lines = warm.cli("--help", *said, cwd=tmp_path).stdout.splitlines()
+        composed = yaml.safe_load(warm.cli("--cfg", "job", "--resolve", *said, cwd=tmp_path).stdout)
+        for section in ("model", "data", "train"):
+            for name, value in composed[section].items():
+                text = json.dumps(value).replace('"', "").replace(" ", "")
+                assert any(line.startswith(f"  {section}.{name}={text} ") for line in lines), (name, text)
 
 
 def test_the_composed_config_states_precision_and_memory(tmp_path: Path) -> None:
@@ -159,6 +171,29 @@ def test_all_bad_overrides_are_reported_at_once_whoever_refuses_them(tmp_path: P
     assert len(lines) == 4
     assert "did you mean train.B" in lines[0] and "train.seed=x" in lines[1]
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train.B=1.5", "--cfg", "job"], "Error merging override train.B=1.5; Value '1.5' of type"),
+        (["--cfg", "hydra", "--resolve"], "Interpolation key 'dir' not found"),
+        (["--multi", "train.B=1.5,x", "name=a/b"], "Value '1.5' of type"),
+    ],
+)
+def test_the_value_of_a_flag_is_not_taken_for_a_setting(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = warm.cli(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr
+    assert "EQUAL" not in done.stderr
+
+
+def test_settings_on_both_sides_of_a_flag_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    done = warm.cli("experiment=smoke_pretrain", "-m", "train.B=0,1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "error: unrecognized arguments: train.B=0,1"
+    assert "hint: settings stand together, all before the flags or all after them; " in done.stderr
+    other = warm.cli("--fast", cwd=tmp_path)
+    assert "unrecognized arguments: --fast" in other.stderr and "together" not in other.stderr
 
 
 def test_a_closed_pipe_does_not_end_the_training(tmp_path: Path) -> None:

@@ -91,6 +91,13 @@ def test_a_setting_of_train_reaches_both_phases_and_one_of_sft_the_second(compos
     assert second.train.base_lr == 1e-5 != first.train.base_lr
 
 
+def test_the_second_phase_of_a_pipeline_has_a_length_and_a_learning_rate_of_its_own(composed: Compose) -> None:
+    usual, changed = (load_plan(composed(*own)) for own in ([], ["train.total_steps=7", "train.base_lr=0.5"]))
+    assert changed[1] == usual[1] and changed[0] != usual[0]
+    followed = {key for key, value in usual[0].train if value == getattr(usual[1].train, key)}
+    assert set(TrainCfgSchema.model_fields) - followed == {"total_steps", "base_lr"}
+
+
 def test_sft_data_can_be_another_option_of_the_group_data(composed: Compose) -> None:
     overrides = ["data=text", "data.files=[a.txt]", "+data@sft.data=jsonl", "sft.data.files=[b.jsonl]"]
     first, second = load_plan(composed(*overrides))

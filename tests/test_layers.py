@@ -58,6 +58,7 @@ LAYERS = [
     ],
     [
         "train.ask",
+        "train.legacy_experiment",
         "train.folder",
         "train.leftovers",
         "train.memory",

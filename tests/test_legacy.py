@@ -1,17 +1,21 @@
 """Older JSON configs load, with today's defaults for what they lack; no key is dropped silently."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF, ROOT, cli
+import warm
+from conftest import CONF, ROOT
 from hydra import compose, initialize_config_dir
 
 from niels_gpt.errors import ConfigError
 from train.config import load_plan
-from train.legacy import experiment_yaml, plan_from_json
+from train.legacy import plan_from_json
+from train.legacy_experiment import experiment_yaml, way_to_run
+from train.schema import RunCfg
 from train.structured import register
 
 PRETRAIN = {
@@ -80,6 +84,11 @@ def test_every_key_is_mapped(folder: Path) -> None:
         (json.dumps(FLAT | {"model_cfg": {}}), "model and model_cfg mean one thing"),
         (json.dumps(FLAT | {"sources": {"a": 1}}), "sources and p_train mean one thing"),
         (json.dumps(FLAT | {"train": {"eval_steps": 1, "eval_batches": 1}}), "mean one thing"),
+        (json.dumps(FLAT | {"train": {"eval_steps": True}}), "eval_steps=True and B=4 must be whole numbers"),
+        (json.dumps(FLAT | {"train": {"eval_steps": 4, "B": True}}), "B=True must be whole numbers"),
+        (json.dumps(PRETRAIN | {"sources": {}}), "old.json: sources names no source"),
+        (json.dumps(FLAT | {"train": {"p_train": {}}}), "old.json: p_train names no source"),
+        (json.dumps(SFT | {"sft_sources": {}}), "old.json: sft_sources names no source"),
         (json.dumps(FLAT | {"model": 3}), "model is no JSON object"),
         (json.dumps(PRETRAIN | {"sources": ["a"]}), "sources is no JSON object"),
     ],
@@ -99,22 +108,76 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_experiment_composes_to_the_same_plan(folder: Path, shape: str) -> None:
+    assert composed(folder, shape) == plan_from_json(folder / f"{shape}.json")
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"amp": False, "amp_dtype": "bf16", "compile": True},
+        {"loss_scaling": True, "activation_checkpointing": True},
+        {"optim": "muon", "betas": [0.5, 0.9]},
+        {"schedule": "linear", "amp_dtype": "bf16", "loss_scaling": True, "base_lr": 0.001},
+    ],
+)
+def test_what_no_option_says_stays_in_the_experiment(folder: Path, train: dict[str, Any]) -> None:
+    for name in ("pretrain", "sft", "flat"):
+        old: dict[str, Any] = SHAPES[name]
+        changed = old | {key: value | train for key, value in old.items() if key.startswith("train")}
+        (folder / f"{name}.json").write_text(json.dumps(changed))
+        assert composed(folder, name) == plan_from_json(folder / f"{name}.json")
+    (folder / "sft.json").write_text(json.dumps(SFT))
+    assert composed(folder, "pipeline") == plan_from_json(folder / "pipeline.json")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_options_can_be_chosen_with_the_experiment(folder: Path, shape: str) -> None:
+    plan = composed(folder, shape, "precision=off", "memory=ckpt", "optim=muon", "compile=on", "model=small")
+    for cfg, old in zip(plan, plan_from_json(folder / f"{shape}.json"), strict=True):
+        train = cfg.train
+        assert (train.amp, train.activation_checkpointing, train.compile) == (False, True, True)
+        assert (train.optim, train.schedule, train.betas) == ("muon", "linear", (0.8, 0.98))
+        assert (train.base_lr, cfg.model, cfg.data) == (old.train.base_lr, old.model, old.data)
+
+
+def composed(folder: Path, shape: str, *overrides: str) -> list[RunCfg]:
+    """Return what Hydra makes of the experiment."""
     conf = folder / "conf"
-    shutil.copytree(CONF, conf)
+    shutil.copytree(CONF, conf, dirs_exist_ok=True)
     (conf / "experiment" / f"{shape}.yaml").write_text(experiment_yaml(folder / f"{shape}.json"))
     register()
     with initialize_config_dir(str(conf), version_base="1.3"):
-        composed = load_plan(compose("config", overrides=[f"experiment={shape}"]))
-    assert composed == plan_from_json(folder / f"{shape}.json")
+        return load_plan(compose("config", overrides=[f"experiment={shape}", *overrides]))
 
 
 def test_the_script_writes_an_experiment_once(folder: Path) -> None:
-    done = cli("flat.json", "--to", ".", cwd=folder, script="import_json")
-    assert done.returncode == 0 and "experiment=flat" in done.stdout, done.stderr
+    done = warm.cli("flat.json", "--to", ".", cwd=folder, script="import_json")
+    assert done.returncode == 0 and done.stdout.startswith("wrote flat.yaml; to run it, move it to "), done.stderr
     before = (folder / "flat.yaml").read_bytes()
-    again = cli("flat.json", "--to", ".", cwd=folder, script="import_json")
+    again = warm.cli("flat.json", "--to", ".", cwd=folder, script="import_json")
     assert again.returncode == 2 and "is there already" in again.stderr
     assert (folder / "flat.yaml").read_bytes() == before
+
+
+def test_the_way_to_run_it_that_is_printed_finds_the_experiment(folder: Path) -> None:
+    (folder / "own confs" / "experiment").mkdir(parents=True)
+    done = warm.cli("flat.json", "--to", "own confs/experiment", cwd=folder, script="import_json")
+    said = done.stdout.splitlines()[0].partition("run it with: python scripts/train.py ")[2]
+    shown = warm.cli(*shlex.split(said), "--cfg", "job", cwd=folder)
+    assert shown.returncode == 0 and shown.stdout.startswith("name: flat\n"), (said, shown.stderr)
+    assert way_to_run(CONF / "experiment" / "old.yaml") == "run it with: python scripts/train.py experiment=old"
+
+
+def test_a_folder_that_is_not_there_is_refused_with_the_way_out(folder: Path) -> None:
+    done = warm.cli("flat.json", "--to", "none", cwd=folder, script="import_json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --to none: there is no such folder\nhint: make it, or leave --to out\n"
+
+
+def test_a_config_without_sources_says_what_it_reads_now(folder: Path) -> None:
+    (folder / "bare.json").write_text(json.dumps({"model": FLAT["model"]}))
+    done = warm.cli("bare.json", "--to", ".", cwd=folder, script="import_json")
+    assert done.returncode == 0 and "pretrain: no sources are named; it now reads " in done.stdout, done.stderr
 
 
 @pytest.mark.skipif(

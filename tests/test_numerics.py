@@ -84,6 +84,15 @@ def test_a_checkpoint_is_found_from_within_its_run(run_folder: Run, monkeypatch:
     assert numerics(Path("latest.pt"), 1).step == 4
 
 
+@ON_THE_CPU
+def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_have(run_folder: Run) -> None:
+    tiny = ["model.C=16", "model.L=1", "train.total_steps=2"]
+    found = numerics(run_folder(*tiny, "batch=auto", "global_B=2", name="found"))
+    said = numerics(run_folder(*tiny, "train.B=1", "train.accum_steps=2", name="said"))
+    assert (found.sequences, found.targets) == (said.sequences, said.targets) == (2, 2 * 64)
+    assert found.rows[0].loss == pytest.approx(said.rows[0].loss), "the very sequences"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

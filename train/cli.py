@@ -52,7 +52,9 @@ def _refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     Raises:
         ConfigError: always.
     """
-    raise ConfigError(message, f"python scripts/{parser.prog} --help shows what it takes")
+    apart = message.startswith("unrecognized arguments: ") and parser.prog == "train.py" and " -" not in message
+    together = "settings stand together, all before the flags or all after them; " if apart else ""
+    raise ConfigError(message, f"{together}python scripts/{parser.prog} --help shows what it takes")
 
 
 @contextmanager

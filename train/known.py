@@ -26,18 +26,32 @@ def did_you_mean(key: str, model: type[BaseModel]) -> str:
     known = list(keys(model))
     if key in known:
         return ""
-    close = get_close_matches(key, known, n=2, cutoff=0.7) or _same_ending(key.rpartition(".")[2], known)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    second = key.startswith("sft.")
+    alike = _alike(key, {name: _own(name) for name in known if name.startswith("sft.") == second})
+    return f"; did you mean {' or '.join(alike[:2])}?" if alike else ""
 
 
-def _same_ending(word: str, known: list[str]) -> list[str]:
-    """Return settings whose own name is the last part of the key, or has it as a word: lr means base_lr."""
-    own = {key: key.rpartition(".")[2] for key in known if not key.startswith("sft.")}
-    alike = [key for key, name in own.items() if word == name] or [
-        key for key, name in own.items() if word in name.split("_")
-    ]
-    names = get_close_matches(word, own.values(), n=1, cutoff=0.7)
-    return (alike or [key for key, name in own.items() if name in names])[:2]
+def _own(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _alike(key: str, own: dict[str, str]) -> list[str]:
+    """Return settings whose own name is the last part of the key, or has it as a word: lr means base_lr.
+
+    Else those that are spelt nearly so, or else those of the key's section that begin as it does: Bee means B.
+    """
+    section, _, word = key.rpartition(".")
+    near = get_close_matches(word, own.values(), n=1, cutoff=0.7)
+    return (
+        [known for known, name in own.items() if name == word]
+        or [known for known, name in own.items() if word in name.split("_")]
+        or [known for known, name in own.items() if name in near]
+        or [known for known, name in own.items() if known == f"{section}.{name}" and _begin_alike(name, word)]
+    )
+
+
+def _begin_alike(name: str, word: str) -> bool:
+    return bool(word) and (name.startswith(word) or word.startswith(name))
 
 
 def shown(value: object, longest: int = LONGEST) -> str:

@@ -76,6 +76,8 @@ def _phase(path: Path) -> Settings:
     if "p_train" in sections["train"]:
         mixtures["p_train"] = sections["train"].pop("p_train")
     weights = _one_of(path, mixtures, (*SOURCE_KEYS, "p_train"))
+    if mixtures and not weights:
+        raise ConfigError(f"{path}: {next(iter(mixtures))} names no source", "name one, or leave it out")
     _evaluation(path, sections["train"])
     data: Settings = {"sources": [_source(name, weight, phase_of(old)) for name, weight in weights.items()]}
     if sections["model"].get("V") == 256:
@@ -104,7 +106,7 @@ def _evaluation(path: Path, train: Settings) -> None:
         raise ConfigError(f"{path}: {' and '.join(there)} mean one thing", "keep one of them")
     B = train.get("B", TrainCfgSchema.model_fields["B"].default)
     for key in EVALUATION_KEYS & train.keys():
-        if not isinstance(train[key], int) or not isinstance(B, int):
+        if type(train[key]) is not int or type(B) is not int:  # to isinstance, true is a whole number
             raise ConfigError(
                 f"{path}: {key}={shown(train[key])} and B={shown(B)} must be whole numbers", "write whole numbers"
             )
@@ -115,22 +117,3 @@ def _source(name: str, weight: float, phase: PhaseName) -> Settings:
     """Return a source that older configs knew by name only: its file is looked for under data/."""
     kind, ending = ("jsonl", "jsonl") if phase == "sft" else ("text", "txt")
     return {"kind": kind, "name": name, "weight": weight, "files": [f"data/{name}.{ending}"]}
-
-
-def experiment_yaml(path: Path) -> str:
-    """Return the experiment that makes Hydra compose what an older JSON config asks for."""
-    import yaml
-
-    settings = settings_from_json(path)
-    plan = plan_from_settings(settings)
-    phase = settings["phase"]
-    first = plan[0].model_dump(mode="json", include={"model", "data", "train"})
-    content: Settings = {"defaults": [{"override /phase": phase}], "name": settings["name"], **first}
-    if len(plan) == 2:
-        second = plan[1].model_dump(mode="json", include={"model", "data", "train"})
-        content["sft"] = {
-            section: {key: v for key, v in values.items() if section == "train" or v != first[section][key]}
-            for section, values in second.items()
-        }
-    body: str = yaml.safe_dump(content, sort_keys=False)
-    return f"# @package _global_\n# Made from {shown(path.name)} by scripts/import_json.py\n{body}"

@@ -83,13 +83,22 @@ def validated(folder: Path, phase: str, kept: dict[str, Any]) -> RunCfg:
     """
     own = {"name": folder.name, "phase": phase, "dir": str(folder)}
     try:
-        return RunCfg.model_validate_json(json.dumps(own | kept))  # JSON's lists are the settings' tuples
+        return RunCfg.model_validate_json(json.dumps(own | split(kept)))  # JSON's lists are the settings' tuples
     except ValidationError as error:
         what = ": ".join(first_fault(error))
         raise CheckpointError(
             f"{folder / RESULT}: the settings of {phase} cannot be used ({what})",
             "train again with this version of the project",
         ) from None
+
+
+def split(kept: dict[str, Any]) -> dict[str, Any]:
+    """Return kept settings with steps split again: batch=auto keeps only how many sequences they have."""
+    train = kept["train"]
+    if not isinstance(train, dict) or "effective_batch" not in train:
+        return kept
+    rest = {key: value for key, value in train.items() if key != "effective_batch"}
+    return kept | {"train": rest | {"B": 1, "accum_steps": train["effective_batch"]}}
 
 
 def next_batch(subject: Subject, sequences: int) -> tuple[Batch, int]:

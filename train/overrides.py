@@ -8,12 +8,14 @@ from math import ceil
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from niels_gpt.config import SourceCfg
 from niels_gpt.errors import ConfigError, NielsError
 from train.choices import PlanCfg
 from train.config import load_plan
@@ -31,8 +33,6 @@ UNREADABLE = (
     "extraneous input",
     "token rec",
 )
-OTHER_CONFIG = ("--config", "-cd", "-cn", "-cp", "hydra.searchpath")
-MULTIRUN = ("-m", "--multirun")
 UNQUOTED = "cannot be read as setting=value; text with other signs than letters goes into quotes: dir='\"...\"'"
 EXTRAS = {  # of pyproject.toml, for options that another package brings
     "hydra/launcher/joblib": "joblib",
@@ -41,16 +41,17 @@ EXTRAS = {  # of pyproject.toml, for options that another package brings
     "hydra/launcher/ray": "ray",
     "hydra/sweeper/optuna": "optuna",
 }
-LISTS = ("files", "packages", "sources", "betas", "objective")
 Refusal = (HydraException, OmegaConfBaseException)
 
 
 def each_problem(arguments: list[str], refusal: BaseException) -> str:
     """Return a line for each bad override among `arguments`; Hydra has refused them with `refusal`."""
-    if any(word.startswith(OTHER_CONFIG) for word in arguments):
+    given, _ = get_args_parser().parse_known_args(arguments)  # Hydra's own: a flag may take the word after it
+    overrides: list[str] = given.overrides
+    elsewhere = [word for word in overrides if word.startswith("hydra.searchpath")]
+    if given.config_dir or given.config_name or given.config_path or elsewhere:
         return _in_hydra_words(refusal)  # what each word means is decided by files that are not ours
-    overrides = [word for word in arguments if not word.startswith("-")]
-    if any(word in MULTIRUN for word in arguments):
+    if given.multirun:
         overrides = [single for word in overrides for single in islice(_singles(word), FIRST_MANY)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -136,10 +137,13 @@ def _way_out(override: str, said: str) -> str:
     key = _key(override)
     if key.startswith("hydra") or "=" not in override or (CONF / key).is_dir():
         return ""
+    named = re.search(r"Key '(\w+)' not in '(\w+)'", said)
+    if named and named[2] == "SourceCfgNode":  # in a list: data.sources=[{weihgt:3}]
+        return did_you_mean(named[1], SourceCfg)
     if key in set(keys(PlanCfg)):
-        return f"; a list is written '{key}=[...]'" if key.endswith(LISTS) else ""
-    if named := re.search(r"Key '(\w+)' not in", said):  # of a dict: train={Bee:3}
-        key = key if key.endswith(named[1]) else f"{key}.{named[1]}"
+        return f"; a list is written '{key}=[...]'" if "ListConfig" in said else ""
+    if named:  # of a dict: train={Bee:3}
+        key = key if named[1] in key.split(".") else f"{key}.{named[1]}"
     return did_you_mean(key, PlanCfg)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Optional, Union, get_args, get_origin
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -19,6 +19,7 @@ from train.choices import PlanCfg, SftCfg
 from train.trust import guard
 
 LONGEST_NAME = 120  # of a job's folder, in characters
+NO_CHOICE = "batch/steps"  # a group that follows from another one
 HELP_SECTIONS = ("model", "data", "train")
 
 
@@ -46,7 +47,8 @@ def list_options_directly() -> None:
     ) -> list[str]:
         if config_name or overrides:  # which may add to the search path: that is what the copy is for
             return with_a_copy(self, group_name, results_filter, config_name, overrides)
-        return self.repository.get_group_options(group_name, results_filter)
+        options = self.repository.get_group_options(group_name, results_filter)
+        return [option for option in options if f"{group_name}/{option}" != NO_CHOICE]
 
     # mypy takes a method for fixed; Hydra makes the loader itself, and has no hook to give it another.
     ConfigLoaderImpl.get_group_options = listed  # type: ignore[method-assign]
@@ -105,17 +107,20 @@ def accum_steps_for(global_B: int | None, B: int) -> int:
     return max(1, (global_B or 1) // max(1, B))
 
 
-def settings_help() -> str:
-    """Return the settings with their defaults and descriptions, a line each."""
+def settings_help(*, _root_: DictConfig) -> str:
+    """Return the settings with their descriptions, a line each, and what they are in the composed config."""
     own = {name: info for name, info in PlanCfg.model_fields.items() if info.description}
-    lines = [_help_line(name, info) for name, info in own.items()]
+    lines = [_help_line(_root_, name, info) for name, info in own.items()]
     for section in HELP_SECTIONS:
         model = PlanCfg.model_fields[section].annotation
         assert model is not None
-        lines += ["", *(_help_line(f"{section}.{name}", info) for name, info in model.model_fields.items())]
+        fields = model.model_fields.items()
+        lines += ["", *(_help_line(_root_, f"{section}.{name}", info) for name, info in fields)]
     return "\n".join(lines).replace("$", "$$")  # Hydra fills in a string.Template
 
 
-def _help_line(name: str, info: FieldInfo) -> str:
-    default = "" if info.is_required() else json.dumps(info.default).replace(" ", "").replace('"', "")
-    return f"  {f'{name}={default}':<38} {info.description}"
+def _help_line(config: DictConfig, name: str, info: FieldInfo) -> str:
+    value = OmegaConf.select(config, name, default="")  # as in --cfg hydra, which has no other section
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    text = json.dumps(plain).replace(" ", "").replace('"', "")
+    return f"  {f'{name}={text}':<38} {info.description}"

@@ -24,7 +24,8 @@ from niels_gpt.data.cache import DTYPES
 from niels_gpt.data.meta import ANEW, _hash
 from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
-from train.legacy import experiment_yaml, plan_from_json
+from train.legacy import plan_from_json
+from train.legacy_experiment import experiment_yaml
 from train.plain_yaml import read_yaml
 
 TALK = [{"role": "user", "content": "hi\n{é}"}, {"role": "assistant", "content": "hello: 😀"}]

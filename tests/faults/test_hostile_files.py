@@ -21,7 +21,8 @@ from niels_gpt.data import files
 from niels_gpt.errors import CheckpointError, ConfigError, DataError
 from niels_gpt.tokenizer import load_tokenizer
 from niels_gpt.weights import read_checkpoint
-from train.legacy import experiment_yaml, plan_from_json
+from train.legacy import plan_from_json
+from train.legacy_experiment import experiment_yaml
 from train.sweep.row import read_row
 
 MODEL = {"V": 256, "T": 8, "C": 16, "L": 1, "H": 2, "d_ff": 32}
@@ -199,6 +200,17 @@ def test_what_is_no_file_is_refused_by_name_without_waiting(
     make(Path("input.x"), outside)
     with pytest.raises((DataError, CheckpointError, ConfigError), match=r"input\.x"), never_forever():
         READERS[reader](Path("input.x"))
+
+
+@pytest.mark.parametrize("make", [_fifo, _folder, _device])
+def test_a_small_file_that_is_none_is_told_from_a_name_that_none_can_have(
+    make: Callable[[Path, Path], None], outside: Path
+) -> None:
+    make(Path("input.x"), outside)
+    for name, said in (("input.x", "input.x: not a regular file"), ("a\0b", "no file can have this name")):
+        with pytest.raises(ConfigError) as caught, never_forever():
+            plan_from_json(Path(name))
+        assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("make", [_fifo, _folder, _device, _loop, _dangling])

@@ -24,9 +24,7 @@ def arguments(description: str | None) -> argparse.Namespace:
         description=description, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shapes", nargs="*", help="small, base, middle (default: small; middle with --grow)")
-    parser.add_argument(
-        "--contestants", help=f"{CONTESTANTS} (default: ours,bare,hf; ours,ours-ckpt with --steady)"
-    )
+    parser.add_argument("--contestants", help=CONTESTANTS)
     parser.add_argument("--reference", help="whom the others are compared with (default: the last one)")
     parser.add_argument("--rounds", type=int, help="turns of each contestant (default 3; 1 with --grow)")
     parser.add_argument("--steps", type=int, default=10, help="timed steps in a turn (default 10)")
@@ -40,11 +38,23 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--factors", default="0.25,0.5,1,2,4", help="of --grow: times the shape's own size")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="of --grow: an .svg or .png, made anew")
     options = parser.parse_intermixed_args()
+    if wrong := misplaced(options):
+        parser.error(wrong)
     complete(options)
     if wrong := problem(options):
         parser.error(wrong)
     options.factors = [float(factor) for factor in options.factors.split(",")]
     return options
+
+
+def misplaced(options: argparse.Namespace) -> str | None:
+    """Return what was said that this mode takes no notice of."""
+    alone = "--grow" if options.grow is not None else "--overhead" if options.overhead else None
+    if alone and options.contestants is not None:
+        return f"--contestants {options.contestants}: {alone} has none; it goes with a race and --steady"
+    if (alone or options.steady is not None) and options.reference is not None:
+        return f"--reference {options.reference}: it goes with a race, not with {alone or '--steady'}"
+    return None
 
 
 def complete(options: argparse.Namespace) -> None:
@@ -66,6 +76,10 @@ def problem(options: argparse.Namespace) -> str | None:
         return "--rounds, --steps, --warmup and --threads are at least 1"
     if options.steady is not None and options.steady < 10:
         return f"--steady {options.steady}: it takes at least 10 steps"
+    if options.reference not in options.contestants:
+        return (
+            f"--reference {options.reference}: the contestants are {','.join(options.contestants)}; add it there"
+        )
     if options.grow and len(options.shapes) > 1:
         return "--grow takes one shape, whose sizes are varied one at a time"
     if not all(_is_positive(factor) for factor in options.factors.split(",")):
