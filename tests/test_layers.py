@@ -41,7 +41,8 @@ LAYERS = [
         "train.disk",
         "train.exhausted",
     ],
-    ["train.problems", "train.trust", "train.fit"],
+    ["train.problems", "train.harm", "train.fit"],
+    ["train.trust"],
     ["train.schema", "train.metrics", "train.budget", "train.nonfinite"],
     ["train.choices"],
     ["train.config"],
@@ -132,6 +133,7 @@ def test_the_library_knows_nothing_of_hydra_or_of_runs() -> None:
 def test_hydra_ends_at_the_gate() -> None:
     gate = {
         "train.config",
+        "train.harm",
         "train.trust",
         "train.structured",
         "train.overrides",
