@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -63,7 +62,6 @@ class PlannedJob:
 def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None:
     """Return the overrides of all jobs that a sweep will have; None where its sweeper decides as it goes."""
     if not str(config.hydra.sweeper._target_).endswith(f".{BasicSweeper.__name__}"):
-        _require_a_direction_each(config)
         return None
     own = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     asked = [*own, *config.hydra.overrides.task]
@@ -74,24 +72,16 @@ def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None
                 f"{override.input_line} is a range, and this sweeper takes lists of values",
                 "list them, as train.base_lr=1e-3,2e-3, or search the range with hydra/sweeper=optuna",
             )
-    lengths = [sweep_length(override, MOST_JOBS + 1) for override in overrides if override.is_sweep_override()]
-    if (jobs := prod(lengths)) > MOST_JOBS:
+    sweeps = [override for override in overrides if override.is_sweep_override()]
+    lengths = {override.input_line: sweep_length(override, MOST_JOBS + 1) for override in sweeps}
+    for line, length in lengths.items():
+        if not length:
+            raise ConfigError(f"{line} has no values, so this sweep has no jobs", "range(1,4) gives 1, 2 and 3")
+    if (jobs := prod(lengths.values())) > MOST_JOBS:
         raise ConfigError(
             f"this sweep has {jobs} jobs or more, and {MOST_JOBS} are the most", "sweep over fewer values"
         )
     return BasicSweeper.split_arguments(overrides, None)[0]
-
-
-def _require_a_direction_each(config: DictConfig) -> None:
-    """Refuse a search that takes another number of values than a job returns: all of its trials would fail."""
-    asked = OmegaConf.select(config, "hydra.sweeper.direction", default=config.objective)
-    directions = len(asked) if OmegaConf.is_list(asked) else 1
-    if directions != (values := len(config.objective)):
-        objective, wanted = ",".join(config.objective), ",".join(["minimize"] * values)
-        raise ConfigError(
-            f"objective=[{objective}] gives {values} to minimise, and hydra.sweeper.direction takes {directions}",
-            f"add 'hydra.sweeper.direction=[{wanted}]'",
-        )
 
 
 def planned_jobs(
@@ -136,24 +126,6 @@ def require_distinct(jobs: Sequence[PlannedJob]) -> None:
             raise ConfigError(
                 f"{' and '.join(names)} are one and the same job", "sweep over settings that make a difference"
             )
-
-
-def require_possible(jobs: Sequence[PlannedJob], n_jobs: int, timeout_minutes: float | None) -> None:
-    """Refuse settings of the launcher that no sweep can be carried out with.
-
-    Jobs that share an mps device slow one another and can exhaust its memory.
-    """
-    if n_jobs < 1:
-        raise ConfigError(
-            f"hydra.launcher.n_jobs={n_jobs} is less than 1", "1 carries out one job after the other"
-        )
-    if timeout_minutes is not None and timeout_minutes <= 0:
-        raise ConfigError(f"hydra.launcher.timeout_minutes={timeout_minutes} leaves no time", "null sets no limit")
-    if n_jobs > 1 and sys.platform == "darwin" and any(cfg.device != "cpu" for job in jobs for cfg in job.plan):
-        raise ConfigError(
-            f"hydra.launcher.n_jobs={n_jobs} was asked for, but jobs on mps cannot share the device",
-            "use device=cpu, or hydra.launcher.n_jobs=1",
-        )
 
 
 def _planned_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ...], number: int) -> PlannedJob:
