@@ -40,7 +40,7 @@ class PlanCfg(Cfg):
         min_length=1,
         description="auto: go on if there is a run; never: refuse to; or a checkpoint's path",
     )
-    init_from: str | None = Field(None, description="checkpoint to take the weights from at step 0")
+    init_from: str | None = Field(None, min_length=1, description="checkpoint to take the weights from at step 0")
     model: ModelCfg
     data: DataCfg
     train: TrainCfgSchema
@@ -49,6 +49,9 @@ class PlanCfg(Cfg):
     def rules(self) -> Iterator[str]:
         """Each phase has the kind of data it learns from, and both have the same network."""
         yield from impossible_path("dir", self.dir)
+        if not (self.data.cache_dir and self.sft.data.cache_dir):  # which follows the first
+            section = "sft.data" if self.data.cache_dir else "data"
+            yield f"{section}.cache_dir is empty; leave it out, or name a folder"
         if self.phase != "pretrain" and all(source.kind == "text" for source in self.sft.data.mixture()):
             yield (
                 "sft.data: text files have no dialogues; use phase=pretrain, or give some with "
