@@ -2,7 +2,6 @@
 
 import os
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from train.config import load_plan
+from train.known import shown
 from train.overrides import MOST_JOBS, Refusal, each_problem, sweep_length
 from train.result import has_begun, require_unchanged
 from train.schema import RunCfg
@@ -26,6 +26,7 @@ from train.sweep.job import Job, config_hash, read_job
 from train.trust import CONF
 
 SEARCHPATH = "hydra.searchpath="
+DIFFERENT = "sweep over settings that make a difference"
 OF_THE_SWEEP = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 
 
@@ -117,15 +118,18 @@ def require_distinct(jobs: Sequence[PlannedJob]) -> None:
         ConfigError: which ones.
     """
     by_hash = attrgetter("config_hash")
-    for folder, times in Counter(job.folder for job in jobs).items():
-        if times > 1:
+    alike: dict[Path, list[set[str]]] = {}
+    for job in jobs:
+        alike.setdefault(job.folder, []).append(set(job.overrides))
+    for folder, combinations in alike.items():
+        if apart := sorted(set().union(*combinations) - combinations[0].intersection(*combinations)):
+            raise ConfigError(f"{shown(' and '.join(apart), 200)} give one and the same job, {folder}", DIFFERENT)
+        if (times := len(combinations)) > 1:
             raise ConfigError(f"{folder} is asked for {times} times", "name each combination once")
     for _, same in groupby(sorted(jobs, key=by_hash), by_hash):
         names = [job.folder.name for job in same]
         if len(names) > 1:
-            raise ConfigError(
-                f"{' and '.join(names)} are one and the same job", "sweep over settings that make a difference"
-            )
+            raise ConfigError(f"{' and '.join(names)} are one and the same job", DIFFERENT)
 
 
 def _planned_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ...], number: int) -> PlannedJob:
