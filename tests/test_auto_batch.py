@@ -20,7 +20,7 @@ from niels_gpt.weights import read_checkpoint
 from train import batch_search
 from train.auto_batch import settled
 from train.batch_probe import Probe
-from train.batch_search import candidates, fastest, search
+from train.batch_search import candidates, fastest, search, with_B
 from train.result import read_results
 from train.schema import RunCfg
 
@@ -210,10 +210,20 @@ def test_what_changes_the_cost_of_a_step_is_measured_anew(plan: Plan, tmp_path: 
         (96, [1, 2, 4, 8, 16, 32, 96]),
         (60, [1, 2, 4, 10, 20, 60]),
         (512, [1, 4, 16, 64, 256]),
+        (131072, [2, 8, 32, 128, 512, 2048, 8192, 32768]),
+        (2**32, [65536]),
     ],
 )
 def test_candidates_divide_the_effective_batch_and_are_few(effective_batch: int, expected: list[int]) -> None:
     assert candidates(effective_batch) == expected
+
+
+@pytest.mark.parametrize("effective_batch", [8, 131072, 196608, 2**32])
+def test_every_candidate_is_a_split_that_the_command_line_takes_too(plan: Plan, effective_batch: int) -> None:
+    (cfg,) = plan("batch=auto", f"global_B={effective_batch}")
+    for B in [cfg.train.B, *candidates(effective_batch)]:
+        (asked,) = plan(f"train.B={B}", f"train.accum_steps={effective_batch // B}")
+        assert RunCfg.model_validate_json(with_B(cfg, B).model_dump_json()).train == asked.train
 
 
 def test_a_childs_memory_does_not_begin_at_its_parents() -> None:

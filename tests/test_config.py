@@ -55,7 +55,12 @@ BAD = [
     ),
     (["global_B=32"], "global_B=32 was asked for, but train.B=4 x train.accum_steps=2 is 8; add batch=iso"),
     (["global_B=33"], "use train.B=3 or train.B=11, and add batch=iso"),
+    (["init_from="], "init_from is empty; leave it out"),
+    (["resume="], "resume is empty; leave it out"),
+    (["data.cache_dir=''"], "data.cache_dir is empty; leave it out, or name a folder"),
+    (["sft.data.cache_dir=''"], "sft.data.cache_dir is empty; leave it out, or name a folder"),
     (["batch=auto", "global_B=0"], "global_B=0: "),
+    (["batch=auto", "global_B=65537"], "global_B=65537 has no divisor with which"),
     (["batch=auto", "memory_budget_gb=0"], "memory_budget_gb=0.0: "),
     (["data.sources=[{kind:pydocs,weight:5000},{kind:synthetic}]"], "synthetic has a share of 0.00020"),
 ]

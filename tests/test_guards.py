@@ -31,7 +31,7 @@ EXCEPTIONS = {
     (UNBOUNDED, "scripts/faults.py"): OWN,
     (UNBOUNDED, "train/bench/stayer.py"): PARENT,
     (UNBOUNDED, "train/metrics.py"): "as long as the run was, of which its own folder tells",
-    ("_target_", "train/trust.py"): "compared with, to refuse it",
+    ("_target_", "train/harm.py"): "compared with, to refuse it",
     ("torch's switches", "train/cpu.py"): "the one place that chooses what multiplies float32 on the CPU",
     ("torch.compile", "train/bench/contestants.py"): "of the benchmark, which is for the CPU",
     ("yaml", "train/plain_yaml.py"): "looks at tokens and nodes of YAML before anything is made of them",

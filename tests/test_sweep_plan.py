@@ -1,5 +1,6 @@
 """All jobs of a sweep are known, named and checked before the first one starts."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,13 @@ def test_all_that_is_wrong_is_said_of_each_job_at_once() -> None:
 def test_a_combination_asked_for_twice_and_a_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="asked for 2 times"):
         require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,2"))
+    for setting in ("train.log_every=1,2", "resume=auto,never"):
+        key, first, second = re.split("[=,]", setting)
+        with pytest.raises(
+            ConfigError, match=f"{key}={first} and {key}={second} give one and the same job"
+        ) as told:
+            require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,4", setting))
+        assert "settings that make a difference" in told.value.hint
     with pytest.raises(ConfigError, match="one and the same job"):
         require_distinct(jobs("experiment=smoke_pretrain", "batch=auto", "global_B=8", "train.B=2,4"))
     with pytest.raises(ConfigError, match="does not lie in the sweep's folder"):

@@ -30,7 +30,7 @@ def settled(plan: list[RunCfg]) -> list[RunCfg]:
     """Return the plan with B chosen where batch=auto leaves it open; the sequences in a step stay as many.
 
     Raises:
-        OutOfMemory: not even B=1 fits.
+        OutOfMemory: not even the smallest B fits.
     """
     return [_settled(cfg) if cfg.batch == "auto" and not finished(cfg) else cfg for cfg in plan]
 
@@ -52,7 +52,7 @@ def _settled(cfg: RunCfg) -> RunCfg:
 def _measured(cfg: RunCfg) -> tuple[list[Probe], int]:
     """Search, show what was tried, and return it with the B to take."""
     device = resolve_device(cfg.device)
-    preflight(device, with_B(cfg, 1))
+    preflight(device, with_B(cfg, candidates(cfg.train.effective_batch)[0]))
     budget = _budget(cfg, device)
     log.info(
         "%s: batch=auto: trying how to split the %d sequences of a step; memory budget %s MiB",
@@ -94,10 +94,10 @@ def _nothing_fits(cfg: RunCfg, smallest: Probe, budget: int) -> NielsError:
     """Return what to say when there is no B to take."""
     if not smallest.trouble.startswith(NO_ROOM):
         way_out = "batch=fixed with train.B=N train.accum_steps=M measures nothing"
-        return NielsError(f"batch=auto: train.B=1 could not be measured: {smallest.trouble}", way_out)
+        return NielsError(f"batch=auto: train.B={smallest.B} could not be measured: {smallest.trouble}", way_out)
     asked = "" if cfg.memory_budget_gb is None else f" (memory_budget_gb={cfg.memory_budget_gb})"
     return OutOfMemory(
-        f"batch=auto: not even train.B=1 fits {mib(budget)} MiB{asked} with model.T={cfg.model.T}: "
+        f"batch=auto: not even train.B={smallest.B} fits {mib(budget)} MiB{asked} with model.T={cfg.model.T}: "
         f"{smallest.trouble}",
         f"{ways_out(with_B(cfg, 1))}; a larger memory_budget_gb",
     )

@@ -10,7 +10,7 @@ import torch
 from niels_gpt.device import resolve_device
 from train.ask import ask
 from train.batch_probe import Probe
-from train.schema import LARGEST_B, RunCfg
+from train.schema import RunCfg, possible_B
 from train.step_cost import NO_ROOM, theory
 from train.text_table import mib
 
@@ -22,9 +22,8 @@ CLEARLY = 1.1  # so many times slower
 
 def candidates(effective_batch: int) -> list[int]:
     """Return divisors of the effective batch, ascending: not all, where they are many or close together."""
-    divisors = [B for B in range(1, min(effective_batch, LARGEST_B) + 1) if effective_batch % B == 0]
-    apart = 2
-    while len(kept := _thinned(divisors, apart)) > MOST:
+    possible, apart = possible_B(effective_batch), 2
+    while len(kept := _thinned(possible, apart)) > MOST:
         apart *= 2
     return kept
 

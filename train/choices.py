@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from niels_gpt.config import Cfg, DataCfg, ModelCfg, impossible_path
-from train.schema import LARGEST_B, BatchChoice, PhaseName, RunCfg, TrainCfgSchema
+from train.schema import LARGEST_B, BatchChoice, PhaseName, RunCfg, TrainCfgSchema, possible_B
 
 
 class SftCfg(Cfg):
@@ -40,7 +40,7 @@ class PlanCfg(Cfg):
         min_length=1,
         description="auto: go on if there is a run; never: refuse to; or a checkpoint's path",
     )
-    init_from: str | None = Field(None, description="checkpoint to take the weights from at step 0")
+    init_from: str | None = Field(None, min_length=1, description="checkpoint to take the weights from at step 0")
     model: ModelCfg
     data: DataCfg
     train: TrainCfgSchema
@@ -49,6 +49,9 @@ class PlanCfg(Cfg):
     def rules(self) -> Iterator[str]:
         """Each phase has the kind of data it learns from, and both have the same network."""
         yield from impossible_path("dir", self.dir)
+        if not (self.data.cache_dir and self.sft.data.cache_dir):  # which follows the first
+            section = "sft.data" if self.data.cache_dir else "data"
+            yield f"{section}.cache_dir is empty; leave it out, or name a folder"
         if self.phase != "pretrain" and all(source.kind == "text" for source in self.sft.data.mixture()):
             yield (
                 "sft.data: text files have no dialogues; use phase=pretrain, or give some with "
@@ -69,6 +72,11 @@ class PlanCfg(Cfg):
         """A step has the global_B sequences that were asked for, in every phase that is carried out."""
         if self.batch == "iso" and self.global_B is None:
             yield "batch=iso needs global_B=N, the sequences in a step, as in batch=iso global_B=32 train.B=8"
+        if self.batch == "auto" and self.global_B and not possible_B(self.global_B):
+            yield (
+                f"global_B={self.global_B} has no divisor with which B and accum_steps are {LARGEST_B} at most; "
+                "take a power of two"
+            )
         if self.batch == "auto" or self.global_B is None:
             return
         for section, train in self._trained().items():
@@ -108,6 +116,8 @@ class PlanCfg(Cfg):
         return [first if self.phase == "pretrain" else second]
 
     def _run(self, phase: PhaseName, model: ModelCfg, data: DataCfg, train: TrainCfgSchema) -> RunCfg:
+        if self.batch == "auto" and self.global_B:  # until one is chosen, the smallest
+            train = train.split(self.global_B, possible_B(self.global_B)[0])
         return RunCfg(
             name=self.name,
             phase=phase,
@@ -119,7 +129,7 @@ class PlanCfg(Cfg):
             init_from=self.init_from,
             model=model,
             data=data,
-            train=train.split(self.global_B, 1) if self.batch == "auto" and self.global_B else train,
+            train=train,
         )
 
 

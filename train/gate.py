@@ -15,7 +15,8 @@ from niels_gpt.errors import ConfigError
 from train.cli import exit_codes
 from train.config import load_plan
 from train.folder import claim, hold
-from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct, require_possible
+from train.sweep.engine import require_a_device_each, require_possible
+from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct
 
 
 def require_no_package(arguments: Sequence[str]) -> None:
@@ -49,10 +50,10 @@ class Gate(Callback):
         with exit_codes():
             require_no_package(sys.argv[1:])
             loader = GlobalHydra.instance().config_loader()
+            require_possible(config)
             if batch := batch_of(config, loader):
                 require_distinct(self.planned(config, loader, batch, 0))
-            if "timeout_minutes" in config.hydra.launcher and "n_jobs" in config.hydra.launcher:  # our own
-                require_possible(self.jobs, config.hydra.launcher.n_jobs, config.hydra.launcher.timeout_minutes)
+            require_a_device_each(config, self.jobs)
             hold(Path(config.hydra.sweep.dir))
 
     def planned(

@@ -41,6 +41,8 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> Problems:
             problems[detail["loc"]] = f"{where} is missing"
         elif detail["type"] == "extra_forbidden":
             problems[detail["loc"]] = f"{where} is unknown{did_you_mean(where, model)}"
+        elif detail["type"] == "string_too_short":
+            problems[detail["loc"]] = f"{where} is empty; leave it out, or give it a value"
         elif detail["type"] == "string_pattern_mismatch":
             problems[detail["loc"]] = (
                 f"{where}={shown(detail['input'])}: only letters, digits, '.', '_' and '-', at most 64"

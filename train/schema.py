@@ -11,6 +11,13 @@ from niels_gpt.config import Cfg, DataCfg, ModelCfg
 PhaseName = Literal["pretrain", "sft"]
 BatchChoice = Literal["fixed", "iso", "auto"]
 LARGEST_B = 65536
+MOST_MICROBATCHES = 65536  # in a step
+
+
+def possible_B(effective_batch: int) -> list[int]:
+    """Return every B that divides a step of so many sequences into microbatches, ascending."""
+    fewest = -(-effective_batch // MOST_MICROBATCHES)
+    return [B for B in range(fewest, min(effective_batch, LARGEST_B) + 1) if effective_batch % B == 0]
 
 
 class TrainCfgSchema(Cfg):
@@ -18,7 +25,7 @@ class TrainCfgSchema(Cfg):
 
     seed: int = Field(1337, ge=0, le=2**31 - 1, description="names every random draw of the run")
     B: int = Field(4, ge=1, le=LARGEST_B, description="sequences in a microbatch")
-    accum_steps: int = Field(2, ge=1, le=65536, description="microbatches in a step")
+    accum_steps: int = Field(2, ge=1, le=MOST_MICROBATCHES, description="microbatches in a step")
     total_steps: int = Field(600, ge=1, le=10**9, description="steps in the phase")
     eval_every: int = Field(200, ge=1, le=10**9, description="steps between evaluations; the last step has one")
     eval_sequences: int = Field(128, ge=1, le=10**7, description="sequences in an evaluation, whatever B")

@@ -1,12 +1,11 @@
 """What no config may do, whoever wrote it: run code, read the environment, write beside the run folder.
 
 Hydra makes objects from any `_target_` in its own section before a task begins, so every config that it composes,
-and every file that it composes it from, comes through here first.
+and every file that it composes it from, comes through here first; train/harm.py knows what such a section may say.
 """
 
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.errors import ConfigError, NielsError
+from train.harm import harm
 from train.known import shown
 from train.plain_yaml import require_plain
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LONGEST = 16 << 10  # characters of all overrides together: Hydra's parser takes a second for them
 DEEPEST = 32  # brackets within one another
-TARGETS = re.compile(
-    r"train\.gate\.Gate|hydra_plugins\.[\w.]+|hydra\._internal\.core_plugins\.[\w.]+|optuna\.samplers\.\w+"
-)
-HANDLERS = {
-    "logging.FileHandler",
-    "logging.StreamHandler",
-    "logging.NullHandler",
-    "train.console.ConsoleHandler",
-    "train.console.LogFile",
-}
-STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
-VARIABLES = re.compile(r"OMP_NUM_THREADS|MKL_NUM_THREADS|TOKENIZERS_PARALLELISM|PYTORCH_MPS_\w+")
-NAME = re.compile(r"\.?[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-Leaf = tuple[str, str, Any]  # dotted path, last part of it, value
 
 
 @cache  # once: what is wrapped stays wrapped
@@ -61,7 +47,7 @@ def guard() -> None:
         except Exception as error:  # Hydra's own assertions, and what it does not expect
             said = "" if isinstance(error, AssertionError) else str(error)
             raise ConfigCompositionException(said or "this is no setting=value") from error
-        _require_harmless(config)
+        _require_harmless(config, overrides)
         return config
 
     @wraps(load)
@@ -112,7 +98,7 @@ def _require_bounded(overrides: list[str]) -> None:
             )
 
 
-def _require_harmless(config: DictConfig) -> None:
+def _require_harmless(config: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse a composed config whose section `hydra` names code, variables or files that are not its own.
 
     Raises:
@@ -121,48 +107,5 @@ def _require_harmless(config: DictConfig) -> None:
     hydra = config._get_node("hydra")
     if not isinstance(hydra, DictConfig):
         return
-    if broken := [f"{path}={shown(value)}: {why}" for path, value, why in _harm(hydra)]:
+    if broken := [f"{shown(path)}={shown(value)}: {why}" for path, value, why in harm(hydra, overrides)]:
         raise ConfigError("\n".join(broken), "Hydra's own settings choose among what this project ships")
-
-
-def _harm(hydra: DictConfig) -> Iterator[tuple[str, Any, str]]:
-    """Yield setting, value and reason of what is refused."""
-    plain = OmegaConf.to_container(hydra, resolve=False)
-    for path, key, value in _leaves(plain, "hydra"):
-        names_code = key == "_target_" and value is not None and not TARGETS.fullmatch(str(value))
-        if names_code or (str(value).startswith("ext://") and value not in STREAMS):
-            yield path, value, "a config names no code to run"
-        elif path.startswith(("hydra.job_logging", "hydra.hydra_logging")):
-            yield from _harm_of_logging(path, key, value)
-    yield from _harm_of_job(hydra, plain)
-
-
-def _harm_of_logging(path: str, key: str, value: Any) -> Iterator[tuple[str, Any, str]]:
-    if key == "()" or (key in ("class", "validate") and value not in HANDLERS):
-        yield path, value, f"only {', '.join(sorted(HANDLERS))}"
-    if key == "filename" and not re.fullmatch(r"\$\{hydra\.runtime\.output_dir\}/[^/]+", str(value)):
-        yield path, value, "a log stands in the run folder"
-
-
-def _harm_of_job(hydra: DictConfig, plain: Any) -> Iterator[tuple[str, Any, str]]:
-    for name in plain["job"]["env_set"]:
-        if not VARIABLES.fullmatch(name):
-            yield f"hydra.job.env_set.{name}", "...", "set it in the shell"  # what it is set to may be secret
-    if plain["job"]["env_copy"]:
-        yield "hydra.job.env_copy", plain["job"]["env_copy"], "it would be written into the run's files"
-    for path, value in (("job.name", plain["job"]["name"]), ("output_subdir", plain["output_subdir"])):
-        if value is not None and value != "???" and not NAME.fullmatch(str(value)):
-            yield f"hydra.{path}", value, "only a name, of letters, digits, '.', '_' and '-'"
-    setup = plain["launcher"].get("setup") if isinstance(plain["launcher"], dict) else None
-    asked = any("launcher.setup" in word for word in hydra.overrides.hydra)
-    if setup and not asked and setup != OmegaConf.load(CONF / "hydra/launcher/slurm.yaml").setup:
-        yield "hydra.launcher.setup", setup, "commands are given on the command line alone"
-
-
-def _leaves(tree: Any, path: str, key: str = "") -> Iterator[Leaf]:
-    """Yield the values of a nested config with their dotted paths."""
-    if isinstance(tree, dict | list):
-        for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from _leaves(value, f"{path}.{name}", str(name))
-    else:
-        yield path, key, tree

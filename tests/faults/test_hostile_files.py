@@ -113,8 +113,15 @@ def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(
 
 
 FED = count(1)  # hostile files so far
-BLOCKS = (Path(__file__).parent / "hostile_experiments.txt").read_text(encoding="utf-8").split("\n\n")
-HOSTILE = dict(block.split("\n", 1) for block in BLOCKS)  # name and YAML; RAN stands for a file outside
+
+
+def _blocks(name: str) -> dict[str, str]:
+    """Return the blocks of a file: name and YAML; RAN stands for a file outside."""
+    blocks = (Path(__file__).parent / name).read_text(encoding="utf-8").split("\n\n")
+    return dict(block.split("\n", 1) for block in blocks)
+
+
+HOSTILE, ENGINES = _blocks("hostile_experiments.txt"), _blocks("hostile_engines.txt")
 
 
 def _with_experiment(text: str, outside: Path, *words: str) -> Said:
@@ -133,6 +140,28 @@ def test_an_experiment_that_means_harm_is_refused_and_leaves_nothing(text: str, 
     assert "Traceback" not in said.stderr and "fault of the program" not in said.stderr
     assert "canary" not in said.stderr
     assert left(Path()) == []
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_means_harm_is_refused_and_leaves_nothing(name: str, outside: Path) -> None:
+    """It is an option of its author's own, whose keys no schema has to know."""
+    kind = name.split(": ")[0]
+    option = outside.parent / "theirs" / "hydra" / kind / "theirs.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text(ENGINES[name].replace("RAN", str(outside / "ran")))
+    said = _with_experiment("", outside, f"hydra/{kind}=theirs")
+    assert said.code == 2 and f"error: hydra.{kind}." in said.stderr, said
+    assert left(Path()) == []
+
+
+def test_the_command_line_may_say_of_an_engine_what_no_config_may(outside: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    words = [
+        "hydra/launcher=slurm",
+        "hydra.launcher.setup=[module load x]",
+        "hydra.launcher.submitit_folder=logs/%j",
+    ]
+    assert train(*SMOKE, *words, "+hydra.launcher.additional_parameters.mail-user=me").code == 0
 
 
 def test_an_experiment_that_means_well_is_carried_out(outside: Path) -> None:

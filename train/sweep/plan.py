@@ -2,8 +2,6 @@
 
 import os
 import shlex
-import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from train.config import load_plan
+from train.known import shown
 from train.overrides import MOST_JOBS, Refusal, each_problem, sweep_length
 from train.result import has_begun, require_unchanged
 from train.schema import RunCfg
@@ -27,6 +26,7 @@ from train.sweep.job import Job, config_hash, read_job
 from train.trust import CONF
 
 SEARCHPATH = "hydra.searchpath="
+DIFFERENT = "sweep over settings that make a difference"
 OF_THE_SWEEP = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 
 
@@ -63,7 +63,6 @@ class PlannedJob:
 def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None:
     """Return the overrides of all jobs that a sweep will have; None where its sweeper decides as it goes."""
     if not str(config.hydra.sweeper._target_).endswith(f".{BasicSweeper.__name__}"):
-        _require_a_direction_each(config)
         return None
     own = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     asked = [*own, *config.hydra.overrides.task]
@@ -74,24 +73,16 @@ def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None
                 f"{override.input_line} is a range, and this sweeper takes lists of values",
                 "list them, as train.base_lr=1e-3,2e-3, or search the range with hydra/sweeper=optuna",
             )
-    lengths = [sweep_length(override, MOST_JOBS + 1) for override in overrides if override.is_sweep_override()]
-    if (jobs := prod(lengths)) > MOST_JOBS:
+    sweeps = [override for override in overrides if override.is_sweep_override()]
+    lengths = {override.input_line: sweep_length(override, MOST_JOBS + 1) for override in sweeps}
+    for line, length in lengths.items():
+        if not length:
+            raise ConfigError(f"{line} has no values, so this sweep has no jobs", "range(1,4) gives 1, 2 and 3")
+    if (jobs := prod(lengths.values())) > MOST_JOBS:
         raise ConfigError(
             f"this sweep has {jobs} jobs or more, and {MOST_JOBS} are the most", "sweep over fewer values"
         )
     return BasicSweeper.split_arguments(overrides, None)[0]
-
-
-def _require_a_direction_each(config: DictConfig) -> None:
-    """Refuse a search that takes another number of values than a job returns: all of its trials would fail."""
-    asked = OmegaConf.select(config, "hydra.sweeper.direction", default=config.objective)
-    directions = len(asked) if OmegaConf.is_list(asked) else 1
-    if directions != (values := len(config.objective)):
-        objective, wanted = ",".join(config.objective), ",".join(["minimize"] * values)
-        raise ConfigError(
-            f"objective=[{objective}] gives {values} to minimise, and hydra.sweeper.direction takes {directions}",
-            f"add 'hydra.sweeper.direction=[{wanted}]'",
-        )
 
 
 def planned_jobs(
@@ -127,33 +118,18 @@ def require_distinct(jobs: Sequence[PlannedJob]) -> None:
         ConfigError: which ones.
     """
     by_hash = attrgetter("config_hash")
-    for folder, times in Counter(job.folder for job in jobs).items():
-        if times > 1:
+    alike: dict[Path, list[set[str]]] = {}
+    for job in jobs:
+        alike.setdefault(job.folder, []).append(set(job.overrides))
+    for folder, combinations in alike.items():
+        if apart := sorted(set().union(*combinations) - combinations[0].intersection(*combinations)):
+            raise ConfigError(f"{shown(' and '.join(apart), 200)} give one and the same job, {folder}", DIFFERENT)
+        if (times := len(combinations)) > 1:
             raise ConfigError(f"{folder} is asked for {times} times", "name each combination once")
     for _, same in groupby(sorted(jobs, key=by_hash), by_hash):
         names = [job.folder.name for job in same]
         if len(names) > 1:
-            raise ConfigError(
-                f"{' and '.join(names)} are one and the same job", "sweep over settings that make a difference"
-            )
-
-
-def require_possible(jobs: Sequence[PlannedJob], n_jobs: int, timeout_minutes: float | None) -> None:
-    """Refuse settings of the launcher that no sweep can be carried out with.
-
-    Jobs that share an mps device slow one another and can exhaust its memory.
-    """
-    if n_jobs < 1:
-        raise ConfigError(
-            f"hydra.launcher.n_jobs={n_jobs} is less than 1", "1 carries out one job after the other"
-        )
-    if timeout_minutes is not None and timeout_minutes <= 0:
-        raise ConfigError(f"hydra.launcher.timeout_minutes={timeout_minutes} leaves no time", "null sets no limit")
-    if n_jobs > 1 and sys.platform == "darwin" and any(cfg.device != "cpu" for job in jobs for cfg in job.plan):
-        raise ConfigError(
-            f"hydra.launcher.n_jobs={n_jobs} was asked for, but jobs on mps cannot share the device",
-            "use device=cpu, or hydra.launcher.n_jobs=1",
-        )
+            raise ConfigError(f"{' and '.join(names)} are one and the same job", DIFFERENT)
 
 
 def _planned_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ...], number: int) -> PlannedJob:
