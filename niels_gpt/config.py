@@ -5,6 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from niels_gpt.printable import printable
+
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
 SMALLEST_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
 LONGEST_NAME = 255  # bytes between two slashes
@@ -14,10 +16,12 @@ Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
 def impossible_path(setting: str, path: str) -> Iterator[str]:
-    """Yield why no file system has a path, if none has."""
+    """Yield why no file system has a path, or torch cannot open it."""
     if "\0" in path:
         yield f"{setting} has a NUL character in it, which no path has"
-    if any(len(name.encode(errors="surrogateescape")) > LONGEST_NAME for name in path.split("/")):
+    if any("\ud800" <= character <= "\udfff" for character in path):
+        yield f"{setting} is not UTF-8, and torch opens no other path"
+    if any(len(name.encode(errors="surrogatepass")) > LONGEST_NAME for name in path.split("/")):
         yield f"{setting} has a name of more than {LONGEST_NAME} bytes in it"
 
 
@@ -40,7 +44,7 @@ class Cfg(BaseModel):
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:
         if broken := [*self._unkept(), *self.rules()]:
-            raise ValueError("\n".join(broken))
+            raise ValueError("\n".join(map(printable, broken)))
         return self
 
 

@@ -35,6 +35,8 @@ BAD = [
         "val_source=b must name one of",
     ),
     (["data.val_source=foo"], "val_source=foo must name one of the sources ['pydocs']"),
+    (["data.val_source='\udcff'"], r"val_source=\udcff must name one of the sources ['pydocs']"),
+    (["data.cache_dir='\udcff'"], "cache_dir is not UTF-8, and torch opens no other path"),
     (
         ["data.sources=[{kind:text,files:[a]},{kind:jsonl,files:[b]}]", "data.val_source=text"],
         "sft.data.val_source=text is text, which has no dialogues",
