@@ -168,7 +168,7 @@ def test_every_override_is_valid_or_refused_in_a_few_lines_and_leaves_nothing(ki
         assert few >= 0.95 * lines.total() and min(ended[0] + (kind == "garbage"), ended[2]) > 0
     note(
         f"fuzzed overrides, {kind}",
-        f"{asked}: exit 2 or valid, no traceback, none above 5 s of CPU",
+        f"{asked}: exit 2 or valid, no traceback, none above {OF_A_SWEEP if kind == 'sweeps' else 5} s of CPU",
         f"{tried} in {ended.total()} commands: {ended[0]} valid, {ended[2]} refused, {few} of them in six "
         f"lines at most; the slowest took {slowest:.1f} s",
     )
