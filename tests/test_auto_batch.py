@@ -227,7 +227,7 @@ def test_every_candidate_is_a_split_that_the_command_line_takes_too(plan: Plan, 
 
 
 def test_a_childs_memory_does_not_begin_at_its_parents() -> None:
-    ballast = b"1" * (1 << 29)
+    ballast = b"1" * (1 << 30)  # torch itself takes half of it where it was built for CUDA
     code = "from niels_gpt.device import memory_in_use; import torch; print(memory_in_use(torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert 0 < int(done.stdout) < len(ballast)
