@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from niels_gpt.errors import DataError
-from niels_gpt.writing import beside, naming
+from niels_gpt.writing import write_text
 
 END_OF_TEXT = "<|end_of_text|>"
 SYSTEM = "<|system|>"
@@ -69,10 +68,7 @@ class Tokenizer(ABC):
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json: whole or not at all."""
-        with naming(path), beside(path) as part, part.open("w", encoding="utf-8") as file:
-            file.write(self._file_text())
-            file.flush()
-            os.fsync(file.fileno())
+        write_text(path, self._file_text())
 
 
 class BytesTokenizer(Tokenizer):

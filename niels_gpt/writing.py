@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from niels_gpt.durable import to_platter
+
 
 def part_of(target: Path) -> Path:
     """Return where a file or folder is made before it has its name; a killed process leaves it there."""
@@ -22,6 +24,14 @@ def beside(target: Path) -> Iterator[Path]:
         part.replace(target)
     finally:
         _remove(part)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content: a reader sees the old or the new, as does who comes after a power cut."""
+    with naming(path), beside(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        to_platter(file.fileno())
 
 
 @contextmanager

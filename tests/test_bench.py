@@ -22,7 +22,6 @@ from train.bench.shapes import SHAPES
 from train.bench.steady import Held, Stay, as_table
 
 BENCH = "train.bench"
-FEW = mock.patch.object(race, "TRIES", 1)  # tests judge no speed
 
 
 def begun(folder: Path, B: int) -> None:
@@ -65,7 +64,7 @@ def test_a_turn_and_the_limits_of_the_machine_come_from_fresh_interpreters() -> 
         )
         return run(command, **keywords)
 
-    with FEW, mock.patch.object(subprocess, "run", noted):
+    with mock.patch.object(race, "TRIES", 1), mock.patch.object(subprocess, "run", noted):
         turn = race.taken("bare", SHAPES["toy"], 2, 1, 1, frugal=True)
         limits = race.limits_now(1)
     assert len(turn.wall) == len(turn.cpu) == 2 and limits.keys() == {"gflops", "copy_gb"}

@@ -7,7 +7,8 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
-    ["niels_gpt.printable", "niels_gpt.writing"],
+    ["niels_gpt.printable", "niels_gpt.durable"],
+    ["niels_gpt.writing"],
     ["niels_gpt.errors", "niels_gpt.seeds", "niels_gpt.plain", "niels_gpt.data.building"],
     [
         "niels_gpt.config",
@@ -29,7 +30,6 @@ LAYERS = [
     ["niels_gpt.weights", "niels_gpt.generate"],
     ["niels_gpt.speaker"],
     [
-        "train.durable",
         "train.step_files",
         "train.known",
         "train.links",

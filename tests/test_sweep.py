@@ -18,7 +18,7 @@ from conftest import ROOT, Run
 from made_runs import made_job, made_run, row, write_metrics
 from rich.console import Console
 
-from train import atomic
+from niels_gpt import writing
 from train.sweep.report import rewrite, write_report
 from train.sweep.table import COLUMNS, console_table, one_line
 
@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_written_whole_is_left_as_it_was(
         os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic, "to_platter", torn)
+    monkeypatch.setattr(writing, "to_platter", torn)
     with pytest.raises(OSError, match="No space"):
         rewrite(sweep, 1.0)
     assert {path.name: path.read_bytes() for path in sweep.glob("*sweep.*") if path.stat().st_size} == before

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from niels_gpt.durable import sync_folder, to_platter
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.shapes import values_in
 from niels_gpt.writing import beside, part_of
 from train.disk import explained_disk, writing
-from train.durable import sync_folder, to_platter
 from train.step_files import BEST, LATEST, step_files, step_path
 
 RECORD = 512  # bytes of the file beside each tensor's own: a record's header, its name twice, its alignment
@@ -48,7 +48,7 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
         "best_val_loss": state.best_val_loss,
     }
     with beside(path) as part, writing(part, _bytes(content)) as file:
-        torch.save(content, file)  # type: ignore[arg-type]
+        torch.save(content, file)  # type: ignore[arg-type]  # no whole IO[bytes], but all that it calls
         file.flush()
         to_platter(file.fileno())
     sync_folder(path.parent)

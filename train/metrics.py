@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from train.atomic import write_text
-from train.durable import to_platter
+from niels_gpt.durable import to_platter
+from niels_gpt.writing import write_text
 
 METRICS = "metrics.jsonl"
 

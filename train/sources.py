@@ -12,7 +12,7 @@ from niels_gpt.data.sources import Want, having
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from niels_gpt.weights import phase_folder
-from train.atomic import write_text
+from niels_gpt.writing import write_text
 from train.schema import PhaseName, RunCfg
 
 WANTS: dict[PhaseName, Want] = {"pretrain": "documents", "sft": "dialogues"}

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -20,6 +19,7 @@ from niels_gpt.data.building import building
 from niels_gpt.data.meta import ANEW, Columns, Meta, read_meta, write_meta
 from niels_gpt.data.records import Dialogue, Document
 from niels_gpt.data.sources import Want, content_of, fingerprint, having, records, texts_of
+from niels_gpt.durable import to_platter
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
@@ -187,7 +187,7 @@ class _Writer:
         for column, file in self.files.items():
             with naming(self.paths[column]), file:
                 file.flush()
-                os.fsync(file.fileno())
+                to_platter(file.fileno())
         return {
             column: {"dtype": dtype, "count": self.counts[column], "sha256": self.hashes[column].hexdigest()}
             for column, dtype in self.columns.items()

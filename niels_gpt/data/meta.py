@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from niels_gpt.durable import to_platter
 from niels_gpt.errors import DataError
 from niels_gpt.plain import Unreadable, first_fault, read_json
 from niels_gpt.writing import naming
@@ -69,7 +69,7 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     with naming(path), path.open("w", encoding="utf-8") as file:
         json.dump(meta | {"sha256": _hash(meta)}, file, indent=1)
         file.flush()
-        os.fsync(file.fileno())
+        to_platter(file.fileno())
 
 
 def read_meta(folder: Path) -> Meta:

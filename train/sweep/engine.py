@@ -39,9 +39,8 @@ def require_possible(config: DictConfig) -> None:
     if "max_failure_rate" in config.hydra.sweeper:  # Optuna's
         _require_possible_search(config)
     n_jobs = OmegaConf.select(config, "hydra.launcher.n_jobs")
-    if n_jobs is not None and (
-        n_jobs < 1 if is_ours(config) else n_jobs == 0
-    ):  # joblib counts down from all cores
+    counts_down = not is_ours(config)  # joblib's -1 is all cores, -2 all but one
+    if n_jobs is not None and (n_jobs == 0 or (n_jobs < 0 and not counts_down)):
         raise ConfigError(f"hydra.launcher.n_jobs={n_jobs} leaves no job to run", ONE_BY_ONE)
     minutes = OmegaConf.select(config, "hydra.launcher.timeout_minutes")
     if minutes is not None and not 0 < minutes < inf:
@@ -106,7 +105,7 @@ def _unsearchable(word: str) -> Iterator[str]:
     override = OverridesParser.create().parse_override(word)
     try:
         span: Any = made_from(override)
-    except (ValueError, AssertionError, NotImplementedError) as error:
+    except (ValueError, AssertionError, NotImplementedError) as error:  # as the plugin refuses it
         yield str(error) or "it names no values"
     else:
         if not all(isfinite(getattr(span, end, 0)) for end in ("low", "high")):

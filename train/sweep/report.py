@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from train.atomic import write_text
+from niels_gpt.writing import write_text
 from train.sweep.findings import Best, best, caveats, differing, pareto_front
 from train.sweep.page import as_page
 from train.sweep.row import Row, is_run, read_row
