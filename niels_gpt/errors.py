@@ -4,6 +4,17 @@ from typing import Any
 
 from niels_gpt.printable import printable
 
+NO_MEMORY = (  # PyTorch has no class for it on the CPU or on mps; the first three are mps's
+    "MPS backend out of memory",
+    "Invalid buffer size",
+    "OutOfMemory",  # of Metal itself: kIOGPUCommandBufferCallbackErrorOutOfMemory
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "std::bad_alloc",
+    "Cannot allocate memory",  # ENOMEM: mapping a file, or a library
+    "failed to map segment",
+)
+
 
 class NielsError(Exception):
     """Base of every expected failure. `hint` is the way out, `exit_code` what a command ends with.
@@ -81,3 +92,15 @@ class Interrupted(NielsError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel between processes, as in a sweep."""
         return Interrupted, (str(self), self.hint, self.signum)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is no room in memory."""
+    if isinstance(error, RuntimeError | OSError | ImportError):
+        return any(text in str(error) for text in NO_MEMORY)
+    return isinstance(error, MemoryError)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

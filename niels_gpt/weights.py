@@ -1,5 +1,6 @@
 """Weights on disk: reading checkpoints safely, and export for other programs."""
 
+import errno
 import json
 import os
 import zipfile
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import CheckpointError, ConfigError
+from niels_gpt.errors import CheckpointError, ConfigError, is_out_of_memory
 from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
 from niels_gpt.shapes import misfit, takes_more
@@ -24,6 +25,7 @@ CHECKPOINT_KEYS: dict[str, Any] = {
     "step": int,
     "best_val_loss": float | int | None,
 }
+BAD_FILE = (None, errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)  # a bad offset, a bad path
 LLAMA_NAMES = {
     "embedding": "model.embed_tokens",
     "blocks": "model.layers",
@@ -45,6 +47,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint of this project, or its weights are not those
             of its settings.
+        OSError: it cannot be read now; that, as too little memory, says nothing against the file.
     """
     if path.exists() and not path.is_file():  # a FIFO would be waited for
         raise CheckpointError(f"{path}: not a regular file", "give the path of a .pt file of a run")
@@ -57,9 +60,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return _required(torch.load(path, map_location="cpu", weights_only=True), path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such checkpoint", _way_out(path)) from None
-    except (CheckpointError, MemoryError):
+    except CheckpointError:
         raise
     except Exception as error:  # zipfile and torch raise many kinds for the one thing: a damaged file
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno not in BAD_FILE):
+            raise  # the file may be a good one
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read ({reason})", _way_out(path)) from error
 

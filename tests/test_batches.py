@@ -52,10 +52,9 @@ def test_each_epoch_visits_every_sequence_once_in_another_order(name: str) -> No
     assert len({tuple(map(tuple, epoch)) for epoch in epochs}) == 3
 
 
-def test_another_seed_gives_another_order_and_no_seed_the_files_own() -> None:
-    orders = [TokenStream(documents(200), T, seed).draw(0, 24).x[:, 0].tolist() for seed in (1, 2, None)]
-    assert orders[0] != orders[1]
-    assert orders[2] == [T * n for n in range(24)]
+def test_another_seed_gives_another_order() -> None:
+    first, second = (TokenStream(documents(200), T, seed).draw(0, 24).x[:, 0].tolist() for seed in (1, 2))
+    assert first != second and sorted(first) == sorted(second) == [T * n for n in range(24)]
 
 
 def test_every_next_token_of_a_text_is_a_target() -> None:
@@ -70,7 +69,7 @@ def test_a_text_shorter_than_a_sequence_is_refused_with_its_numbers() -> None:
 
 def test_dialogues_are_packed_whole_and_only_what_is_learned_is_a_target() -> None:
     lengths = [3, 9, 4, 5, 2, 7, 6]
-    source = ChatStream(dialogues(lengths), T, None)
+    source = ChatStream(dialogues(lengths), T, 1)
     x, y = source.draw(0, len(source))
     targets = y[y != IGNORE].tolist()
     assert sorted(targets) == sorted(

@@ -212,4 +212,5 @@ def test_an_older_checkpoint_without_the_newer_settings_resumes(tmp_path: Path) 
     found = Found.at(tmp_path / "a.pt")
     resume(fresh, found)
     assert fresh.step == 3
-    assert list(changed_settings(found.saved, train=TrainCfgSchema(total_steps=9))) == ["train.B: 8 -> 4"]
+    changed = {"step": 3, "setting": "train.B", "before": 8, "after": 4}
+    assert list(changed_settings(found.saved, train=TrainCfgSchema(total_steps=9))) == [changed]

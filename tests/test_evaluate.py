@@ -15,17 +15,18 @@ from niels_gpt.data.batches import ChatStream, TokenStream
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE, next_token_loss
 from niels_gpt.model.gpt import GPT
-from train.evaluate import batches, evaluate, yardstick
+from train.evaluate import batches, evaluate, share_out, yardstick
 
 MODEL = GPT(ModelCfg(V=256, T=T, C=16, L=1, H=2, d_ff=32, dropout=0.5))
-CHATS = ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6] * 3), T, None)
+CHATS = ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6] * 3), T, 1)
 
 
 @pytest.mark.parametrize("B", [1, 2, 3, 5, 64])
 def test_the_loss_does_not_depend_on_B(B: int) -> None:
     x, y = CHATS.draw(0, len(CHATS))
     expected = next_token_loss(MODEL.eval()(x), y, int((y != IGNORE).sum())).item()
-    assert evaluate(MODEL, CHATS, 1000, B, nullcontext) == pytest.approx(expected, rel=1e-6)
+    loss = evaluate(MODEL, share_out({"chats": (CHATS, 1.0)}, 1000), B, nullcontext)
+    assert loss and loss.mean == loss.by_source["chats"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_it_sees_as_many_sequences_as_asked_for_in_batches_of_one_shape() -> None:
@@ -38,14 +39,49 @@ def test_evaluation_rests_dropout_draws_nothing_and_leaves_the_mode() -> None:
     MODEL.train()
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    losses = {evaluate(MODEL, CHATS, 5, 2, nullcontext) for _ in range(2)}
-    assert len(losses) == 1 and MODEL.training
+    losses = [evaluate(MODEL, share_out({"chats": (CHATS, 1.0)}, 5), 2, nullcontext) for _ in range(2)]
+    assert losses[0] == losses[1] and MODEL.training
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_each_row_validates_once_at_most_and_a_source_counts_by_its_share() -> None:
+    """A source of few rows gives all of them; the others make up for it, and its share of the loss stays."""
+    few, many = TokenStream(documents(4 * T + 1), T, 0), TokenStream(documents(200, 50), T, 0)
+    parts = share_out({"few": (few, 1.0), "many": (many, 3.0)}, 20)
+    assert [(part.name, part.share, part.sequences) for part in parts] == [("few", 0.25, 4), ("many", 0.75, 16)]
+    loss = evaluate(MODEL, parts, 3, nullcontext)
+    assert loss and list(loss.by_source) == ["few", "many"]
+    for name, source, sequences in (("few", few, 4), ("many", many, 16)):
+        x, y = source.draw(0, sequences)
+        assert len({tuple(row) for row in x.tolist()}) == sequences
+        expected = next_token_loss(MODEL.eval()(x), y, y.numel()).item()
+        assert loss.by_source[name] == pytest.approx(expected, rel=1e-6)
+    assert loss.mean == pytest.approx(0.25 * loss.by_source["few"] + 0.75 * loss.by_source["many"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "weights", "asked", "expected"),
+    [
+        ((400, 400), (1, 1), 128, (64, 64)),
+        ((4, 400), (1, 1), 128, (4, 124)),
+        ((4, 10), (1, 1), 128, (4, 10)),
+        ((400, 400, 400), (0.01, 1, 1), 9, (1, 4, 5)),
+        ((400, 400), (1, 1), 1, (1, 1)),
+    ],
+)
+def test_an_evaluation_is_shared_out_by_weight(
+    rows: tuple[int, ...], weights: tuple[float, ...], asked: int, expected: tuple[int, ...]
+) -> None:
+    sources = {
+        str(n): (TokenStream(documents(count * T + 1), T, 0), w)
+        for n, (count, w) in enumerate(zip(rows, weights, strict=True))
+    }
+    assert tuple(part.sequences for part in share_out(sources, asked)) == expected
+
+
 def test_the_unigram_model_knows_how_often_each_token_occurs() -> None:
-    source = TokenStream(documents(161), T, None)  # every id but the first is a target once
-    measure = yardstick(source, source, 1000, [2] * 256, 4)
+    source = TokenStream(documents(161), T, 1)  # every id but the first is a target once
+    measure = yardstick(source, share_out({"text": (source, 1.0)}, 1000), [2] * 256, 4)
     counts = torch.ones(256, dtype=torch.float64)
     counts[1:161] += 1
     assert measure.unigram_loss == pytest.approx(-math.log(2 / counts.sum().item()))
@@ -59,7 +95,7 @@ def test_validation_targets_without_a_byte_of_text_are_refused_with_the_way_out(
     (tmp_path / "letters.txt").write_text("\n\n".join(string.ascii_letters))
     data = ["data=text", f"data.files=[{tmp_path}/letters.txt]", "data.documents=blank_lines"]
     small = ["data.tokenizer=bytes", "model.V=256", "model.T=1", "data.val_fraction=0.4"]
-    told = "eval_sequences=1 was asked for, but the 1 targets in 1 of .* sequences stand for no byte of text"
+    told = "the 1 targets in 1 validation sequences stand for no byte of text"
     with pytest.raises(DataError, match=told) as caught:  # it is a document's end
         run_folder(*data, *small, "train.eval_sequences=1")
     assert "use more train.eval_sequences" in caught.value.hint

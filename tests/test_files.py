@@ -371,3 +371,13 @@ def test_the_fingerprint_depends_on_the_settings_that_change_what_is_read() -> N
     cfgs = [text("a"), text("a", documents="blank_lines"), jsonl("a"), jsonl("a", on_bad_line="skip")]
     assert len({files.fingerprint(cfg) for cfg in cfgs}) == 4
     assert files.fingerprint(text("a", weight=2.0)) == files.fingerprint(text("a"))
+
+
+def test_the_first_rows_of_each_file_tell_what_kinds_it_holds() -> None:
+    """A corpus is not read as a whole to learn its kind: what comes later is not even parsed."""
+    texts = "\n".join(json.dumps({"text": f"row {n}"}) for n in range(files.FIRST_ROWS))
+    write("texts.jsonl", texts + "\nnot JSON\n" + GOOD)
+    assert files.starts_with(jsonl("texts.jsonl"), Document)
+    assert not files.starts_with(jsonl("texts.jsonl"), Dialogue)
+    write("zchats.jsonl", GOOD)
+    assert files.starts_with(jsonl("*.jsonl"), Dialogue), "a second file is looked at too"

@@ -4,8 +4,7 @@ import pytest
 import torch
 from conftest import Plan
 
-from niels_gpt.errors import OutOfMemory
-from train.exhausted import is_out_of_memory
+from niels_gpt.errors import OutOfMemory, is_out_of_memory
 from train.memory import explained_memory, ways_out
 
 CPU = torch.device("cpu")

@@ -26,7 +26,7 @@ from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
 from train.amp import Amp
 from train.checkpointing import TrainState
-from train.evaluate import evaluate
+from train.evaluate import ValSource, evaluate
 from train.optim import make_optimizer
 from train.schema import TrainCfgSchema
 from train.train_loop import optimizer_step
@@ -196,7 +196,7 @@ def recorded(request: pytest.FixtureRequest) -> Record:
         record,
     ):
         optimizer_step(state, cfg, source, amp, 1e-3)
-        evaluate(model, source, 4, cfg.B, amp)
+        evaluate(model, [ValSource("rows", source, 1.0, 4)], cfg.B, amp)
     return record
 
 

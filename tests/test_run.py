@@ -33,6 +33,11 @@ sys.stdin.read()
 """
 
 
+def write_text(path: Path, paragraphs: int) -> Path:
+    path.write_text("\n\n".join(f"the number {n} is {n % 7} and {n * n}" for n in range(paragraphs)))
+    return path
+
+
 @pytest.mark.parametrize("memory", ["off", "ckpt"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("experiment", ["smoke_pretrain", "smoke_sft"])
@@ -307,8 +312,7 @@ def test_another_optimizer_under_an_unfinished_run_is_refused(run_folder: Run) -
 
 
 def test_a_failed_first_attempt_leaves_nothing_in_the_way(run_folder: Run, tmp_path: Path) -> None:
-    text = tmp_path / "a.txt"
-    text.write_text("\n\n".join(f"the number {n} is {n % 7} and {n * n}" for n in range(400)))
+    text = write_text(tmp_path / "a.txt", 400)
     own = ["data=text", f"data.files=[{text}]", "data.documents=blank_lines", "model.V=300"]
     with pytest.raises(DataError, match="a sequence with its targets takes"):
         run_folder(*own, "model.T=4096")
@@ -317,7 +321,7 @@ def test_a_failed_first_attempt_leaves_nothing_in_the_way(run_folder: Run, tmp_p
 
 
 def test_a_mixture_gives_each_phase_what_it_reads(run_folder: Run, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("\n\n".join(f"the number {n} is {n % 7} and {n * n}" for n in range(400)))
+    write_text(tmp_path / "a.txt", 400)
     rows = [{"prompt": f"what is {n}?", "completion": f"it is {n}"} for n in range(200)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     notes = f"{{kind:text,name:notes,documents:blank_lines,files:[{tmp_path}/a.txt]}}"
@@ -328,6 +332,36 @@ def test_a_mixture_gives_each_phase_what_it_reads(run_folder: Run, tmp_path: Pat
     )
     result = json.loads((folder / "result.json").read_text())
     assert [entry["step"] for entry in result["phases"]] == [4, 4]
+
+
+def test_validation_samples_each_source_and_tells_its_loss(run_folder: Run, tmp_path: Path) -> None:
+    """Not the first documents in file order; by source in metrics, in the log and in the report."""
+    notes = write_text(tmp_path / "notes.txt", 400)
+    source = f"{{kind:text,name:notes,weight:3,documents:blank_lines,files:[{notes}]}}"
+    mixture = f"data.sources=[{source},{{kind:synthetic,size:300}}]"
+    folder = run_folder(mixture, "model.V=300", "model.T=16", "train.eval_sequences=8")
+    for event in metrics(folder / "pretrain"):
+        if event["event"] == "val":
+            losses = event["by_source"]
+            assert list(losses) == ["notes", "synthetic"]
+            assert event["loss"] == pytest.approx(0.75 * losses["notes"] + 0.25 * losses["synthetic"])
+
+
+def test_a_source_without_what_a_phase_reads_is_named(
+    run_folder: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="niels_gpt")
+    rows = [{"prompt": f"what is {n}?", "completion": f"it is {n}"} for n in range(200)]
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    chats = f"{{kind:jsonl,name:chats,files:[{tmp_path}/chats.jsonl]}}"
+    mixture = f"data.sources=[{chats},{{kind:synthetic,size:300}}]"
+    with pytest.raises(
+        DataError, match="val_source=chats has no documents, which pretrain validates on"
+    ) as caught:
+        run_folder(mixture, "data.val_source=chats")
+    assert "use one of synthetic" in caught.value.hint
+    run_folder(mixture)
+    assert "pretrain: no documents in chats; left out" in caplog.messages
 
 
 def test_sft_from_random_weights_says_so(run_folder: Run, caplog: pytest.LogCaptureFixture) -> None:

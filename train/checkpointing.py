@@ -23,12 +23,17 @@ OTHER = 64  # bytes of any other value, with its key
 
 @dataclass
 class TrainState:
-    """All that changes while a phase learns. `step` counts optimizer updates."""
+    """All that changes while a phase learns.
+
+    `step` counts optimizer updates, `sequences` those learned from; `evaluated` tells whether this step was.
+    """
 
     model: GPT
     optimizer: Optimizer
     step: int = 0
     best_val_loss: float | None = None
+    sequences: int = 0
+    evaluated: bool = True
 
 
 def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
@@ -41,7 +46,7 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
     _require_finite(state.model, state.step)
     content = {
         "model_cfg": state.model.cfg.model_dump(),
-        "train_cfg": train_cfg,
+        "train_cfg": train_cfg | {"sequences": state.sequences, "evaluated": state.evaluated},
         "model_state": _on_cpu(state.model.state_dict()),
         "optimizer_state": _on_cpu(state.optimizer.state_dict()),
         "step": state.step,

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from niels_gpt.errors import ConfigError, NielsError, OutOfMemory
+from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, first_line, is_out_of_memory
 from train.console import ConsoleHandler, open_streams, outlive_readers
 from train.disk import disk_error
-from train.exhausted import first_line, is_out_of_memory
 from train.known import HELP
 from train.lifeline import end_with_parent
 from train.overrides import Refusal, each_problem

@@ -1,7 +1,7 @@
 """Validation loss over the same sequences every time, whatever B, and what to measure it against."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,45 +39,95 @@ def batches(source: Source, sequences: int, B: int) -> Iterator[Batch]:
         yield batch
 
 
-@torch.no_grad()
+class ValSource(NamedTuple):
+    """One source of the held-out sequences, in a seeded order, and its `share` of the loss; shares add up to 1.
+
+    An evaluation sees its first `sequences`.
+    """
+
+    name: str
+    source: Source
+    share: float
+    sequences: int
+
+
+class ValLoss(NamedTuple):
+    """A validation loss in nats a target: the mean of the sources' losses, each weighted by its share."""
+
+    mean: float
+    by_source: dict[str, float]
+
+
+def share_out(sources: Mapping[str, tuple[Source, float]], sequences: int) -> list[ValSource]:
+    """Divide an evaluation of so many sequences among weighted sources, by name.
+
+    No source gives a row twice: the others make up for one that has fewer rows than its share asks for.
+    """
+    total = sum(weight for _, weight in sources.values())
+    shares = {name: weight / total for name, (_, weight) in sources.items()}
+    left, share_left, asked = sequences, 1.0, dict[str, int]()
+    for name in sorted(sources, key=lambda name: len(sources[name][0]) / shares[name]):  # the scarcest first
+        asked[name] = min(len(sources[name][0]), max(1, round(left * shares[name] / share_left)))
+        left, share_left = left - asked[name], share_left - shares[name]
+    return [ValSource(name, source, shares[name], asked[name]) for name, (source, _) in sources.items()]
+
+
 def evaluate(
-    model: GPT, source: Source, sequences: int, B: int, amp: Amp, stop: Callable[[], bool] = lambda: False
-) -> float | None:
-    """Return the mean loss a target, in nats, or None if it was stopped; the model stays in the mode it was in."""
+    model: GPT, sources: Sequence[ValSource], B: int, amp: Amp, stop: Callable[[], bool] = lambda: False
+) -> ValLoss | None:
+    """Return the validation loss, or None if it was stopped; the model stays in the mode it was in."""
     was_training = model.training
     model.eval()
+    losses = dict[str, float]()
+    for part in sources:
+        loss = mean_loss(model, part.source, part.sequences, B, amp, stop)
+        if loss is None:
+            break
+        losses[part.name] = loss
+    model.train(was_training)
+    if len(losses) < len(sources):
+        return None
+    return ValLoss(sum(part.share * losses[part.name] for part in sources), losses)
+
+
+@torch.no_grad()
+def mean_loss(
+    model: GPT, source: Source, sequences: int, B: int, amp: Amp, stop: Callable[[], bool] = lambda: False
+) -> float | None:
+    """Return the mean loss a target over the first `sequences`, in nats, or None if it was stopped."""
     total, targets = torch.zeros((), device=model.device), 0
-    mean: float | None = None
     for x, y in batches(source, sequences, B):
         if stop():
-            break
+            return None
         require_ids(Batch(x, y), model.cfg.V)
         with amp():
             total += model.loss(x.to(model.device), y.to(model.device), 1.0)
         targets += int((y != IGNORE).sum())
-    else:
-        mean = total.item() / targets
-    model.train(was_training)
-    return mean
+    return total.item() / targets
 
 
-def yardstick(train: Source, val: Source, sequences: int, token_bytes: Sequence[int], B: int) -> Yardstick:
+def yardstick(train: Source, val: Sequence[ValSource], token_bytes: Sequence[int], B: int) -> Yardstick:
     """Measure a unigram model, learned from the training targets, on the validation sequences.
 
     Raises:
         DataError: no target there stands for a byte of text, so that there is nothing to measure by.
     """
-    seen = _counts(train, UNIGRAM_SEQUENCES, len(token_bytes), B) + 1.0  # add-one smoothing
-    asked = _counts(val, sequences, len(token_bytes), B)
+    V = len(token_bytes)
+    seen = _counts(train, UNIGRAM_SEQUENCES, V, B) + 1.0  # add-one smoothing
     surprise = -(seen / seen.sum()).log()  # nats, (V)
-    length = (asked * torch.tensor(token_bytes, dtype=torch.float64)).sum()
-    if not length:
-        there = f"{int(asked.sum())} targets in {min(sequences, len(val))} of {len(val)} validation sequences"
+    counts = [_counts(part.source, part.sequences, V, B) for part in val]
+
+    def mean(values: Tensor) -> float:  # of `values` by id, over the targets of each source by its share
+        return sum(part.share * float((n * values).sum() / n.sum()) for part, n in zip(val, counts, strict=True))
+
+    bytes_per_target = mean(torch.tensor(token_bytes, dtype=torch.float64))
+    if not bytes_per_target:
+        targets, sequences = sum(int(n.sum()) for n in counts), sum(part.sequences for part in val)
         raise DataError(
-            f"train.eval_sequences={sequences} was asked for, but the {there} stand for no byte of text",
+            f"the {targets} targets in {sequences} validation sequences stand for no byte of text",
             "use more train.eval_sequences or a larger model.T, or give longer texts",
         )
-    return Yardstick(float((asked * surprise).sum() / asked.sum()), float(length / asked.sum()))
+    return Yardstick(mean(surprise), bytes_per_target)
 
 
 def _counts(source: Source, sequences: int, V: int, B: int) -> Tensor:

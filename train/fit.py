@@ -29,16 +29,22 @@ class Found(NamedTuple):
         return cls(path, read_checkpoint(path))
 
     @property
+    def sequences(self) -> int:
+        """How many sequences it was trained on; an older checkpoint does not say, but had steps of one size."""
+        cfg = self.saved["train_cfg"]
+        return int(cfg.get("sequences", self.saved["step"] * cfg.get("B", 1) * cfg.get("accum_steps", 1)))
+
+    @property
     def described(self) -> str:
         """What tells it from others of its kind, wherever it lies."""
         saved = self.saved
         return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
 
 
-def recorded(found: Found) -> dict[str, str]:
-    """Return where a checkpoint says that its weights come from, to be said on by those that follow it."""
+def recorded(found: Found) -> dict[str, Any]:
+    """Return what a checkpoint says of its past, to be said on by those that follow it."""
     then = found.saved["train_cfg"]
-    return {key: then[key] for key in ("init_from", "resume") if key in then}
+    return {key: then[key] for key in ("init_from", "resume", "changes") if key in then}
 
 
 def require_same_model(found: Found, asked: ModelCfg, whose: str = "this run") -> None:

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from niels_gpt.device import memory_said
-from niels_gpt.errors import OutOfMemory
-from train.exhausted import first_line, is_out_of_memory
+from niels_gpt.errors import OutOfMemory, first_line, is_out_of_memory
 from train.schema import RunCfg
 
 

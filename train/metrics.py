@@ -50,20 +50,26 @@ def settle(path: Path) -> None:
         to_platter(file.fileno())
 
 
-def keep_until(path: Path, step: int) -> None:
-    """Cut off the events after `step`, and a line that a kill has torn; that takes no room on the disk."""
+def keep_until(path: Path, step: int, *, evaluated: bool) -> None:
+    """Cut off the events after `step`, and a line that a kill has torn; that takes no room on the disk.
+
+    An evaluation at `step` stays only if its checkpoint says that it was `evaluated`.
+    """
     path.touch()
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _is_kept(line, step)]
+    kept = [line for line in lines if _is_kept(line, step, step if evaluated else step - 1)]
     if lines[: len(kept)] == kept:
         os.truncate(path, sum(map(len, kept)))
     else:  # a bad line among good ones
         write_text(path, b"".join(kept).decode())
 
 
-def _is_kept(line: bytes, step: int) -> bool:
+def _is_kept(line: bytes, step: int, last_evaluated: int) -> bool:
     try:
-        return line.endswith(b"\n") and bool(json.loads(line)["step"] <= step)
+        event = json.loads(line)
+        return line.endswith(b"\n") and bool(
+            event["step"] <= (last_evaluated if event["event"] == "val" else step)
+        )
     except (ValueError, TypeError, KeyError, RecursionError):
         return False
 

@@ -5,10 +5,9 @@ import logging
 import torch
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import ConfigError
+from niels_gpt.errors import ConfigError, first_line
 from niels_gpt.model.gpt import GPT
 from niels_gpt.seeds import derived_seed
-from train.exhausted import first_line
 from train.schema import TrainCfgSchema
 
 log = logging.getLogger("niels_gpt")

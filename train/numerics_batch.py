@@ -13,11 +13,12 @@ from niels_gpt.device import resolve_device
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.plain import first_fault
+from niels_gpt.tokenizer import load_tokenizer
 from niels_gpt.weights import phase_folder
 from train.fit import Found
 from train.preflight import preflight
 from train.result import RESULT, read_results
-from train.run import SOURCES
+from train.run import DATA
 from train.schema import RunCfg
 from train.sources import checkpoint_path
 
@@ -104,9 +105,7 @@ def split(kept: dict[str, Any]) -> dict[str, Any]:
 def next_batch(subject: Subject, sequences: int) -> tuple[Batch, int]:
     """Return the sequences that the step after the checkpoint would learn from, and their number of targets."""
     cfg = subject.cfg
-    batch = SOURCES[cfg.phase](cfg, "train").draw(
-        subject.found.saved["step"] * cfg.train.effective_batch, sequences
-    )
+    batch = DATA[cfg.phase](cfg, load_tokenizer(cfg.tokenizer_path)).train.draw(subject.found.sequences, sequences)
     require_ids(batch, cfg.model.V)
     targets = int((batch.y != IGNORE).sum())
     if not targets:

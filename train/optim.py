@@ -58,18 +58,22 @@ def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
     return Together(adamw, Muon(hidden, cfg.base_lr, cfg.weight_decay, cfg.momentum))
 
 
-def load_averages(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Go on with the averages of a saved state; the settings stay those of this run.
+def load_averages(optimizer: Optimizer, saved: dict[str, Any], step: int) -> None:
+    """Go on with the averages of a state saved after so many steps; the settings stay those of this run.
 
     Raises:
-        ValueError: an average is not of its parameter's shape: a fused kernel would read and write beyond it.
+        ValueError: a weight has none, or one is not of the weight's shape: a fused kernel would read and write
+            beyond it.
         Exception: of any kind, where the state is not as an optimizer's.
     """
     settings = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
+        group.update(own | {"lr": group["lr"]})  # each step sets it; until then it is that of the last one
     for part in optimizer.parts if isinstance(optimizer, Together) else [optimizer]:
+        weights = [weight for group in part.param_groups for weight in group["params"]]
+        if step and (without := sum(weight not in part.state for weight in weights)):
+            raise ValueError(f"it keeps no averages of {without} of {len(weights)} weights")
         for parameter, kept in part.state.items():
             if kept.keys() != AVERAGES[type(part)]:
                 raise ValueError(f"it keeps {len(kept)} averages of a weight, not {len(AVERAGES[type(part)])}")

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import ConfigError
+from niels_gpt.errors import ConfigError, first_line
 from niels_gpt.model.gpt import GPT
 from train.amp import DTYPES, Amp, amp_active, amp_factory
-from train.exhausted import first_line
 from train.schema import RunCfg
 
 TOY = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=64)

@@ -1,14 +1,15 @@
 """Where pretraining batches come from: every token is a target."""
 
-from niels_gpt.data.batches import Source, TokenStream
+from niels_gpt.data.batches import TokenStream
+from niels_gpt.tokenizer import Tokenizer
 from train.schema import RunCfg
-from train.sources import mixture
+from train.sources import PhaseData, open_data
 
 
-def source(cfg: RunCfg, split: str) -> Source:
-    """Return the documents of a split, `train` or `val`, as sequences of T tokens.
+def data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
+    """Return the documents as sequences of T tokens.
 
     Raises:
         DataError: there is too little text, or a file cannot be used.
     """
-    return mixture(cfg, split, "documents", TokenStream)
+    return open_data(cfg, tokenizer, TokenStream)

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from niels_gpt.device import memory_in_use
 from niels_gpt.writing import beside
+from train.checkpointing import TrainState
 from train.disk import tolerated
-from train.evaluate import Yardstick
+from train.evaluate import ValLoss, Yardstick
 from train.metrics import METRICS, append, keep_until, read_metrics, settle
 
 CURVES = "curves.png"
@@ -28,31 +28,28 @@ class Report:
         self,
         out: Path,
         total_steps: int,
-        step: int,
-        tokens_per_step: int,
-        device: torch.device,
+        state: TrainState,
         measure: Yardstick,
     ) -> None:
-        """Go on after `step`; what the file says of later steps belongs to a run that was cut off."""
-        self.out, self.total_steps, self.tokens_per_step = out, total_steps, tokens_per_step
-        self.device, self.measure = device, measure
-        self._since, self._since_step = time.monotonic(), step
+        """Go on after the step of `state`; what the file says beyond it belongs to a run that was cut off."""
+        self.out, self.total_steps, self.measure = out, total_steps, measure
+        self.device, self.T = state.model.device, state.model.cfg.T
+        self._since, self._since_step, self._since_tokens = time.monotonic(), state.step, self._tokens(state)
         self._progress: Progress | None = None
         with tolerated(out / METRICS):
-            keep_until(out / METRICS, step)
-        evaluated = [event["step"] for event in read_metrics(out / METRICS) if event["event"] == "val"]
-        self.evaluated_at = evaluated[-1] if evaluated else 0
+            keep_until(out / METRICS, state.step, evaluated=state.evaluated)
 
-    def train(self, step: int, loss: float, lr: float, grad_norm: float) -> None:
+    def train(self, state: TrainState, loss: float, lr: float, grad_norm: float) -> None:
         """Tell of one optimizer step: its mean loss a target, in nats."""
-        speed = self._tokens_per_second(step)
+        step = state.step
+        speed, left = self._speed_and_seconds_left(state)
         self._write(
             event="train",
             step=step,
             loss=loss,
             lr=lr,
             grad_norm=grad_norm,
-            tokens=step * self.tokens_per_step,
+            tokens=self._tokens(state),
             tokens_per_second=round(speed),
             memory=memory_in_use(self.device),
         )
@@ -60,22 +57,24 @@ class Report:
             task = self._progress.task_ids[0]
             self._progress.update(task, facts=f"loss {loss:.3f}  lr {lr:.2e}  {speed:,.0f} tokens/s")
         else:
-            left = (self.total_steps - step) * self.tokens_per_step / speed if speed else 0.0
             width = len(str(self.total_steps))
             log.info(
                 f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {lr:.2e}  "
                 f"grad_norm {grad_norm:.2f}  {speed:,.0f} tokens/s  {left:.0f} s left"
             )
 
-    def val(self, step: int, loss: float) -> None:
-        """Tell of an evaluation: loss in nats a target, bits a byte, and a unigram model's."""
-        self.evaluated_at = step
-        bits = self.measure.bits_per_byte(loss)
-        self._write(event="val", step=step, loss=loss, bits_per_byte=bits, tokens=step * self.tokens_per_step)
+    def val(self, state: TrainState, loss: ValLoss) -> None:
+        """Tell of an evaluation: loss in nats a target and bits a byte, beside a unigram model's."""
+        bits = self.measure.bits_per_byte(loss.mean)
+        several = {"by_source": loss.by_source} if len(loss.by_source) > 1 else {}
+        told = {"loss": loss.mean, "bits_per_byte": bits, "tokens": self._tokens(state)}
+        self._write(event="val", step=state.step, **told, **several)
         unigram = self.measure.unigram_loss
+        parts = ", ".join(f"{name} {part:.4f}" for name, part in loss.by_source.items())
         log.info(
-            f"step {step}/{self.total_steps}  validation loss {loss:.4f} (unigram {unigram:.4f})  "
+            f"step {state.step}/{self.total_steps}  validation loss {loss.mean:.4f} (unigram {unigram:.4f})  "
             f"bits per byte {bits:.3f} (unigram {self.measure.bits_per_byte(unigram):.3f})"
+            + (f"  by source: {parts}" if several else "")
         )
 
     def settle(self) -> None:
@@ -122,12 +121,18 @@ class Report:
         with tolerated(self.out / CURVES), beside(self.out / CURVES) as part:
             figure.savefig(part, dpi=120, format="png")
 
-    def _tokens_per_second(self, step: int) -> float:
-        """Return the speed since the last call, by a clock that never goes back."""
-        now = time.monotonic()
-        seconds, steps = now - self._since, step - self._since_step
-        self._since, self._since_step = now, step
-        return steps * self.tokens_per_step / seconds if seconds > 0 else 0.0
+    def _tokens(self, state: TrainState) -> int:
+        """Return the tokens trained on so far."""
+        return state.sequences * self.T
+
+    def _speed_and_seconds_left(self, state: TrainState) -> tuple[float, float]:
+        """Return the tokens a second since the last call, and the seconds to the end at that speed."""
+        now, tokens = time.monotonic(), self._tokens(state)
+        seconds = max(now - self._since, 1e-9)
+        speed = (tokens - self._since_tokens) / seconds
+        left = (self.total_steps - state.step) * seconds / max(1, state.step - self._since_step)
+        self._since, self._since_step, self._since_tokens = now, state.step, tokens
+        return speed, left
 
     def _write(self, **event: Any) -> None:
         with tolerated(self.out / METRICS):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ class PhaseResult:
 
     Losses in nats a target on the validation sequences; seconds of this process, by the clock and of its CPUs.
 
-    `checkpoint` is the best one's path within the run folder; `settings` are those that decide the outcome.
+    `checkpoint` is the best one's path within the run folder; `settings` are those that decide the outcome, of the
+    last process; `changes` says which were others before, with the step at which each changed.
     """
 
     phase: PhaseName
@@ -48,6 +49,7 @@ class PhaseResult:
     checkpoint: str
     settings: dict[str, Any]
     cpu_seconds: float | None = None  # older results do not say
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 RESULTS = TypeAdapter(list[PhaseResult])

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt.config import Cfg
-from niels_gpt.errors import CheckpointError
-from niels_gpt.weights import read_checkpoint
+from niels_gpt.errors import CheckpointError, is_out_of_memory
 from train.checkpointing import TrainState, link
 from train.fit import Found, require_same_model
 from train.optim import load_averages
@@ -68,19 +67,25 @@ def _set_aside(path: Path) -> None:
         path.replace(path.with_name(f"{path.name}.damaged"))
 
 
-def mend_names(state: TrainState, folder: Path) -> None:
-    """See to it that latest.pt means the step that a run goes on from, and that best.pt can be used.
+def mend_names(state: TrainState, folder: Path) -> Found | None:
+    """Let latest.pt mean the step that a run goes on from, and return best.pt if there is a good one.
 
-    A kill may have come between a step and its second name; and a next phase begins from best.pt.
+    A kill may have come between a step and its second name. Without a good best.pt this step stands in, and it is
+    evaluated again if an evaluation is due.
     """
     own = step_path(folder, state.step)
     if own.exists() and not ((folder / LATEST).exists() and own.samefile(folder / LATEST)):
         link(own, folder / LATEST)
-    if state.best_val_loss is not None and (why := _no_good(folder / BEST)):
-        state.best_val_loss = None
+    if state.best_val_loss is None:
+        return None
+    try:
+        return Found.at(folder / BEST)
+    except CheckpointError as error:
+        state.best_val_loss, state.evaluated = None, False
         if (folder / LATEST).exists():
-            log.warning("warning: %s; step %d stands in until the next evaluation", why, state.step)
+            log.warning("warning: %s; step %d stands in until the next evaluation", error, state.step)
             link(folder / LATEST, folder / BEST)
+        return None
 
 
 def mend_best(folder: Path) -> None:
@@ -89,18 +94,12 @@ def mend_best(folder: Path) -> None:
     Raises:
         CheckpointError: none of its checkpoints is good.
     """
-    if (why := _no_good(folder / BEST)) and (found := newest(folder)):
-        log.warning("warning: %s; step %d stands in", why, found.saved["step"])
-        link(found.path, folder / BEST)
-
-
-def _no_good(path: Path) -> CheckpointError | None:
-    """Return why a checkpoint cannot be used."""
     try:
-        read_checkpoint(path)
+        Found.at(folder / BEST)
     except CheckpointError as error:
-        return error
-    return None
+        if found := newest(folder):
+            log.warning("warning: %s; step %d stands in", error, found.saved["step"])
+            link(found.path, folder / BEST)
 
 
 def resume(state: TrainState, found: Found) -> None:
@@ -111,13 +110,17 @@ def resume(state: TrainState, found: Found) -> None:
     """
     warm_start(state, found)
     try:
-        load_averages(state.optimizer, found.saved["optimizer_state"])
+        load_averages(state.optimizer, found.saved["optimizer_state"], found.saved["step"])
     except Exception as error:  # torch looks at little of what it loads, and trips over the rest in any way
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
             f"{found.path}: its optimizer_state does not fit its model ({error})",
             "use init_from=PATH to take the weights alone",
         ) from error
     state.step, state.best_val_loss = found.saved["step"], found.saved["best_val_loss"]
+    state.sequences = found.sequences
+    state.evaluated = bool(found.saved["train_cfg"].get("evaluated"))  # an older one does not say: once more, then
 
 
 def warm_start(state: TrainState, found: Found) -> None:
@@ -130,10 +133,10 @@ def warm_start(state: TrainState, found: Found) -> None:
     state.model.load_state_dict(found.saved["model_state"])
 
 
-def changed_settings(saved: dict[str, Any], **now: Cfg) -> Iterator[str]:
+def changed_settings(saved: dict[str, Any], **now: Cfg) -> Iterator[dict[str, Any]]:
     """Yield the settings in which a resumed run's `model` and `train` differ from those that were saved."""
     for part, cfg in now.items():
         then = saved[f"{part}_cfg"]
         for key, value in cfg.model_dump().items():
             if key in then and then[key] != value:
-                yield f"{part}.{key}: {then[key]} -> {value}"
+                yield {"step": saved["step"], "setting": f"{part}.{key}", "before": then[key], "after": value}

@@ -3,6 +3,7 @@
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 from niels_gpt.device import resolve_device
 from niels_gpt.errors import Interrupted, TimeIsUp
@@ -33,7 +34,7 @@ from train.step_files import BEST
 from train.stop import stop_on_signals
 from train.train_loop import train_loop
 
-SOURCES = {"pretrain": pretrain.source, "sft": sft.source}
+DATA = {"pretrain": pretrain.data, "sft": sft.data}
 log = logging.getLogger("niels_gpt")
 
 
@@ -50,10 +51,8 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     others = [result for phase, result in read_results(Path(plan[0].dir)).items() if phase not in phases]
     results: list[PhaseResult] = []
     for cfg in plan:
-        init_from = checkpoint_path(cfg.init_from) if cfg.init_from else None
         if (result := finished(cfg)) is None:
-            if results:
-                init_from = best_before(cfg, results[-1])
+            init_from = best_before(cfg, results[-1]) if results else _named_start(cfg)
             with explained_memory(cfg, resolve_device(cfg.device)):
                 result = run_phase(cfg, init_from, last=cfg is plan[-1])
             write_results(cfg, [*others, *results, result])
@@ -61,6 +60,11 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
             log.info("%s: complete at step %d, nothing to do", cfg.phase, result.step)
         results.append(result)
     return results
+
+
+def _named_start(cfg: RunCfg) -> Path | None:
+    """Return the checkpoint that a phase takes its weights from; one that has begun does without the file."""
+    return checkpoint_path(cfg.init_from, must_exist=not has_begun([cfg])) if cfg.init_from else None
 
 
 def best_before(cfg: RunCfg, earlier: PhaseResult) -> Path:
@@ -81,22 +85,21 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     tokenizer = run_tokenizer(cfg, init_from)
     model = make_model(cfg.model, cfg.train, device)
     state = TrainState(model, make_optimizer(model, cfg.train))
-    train_source, val_source = (SOURCES[cfg.phase](cfg, split) for split in ("train", "val"))
-    origin = restore(state, cfg, init_from, tokenizer)
-    log.info(startup_line(cfg, state, train_source))
+    data = DATA[cfg.phase](cfg, tokenizer)
+    origin = restore(state, cfg, init_from, tokenizer, data)
+    log.info(startup_line(cfg, state, data.train))
     if advice := precision_advice(device, cfg.train, cfg.model.T):
         log.warning("%s: %s", cfg.phase, advice)
-    measure = yardstick(train_source, val_source, cfg.train.eval_sequences, tokenizer.token_bytes(), cfg.train.B)
-    tokens_per_step = cfg.train.effective_batch * cfg.model.T
+    measure = yardstick(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
     require_writable(cfg.out, saved_size(model))
-    report = Report(cfg.out, cfg.train.total_steps, state.step, tokens_per_step, device, measure)
+    report = Report(cfg.out, cfg.train.total_steps, state, measure)
     started, budget = (time.monotonic(), time.process_time()), Budget(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, report.live(cfg.phase):
         train_loop(
             state,
             cfg.train,
-            train_source,
-            val_source,
+            data.train,
+            data.val,
             out=cfg.out,
             report=report,
             origin=origin,
@@ -106,31 +109,32 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     budget.note()
     if stop.signum is None:  # who sent a signal does not wait for a drawing
         report.curves()
-    require_complete(cfg, state.step, report.evaluated_at, stop.signum)
+    require_complete(cfg, state, stop.signum)
     if last:
-        show_sample(cfg.phase, state.model, tokenizer, val_source)
-    return phase_result(cfg, state, measure, tokens_per_step, took)
+        show_sample(cfg.phase, state.model, tokenizer, data.val[0].source)
+    return phase_result(cfg, state, measure, origin, took)
 
 
-def require_complete(cfg: RunCfg, step: int, evaluated_at: int, signum: int | None) -> None:
+def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None:
     """Refuse to call a phase done that was asked to stop.
 
     Raises:
         Interrupted: a signal came.
         TimeIsUp: it has used its `max_minutes`.
     """
+    step = state.step
     after = f"after step {step} of {cfg.train.total_steps}, which is saved" if step else "before its first step"
     never = cfg.resume == "never"
     if signum is not None:
         way_out = "go on with resume=auto" if never else "the same command goes on from there"
         raise Interrupted(f"{cfg.phase}: stopped {after}", way_out, signum)
-    if step < cfg.train.total_steps or evaluated_at < step:
+    if step < cfg.train.total_steps or not state.evaluated:
         said = f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} are used up {after}"
         raise TimeIsUp(said, f"go on with {'resume=auto and ' if never else ''}a larger train.max_minutes=...")
 
 
 def phase_result(
-    cfg: RunCfg, state: TrainState, measure: Yardstick, tokens_per_step: int, took: tuple[float, float]
+    cfg: RunCfg, state: TrainState, measure: Yardstick, origin: dict[str, Any], took: tuple[float, float]
 ) -> PhaseResult:
     """Gather what the phase reached; it `took` seconds by the clock, and of the CPUs."""
     losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
@@ -143,9 +147,10 @@ def phase_result(
         bits_per_byte=None if best is None else measure.bits_per_byte(best),
         unigram_loss=measure.unigram_loss,
         unigram_bits_per_byte=measure.bits_per_byte(measure.unigram_loss),
-        tokens=state.step * tokens_per_step,
+        tokens=state.sequences * cfg.model.T,
         seconds=round(took[0], 1),
         checkpoint=f"{cfg.phase}/{BEST}",
         settings=settings_of(cfg),
         cpu_seconds=round(took[1], 1),
+        changes=origin.get("changes", []),
     )

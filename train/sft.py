@@ -1,14 +1,15 @@
 """Where SFT batches come from: only the assistant's words are targets."""
 
-from niels_gpt.data.batches import ChatStream, Source
+from niels_gpt.data.batches import ChatStream
+from niels_gpt.tokenizer import Tokenizer
 from train.schema import RunCfg
-from train.sources import mixture
+from train.sources import PhaseData, open_data
 
 
-def source(cfg: RunCfg, split: str) -> Source:
-    """Return the dialogues of a split, `train` or `val`, packed whole into sequences of T tokens.
+def data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
+    """Return the dialogues, packed whole into sequences of T tokens.
 
     Raises:
         DataError: there are no dialogues, or a file cannot be used.
     """
-    return mixture(cfg, split, "dialogues", ChatStream)
+    return open_data(cfg, tokenizer, ChatStream)

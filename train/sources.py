@@ -1,9 +1,10 @@
 """Opens what a phase reads: its tokenizer, and the token files of its mixture as one run of sequences."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import Mixture, Source
@@ -13,48 +14,69 @@ from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from niels_gpt.weights import phase_folder
 from niels_gpt.writing import write_text
+from train.evaluate import ValSource, share_out
 from train.schema import PhaseName, RunCfg
 
 WANTS: dict[PhaseName, Want] = {"pretrain": "documents", "sft": "dialogues"}
-Stream = Callable[[TokenFiles, int, int | None], Source]
+VAL_SEED = 0  # of the order of validation sequences: the same for all runs, so that their losses compare
+Stream = Callable[[TokenFiles, int, int], Source]
+log = logging.getLogger("niels_gpt")
 
 
-def mixture(cfg: RunCfg, split: str, want: Want, stream: Stream) -> Source:
-    """Return the sequences of a split, shuffled by the seed to train on, always the same to validate on."""
-    tokenizer = load_tokenizer(cfg.tokenizer_path)
-    seed = cfg.train.seed if split == "train" else None
-    T, sources = cfg.model.T, chosen(cfg, split)
-    files = [token_files(source, want, split, tokenizer, cfg.data, T + 1) for source in sources]
-    streams: list[Source] = []
-    for source, file in zip(sources, files, strict=True):
-        with _told_of(source, split):
-            streams.append(stream(file, T, seed))
-    return streams[0] if len(streams) == 1 else Mixture(streams, [source.weight for source in sources], seed)
+class PhaseData(NamedTuple):
+    """The sequences that a phase trains on, and its held-out ones by source.
+
+    A resumed run needs the same `content_hash`; validation losses compare as long as `measure` is the same.
+    """
+
+    train: Source
+    val: list[ValSource]
+    content_hash: str
+    measure: str
 
 
-@contextmanager
-def _told_of(source: SourceCfg, split: str) -> Iterator[None]:
-    """Say of what gives too little which source it is, and which of its splits."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{source.called}, {split} split: {error}", error.hint) from None
+def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
+    """Open the token files of a phase, each as a `stream` of sequences; they are built if they are not there.
+
+    Raises:
+        DataError: a source has too little for one of its splits, or no source has what the phase reads.
+    """
+    data, T, want = cfg.data, cfg.model.T, WANTS[cfg.phase]
+    sources = having(data.mixture(), want)
+    if left_out := [source.called for source in data.mixture() if source not in sources]:
+        log.info("%s: no %s in %s; left out", cfg.phase, want, ", ".join(left_out))
+    held_out = [source for source in sources if data.val_source in ("", source.called)]
+    if not held_out:
+        raise DataError(
+            f"val_source={data.val_source} has no {want}, which {cfg.phase} validates on",
+            f"use one of {', '.join(source.called for source in sources)}, or leave val_source out",
+        )
+
+    def opened(source: SourceCfg, split: str, seed: int) -> Source:
+        files = token_files(source, want, split, tokenizer, data, T + 1)
+        try:
+            return stream(files, T, seed)
+        except DataError as error:
+            raise DataError(f"{source.called}, {split} split: {error}", error.hint) from None
+
+    train = [opened(source, "train", cfg.train.seed) for source in sources]
+    val: dict[str, tuple[Source, float]] = {}
+    for source in held_out:
+        name = source.called if source.called not in val else f"{source.called} {len(val) + 1}"
+        val[name] = opened(source, "val", VAL_SEED), source.weight
+    hashes = [token_meta(source, want, tokenizer, data, T + 1).content_sha256 for source in sources]
+    facts = [(hash, source.weight) for hash, source in zip(hashes, sources, strict=True)]
+    measured = [fact for fact, source in zip(facts, sources, strict=True) if source in held_out]
+    return PhaseData(
+        train[0] if len(train) == 1 else Mixture(train, [source.weight for source in sources], cfg.train.seed),
+        share_out(val, cfg.train.eval_sequences),
+        _hash(facts, "", data.val_fraction),  # "": where val_source was, before it could change
+        _hash(measured, cfg.train.eval_sequences),
+    )
 
 
-def chosen(cfg: RunCfg, split: str) -> list[SourceCfg]:
-    """Return the sources of a split: those that have what the phase reads, for `val` perhaps one of them."""
-    sources = having(cfg.data.mixture(), WANTS[cfg.phase])
-    if split == "val" and cfg.data.val_source:
-        sources = [source for source in sources if source.called == cfg.data.val_source]
-    return sources
-
-
-def content_hash(cfg: RunCfg, tokenizer: Tokenizer) -> str:
-    """Return a hash of the text that the phase reads and of how it is split: a resumed run needs the same."""
-    sources = chosen(cfg, "train")
-    metas = [token_meta(s, WANTS[cfg.phase], tokenizer, cfg.data, cfg.model.T + 1) for s in sources]
-    facts = [(meta.content_sha256, source.weight) for meta, source in zip(metas, sources, strict=True)]
-    return hashlib.sha256(repr((facts, cfg.data.val_source, cfg.data.val_fraction)).encode()).hexdigest()[:16]
+def _hash(*facts: Any) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def run_tokenizer(cfg: RunCfg, init_from: Path | None) -> Tokenizer:
@@ -65,7 +87,7 @@ def run_tokenizer(cfg: RunCfg, init_from: Path | None) -> Tokenizer:
         CheckpointError: the weights to start from have no tokenizer beside them.
     """
     begun = any(Path(cfg.dir).glob("*/*.pt"))
-    theirs = init_from if cfg.resume in ("auto", "never") else checkpoint_path(cfg.resume)
+    theirs = init_from if cfg.resume in ("auto", "never") else checkpoint_path(cfg.resume, must_exist=not begun)
     if not begun and theirs:
         adopt_tokenizer(theirs, cfg.tokenizer_path)
     elif not begun or not cfg.tokenizer_path.exists():
@@ -92,14 +114,14 @@ def adopt_tokenizer(checkpoint: Path, target: Path) -> None:
         write_text(target, theirs.read_text(encoding="utf-8"))
 
 
-def checkpoint_path(asked: str) -> Path:
+def checkpoint_path(asked: str, *, must_exist: bool = True) -> Path:
     """Return the checkpoint that a setting names; a phase's folder stands for the best one in it.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: it must exist, but does not.
     """
     path = Path(asked)
     path = path / "best.pt" if path.is_dir() else path
-    if not path.is_file():
+    if must_exist and not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint", "give a path as runs/<name>/<phase>/best.pt")
     return path

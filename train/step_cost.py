@@ -15,12 +15,11 @@ import torch
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch
-from niels_gpt.errors import NielsError
+from niels_gpt.errors import NielsError, first_line, is_out_of_memory
 from niels_gpt.loss import ROWS, softmax_in_place
 from train.amp import Amp, amp_factory
 from train.checkpointing import TrainState
 from train.cpu import prefer_onednn
-from train.exhausted import first_line, is_out_of_memory
 from train.live_bytes import LiveBytes
 from train.model import make_model
 from train.optim import lr_at, make_optimizer

@@ -1,8 +1,9 @@
 """The heart: the one loop of every phase, and the one optimizer step."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derived_seed
 from train.amp import Amp, amp_factory, loss_scale
 from train.checkpointing import TrainState, save_step
-from train.evaluate import evaluate
+from train.evaluate import ValSource, evaluate
 from train.nonfinite import first_not_finite
 from train.optim import clip_gradients, lr_at, set_lr, unscale_gradients
 from train.report import Report
@@ -29,16 +30,17 @@ def train_loop(
     state: TrainState,
     cfg: TrainCfgSchema,
     train_source: Source,
-    val_source: Source,
+    val: Sequence[ValSource],
     *,
     out: Path,
     report: Report,
-    origin: Mapping[str, str] | None = None,
+    origin: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Take steps until `cfg.total_steps` or until `stop()`; after each, do what is due.
 
     Checkpoints go to `out`; their train_cfg is `cfg` with `origin`, which says where the weights come from.
+    Whether a step was evaluated follows from its checkpoint alone.
 
     Raises:
         NonFiniteError: a loss, gradient or weight is nan or inf; the last checkpoint stays good.
@@ -51,8 +53,8 @@ def train_loop(
         report.settle()
         save_step(out, state, train_cfg, best=best, keep_last=cfg.keep_last)
 
-    cut_off = report.evaluated_at != state.step and is_due(state.step, cfg.eval_every, cfg)  # by a stop
-    if cut_off and is_best(state, cfg, val_source, amp, report, stop):
+    cut_off = not state.evaluated and is_due(state.step, cfg.eval_every, cfg)  # by a stop
+    if cut_off and is_best(state, cfg, val, amp, report, stop):
         keep(best=True)
     stopping = stop()
     while state.step < cfg.total_steps and not stopping:
@@ -60,9 +62,9 @@ def train_loop(
         loss, grad_norm = optimizer_step(state, cfg, train_source, amp, lr)
         improved = False
         if is_due(state.step, cfg.log_every, cfg):
-            report.train(state.step, loss.item(), lr, grad_norm.item())
+            report.train(state, loss.item(), lr, grad_norm.item())
         if is_due(state.step, cfg.eval_every, cfg):
-            improved = is_best(state, cfg, val_source, amp, report, stop)
+            improved = is_best(state, cfg, val, amp, report, stop)
         stopping = stop()  # asked once: what comes after this is for the next step
         if improved or stopping or is_due(state.step, cfg.ckpt_every, cfg):
             keep(best=improved)
@@ -77,7 +79,7 @@ def is_due(step: int, every: int, cfg: TrainCfgSchema) -> bool:
 def is_best(
     state: TrainState,
     cfg: TrainCfgSchema,
-    source: Source,
+    val: Sequence[ValSource],
     amp: Amp,
     report: Report,
     stop: Callable[[], bool],
@@ -87,15 +89,16 @@ def is_best(
     Raises:
         NonFiniteError: the loss is nan or inf.
     """
-    val_loss = evaluate(state.model, source, cfg.eval_sequences, cfg.B, amp, stop)
-    if val_loss is None:
+    loss = evaluate(state.model, val, cfg.B, amp, stop)
+    if loss is None:
         return False
-    if not math.isfinite(val_loss):
-        raise NonFiniteError(f"step {state.step}: the validation loss is {val_loss}", CALMER)
-    report.val(state.step, val_loss)
-    improved = state.best_val_loss is None or val_loss < state.best_val_loss
+    if not math.isfinite(loss.mean):
+        raise NonFiniteError(f"step {state.step}: the validation loss is {loss.mean}", CALMER)
+    report.val(state, loss)
+    state.evaluated = True
+    improved = state.best_val_loss is None or loss.mean < state.best_val_loss
     if improved:
-        state.best_val_loss = val_loss
+        state.best_val_loss = loss.mean
     return improved
 
 
@@ -112,7 +115,7 @@ def optimizer_step(
         NonFiniteError: the loss or the gradient is nan or inf; the weights are as before.
     """
     model, device = state.model.train(), state.model.device
-    batch = source.draw(state.step * cfg.effective_batch, cfg.effective_batch)  # on the CPU
+    batch = source.draw(state.sequences, cfg.effective_batch)  # on the CPU
     require_ids(batch, model.cfg.V)
     targets = int((batch.y != IGNORE).sum())
     scale = loss_scale(targets, device, cfg)
@@ -134,11 +137,13 @@ def optimizer_step(
     grad_norm = clip_gradients(model, cfg.grad_clip)
     if not torch.isfinite(mean_loss + grad_norm):  # this reads the device once a step
         torch.manual_seed(dropout_seed)
-        where = first_not_finite(model, parts, state.step * cfg.effective_batch, backward)
+        where = first_not_finite(model, parts, state.sequences, backward)
         said = f"loss {mean_loss.item()}, gradient norm {grad_norm.item()}, not finite first in {where}"
         raise NonFiniteError(f"step {state.step + 1}: {said}; the weights are as before", CALMER)
     set_lr(state.optimizer, lr)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
+    state.sequences += cfg.effective_batch
+    state.evaluated = False
     return mean_loss, grad_norm

@@ -56,8 +56,8 @@ class Source(Protocol):
 class EpochOrder:
     """Numbers rows so that each epoch visits every one once, in an order that (seed, epoch) decides."""
 
-    def __init__(self, rows: int, seed: int | None) -> None:
-        self.rows, self.seed = rows, seed  # without a seed the order is 0, 1, 2, ...
+    def __init__(self, rows: int, seed: int) -> None:
+        self.rows, self.seed = rows, seed
         self._orders: dict[int, Tensor] = {}
 
     def rows_of(self, first: int, count: int) -> Tensor:
@@ -67,8 +67,6 @@ class EpochOrder:
         return torch.cat([self._order(e)[numbers[epochs == e] % self.rows] for e in epochs.unique().tolist()])
 
     def _order(self, epoch: int) -> Tensor:
-        if self.seed is None:
-            return torch.arange(self.rows)
         if epoch not in self._orders:
             generator = torch.Generator().manual_seed(derived_seed("epoch", self.seed, epoch))
             self._orders[epoch] = torch.randperm(self.rows, generator=generator)
@@ -80,7 +78,7 @@ class EpochOrder:
 class TokenStream:
     """Documents one after the other, cut into rows of T tokens; every next token is a target."""
 
-    def __init__(self, files: TokenFiles, T: int, seed: int | None) -> None:
+    def __init__(self, files: TokenFiles, T: int, seed: int) -> None:
         self.ids, self.T = files.ids, T
         rows = (len(self.ids) - 1) // T
         if rows < 1:
@@ -103,7 +101,7 @@ class TokenStream:
 class ChatStream:
     """Whole dialogues packed into rows of T; targets are what the assistant says."""
 
-    def __init__(self, files: TokenFiles, T: int, seed: int | None) -> None:
+    def __init__(self, files: TokenFiles, T: int, seed: int) -> None:
         self.files, self.T = files, T
         if len(files.starts) < 2:
             raise DataError("there are no dialogues to learn from", "give more dialogues or raise model.T")
@@ -152,8 +150,8 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
 class Mixture:
     """Several sources by weight: of every 1024 sequences in a row, each has its share, in a seeded order."""
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int | None) -> None:
-        self.sources, self.seed = sources, seed or 0
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int) -> None:
+        self.sources, self.seed = sources, seed
         bounds = [round(MIXTURE_PERIOD * sum(weights[: n + 1]) / sum(weights)) for n in range(len(weights))]
         self.shares = torch.tensor([after - before for before, after in zip([0, *bounds], bounds, strict=False)])
         self._slots = torch.repeat_interleave(torch.arange(len(sources)), self.shares)  # (MIXTURE_PERIOD)

@@ -22,6 +22,7 @@ from niels_gpt.plain import Odd, parse_json
 PIECE = 16 << 10  # characters; a longer file is cut, so that one file can fill both splits
 LONGEST_PARAGRAPH = 1 << 20  # characters; a file without blank lines is not held in memory
 MAX_LINE = 16 << 20  # bytes of a line of JSON with its end
+FIRST_ROWS = 1000  # of each file of JSON lines: they tell what kinds of row it holds
 
 _ROW_HINT = 'a row is {"messages": [{"role", "content"}, ...]}, {"prompt", "completion"} or {"text"}'
 _log = logging.getLogger("niels_gpt")
@@ -47,6 +48,13 @@ def dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
     """
     if cfg.kind == "jsonl":
         yield from (row for row in _rows(cfg) if isinstance(row, Dialogue))
+
+
+def starts_with(cfg: SourceCfg, kind: type[Row]) -> bool:
+    """Return whether any file of JSON lines has such a row among its FIRST_ROWS. DataError as for `documents`."""
+    skip = cfg.on_bad_line == "skip"
+    first_rows = (row for path in _resolve(cfg.files) for row in islice(_file_rows(path, skip), FIRST_ROWS))
+    return any(isinstance(row, kind) for row in first_rows)
 
 
 def fingerprint(cfg: SourceCfg) -> str:

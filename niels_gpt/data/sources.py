@@ -32,7 +32,7 @@ def records(cfg: SourceCfg, want: Want) -> Iterator[Document] | Iterator[Dialogu
 
 
 def having(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
-    """Return the sources that have what is wanted: text has no dialogues, and JSONL what its rows say.
+    """Return the sources that have what is wanted: text has no dialogues, and JSONL what its first rows are.
 
     Raises:
         DataError: none has, or a file cannot be used.
@@ -47,7 +47,7 @@ def having(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
 
 def _has(source: SourceCfg, want: Want) -> bool:
     if source.kind == "jsonl":
-        return next(records(source, want), None) is not None
+        return files.starts_with(source, Document if want == "documents" else Dialogue)
     return source.kind != "text" or want == "documents"
 
 

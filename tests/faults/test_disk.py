@@ -207,7 +207,7 @@ def test_a_line_of_metrics_that_went_half_onto_the_disk_is_taken_back() -> None:
                 written += 1
         assert [event["step"] for event in metrics.read_metrics(path)] == list(range(written))
         assert path.read_bytes().endswith(b"}\n")
-        metrics.keep_until(path, 10)  # as a resumed run does, still without room
+        metrics.keep_until(path, 10, evaluated=True)  # as a resumed run does, still without room
         metrics.append(path, {"step": 11, "event": "train"})
         assert [event["step"] for event in metrics.read_metrics(path)] == list(range(12))
 

@@ -1,10 +1,15 @@
 """Killed at any point of a write or prune, of checkpoints or token caches: nothing torn is seen, nothing lost."""
 
 import re
+import signal
+from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
-from conftest import Plan
+from conftest import Plan, same
 
 from faults.children import KILLED, carried_out, exit_of, start
 from faults.folders import (
@@ -18,8 +23,12 @@ from faults.folders import (
 )
 from faults.scale import note, scaled
 from faults.tripwire import Tripwire, spread
+from niels_gpt.weights import read_checkpoint
+from train.evaluate import evaluate
 from train.metrics import METRICS
+from train.result import read_results
 from train.schema import RunCfg
+from train.step_files import BEST, LATEST
 
 SAVES = (*TINY, "train.total_steps=4", "train.ckpt_every=1", "train.eval_every=2", "train.keep_last=1")
 BUILDS = (*TINY, "model.V=300", "data.tokenizer=bpe", "train.total_steps=1")
@@ -60,6 +69,51 @@ def test_killed_at_any_point_of_a_save_or_a_prune_a_run_ends_as_if_it_had_not_be
         "kill at each point of a save or prune",
         "every point (>= 14) x 3 saves: 0 torn files seen, never without a good checkpoint, ends to the bit",
         f"{len(numbers)} kills at {len(kinds)} kinds of points in 4 saves: 0 torn, 0 lost, all ends equal",
+    )
+
+
+def stop_in_evaluation(number: int) -> None:
+    """Send SIGTERM when the evaluation of this number begins."""
+    begun = count(1)
+
+    def counted(*arguments: Any) -> Any:
+        if next(begun) == number:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments)
+
+    mock.patch("train.train_loop.evaluate", counted).start()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_killed_at_any_point_of_an_evaluation_that_is_repeated_a_run_ends_as_if_it_had_not_been(
+    plan: Plan, tmp_path: Path, number: int
+) -> None:
+    """A stop cut the evaluation off; the next process is killed before or after each write that follows it."""
+    straight, said = plan(*SAVES, name="straight"), tmp_path / "said"
+    assert carried_out(straight, said) == 0
+
+    def cut_off(name: str) -> list[RunCfg]:
+        loaded = plan(*SAVES, name=name)
+        assert carried_out(loaded, said, partial(stop_in_evaluation, number)) == 1
+        assert read_checkpoint(loaded[0].out / LATEST)["step"] == 2 * number
+        return loaded
+
+    points = traced(loaded := cut_off("first"), Path(loaded[0].dir), tmp_path)
+    saved = next(n for n, point in enumerate(points) if point.endswith(f".{LATEST}.part") and "replace" in point)
+    numbers = chosen(points[: saved + 1], part=8)
+    for at in numbers:
+        loaded = cut_off(f"at{at}")
+        assert carried_out(loaded, said, Tripwire(Path(loaded[0].dir), at)) == KILLED, points[at]
+        assert carried_out(loaded, said) == 0, points[at]
+        require_equal(Path(loaded[0].dir), Path(straight[0].dir))
+        best, expected = (read_checkpoint(cfg.out / BEST) for cfg in (loaded[0], straight[0]))
+        assert same(best["model_state"], expected["model_state"]), points[at]
+        reached, asked = (read_results(Path(cfg.dir))["pretrain"] for cfg in (loaded[0], straight[0]))
+        assert reached.best_val_loss == asked.best_val_loss is not None, points[at]
+    note(
+        "kill at each point of evaluate-and-save after a stop in an evaluation",
+        "every point: ends to the bit, best.pt and its loss included",
+        f"{len(numbers)} kills: all ends equal",
     )
 
 

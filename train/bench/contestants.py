@@ -52,8 +52,8 @@ def the_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> No
                 raise _Enough  # a stop would save first, and count as part of the step
 
     with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
-        report = Stopwatch(Path(folder), cfg.total_steps, 0, shape.tokens, state.model.device, Yardstick(1.0, 1.0))
-        train_loop(state, cfg, source(shape), source(shape), out=Path(folder), report=report)
+        report = Stopwatch(Path(folder), cfg.total_steps, state, Yardstick(1.0, 1.0))
+        train_loop(state, cfg, source(shape), [], out=Path(folder), report=report)
 
 
 class _Enough(Exception):

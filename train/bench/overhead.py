@@ -17,7 +17,7 @@ import torch
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch, require_ids
 from niels_gpt.weights import read_checkpoint
-from train.bench.contestants import CPU, built, source, train_cfg
+from train.bench.contestants import built, source, train_cfg
 from train.bench.shapes import SHAPES, Shape
 from train.checkpointing import TrainState, save_step
 from train.evaluate import Yardstick
@@ -74,14 +74,14 @@ def overhead(shape: Shape, steps: int, warmup: int) -> Overhead:
         step()
     of_a_step = median(taken(step).cpu for _ in range(steps))
     with tempfile.TemporaryDirectory() as folder:
-        report = Report(Path(folder), cfg.total_steps, 0, shape.tokens, CPU, Yardstick(1.0, 1.0))
-        works = parts(shape, drawn.draw(0, cfg.effective_batch), report)
+        report = Report(Path(folder), cfg.total_steps, state, Yardstick(1.0, 1.0))
+        works = parts(shape, drawn.draw(0, cfg.effective_batch), state, report)
         seconds = {name: each(work) for name, work in works.items()}
     seconds["metrics"] /= cfg.log_every  # a line comes only so often
     return Overhead(of_a_step, seconds)
 
 
-def parts(shape: Shape, batch: Batch, report: Report) -> dict[str, Work]:
+def parts(shape: Shape, batch: Batch, state: TrainState, report: Report) -> dict[str, Work]:
     """Return what is done in each step besides learning; `metrics` is one line of metrics.jsonl."""
     drawn, numbers, loss, norm = source(shape), count(), torch.tensor(2.5), torch.tensor(0.5)
     sequences = len(batch.x)
@@ -89,7 +89,7 @@ def parts(shape: Shape, batch: Batch, report: Report) -> dict[str, Work]:
         "draw": lambda: drawn.draw(next(numbers) * sequences, sequences),
         "require_ids": lambda: require_ids(batch, shape.model.V),
         "finite": lambda: bool(torch.isfinite(loss + norm)),
-        "metrics": lambda: report.train(next(numbers) + 1, loss.item(), 1e-3, norm.item()),
+        "metrics": lambda: report.train(state, loss.item(), 1e-3, norm.item()),
     }
 
 

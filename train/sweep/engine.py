@@ -9,8 +9,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from niels_gpt.errors import ConfigError
-from train.exhausted import first_line
+from niels_gpt.errors import ConfigError, first_line
 from train.known import shown
 from train.sweep.plan import PlannedJob
 

@@ -1,0 +1,199 @@
+"""A run that is resumed: nothing is forgotten, nothing is learned twice, and what cannot be read now is kept."""
+
+import errno
+import json
+import signal
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from conftest import Run, final, metrics, same, stopped_after
+
+from niels_gpt.errors import CheckpointError, Interrupted, OutOfMemory
+from niels_gpt.weights import read_checkpoint
+from train.evaluate import evaluate
+from train.train_loop import optimizer_step
+
+LONGER = ("train.total_steps=6", "train.eval_every=3", "train.ckpt_every=1", "train.keep_last=9")
+
+
+def stopped_in_evaluation(number: int) -> Any:
+    """Raise SIGTERM when the evaluation of this number, from 1, begins."""
+    begun = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == number:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments)
+
+    return mock.patch("train.train_loop.evaluate", counted)
+
+
+def result(folder: Path, phase: str = "pretrain") -> dict[str, Any]:
+    entries = json.loads((folder / "result.json").read_text())["phases"]
+    return next(entry for entry in entries if entry["phase"] == phase)
+
+
+def val_losses(folder: Path) -> dict[int, float]:
+    return {event["step"]: event["loss"] for event in metrics(folder / "pretrain") if event["event"] == "val"}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_evaluation_that_was_cut_off_is_repeated_even_if_its_event_was_written(
+    run_folder: Run, number: int
+) -> None:
+    """Promise 2: whether a step was evaluated follows from its checkpoint alone."""
+    straight = run_folder(*LONGER, name="straight")
+    with stopped_in_evaluation(number), pytest.raises(Interrupted):
+        run_folder(*LONGER)
+    with (
+        mock.patch("train.train_loop.save_step", side_effect=OSError(errno.ENOSPC, "full")),
+        pytest.raises(OSError),
+    ):
+        run_folder(*LONGER)
+    folder = run_folder(*LONGER)
+    assert same(final(folder / "pretrain"), final(straight / "pretrain"))
+    assert metrics(folder / "pretrain") == metrics(straight / "pretrain")
+    assert result(folder)["best_val_loss"] == result(straight)["best_val_loss"] is not None
+    assert same(
+        read_checkpoint(folder / "pretrain" / "best.pt")["model_state"],
+        read_checkpoint(straight / "pretrain" / "best.pt")["model_state"],
+    )
+
+
+def test_the_best_loss_is_measured_again_when_other_sequences_validate(
+    run_folder: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    still = (*LONGER, "train.base_lr=1e-9")  # so that the best is that of step 3, or as good
+    straight = run_folder(*still, "train.eval_sequences=20", name="straight")
+    with stopped_after(4), pytest.raises(Interrupted):
+        run_folder(*still, "train.eval_sequences=1")
+    assert result(straight)["best_val_loss"] > (before := val_losses(straight.parent / "run")[3])
+    folder = run_folder(*still, "train.eval_sequences=20")
+    assert result(folder)["best_val_loss"] == result(straight)["best_val_loss"] != before
+    assert "other validation sequences than before: the best loss, of step 3, is " in caplog.text
+
+
+def test_another_source_may_validate_a_run_that_goes_on(run_folder: Run, tmp_path: Path) -> None:
+    for name in ("odd", "even"):
+        words = [f"the {name} number {n} is {n % 7} and {n * n}" for n in range(400)]
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(words))
+    sources = [f"{{kind:text,name:{n},documents:blank_lines,files:[{tmp_path}/{n}.txt]}}" for n in ("odd", "even")]
+    own = [*LONGER, f"data.sources=[{','.join(sources)}]", "model.V=300", "train.base_lr=1e-9"]
+    straight = run_folder(*own, "data.val_source=even", name="straight")
+    with stopped_after(4), pytest.raises(Interrupted):
+        run_folder(*own, "data.val_source=odd")
+    folder = run_folder(*own, "data.val_source=even")
+    assert result(folder)["best_val_loss"] == result(straight)["best_val_loss"]
+
+
+def test_a_resumed_run_draws_on_from_the_last_sequence_whatever_the_split(run_folder: Run) -> None:
+    """Promise 2: another B x accum_steps neither repeats nor skips a sequence, and tokens only grow."""
+    drawn: list[int] = []
+
+    def recorded(state: Any, cfg: Any, source: Any, *rest: Any) -> Any:
+        spy = mock.Mock(wraps=source)
+        outcome = optimizer_step(state, cfg, spy, *rest)
+        for call in spy.draw.call_args_list:
+            drawn.extend(range(call.args[0], sum(call.args)))
+        return outcome
+
+    with mock.patch("train.train_loop.optimizer_step", recorded):
+        for B, accum_steps, total_steps in ((8, 2, 2), (2, 1, 5), (3, 4, 6)):
+            split = f"train.B={B}", f"train.accum_steps={accum_steps}"
+            folder = run_folder(*split, f"train.total_steps={total_steps}")
+    assert drawn == list(range(2 * 16 + 3 * 2 + 12))
+    tokens = [event["tokens"] for event in metrics(folder / "pretrain") if event["event"] == "train"]
+    assert tokens == [64 * n for n in (16, 32, 34, 36, 38, 50)]
+    assert result(folder)["tokens"] == 64 * 50
+
+
+NO_ROOM = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize(
+    ("reader", "trouble"),
+    [
+        ("zipfile.ZipFile.testzip", MemoryError()),
+        ("torch.load", NO_ROOM),
+        ("train.resuming.load_averages", NO_ROOM),
+        ("zipfile.ZipFile.testzip", OSError(errno.EIO, "Input/output error")),
+        ("zipfile.ZipFile", PermissionError(errno.EACCES, "Permission denied")),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_does_not_count_as_damaged(
+    run_folder: Run, tmp_path: Path, reader: str, trouble: Exception
+) -> None:
+    with stopped_after(4), pytest.raises(Interrupted):
+        run_folder(*LONGER)
+    phase = tmp_path / "run" / "pretrain"
+    before = {path: path.read_bytes() for path in phase.glob("*.pt*")}
+    with mock.patch(reader, side_effect=trouble), pytest.raises((OutOfMemory, OSError)):
+        run_folder(*LONGER)
+    assert {path: path.read_bytes() for path in phase.glob("*.pt*")} == before
+    assert final(run_folder(*LONGER) / "pretrain")["step"] == 6
+
+
+@pytest.mark.parametrize("setting", ["init_from", "resume"])
+def test_a_run_that_has_begun_does_without_the_checkpoint_it_began_from(
+    run_folder: Run, caplog: pytest.LogCaptureFixture, setting: str
+) -> None:
+    caplog.set_level("INFO", logger="niels_gpt")
+    first = run_folder("train.total_steps=2", name="first") / "pretrain"
+    begun = (f"{setting}={first / 'best.pt'}", "train.ckpt_every=1")
+    with stopped_after(1), pytest.raises(Interrupted):
+        run_folder(*begun)
+    for path in first.glob("*.pt"):
+        path.unlink()
+    folder = run_folder(*begun)
+    assert final(folder / "pretrain")["step"] == 4
+    assert f"{first / 'best.pt'}: there is no such checkpoint" in caplog.text
+    assert "pretrain goes on from a checkpoint of its own" in caplog.text
+    run_folder(*begun)
+    assert "pretrain: complete at step 4, nothing to do" in caplog.messages
+    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+        run_folder(*begun, name="another")
+
+
+def test_a_best_checkpoint_damaged_after_the_last_evaluation_is_found_again(run_folder: Run) -> None:
+    folder = run_folder(*LONGER)
+    (folder / "result.json").unlink()
+    best = folder / "pretrain" / "best.pt"
+    best.unlink()
+    best.write_bytes(b"damaged")
+    run_folder(*LONGER)
+    assert result(folder)["best_val_loss"] == val_losses(folder)[6]
+    assert read_checkpoint(best)["step"] == 6
+
+
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+def test_a_checkpoint_without_its_averages_is_refused(run_folder: Run, optim: str) -> None:
+    run_folder(f"optim={optim}", "train.total_steps=2", "train.keep_last=1")
+    (path,) = run_folder(f"optim={optim}", "train.total_steps=2").glob("pretrain/step_*.pt")
+    saved = read_checkpoint(path)
+    for part in saved["optimizer_state"].get("parts", [saved["optimizer_state"]]):
+        part["state"] = {}
+    torch.save(saved, path)
+    with pytest.raises(CheckpointError, match="its optimizer_state does not fit its model .*no averages of"):
+        run_folder(f"optim={optim}")
+
+
+def test_a_result_keeps_the_history_of_settings_that_changed(run_folder: Run) -> None:
+    first, second = ("train.base_lr=0.002", "train.seed=7"), ("train.base_lr=0.003", "train.log_every=2")
+    run_folder("train.total_steps=1")
+    with stopped_after(2), pytest.raises(Interrupted):
+        run_folder(*first, "train.total_steps=4", "model.dropout=0.1")
+    folder = run_folder(*second, "train.total_steps=4", "train.seed=7", "model.dropout=0.1")
+    changes = [tuple(change.values()) for change in result(folder)["changes"]]
+    assert set(changes) == {
+        (1, "model.dropout", 0.0, 0.1),
+        (1, "train.seed", 1337, 7),
+        (1, "train.base_lr", 0.014, 0.002),
+        (1, "train.total_steps", 1, 4),
+        (3, "train.base_lr", 0.002, 0.003),
+    }
+    assert not result(run_folder(name="straight"))["changes"]
