@@ -48,6 +48,7 @@ class PhaseResult:
     checkpoint: str
     settings: dict[str, Any]
     cpu_seconds: float | None = None  # older results do not say
+    tokenizer: str | None = None  # its hash; older results do not say
 
 
 RESULTS = TypeAdapter(list[PhaseResult])

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from niels_gpt.device import resolve_device
@@ -109,7 +110,7 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     require_complete(cfg, state.step, report.evaluated_at, stop.signum)
     if last:
         show_sample(cfg.phase, state.model, tokenizer, val_source)
-    return phase_result(cfg, state, measure, tokens_per_step, took)
+    return replace(phase_result(cfg, state, measure, tokens_per_step, took), tokenizer=tokenizer.hash())
 
 
 def require_complete(cfg: RunCfg, step: int, evaluated_at: int, signum: int | None) -> None:

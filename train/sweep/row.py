@@ -27,7 +27,7 @@ class Row:
     """A run among others. Text is printable; `reason` is empty when nothing went wrong.
 
     The losses are the best of the last phase, of finished runs only; tokens a second are the first phase's;
-    `peak_memory` is in bytes, the largest of all phases.
+    `peak_memory` is in bytes, the largest of all phases; `tokenizer` is a hash, None if the results do not say.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Row:
     seconds: float | None = None
     exit_code: int | None = None
     reason: str = ""
+    tokenizer: str | None = None
     settings: Settings = field(default_factory=dict)
     curves: Curves = field(default_factory=dict)
 
@@ -98,6 +99,7 @@ def _reached(status: Status, results: Results, curves: Curves) -> dict[str, Any]
         "bits_per_byte": last.bits_per_byte if last else None,
         "tokens_per_second": next(iter(curves.values())).tokens_per_second if curves else None,
         "peak_memory": max(peaks, default=None),
+        "tokenizer": next((result.tokenizer for result in results.values() if result.tokenizer), None),
         "settings": _flat(results),
         "curves": curves,
     }
