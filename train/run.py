@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from niels_gpt.device import resolve_device
+from niels_gpt.device import reset_peak_memory, resolve_device
 from niels_gpt.errors import Interrupted, TimeIsUp
 from train import pretrain, sft
 from train.amp import precision_advice
@@ -93,6 +93,7 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     report = Report(cfg.out, cfg.train.total_steps, state.step, tokens_per_step, device, measure)
     started, budget = (time.monotonic(), time.process_time()), Budget(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, report.live(cfg.phase):
+        reset_peak_memory(device)
         train_loop(
             state,
             cfg.train,

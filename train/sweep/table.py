@@ -14,6 +14,10 @@ from train.sweep.findings import GIB, labels
 from train.sweep.row import Row
 
 FORMULA = ("=", "+", "-", "@")
+PEAK = (
+    "Peak GiB is the most memory that the process held while a phase trained. On a CPU that is its resident size "
+    "(on a Mac since the process began), on mps what the Metal driver held at a logged step."
+)
 
 
 @dataclass(frozen=True)
