@@ -1,9 +1,12 @@
 """The device a run uses, and its memory: what there is, what is free, what is in use."""
 
+import ctypes
+import gc
 import os
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -41,13 +44,28 @@ def set_random_state(device: torch.device, state: torch.Tensor) -> None:
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Return bytes: what the Metal driver holds on mps, the largest resident size so far on the CPU."""
+    """Return bytes: what the Metal driver holds on mps, the peak resident size on the CPU."""
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
     if own := bytes_of("/proc/self/status", "VmHWM"):  # Linux lets a child's ru_maxrss begin at its parent's
         return own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Return freed memory to the system and restart the peak of memory_in_use.
+
+    Only Linux can restart it on the CPU; elsewhere, or if the kernel refuses, it stays the process's peak.
+    """
+    gc.collect()
+    if device.type == "mps":
+        torch.mps.empty_cache()
+        return
+    with suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory_said(device: torch.device) -> str:

@@ -19,24 +19,27 @@ def settings(**changed: Any) -> dict[str, Any]:
     return {"model": MODEL, "data": {"kind": "synthetic", "cache_dir": "cache"}, "train": train, "init_from": None}
 
 
-def write_metrics(phase: Path, losses: Sequence[float], speed: float = 1000.0, memory: int = GIB) -> None:
-    """A train event and an evaluation every thousand tokens."""
+def write_metrics(
+    phase: Path, losses: Sequence[float], speed: float = 1000.0, memory: int = GIB, bits: float = 0.5
+) -> None:
+    """A train event and an evaluation every thousand tokens; a nat a target is so many `bits` per byte."""
     phase.mkdir(parents=True, exist_ok=True)
     lines = []
     for step, loss in enumerate(losses, 1):
         at = {"step": step, "loss": loss, "tokens": step * 1000}
         lines.append({"event": "train", **at, "tokens_per_second": speed, "memory": memory})
-        lines.append({"event": "val", **at, "bits_per_byte": loss / 2})
+        lines.append({"event": "val", **at, "bits_per_byte": loss * bits})
     (phase / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def write_result(folder: Path, loss: float | None, phases: Sequence[str] = ("pretrain",), **changed: Any) -> None:
+def write_result(folder: Path, loss: float | None, phases: Sequence[str] = ("pretrain",), *,
+                 tokenizer: str | None = None, **changed: Any) -> None:  # fmt: skip
     """A result for each phase."""
     entries = [
         {
             "phase": phase, "step": 4, "val_loss": loss, "best_val_loss": loss, "bits_per_byte": loss and loss / 2,
             "unigram_loss": 6.0, "unigram_bits_per_byte": 3.0, "tokens": 4000, "seconds": 4.0,
-            "checkpoint": f"{phase}/best.pt", "settings": settings(**changed),
+            "checkpoint": f"{phase}/best.pt", "settings": settings(**changed), "tokenizer": tokenizer,
         }
         for phase in phases
     ]  # fmt: skip

@@ -192,13 +192,17 @@ def test_a_damaged_memory_is_measured_anew(
 
 def test_what_changes_the_cost_of_a_step_is_measured_anew(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    for other in ([], ["memory=ckpt"], ["memory_budget_gb=3"], ["model.C=64"], ["global_B=4"]):
+    costly = ["memory=ckpt", "memory_budget_gb=3", "model.C=64", "global_B=4", "optim=adamw", "compile=on"]
+    for other in ([], *([one] for one in costly)):
         asked: Asked = []
         with fake(FASTER, asked):
             settled(plan(*AUTO, *other))
         assert asked, other
     with NOT_MEASURED:
         settled(plan(*AUTO, "train.base_lr=0.1", "train.total_steps=9"))
+    with mock.patch.object(torch, "get_num_threads", return_value=7), fake(FASTER, asked := []):
+        settled(plan(*AUTO))
+    assert asked, "other threads"
 
 
 @pytest.mark.parametrize(

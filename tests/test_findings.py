@@ -1,16 +1,31 @@
 """What a report finds in its rows is right: the best, the Pareto front, what differs, equal training."""
 
+import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import made_run, row, write_metrics, write_result
 
-from train.sweep.findings import GIB, best, by_loss, caveats, differing, labels, measured, pareto_front
+from train.sweep import figures
+from train.sweep.findings import (
+    GIB,
+    best,
+    by_loss,
+    caveats,
+    differing,
+    labels,
+    loss_measure,
+    measured,
+    pareto_front,
+)
+from train.sweep.report import rewrite
 from train.sweep.row import Row, read_row
 from train.sweep.splits import sentence, splits
 
@@ -73,11 +88,55 @@ def test_between_tokenizers_the_lowest_bits_per_byte_win() -> None:
     assert caveats([small, large]) == []
 
 
+def test_tokenizers_learned_from_different_text_differ_though_no_setting_of_theirs_does(
+    run_folder: Run, tmp_path: Path
+) -> None:
+    made = [read_row(run_folder(f"data.size={size}", name=f"size_{size}")) for size in (400, 800)]
+    assert made[0].settings["model.V"] == made[1].settings["model.V"]
+    first, second = (r.bits_per_byte or 0.0 for r in made)
+    assert [r.bits_per_byte for r in by_loss(made)] == sorted([first, second])
+    rewrite(tmp_path, None)
+    lowest, _ = json.loads((tmp_path / "sweep.json").read_text())["best"]
+    assert lowest["why"] == f"bits per byte {min(first, second):.4f}"
+    again = read_row(run_folder("data.size=400", "train.seed=5", name="again"))
+    assert again.tokenizer == made[0].tokenizer and best([made[0], again], None)[0].why.startswith("val loss")
+
+
+def test_the_hash_decides_whether_tokenizers_differ_and_older_results_go_by_their_settings() -> None:
+    def measure(*told: tuple[str | None, int]) -> str:
+        return loss_measure([row(str(n), tokenizer=t, settings={"model.V": V}) for n, (t, V) in enumerate(told)])[
+            0
+        ]
+
+    assert measure(("a", 512), ("a", 512)) == measure((None, 512), (None, 512)) == "val loss"
+    assert measure(("a", 512), ("b", 512)) == measure((None, 512), (None, 300)) == "bits per byte"
+    assert measure(("a", 512), (None, 512)) == "bits per byte", "which compare in any case"
+
+
+def test_the_curves_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path: Path) -> None:
+    """The second run has twice the nats in tokens of twice the bytes: the same curve."""
+    for name, losses, bits in (("a", (4.0, 3.0), 0.5), ("b", (8.0, 6.0), 0.25)):
+        write_metrics(tmp_path / name / "pretrain", losses, bits=bits)
+
+    def drawn(*tokenizers: str) -> tuple[str, list[str]]:
+        for name, tokenizer in zip("ab", tokenizers, strict=True):
+            write_result(tmp_path / name, 3.0, tokenizer=tokenizer)
+        svg, _ = figures.losses([read_row(tmp_path / name) for name in "ab"], "pretrain")
+        return svg, re.findall(r'<path d="(M [^"]+)" clip-path[^>]* stroke-width: 1.6', svg)
+
+    svg, (first, second) = drawn("one", "other")
+    assert "loss (bits per byte)" in svg and first == second
+    svg, (first, second) = drawn("one", "one")
+    assert "loss (nats a target)" in svg and first != second
+
+
 def test_losses_of_different_text_are_compared_with_a_warning() -> None:
     made = [row(kind, settings={"phase": "pretrain", "data.kind": kind}) for kind in ("text", "pydocs")]
     assert caveats(made) == [
         "The losses are not of the same text, and compare with care: runs differ in data.kind."
     ]
+    (said,) = caveats([row(str(T), settings={"model.T": T, "sft.model.T": T}) for T in (64, 128)])
+    assert said.endswith("runs differ in model.T.")
 
 
 def test_the_settings_that_differ_are_told_once() -> None:
@@ -122,6 +181,14 @@ def test_equal_training_split_differently_coincides(tmp_path: Path) -> None:
     assert found.coincide and found.difference == pytest.approx(1e-4)
     assert sentence(found, made).startswith("Runs 1, 2 and 4 (effective batch 8, dropout 0) are the same training")
     assert "losses coincide, largest difference 0.0001 nats over 2 evaluations" in sentence(found, made)
+
+
+def test_runs_of_different_tokenizers_are_no_equal_training(tmp_path: Path) -> None:
+    folders = [made_run(tmp_path / str(n), B=B, accum_steps=8 // B) for n, B in enumerate((2, 4))]
+    for tokenizers, groups in (("aa", 1), ("ab", 0)):
+        for folder, tokenizer, B in zip(folders, tokenizers, (2, 4), strict=True):
+            write_result(folder, 3.0, tokenizer=tokenizer, B=B, accum_steps=8 // B)
+        assert len(splits([read_row(folder) for folder in folders])) == groups
 
 
 def test_equal_training_that_does_not_coincide_is_told_plainly(tmp_path: Path) -> None:

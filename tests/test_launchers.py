@@ -130,7 +130,7 @@ def test_a_search_finds_the_lowest_loss_outlives_a_failed_trial_and_goes_on(tmp_
     found = rows(folder)
     assert {row["status"] for row in found} == {"finished", "failed"}
     best = OmegaConf.load(folder / "optimization_results.yaml")
-    assert best.best_value == min(row["val_loss"] for row in found if row["status"] == "finished")
+    assert best.best_value == min(row["bits_per_byte"] for row in found if row["status"] == "finished")
     with sqlite3.connect(folder / "study.db") as study:
         assert {state for (state,) in study.execute("SELECT state FROM trials")} == {"COMPLETE", "FAIL"}
 
@@ -143,7 +143,9 @@ def test_a_search_for_loss_and_memory_gives_solutions_with_both(tmp_path: Path) 
     done = warm.cli(*SHORT, *search, "hydra.sweeper.direction=[minimize,minimize]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     solutions = OmegaConf.load(tmp_path / "runs" / "sweep" / "optimization_results.yaml").solutions
-    measured = [(row["val_loss"], row["peak_memory_gib"] * 2**30) for row in rows(tmp_path / "runs" / "sweep")]
+    measured = [
+        (row["bits_per_byte"], row["peak_memory_gib"] * 2**30) for row in rows(tmp_path / "runs" / "sweep")
+    ]
     assert solutions and all(tuple(solution["values"]) in measured for solution in solutions)
 
 

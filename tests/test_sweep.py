@@ -20,7 +20,7 @@ from rich.console import Console
 
 from niels_gpt import writing
 from train.sweep.report import rewrite, write_report
-from train.sweep.table import COLUMNS, console_table, one_line
+from train.sweep.table import COLUMNS, PEAK, console_table, one_line
 
 HOSTILE = "<script>alert(1)</script>&\"'=`|*_$x$,a=\x1b[31m"
 FILES = {"sweep.html", "sweep.csv", "sweep.md", "sweep.json"}
@@ -102,6 +102,7 @@ def test_each_state_is_a_row_in_each_file(sweep: Path) -> None:
     page = Page((sweep / "sweep.html").read_text(encoding="utf-8"))
     assert page.count("tr") == 1 + 5 + 1 + 2, "the runs, and the settings of those that have any"
     note = (sweep / "sweep.md").read_text(encoding="utf-8")
+    assert PEAK in note and PEAK in (sweep / "sweep.html").read_text(encoding="utf-8")
     assert re.search(r"^\| 3 \| train\.B=8 \| failed \|  \|  \|  \|  \| 1\.5 \| 6 \| out of memory \|", note, re.M)
     assert {path.name for path in sweep.iterdir() if path.is_file()} == FILES | {".sweep.lock"}
 

@@ -22,7 +22,8 @@ from train.text_table import mib, table
 
 MEMORY = "batch.json"
 LARGEST = 1 << 20  # bytes of it
-COSTLY = {"amp", "amp_dtype", "loss_scaling", "activation_checkpointing"}  # what a step's cost depends on
+# settings that the cost of a step depends on
+COSTLY = {"amp", "amp_dtype", "loss_scaling", "activation_checkpointing", "optim", "compile"}
 log = logging.getLogger("niels_gpt")
 
 
@@ -45,7 +46,8 @@ def _settled(cfg: RunCfg) -> RunCfg:
             log.info("%s: batch=auto: %s, as %s remembers", cfg.phase, _split(chosen), MEMORY)
             return chosen
     tried, B = _measured(cfg)
-    _write(cfg, [*choices, {"asked": asked, "B": B, "tried": [asdict(probe) for probe in tried]}])
+    choices.append({"asked": asked, "B": B, "tried": [asdict(probe) for probe in tried]})
+    write_json(Path(cfg.dir) / MEMORY, {"choices": choices})
     return with_B(cfg, B)
 
 
@@ -107,6 +109,7 @@ def _asked(cfg: RunCfg) -> dict[str, Any]:
     """Return what the choice of B is an answer to."""
     return {
         "device": resolve_device(cfg.device).type,
+        "threads": torch.get_num_threads(),
         "effective_batch": cfg.train.effective_batch,
         "memory_budget_gb": cfg.memory_budget_gb,
         "model": cfg.model.model_dump(mode="json"),
@@ -128,8 +131,3 @@ def _read(cfg: RunCfg) -> list[dict[str, Any]]:
         log.warning("warning: %s cannot be used (%s); B is measured anew", path, error)
         return []
     return choices
-
-
-def _write(cfg: RunCfg, choices: list[dict[str, Any]]) -> None:
-    """Rewrite what the run folder remembers, whole or not at all."""
-    write_json(Path(cfg.dir) / MEMORY, {"choices": choices})

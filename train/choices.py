@@ -33,7 +33,7 @@ class PlanCfg(Cfg):
         None, gt=0, le=1e6, description="GiB that a run may take: batch=auto and a sweep's report keep to it"
     )
     objective: tuple[Literal["loss", "memory"], ...] = Field(
-        ("loss",), min_length=1, max_length=2, description="what a sweeper minimises"
+        ("loss",), min_length=1, max_length=2, description="what a sweeper minimises; loss in bits per byte"
     )
     resume: str = Field(
         "auto",

@@ -49,6 +49,7 @@ class PhaseResult:
     checkpoint: str
     settings: dict[str, Any]
     cpu_seconds: float | None = None  # older results do not say
+    tokenizer: str | None = None  # its hash; older results do not say
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 

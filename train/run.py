@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from niels_gpt.device import resolve_device
+from niels_gpt.device import reset_peak_memory, resolve_device
 from niels_gpt.errors import Interrupted, TimeIsUp
 from train import pretrain, sft
 from train.amp import precision_advice
@@ -95,6 +95,7 @@ def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult
     report = Report(cfg.out, cfg.train.total_steps, state, measure)
     started, budget = (time.monotonic(), time.process_time()), Budget(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, report.live(cfg.phase):
+        reset_peak_memory(device)
         train_loop(
             state,
             cfg.train,
@@ -152,5 +153,6 @@ def phase_result(
         checkpoint=f"{cfg.phase}/{BEST}",
         settings=settings_of(cfg),
         cpu_seconds=round(took[1], 1),
+        tokenizer=origin["tokenizer"],
         changes=origin.get("changes", []),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from train.schema import PhaseName
 from train.sweep.curve import Curve, Point
-from train.sweep.findings import GIB, measured, pareto_front
+from train.sweep.findings import BITS, GIB, loss_measure, measured, pareto_front
 from train.sweep.pens import Pen, pens
 from train.sweep.row import Row
 from train.sweep.svg import FAINT, PAPER, drawing
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 200  # of a curve: more cannot be seen
 Places = dict[Row, tuple[float, float]]
+Place = Callable[[Point], float]
 
 
 def speed_against_memory(rows: Sequence[Row], budget_gb: float | None) -> str:
@@ -75,12 +76,15 @@ def _together(axes: "Axes", places: Places) -> list[list[Row]]:
 def losses(rows: Sequence[Row], phase: PhaseName) -> list[str]:
     """Return the losses of a phase by tokens and by time; none where there is nothing to draw."""
     curves = {row: row.curves[phase] for row in rows if phase in row.curves}
+    ylabel = "loss (nats a target)"
+    if loss_measure(list(curves))[0] == BITS:
+        ylabel, curves = f"loss ({BITS})", {row: curve.in_bits() for row, curve in curves.items()}
     longest = max((point.seconds for curve in curves.values() for point in curve.train), default=0.0)
     unit, seconds = next((u, s) for u, s, most in UNITS if longest < most)
     said = f"of {len(curves)} runs in {phase}, thin in training, marked in validation"
     drawn = (
-        _losses(curves, pens(rows), lambda p: p.tokens, "tokens", f"Loss by tokens {said}"),
-        _losses(curves, pens(rows), lambda p: p.seconds / seconds, unit, f"Loss by time {said}"),
+        _losses(curves, pens(rows), lambda p: p.tokens, "tokens", ylabel, f"Loss by tokens {said}"),
+        _losses(curves, pens(rows), lambda p: p.seconds / seconds, unit, ylabel, f"Loss by time {said}"),
     )
     return [svg for svg in drawn if svg]
 
@@ -89,11 +93,11 @@ UNITS = (("seconds", 1, 180.0), ("minutes", 60, 3 * 3600.0), ("hours", 3600, mat
 
 
 def _losses(
-    curves: dict[Row, Curve], pen: dict[Row, Pen], place: Callable[[Point], float], xlabel: str, alt: str
+    curves: dict[Row, Curve], pen: dict[Row, Pen], place: Place, xlabel: str, ylabel: str, alt: str
 ) -> str:
     if not (limits := _limits(curves)):
         return ""
-    with drawing(xlabel, "loss (nats a target)", alt) as result:
+    with drawing(xlabel, ylabel, alt) as result:
         for row, curve in sorted(curves.items(), key=lambda item: pen[item[0]].told):
             _trace(result.axes, curve, place, pen[row])
         result.axes.set_ylim(*limits)
@@ -103,7 +107,7 @@ def _losses(
     return result.svg
 
 
-def _trace(axes: "Axes", curve: Curve, place: Callable[[Point], float], pen: Pen) -> None:
+def _trace(axes: "Axes", curve: Curve, place: Place, pen: Pen) -> None:
     """Draw a run: validation on top of training; of one among many, a thin line of validation alone."""
     style: dict[str, Any] = {"color": pen.colour, "linestyle": "--" if pen.dashed else "-", "markersize": 3.5}
     losses = _xy(curve.val, place)
@@ -114,7 +118,7 @@ def _trace(axes: "Axes", curve: Curve, place: Callable[[Point], float], pen: Pen
         axes.plot(*losses, linewidth=0.8, marker="" if len(losses[0]) > 1 else ".", **style)
 
 
-def _xy(points: Sequence[Point], place: Callable[[Point], float]) -> tuple[list[float], list[float]]:
+def _xy(points: Sequence[Point], place: Place) -> tuple[list[float], list[float]]:
     """Return what is to be drawn of a curve, thinned out; its last point stays."""
     able = [point for point in points if math.isfinite(point.loss)]
     every = max(1, math.ceil(len(able) / MOST_POINTS))

@@ -8,10 +8,10 @@ from typing import Any
 
 from train.sweep.row import Row
 
-GIB = 2**30
+GIB, BITS = 2**30, "bits per byte"
 UNTOLD = {"data.cache_dir"}  # where files are kept says nothing about a run
-TOKENS_OF = ("model.V", "data.tokenizer")  # settings that decide what a token is
-TEXT_OF = ("phase", "data.", "train.eval_sequences")  # beginnings of those that decide what text a loss is of
+TOKENS_OF = ("model.V", "data.tokenizer")  # settings of the tokenizer
+TEXT_OF = ("phase", "data.", "model.T", "train.eval_sequences")  # prefixes of what decides the evaluated text
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,13 @@ def best(rows: Sequence[Row], budget_gb: float | None) -> list[Best]:
 
 
 def loss_measure(rows: Sequence[Row]) -> tuple[str, Callable[[Row], float | None]]:
-    """Return by what losses compare: nats a token, or bits per byte between different tokens."""
-    if any(key.removeprefix("sft.") in TOKENS_OF for key in differing(rows)):
-        return "bits per byte", lambda row: row.bits_per_byte
+    """Return by what losses compare: nats a token, or bits per byte where tokenizers differ.
+
+    An older result has no tokenizer's hash; its settings stand in, and never equal a hash.
+    """
+    known = [row for row in rows if row.settings]
+    if len({row.tokenizer or json.dumps([row.settings.get(key) for key in TOKENS_OF]) for row in known}) > 1:
+        return BITS, lambda row: row.bits_per_byte
     return "val loss", lambda row: row.val_loss
 
 

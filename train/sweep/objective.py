@@ -1,4 +1,4 @@
-"""What a sweeper minimises: a run's validation loss, or its loss and its peak memory."""
+"""What a sweeper minimises: a run's validation loss, its peak memory, or both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +7,13 @@ from train.sweep.row import read_row
 
 
 def reached(folder: Path, objective: Sequence[str]) -> float | tuple[float, ...] | None:
-    """Return the values that a run folder holds: nats a target, bytes; None where the run did not finish.
+    """Return the values that a run folder holds; None where the run did not finish.
 
+    A loss is in bits per byte, since trials may differ in their tokenizers; memory is in bytes.
     None is what sweepers take for a failed trial and go on; nan ends an Optuna study.
     """
     row = read_row(folder)
-    found = {"loss": row.val_loss, "memory": row.peak_memory}
+    found = {"loss": row.bits_per_byte, "memory": row.peak_memory}
     values = [float(value) for name in objective if (value := found[name]) is not None]
     if row.val_loss is None or len(values) < len(objective):
         return None

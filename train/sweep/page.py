@@ -12,7 +12,7 @@ from train.sweep.findings import best, caveats, differing, labels, pareto_front
 from train.sweep.pens import pens
 from train.sweep.row import PHASES, Row
 from train.sweep.splits import sentence, splits
-from train.sweep.table import COLUMNS, cells, facts
+from train.sweep.table import PEAK, cells, columns_of, facts
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARKS = {  # a status is told by a word, a sign and a colour
@@ -42,7 +42,7 @@ def as_page(rows: Sequence[Row], title: str, budget_gb: float | None) -> str:
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         numbers=numbers,
         labels=labels(rows),
-        columns=COLUMNS,
+        columns=columns_of(rows),
         cells={row: cells(row) for row in rows},
         counts=counts(rows),
         marks=MARKS,
@@ -51,6 +51,7 @@ def as_page(rows: Sequence[Row], title: str, budget_gb: float | None) -> str:
         pens=pens(rows),
         splits={sentence(split, rows): split.coincide for split in splits(rows)},
         facts=facts,
+        peak=PEAK,
         caveats=caveats(rows),
         differing=differing(rows),
         speed=Markup(speed_against_memory(rows, budget_gb)),

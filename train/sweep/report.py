@@ -12,7 +12,7 @@ from train.sweep.findings import Best, best, caveats, differing, pareto_front
 from train.sweep.page import as_page
 from train.sweep.row import Row, is_run, read_row
 from train.sweep.splits import sentence, splits
-from train.sweep.table import as_csv, as_markdown, literal, values
+from train.sweep.table import PEAK, as_csv, as_markdown, literal, values
 
 LOCK = ".sweep.lock"
 
@@ -67,6 +67,7 @@ def as_note(rows: Sequence[Row], title: str, budget_gb: float | None) -> str:
         *map(_note_of_best, best(rows, budget_gb)),
         *map(literal, found),
         as_markdown(rows),
+        f"{PEAK}\n",
     ]
     return "\n\n".join(parts)
 

@@ -27,7 +27,7 @@ class Row:
     """A run among others. Text is printable; `reason` is empty when nothing went wrong.
 
     The losses are the best of the last phase, of finished runs only; tokens a second are the first phase's;
-    `peak_memory` is in bytes, the largest of all phases.
+    `peak_memory` is in bytes, the largest of all phases; `tokenizer` is a hash, None if the results do not say.
     """
 
     name: str
@@ -38,11 +38,13 @@ class Row:
     command: str = ""
     val_loss: float | None = None
     bits_per_byte: float | None = None
+    by_source: str = ""
     tokens_per_second: float | None = None
     peak_memory: int | None = None
     seconds: float | None = None
     exit_code: int | None = None
     reason: str = ""
+    tokenizer: str | None = None
     settings: Settings = field(default_factory=dict)
     curves: Curves = field(default_factory=dict)
 
@@ -92,12 +94,15 @@ def _to_paste(command: str) -> str:
 def _reached(status: Status, results: Results, curves: Curves) -> dict[str, Any]:
     """Return what a row has from its phases."""
     last = results[max(results, key=PHASES.index)] if results and status == "finished" else None
+    by_source = curves[last.phase].by_source if last and last.phase in curves else {}
     peaks = [curve.peak_memory for curve in curves.values() if curve.peak_memory is not None]
     return {
         "val_loss": last.best_val_loss if last else None,
         "bits_per_byte": last.bits_per_byte if last else None,
+        "by_source": printable(", ".join(f"{name} {loss:.4f}" for name, loss in by_source.items())),
         "tokens_per_second": next(iter(curves.values())).tokens_per_second if curves else None,
         "peak_memory": max(peaks, default=None),
+        "tokenizer": next((result.tokenizer for result in results.values() if result.tokenizer), None),
         "settings": _flat(results),
         "curves": curves,
     }

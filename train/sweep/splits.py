@@ -38,7 +38,8 @@ def splits(rows: Sequence[Row]) -> list[Split]:
     """Return the groups of finished rows without dropout whose steps are the same sequences, split differently."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.status == "finished" and row.settings and not any(_values(row, "dropout")):
+        dropout = (value for key, value in row.settings.items() if key.endswith(".dropout"))
+        if row.status == "finished" and row.settings and not any(dropout):
             groups[_training(row)].append(row)
     return [split for group in groups.values() if len(group) > 1 and (split := _split(group))]
 
@@ -76,9 +77,9 @@ def _ranges(group: Sequence[Row]) -> Iterator[float]:
 
 
 def _training(row: Row) -> str:
-    """Return what rows must share to be equal training: all settings but the split, and the effective batch."""
+    """Return what equal training shares: all settings but the split, the effective batch, the tokenizer."""
     kept = {k: value for k, value in row.settings.items() if k.rpartition(".")[2] not in SPLIT | TOLD_ONLY}
-    return json.dumps([kept, _batches(row)], sort_keys=True)
+    return json.dumps([kept, _batches(row), row.tokenizer], sort_keys=True)
 
 
 def _batches(row: Row) -> list[int | None]:
@@ -90,7 +91,3 @@ def _batch(row: Row, prefix: str) -> int | None:
     B, accum_steps = (row.settings.get(f"{prefix}train.{name}") for name in ("B", "accum_steps"))
     given = row.settings.get(f"{prefix}train.effective_batch")
     return B * accum_steps if given is None and B is not None and accum_steps is not None else given
-
-
-def _values(row: Row, name: str) -> list[float]:
-    return [value for key, value in row.settings.items() if key.rpartition(".")[2] == name]

@@ -14,6 +14,10 @@ from train.sweep.findings import GIB, labels
 from train.sweep.row import Row
 
 FORMULA = ("=", "+", "-", "@")
+PEAK = (
+    "Peak GiB is the most memory that the process held while a phase trained. On a CPU that is its resident size "
+    "(on a Mac since the process began), on mps what the Metal driver held at a logged step."
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ COLUMNS = (
     Column("status", "status"),
     Column("val_loss", "val loss", "{:.4f}", "val loss {}"),
     Column("bits_per_byte", "bits per byte", "{:.3f}", "{} bits per byte"),
+    Column("by_source", "val loss by source"),
     Column("tokens_per_second", "tokens/s", "{:,.0f}", "{} tokens/s"),
     Column("peak_memory_gib", "peak GiB", "{:.2f}", "{} GiB"),
     Column("minutes", "minutes", "{:.1f}", "{} minutes"),
@@ -47,6 +52,7 @@ def values(row: Row) -> dict[str, Any]:
         "status": row.status,
         "val_loss": row.val_loss,
         "bits_per_byte": row.bits_per_byte,
+        "by_source": row.by_source,
         "tokens_per_second": row.tokens_per_second,
         "peak_memory_gib": None if row.peak_memory is None else row.peak_memory / GIB,
         "minutes": None if row.seconds is None else row.seconds / 60,
@@ -65,6 +71,11 @@ def cells(row: Row) -> dict[Column, str]:
     }
 
 
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns that have something to show of any row."""
+    return [column for column in COLUMNS if any(cells(row)[column] for row in rows)]
+
+
 def as_csv(rows: Sequence[Row]) -> str:
     """Return a line a row, whole numbers and names; no cell is a formula to a spreadsheet."""
     file = io.StringIO()
@@ -80,11 +91,13 @@ def _harmless(value: Any) -> Any:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """Return GitHub's kind of table."""
+    columns = columns_of(rows)
     lines = [
-        ["#", *(column.title for column in COLUMNS)],
-        ["---:", *("---:" if c.form else "---" for c in COLUMNS)],
+        ["#", *(column.title for column in columns)],
+        ["---:", *("---:" if column.form else "---" for column in columns)],
     ]
-    lines += [[str(number), *map(literal, cells(row).values())] for number, row in enumerate(rows, 1)]
+    for number, row in enumerate(rows, 1):
+        lines.append([str(number), *(literal(cells(row)[column]) for column in columns)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
