@@ -14,6 +14,8 @@ import warm
 import yaml
 from conftest import ROOT, cli
 
+from train.lifeline import lifeline
+
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
 NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
 SCRIPTS = sorted({path.stem for path in (ROOT / "scripts").glob("*.py")} - {"_root", "faults", "install"})
@@ -234,3 +236,32 @@ def test_sigterm_before_the_loop_has_its_exit_code_too(tmp_path: Path, delay: fl
         _, said = process.communicate(timeout=60)
     assert process.returncode in (143, -signal.SIGTERM), said  # the latter while Python itself still starts
     assert "Traceback" not in said and "fault of the program" not in said
+
+
+DEFERRING = """
+import os, sys, time
+from train.cli import command, deferred_signals
+
+def main():
+    with deferred_signals():
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0.3)
+        print("whole")
+    print("too late")
+
+command(main)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_a_job_with_a_lifeline_waits_until_an_import_is_whole(signum: int) -> None:
+    with lifeline() as (reading, end):
+        done = subprocess.run(
+            [sys.executable, "-c", DEFERRING, str(int(signum))],
+            env=os.environ | end | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            pass_fds=(reading,),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (128 + signum, "whole\n"), done.stderr

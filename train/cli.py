@@ -74,12 +74,23 @@ def exit_codes() -> Iterator[None]:
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Let signals wait, as while torch is imported: it turns an interrupt into an error of its own."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    """Let signals wait, as while torch is imported: it turns an interrupt into an error of its own.
+
+    Their handlers are replaced. Blocking the signals here would not do: another thread, such as the lifeline's or
+    one of numpy's, would take them, and Python would still call the handler in this one.
+    """
+    arrived: list[int] = []
+    before: dict[signal.Signals, Any] = {}
     try:
+        for signum in ENDING:
+            if signal.getsignal(signum) not in (signal.SIG_IGN, None):  # None: not set by Python
+                before[signum] = signal.signal(signum, lambda signum, _: arrived.append(signum))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        for late in arrived:
+            signal.raise_signal(late)
 
 
 def report_error(error: Exception) -> int:
