@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import re
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -265,3 +267,40 @@ def test_a_signal_to_a_job_with_a_lifeline_waits_until_an_import_is_whole(signum
             check=False,
         )
     assert (done.returncode, done.stdout) == (128 + signum, "whole\n"), done.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_at_once_while_it_learns_a_tokenizer(tmp_path: Path, signum: int) -> None:
+    letters = "".join(random.Random(0).choices(string.ascii_lowercase + " " * 5, k=3 << 20))
+    (tmp_path / "a.txt").write_text("\n\n".join(letters[at : at + 1000] for at in range(0, len(letters), 1000)))
+    data = ["data=text", "data.files=[a.txt]", "data.documents=blank_lines", "data.cache_dir=cache"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "phase=pretrain", *data, "model.V=16384"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and "learning 16384 entries" in process.stdout.readline()
+        time.sleep(1)  # the text is read; the merges of it take ten seconds or so
+        sent = time.monotonic()
+        process.send_signal(signum)
+        said = process.communicate(timeout=120)
+    assert time.monotonic() - sent < 3
+    assert (process.returncode, *said) == (128 + signum, "", "stopped; what was saved before is as it was\n")
+    assert not list((tmp_path / "cache").glob("tokenizer-*"))
+
+
+ABANDONING = """
+import atexit, os, signal, threading, time
+from niels_gpt.interruptible import run_interruptibly
+from train.cli import command
+
+atexit.register(print, "Python shuts down")
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+command(lambda: run_interruptibly(lambda: time.sleep(60)))
+"""
+
+
+def test_a_command_does_not_shut_python_down_around_a_call_that_a_signal_has_left_behind() -> None:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", ABANDONING]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, ""), done.stderr

@@ -7,10 +7,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory
+from niels_gpt.interruptible import has_abandoned_call
 from train.console import ConsoleHandler, open_streams, outlive_readers
 from train.disk import disk_error
 from train.exhausted import first_line, is_out_of_memory
@@ -37,13 +38,20 @@ def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
             signal.signal(signum, end_at_once)
     end_with_parent()
     argparse.ArgumentParser.error = _refuse_usage  # type: ignore[assignment, method-assign]  # Hydra's too
-    with exit_codes():
-        try:
-            main()
-        except SystemExit:  # as of --help
-            sys.stdout.flush()
-            raise
-        sys.stdout.flush()  # here, where it is known what a reader that has gone means
+    try:
+        with exit_codes():
+            try:
+                main()
+            except SystemExit:  # as of --help
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()  # here, where it is known what a reader that has gone means
+    except SystemExit as end:
+        if isinstance(end.code, int) and has_abandoned_call():
+            with suppress(OSError):
+                sys.stdout.flush()
+            os._exit(end.code)
+        raise
 
 
 def _refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
