@@ -26,15 +26,16 @@ class Speaker:
         yield from self._pieces([end, *self.tokenizer.encode(text)], [end], sampling)
 
     def reply(self, question: str, **sampling: Any) -> Iterator[str]:
-        """Yield, piece by piece, the assistant's answer; `sampling` is as in `generate`."""
-        asked = Message("user", question)
+        """Yield, piece by piece, the assistant's answer; `sampling` is as in `generate`.
+
+        The conversation has the question with as much of the answer as was yielded, and neither before that.
+        """
+        asked, start, said = Message("user", question), len(self.conversation), ""
         prompt = encode_prompt([*self.conversation, asked], self.tokenizer)
-        self.conversation.append(asked)  # only now: what cannot be encoded would fail every later question
-        said = ""
         for piece in self._pieces(prompt, [self.tokenizer.special[END_OF_TURN]], sampling):
             said += piece
+            self.conversation[start:] = asked, Message("assistant", said)
             yield piece
-        self.conversation.append(Message("assistant", said))
 
     def _pieces(self, prompt: Sequence[int], stop: Sequence[int], sampling: dict[str, Any]) -> Iterator[str]:
         """Decode as tokens come; a character that is not whole yet is held back."""
@@ -43,7 +44,7 @@ class Speaker:
         for id in generate(self.model, prompt, stop=stop, **sampling):
             ids.append(id)
             text = self.tokenizer.decode(ids)
-            if not text.endswith("\ufffd"):
+            if text != shown and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
         yield self.tokenizer.decode(ids)[len(shown) :]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from niels_gpt.errors import DataError
+from niels_gpt.interruptible import run_interruptibly
 from niels_gpt.writing import write_text
 
 END_OF_TEXT = "<|end_of_text|>"
@@ -141,7 +142,18 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    bpe.train_from_iterator((_utf8(text).decode() for text in texts), trainer)
+    abandoned = False
+
+    def checked() -> Iterator[str]:
+        for text in texts:
+            if abandoned:  # by a signal
+                raise InterruptedError
+            yield _utf8(text).decode()
+
+    try:
+        run_interruptibly(lambda: bpe.train_from_iterator(checked(), trainer))
+    finally:
+        abandoned = True
     if (n := bpe.get_vocab_size()) < V:
         hint = f"use model.V={n} or less, or give more text"
         raise DataError(f"model.V={V} was asked for, but this text gives only {n} entries", hint)

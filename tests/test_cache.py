@@ -3,10 +3,14 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
+from conftest import ROOT
 from warm import context
 
 from niels_gpt.config import DataCfg
@@ -143,6 +147,23 @@ def test_dialogues_carry_their_targets(tmp_path: Path) -> None:
     assert len(files.learned) == len(files.ids) == int(files.starts[-1])
     assert 0 < int(files.learned.long().sum()) < len(files.ids)
     assert files.ids.dtype == torch.uint16
+
+
+@pytest.mark.parametrize("file", ["chat.py", "plain.py", "seeds.py", "tokenizer.py", "data/files.py"])
+def test_token_files_made_by_other_code_have_another_name(tmp_path: Path, file: str) -> None:
+    copytree(ROOT / "niels_gpt", tmp_path / "niels_gpt")
+
+    def name() -> str:
+        code = "from niels_gpt.data.sources import *; print(fingerprint(SourceCfg(kind='synthetic')))"
+        return subprocess.check_output(
+            [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": "."}, text=True
+        )
+
+    before = name()
+    assert name() == before
+    with (tmp_path / "niels_gpt" / file).open("a") as code:
+        code.write("# changed")
+    assert name() != before
 
 
 def test_one_document_cannot_be_split(tmp_path: Path) -> None:

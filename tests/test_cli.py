@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import re
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -13,6 +15,8 @@ import pytest
 import warm
 import yaml
 from conftest import ROOT, cli
+
+from train.lifeline import lifeline
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
 NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
@@ -234,3 +238,69 @@ def test_sigterm_before_the_loop_has_its_exit_code_too(tmp_path: Path, delay: fl
         _, said = process.communicate(timeout=60)
     assert process.returncode in (143, -signal.SIGTERM), said  # the latter while Python itself still starts
     assert "Traceback" not in said and "fault of the program" not in said
+
+
+DEFERRING = """
+import os, sys, time
+from train.cli import command, deferred_signals
+
+def main():
+    with deferred_signals():
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0.3)
+        print("whole")
+    print("too late")
+
+command(main)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_a_job_with_a_lifeline_waits_until_an_import_is_whole(signum: int) -> None:
+    with lifeline() as (reading, end):
+        done = subprocess.run(
+            [sys.executable, "-c", DEFERRING, str(int(signum))],
+            env=os.environ | end | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            pass_fds=(reading,),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (128 + signum, "whole\n"), done.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_at_once_while_it_learns_a_tokenizer(tmp_path: Path, signum: int) -> None:
+    letters = "".join(random.Random(0).choices(string.ascii_lowercase + " " * 5, k=3 << 20))
+    (tmp_path / "a.txt").write_text("\n\n".join(letters[at : at + 1000] for at in range(0, len(letters), 1000)))
+    data = ["data=text", "data.files=[a.txt]", "data.documents=blank_lines", "data.cache_dir=cache"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "phase=pretrain", *data, "model.V=16384"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and "learning 16384 entries" in process.stdout.readline()
+        time.sleep(1)  # the text is read; the merges of it take ten seconds or so
+        sent = time.monotonic()
+        process.send_signal(signum)
+        said = process.communicate(timeout=120)
+    assert time.monotonic() - sent < 3
+    assert (process.returncode, *said) == (128 + signum, "", "stopped; what was saved before is as it was\n")
+    assert not list((tmp_path / "cache").glob("tokenizer-*"))
+
+
+ABANDONING = """
+import atexit, os, signal, threading, time
+from niels_gpt.interruptible import run_interruptibly
+from train.cli import command
+
+atexit.register(print, "Python shuts down")
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+command(lambda: run_interruptibly(lambda: time.sleep(60)))
+"""
+
+
+def test_a_command_does_not_shut_python_down_around_a_call_that_a_signal_has_left_behind() -> None:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", ABANDONING]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, ""), done.stderr

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
-    ["niels_gpt.printable", "niels_gpt.durable"],
+    ["niels_gpt.printable", "niels_gpt.durable", "niels_gpt.interruptible"],
     ["niels_gpt.writing"],
     ["niels_gpt.errors", "niels_gpt.seeds", "niels_gpt.plain", "niels_gpt.data.building"],
     [

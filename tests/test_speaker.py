@@ -1,17 +1,24 @@
 """A trained model that goes on or answers: found by any path to it, undisturbed by what it cannot read."""
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from conftest import Run
 
 from niels_gpt.config import ModelCfg
+from niels_gpt.data.records import Message
 from niels_gpt.errors import DataError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.speaker import Speaker, load_speaker
-from niels_gpt.tokenizer import BytesTokenizer
+from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
 
 SHORT = ("data.size=200", "data.tokenizer=bytes", "model.V=256", "train.total_steps=1", "train.warmup_steps=0")
+
+
+def small_speaker() -> Speaker:
+    return Speaker(GPT(ModelCfg(V=256, T=32, C=16, L=1, H=2, d_ff=32)), BytesTokenizer(), chats=True)
 
 
 def test_a_run_folder_may_be_named_like_a_checkpoint(run_folder: Run) -> None:
@@ -30,7 +37,7 @@ def test_a_checkpoint_is_found_from_within_its_run(
 
 
 def test_a_question_that_cannot_be_read_leaves_the_conversation_as_it_was() -> None:
-    speaker = Speaker(GPT(ModelCfg(V=256, T=32, C=16, L=1, H=2, d_ff=32)), BytesTokenizer(), chats=True)
+    speaker = small_speaker()
     list(speaker.reply("hi", max_tokens=2))
     before = list(speaker.conversation)
     with pytest.raises(DataError, match="half a surrogate pair"):
@@ -38,3 +45,33 @@ def test_a_question_that_cannot_be_read_leaves_the_conversation_as_it_was() -> N
     assert speaker.conversation == before
     list(speaker.reply("and now?", max_tokens=2))
     assert [message.role for message in speaker.conversation] == ["user", "assistant"] * 2
+
+
+@pytest.mark.parametrize("said", ["", "é", "été"])
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError])
+def test_a_reply_that_is_cut_short_keeps_the_question_with_the_partial_answer_or_neither(
+    monkeypatch: pytest.MonkeyPatch, said: str, fault: type[BaseException]
+) -> None:
+    speaker = small_speaker()
+
+    def cut_short(*_: object, **__: object) -> Iterator[int]:
+        yield from [BytesTokenizer().special[END_OF_TEXT], *said.encode(), "é".encode()[0]]
+        raise fault
+
+    monkeypatch.setattr("niels_gpt.speaker.generate", cut_short)
+    with pytest.raises(fault):
+        list(speaker.reply("hi"))
+    assert speaker.conversation == ([Message("user", "hi"), Message("assistant", said)] if said else [])
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+def test_a_conversation_alternates_after_replies_that_nobody_heard_to_the_end(pieces: int) -> None:
+    speaker = small_speaker()
+    left = speaker.reply("hi", max_tokens=9)
+    said = "".join(islice(left, pieces))
+    heard = [Message("user", "hi"), Message("assistant", said)] if pieces else []
+    assert speaker.conversation == heard
+    list(speaker.reply("and now?", max_tokens=2))
+    del left
+    assert speaker.conversation[: len(heard)] == heard
+    assert [message.role for message in speaker.conversation[len(heard) :]] == ["user", "assistant"]

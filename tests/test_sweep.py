@@ -111,8 +111,8 @@ def test_the_columns_are_those_that_were_promised(sweep: Path) -> None:
     rewrite(sweep, None)
     first = read_csv(sweep)[0]
     assert set(first) == {column.key for column in COLUMNS} == {
-        "job", "overrides", "status", "val_loss", "bits_per_byte", "tokens_per_second", "peak_memory_gib",
-        "minutes", "exit_code", "reason",
+        "job", "overrides", "status", "val_loss", "bits_per_byte", "by_source", "tokens_per_second",
+        "peak_memory_gib", "minutes", "exit_code", "reason",
     }  # fmt: skip
     numbers = [float(first[key]) for key in ("val_loss", "bits_per_byte", "tokens_per_second", "peak_memory_gib")]
     assert numbers == [3.0, 1.5, 900.0, 1.0]

@@ -7,10 +7,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, first_line, is_out_of_memory
+from niels_gpt.interruptible import has_abandoned_call
 from train.console import ConsoleHandler, open_streams, outlive_readers
 from train.disk import disk_error
 from train.known import HELP
@@ -36,13 +37,20 @@ def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
             signal.signal(signum, end_at_once)
     end_with_parent()
     argparse.ArgumentParser.error = _refuse_usage  # type: ignore[assignment, method-assign]  # Hydra's too
-    with exit_codes():
-        try:
-            main()
-        except SystemExit:  # as of --help
-            sys.stdout.flush()
-            raise
-        sys.stdout.flush()  # here, where it is known what a reader that has gone means
+    try:
+        with exit_codes():
+            try:
+                main()
+            except SystemExit:  # as of --help
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()  # here, where it is known what a reader that has gone means
+    except SystemExit as end:
+        if isinstance(end.code, int) and has_abandoned_call():
+            with suppress(OSError):
+                sys.stdout.flush()
+            os._exit(end.code)
+        raise
 
 
 def _refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
@@ -73,12 +81,23 @@ def exit_codes() -> Iterator[None]:
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Let signals wait, as while torch is imported: it turns an interrupt into an error of its own."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    """Let signals wait, as while torch is imported: it turns an interrupt into an error of its own.
+
+    Their handlers are replaced. Blocking the signals here would not do: another thread, such as the lifeline's or
+    one of numpy's, would take them, and Python would still call the handler in this one.
+    """
+    arrived: list[int] = []
+    before: dict[signal.Signals, Any] = {}
     try:
+        for signum in ENDING:
+            if signal.getsignal(signum) not in (signal.SIG_IGN, None):  # None: not set by Python
+                before[signum] = signal.signal(signum, lambda signum, _: arrived.append(signum))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        for late in arrived:
+            signal.raise_signal(late)
 
 
 def report_error(error: Exception) -> int:

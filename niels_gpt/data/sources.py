@@ -12,6 +12,7 @@ from niels_gpt.data.records import Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
+CODE = ("chat.py", "plain.py", "seeds.py", "tokenizer.py")  # outside this folder, but it decides what is cached
 
 KINDS: dict[SourceKind, ModuleType] = {
     "pydocs": pydocs,
@@ -52,10 +53,11 @@ def _has(source: SourceCfg, want: Want) -> bool:
 
 
 def fingerprint(cfg: SourceCfg) -> str:
-    """Return a name for what the source would yield, without making it; other code gives another name."""
+    """Return a name for what token files of the source hold, without making it; other code gives another name."""
     module = KINDS[cfg.kind]
     folder = Path(__file__).parent
-    code = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    paths = [*sorted(folder.glob("*.py")), *(folder.parent / name for name in CODE)]
+    code = b"".join(path.read_bytes() for path in paths)
     return f"{cfg.kind}:{module.fingerprint(cfg)}:{hashlib.sha256(code).hexdigest()[:16]}"
 
 

@@ -24,8 +24,8 @@ class Point(NamedTuple):
 class Curve:
     """A phase as it went on: its losses, the tokens a second between them, the largest memory in bytes.
 
-    A nat a target of its validation text is `bits` per byte; nan without an evaluation. `by_source` has the losses of
-    its best evaluation where several sources validate.
+    A nat a target of its validation text is `bits` per byte; nan without an evaluation. `by_source` has the losses
+    of its best evaluation where several sources validate.
     """
 
     train: tuple[Point, ...]
