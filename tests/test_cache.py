@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from shutil import copytree
+from unittest import mock
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from conftest import ROOT
 from warm import context
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.cache import TokenFiles, token_files, token_meta, tokenizer_for
+from niels_gpt.data.cache import TokenFiles, open_cache, tokenizer_for
+from niels_gpt.data.hash_index import INDEX, HashIndex, file_sha256
 from niels_gpt.data.sources import Want, records
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
@@ -34,7 +36,7 @@ def data(tmp_path: Path, **changes: object) -> DataCfg:
 
 
 def opened(cfg: DataCfg, split: str = "train", want: Want = "documents", limit: int = 200) -> TokenFiles:
-    return token_files(cfg.mixture()[0], want, split, BYTES, cfg, limit)
+    return open_cache(cfg.mixture()[0], want, BYTES, cfg, limit).open(split)
 
 
 def test_the_files_hold_every_document_once_split_by_name(tmp_path: Path) -> None:
@@ -57,6 +59,41 @@ def test_a_second_opening_builds_nothing(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.ids")}
     opened(cfg)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.ids")} == before != {}
+
+
+def test_a_warm_start_reads_neither_the_corpus_nor_all_tokens_again(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("\n\n".join(f"the number {n} is {n * n}" for n in range(300)))
+    os.utime(text, ns=(0, 0))
+    cfg = data(tmp_path, kind="text", files=(str(text),), documents="blank_lines")
+    first = opened(cfg)
+    with (
+        mock.patch("niels_gpt.data.hash_index.file_sha256", side_effect=AssertionError),
+        mock.patch("niels_gpt.data.cache._require_below", side_effect=AssertionError),
+    ):
+        assert torch.equal(opened(cfg).ids, first.ids)
+    text.write_text(text.read_text().upper())
+    assert not torch.equal(opened(cfg).ids, first.ids), "an edited file is read again"
+
+
+def test_a_file_that_may_still_be_written_to_is_hashed_again(tmp_path: Path) -> None:
+    """Two writes in one tick of the clock leave the same size and time."""
+    index, path = HashIndex(tmp_path), tmp_path / "a.txt"
+    path.write_text("one")
+    index.sha256(path)
+    assert index.known(path) is None
+    os.utime(path, ns=(0, 0))
+    index.sha256(path)
+    index.save()
+    assert HashIndex(tmp_path).known(path) == file_sha256(path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b'{"a": 1}', b'{"a": [1]}', b'{"a": [null, 2, "x"]}'])
+def test_a_damaged_index_counts_as_empty(tmp_path: Path, content: bytes) -> None:
+    cfg = data(tmp_path)
+    first = opened(cfg)
+    (tmp_path / "cache" / INDEX).write_bytes(content)
+    assert torch.equal(opened(cfg).ids, first.ids)
 
 
 def test_other_content_gets_files_of_its_own(tmp_path: Path) -> None:
@@ -82,7 +119,7 @@ def content_of(tmp_path: Path, *dialogues: str) -> str:
     rows = [[{"role": roles[r], "content": f"{n}"} for n, r in enumerate(turns)] for turns in dialogues]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"messages": row}) for row in rows))
     cfg = data(tmp_path, kind="jsonl", files=(str(tmp_path / "a.jsonl"),))
-    return token_meta(cfg.mixture()[0], "dialogues", BYTES, cfg, 200).content_sha256[:16]
+    return open_cache(cfg.mixture()[0], "dialogues", BYTES, cfg, 200).meta.content_sha256[:16]
 
 
 def test_the_same_texts_in_other_roles_are_other_content(tmp_path: Path) -> None:
@@ -154,7 +191,10 @@ def test_token_files_made_by_other_code_have_another_name(tmp_path: Path, file: 
     copytree(ROOT / "niels_gpt", tmp_path / "niels_gpt")
 
     def name() -> str:
-        code = "from niels_gpt.data.sources import *; print(fingerprint(SourceCfg(kind='synthetic')))"
+        code = (
+            "from pathlib import Path; from niels_gpt.data.sources import *; "
+            "print(fingerprint(SourceCfg(kind='synthetic'), HashIndex(Path('.'))))"
+        )
         return subprocess.check_output(
             [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": "."}, text=True
         )

@@ -9,7 +9,13 @@ from conftest import ROOT
 LAYERS = [
     ["niels_gpt.printable", "niels_gpt.durable", "niels_gpt.interruptible"],
     ["niels_gpt.writing"],
-    ["niels_gpt.errors", "niels_gpt.seeds", "niels_gpt.plain", "niels_gpt.data.building"],
+    [
+        "niels_gpt.errors",
+        "niels_gpt.seeds",
+        "niels_gpt.plain",
+        "niels_gpt.data.building",
+        "niels_gpt.data.hash_index",
+    ],
     [
         "niels_gpt.config",
         "niels_gpt.loss",

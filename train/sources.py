@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import Mixture, Source
-from niels_gpt.data.cache import TokenFiles, token_files, token_meta, tokenizer_for
+from niels_gpt.data.cache import TokenCache, TokenFiles, open_cache, tokenizer_for
 from niels_gpt.data.sources import Want, having
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
@@ -52,21 +52,23 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
             f"use one of {', '.join(source.called for source in sources)}, or leave val_source out",
         )
 
-    def opened(source: SourceCfg, split: str, seed: int) -> Source:
-        files = token_files(source, want, split, tokenizer, data, T + 1)
+    def opened(source: SourceCfg, cache: TokenCache, split: str, seed: int) -> Source:
         try:
-            return stream(files, T, seed)
+            return stream(cache.open(split), T, seed)
         except DataError as error:
             raise DataError(f"{source.called}, {split} split: {error}", error.hint) from None
 
-    train = [opened(source, "train", cfg.train.seed) for source in sources]
+    train: list[Source] = []
     val: dict[str, tuple[Source, float]] = {}
-    for source in held_out:
-        name = source.called if source.called not in val else f"{source.called} {len(val) + 1}"
-        val[name] = opened(source, "val", VAL_SEED), source.weight
-    hashes = [token_meta(source, want, tokenizer, data, T + 1).content_sha256 for source in sources]
-    facts = [(hash, source.weight) for hash, source in zip(hashes, sources, strict=True)]
-    measured = [fact for fact, source in zip(facts, sources, strict=True) if source in held_out]
+    facts, measured = [], []
+    for source in sources:
+        cache = open_cache(source, want, tokenizer, data, T + 1)
+        facts.append((cache.meta.content_sha256, source.weight))
+        train.append(opened(source, cache, "train", cfg.train.seed))
+        if source in held_out:
+            name = source.called if source.called not in val else f"{source.called} {len(val) + 1}"
+            val[name] = opened(source, cache, "val", VAL_SEED), source.weight
+            measured.append(facts[-1])
     return PhaseData(
         train[0] if len(train) == 1 else Mixture(train, [source.weight for source in sources], cfg.train.seed),
         share_out(val, cfg.train.eval_sequences),

@@ -5,6 +5,7 @@ import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from niels_gpt.chat import ChatTokens, encode_dialogue
 from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.building import building
+from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.meta import ANEW, Columns, Meta, read_meta, write_meta
 from niels_gpt.data.records import Dialogue, Document
 from niels_gpt.data.sources import Want, content_of, fingerprint, having, records, texts_of
@@ -52,7 +54,9 @@ def tokenizer_for(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
             raise DataError(f"model.V={V} was asked for, but bytes have 256 entries", "use model.V=256")
         return BytesTokenizer()
     sources = having(cfg.mixture(), want)
-    key = _key([fingerprint(source) for source in sources], want, V, cfg.val_fraction)
+    index = HashIndex(Path(cfg.cache_dir))
+    key = _key([fingerprint(source, index) for source in sources], want, V, cfg.val_fraction)
+    index.save()
     path = Path(cfg.cache_dir) / f"tokenizer-{key}.json"
     with building(path) as missing:
         if missing:
@@ -81,42 +85,43 @@ def _learned_before(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def token_files(
-    source: SourceCfg, want: Want, split: str, tokenizer: Tokenizer, cfg: DataCfg, limit: int
-) -> TokenFiles:
-    """Return a split of a source as token ids, built at the first call; dialogues have `limit` ids at most.
+@dataclass(frozen=True)
+class TokenCache:
+    """The token files of one source."""
+
+    folder: Path
+    meta: Meta
+    V: int
+    index: HashIndex
+
+    def open(self, split: str) -> TokenFiles:
+        """Map a split; its ids and hashes are checked, unless they were and the files are as they were then.
+
+        Raises:
+            DataError: a file is damaged.
+        """
+        files = _open(self.folder, split, self.meta.splits[split], self.V, self.index)
+        self.index.save()
+        return files
+
+
+def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> TokenCache:
+    """Return a source's token files, built if they are not there; dialogues have `limit` ids at most.
 
     Raises:
-        DataError: the source has nothing to give, or a file of the cache is damaged.
+        DataError: the source has nothing to give, or its meta.json is damaged.
     """
-    folder, meta = _built(source, want, tokenizer, cfg, limit)
-    facts = (split, want, source.called, meta.splits[split].ids.count, meta.content_sha256[:16])
-    log.info("data: %s split, %s of %s, %d tokens, content %s", *facts)
-    return _open(folder, split, meta.splits[split], tokenizer.V)
-
-
-def token_meta(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> Meta:
-    """Return what is known of a source's token files, built if they are not there: counts and hashes."""
-    return _built(source, want, tokenizer, cfg, limit)[1]
-
-
-def _built(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> tuple[Path, Meta]:
-    """Return where a source's token files are, built if they are not there, and their meta.json.
-
-    The folder is named once: its name takes reading all that the source has.
-    """
-    folder = _folder(source, want, tokenizer, cfg, limit)
+    index = HashIndex(Path(cfg.cache_dir))
+    limit = limit if want == "dialogues" else 0  # a document may have any length
+    key = _key(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, limit)
+    folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"  # named by all that decides the content
     with building(folder) as missing:
         if missing:
             _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
-    return folder, read_meta(folder)
-
-
-def _folder(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> Path:
-    """Return where the token files belong: the name stands for everything that decides their content."""
-    limit = limit if want == "dialogues" else 0
-    key = _key(FORMAT, fingerprint(source), want, tokenizer.hash(), cfg.val_fraction, limit)
-    return Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"
+    meta = read_meta(folder)
+    tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
+    log.info("data: %s of %s, %s, content %s", want, source.called, tokens, meta.content_sha256[:16])
+    return TokenCache(folder, meta, tokenizer.V, index)
 
 
 def _key(*parts: Any) -> str:
@@ -241,15 +246,16 @@ def _with_progress(items: Iterator[Any], what: str, total: int) -> Iterator[Any]
     return items
 
 
-def _open(folder: Path, split: str, said: Columns, V: int) -> TokenFiles:
-    """Map one split, its sizes, ids and hashes checked: all of it is read once, and damage never learned from."""
+def _open(folder: Path, split: str, said: Columns, V: int, index: HashIndex) -> TokenFiles:
+    """Map one split, its sizes, ids and hashes checked, so that damage is never learned from."""
     paths = {name: folder / f"{split}.{name}" for name, _ in said}
     files = TokenFiles(**{name: _map(paths[name], column.dtype, column.count) for name, column in said})
+    if all(index.known(paths[name]) == column.sha256 for name, column in said):
+        return files
     _require_below(files.ids, V, paths["ids"])
     for name, column in said:
-        with paths[name].open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != column.sha256:
-                raise DataError(f"{paths[name]} is damaged: its sha256 is not the one in meta.json", ANEW)
+        if index.sha256(paths[name], final=True) != column.sha256:
+            raise DataError(f"{paths[name]} is damaged: its sha256 is not the one in meta.json", ANEW)
     _require_items(files, folder / split)
     return files
 

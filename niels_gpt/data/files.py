@@ -8,13 +8,14 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from niels_gpt.config import SourceCfg
+from niels_gpt.data.hash_index import file_sha256
 from niels_gpt.data.records import ROLES, Dialogue, Document, Message
 from niels_gpt.errors import DataError
 from niels_gpt.plain import Odd, parse_json
@@ -57,13 +58,16 @@ def starts_with(cfg: SourceCfg, kind: type[Row]) -> bool:
     return any(isinstance(row, kind) for row in first_rows)
 
 
-def fingerprint(cfg: SourceCfg) -> str:
-    """Return a sha256 (hex) that changes whenever `documents` or `dialogues` would yield something else."""
+def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = file_sha256) -> str:
+    """Return a hash that changes whenever `documents` or `dialogues` would yield something else.
+
+    `sha256` returns the hash of a file, perhaps from an index.
+    """
     setting = cfg.documents if cfg.kind == "text" else cfg.on_bad_line
     parts: list[Any] = [cfg.kind, setting, PIECE, LONGEST_PARAGRAPH]
     for path in _resolve(cfg.files):
-        with _open(path) as file:
-            parts.append((_shown(path), hashlib.file_digest(file, "sha256").hexdigest()))
+        with _open(path):
+            parts.append((_shown(path), sha256(path)))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

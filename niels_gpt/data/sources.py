@@ -8,6 +8,7 @@ from typing import Literal
 
 from niels_gpt.config import SourceCfg, SourceKind
 from niels_gpt.data import files, pydocs, synthetic
+from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.records import Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
@@ -52,13 +53,14 @@ def _has(source: SourceCfg, want: Want) -> bool:
     return source.kind != "text" or want == "documents"
 
 
-def fingerprint(cfg: SourceCfg) -> str:
+def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
     """Return a name for what token files of the source hold, without making it; other code gives another name."""
     module = KINDS[cfg.kind]
+    own = files.fingerprint(cfg, index.sha256) if module is files else module.fingerprint(cfg)
     folder = Path(__file__).parent
     paths = [*sorted(folder.glob("*.py")), *(folder.parent / name for name in CODE)]
     code = b"".join(path.read_bytes() for path in paths)
-    return f"{cfg.kind}:{module.fingerprint(cfg)}:{hashlib.sha256(code).hexdigest()[:16]}"
+    return f"{cfg.kind}:{own}:{hashlib.sha256(code).hexdigest()[:16]}"
 
 
 def texts_of(record: Document | Dialogue) -> list[str]:

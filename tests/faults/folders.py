@@ -8,7 +8,8 @@ import torch
 from conftest import final, metrics, same
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.cache import token_files
+from niels_gpt.data.cache import open_cache
+from niels_gpt.data.hash_index import INDEX
 from niels_gpt.data.meta import read_meta
 from niels_gpt.data.sources import Want
 from niels_gpt.errors import CheckpointError
@@ -88,15 +89,15 @@ def opened(cfg: DataCfg) -> list[list[torch.Tensor]]:
     """Open all token files; copies, since they are mapped and about to change."""
     wants: tuple[Want, ...] = ("documents", "dialogues")
     return [
-        [column.clone() for column in token_files(cfg.mixture()[0], want, split, BytesTokenizer(), cfg, 99)]
+        [column.clone() for column in open_cache(cfg.mixture()[0], want, BytesTokenizer(), cfg, 99).open(split)]
         for want in wants
         for split in ("train", "val")
     ]
 
 
 def hashes(cache: Path) -> dict[str, str]:
-    """Return the sha256 of every file of a token cache but the locks."""
-    files = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    """Return the sha256 of every file of a token cache but the locks and the index."""
+    files = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != INDEX]
     return {str(path.relative_to(cache)): _sha256(path) for path in files}
 
 
