@@ -18,9 +18,9 @@ from niels_gpt.weights import phase_folder
 from train.fit import Found
 from train.preflight import preflight
 from train.result import RESULT, read_results
+from train.resuming import checkpoint_path
 from train.run import DATA
 from train.schema import RunCfg
-from train.sources import checkpoint_path
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def chosen_checkpoint(path: Path) -> Path:
 
 def opened(checkpoint: Path) -> Subject:
     """Return a checkpoint with the settings that gave it, for this machine's device."""
-    cfg = settings_behind(checkpoint)
+    found, cfg = Found.at(checkpoint), settings_behind(checkpoint)
     device = resolve_device("auto")
     preflight(device, cfg)
-    return Subject(Found.at(checkpoint), cfg, device)
+    return Subject(found, cfg, device)
 
 
 def settings_behind(checkpoint: Path) -> RunCfg:

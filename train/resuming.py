@@ -1,18 +1,104 @@
-"""How a run goes on from a checkpoint: its newest good one, or another's weights."""
+"""Decide where a phase starts: from its own newest checkpoint, one that the settings name, or new weights."""
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from niels_gpt.config import Cfg
-from niels_gpt.errors import CheckpointError, is_out_of_memory
+from niels_gpt.data.cache import tokenizer_for
+from niels_gpt.errors import CheckpointError, DataError, is_out_of_memory
+from niels_gpt.tokenizer import Tokenizer, load_tokenizer
+from niels_gpt.weights import phase_folder
+from niels_gpt.writing import write_text
+from train.amp import amp_factory
 from train.checkpointing import TrainState, link
-from train.fit import Found, require_same_model
+from train.evaluate import evaluate
+from train.fit import Found, recorded, require_same_model, require_same_origin
 from train.optim import load_averages
+from train.result import WITHOUT_EFFECT
+from train.schema import RunCfg
+from train.sources import WANTS, PhaseData
 from train.step_files import BEST, LATEST, step_files, step_of, step_path
 
 log = logging.getLogger("niels_gpt")
+
+
+class StartingPoint(NamedTuple):
+    """The checkpoints that a phase may start from, each read once.
+
+    It goes on from `own`, its newest good one; else from `earlier`, which resume=PATH names; else it takes the
+    weights of `initial`; else its weights are new.
+    """
+
+    own: Found | None
+    earlier: Found | None
+    initial: Found | None
+
+
+def starting_point(cfg: RunCfg, before: Path | None) -> StartingPoint:
+    """Read the checkpoints that the settings ask for; `before` is the folder of the phase before, in a pipeline.
+
+    Raises:
+        CheckpointError: one cannot be used, and the phase has none of its own yet.
+    """
+    own = newest(cfg.out)
+
+    def read(path: Path) -> Found | None:
+        try:
+            return Found.at(path)
+        except (CheckpointError, OSError) as error:
+            if not own:
+                raise
+            log.warning("warning: %s; %s goes on from a checkpoint of its own", error, cfg.phase)
+            return None
+
+    earlier = initial = None
+    if cfg.resume not in ("auto", "never"):
+        earlier = read(checkpoint_path(cfg.resume))
+    if before:
+        initial = read(before / BEST) if own else best_in(before)
+    elif cfg.init_from:
+        initial = read(checkpoint_path(cfg.init_from))
+    return StartingPoint(own, earlier, initial)
+
+
+def restore(
+    state: TrainState, start: StartingPoint, cfg: RunCfg, tokenizer: Tokenizer, data: PhaseData
+) -> dict[str, Any]:
+    """Resume or warm-start `state`; return the origin that its checkpoints will record.
+
+    Raises:
+        CheckpointError: a checkpoint is of another model, tokenizer, phase or text.
+    """
+    own, earlier, initial = start
+    origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": data.content_hash}
+    origin["optim"] = cfg.train.optim  # whose averages are in the checkpoint
+    if initial:
+        origin["init_from"] = initial.described
+    if earlier:
+        require_same_origin(earlier, origin)
+        origin["resume"] = earlier.described
+    if own:
+        require_same_origin(own, origin)
+    if found := own or earlier:
+        resume(state, found)
+        log.info("%s: resumed from step %d", cfg.phase, state.step)
+        origin = recorded(found) | origin
+        for change in changed_settings(found.saved, model=cfg.model, train=cfg.train):
+            log.warning("%s: changed since then: %s", cfg.phase, "{setting}: {before} -> {after}".format(**change))
+            if change["setting"].partition(".")[2] not in WITHOUT_EFFECT - {"total_steps"}:
+                origin["changes"] = [*origin.get("changes", []), change]
+        best = mend_names(state, cfg.out)
+        if best and found.saved["train_cfg"].get("measure") != data.measure:
+            _measure_again(state, best, cfg, data)
+    elif initial:
+        require_same_origin(initial, {"tokenizer": origin["tokenizer"]})
+        warm_start(state, initial)
+        log.info("%s: weights from %s, step %d", cfg.phase, initial.path, initial.saved["step"])
+    elif cfg.phase == "sft":
+        log.warning("sft: starts from random weights; init_from=PATH takes those of a pretrained run")
+    return origin | {"measure": data.measure}
 
 
 def newest(folder: Path) -> Found | None:
@@ -67,6 +153,22 @@ def _set_aside(path: Path) -> None:
         path.replace(path.with_name(f"{path.name}.damaged"))
 
 
+def best_in(folder: Path) -> Found:
+    """Return best.pt of a finished phase; the newest good step stands in for one that is damaged.
+
+    Raises:
+        CheckpointError: none of its checkpoints is good.
+    """
+    try:
+        return Found.at(folder / BEST)
+    except CheckpointError as error:
+        if not (found := newest(folder)):
+            raise
+        log.warning("warning: %s; step %d stands in", error, found.saved["step"])
+        link(found.path, folder / BEST)
+        return found
+
+
 def mend_names(state: TrainState, folder: Path) -> Found | None:
     """Let latest.pt mean the step that a run goes on from, and return best.pt if there is a good one.
 
@@ -88,18 +190,19 @@ def mend_names(state: TrainState, folder: Path) -> Found | None:
         return None
 
 
-def mend_best(folder: Path) -> None:
-    """Let the newest good step of a finished phase stand in for a best.pt that is no good, for the next phase.
-
-    Raises:
-        CheckpointError: none of its checkpoints is good.
-    """
-    try:
-        Found.at(folder / BEST)
-    except CheckpointError as error:
-        if found := newest(folder):
-            log.warning("warning: %s; step %d stands in", error, found.saved["step"])
-            link(found.path, folder / BEST)
+def _measure_again(state: TrainState, best: Found, cfg: RunCfg, data: PhaseData) -> None:
+    """Evaluate best.pt on the validation sequences of now: a loss on others does not compare with theirs."""
+    require_same_model(best, state.model.cfg)
+    own = {name: weight.clone() for name, weight in state.model.state_dict().items()}
+    state.model.load_state_dict(best.saved["model_state"])
+    loss = evaluate(state.model, data.val, cfg.train.B, amp_factory(state.model.device, cfg.train))
+    state.model.load_state_dict(own)
+    before, after = state.best_val_loss, loss.mean if loss else None
+    log.warning(
+        "%s: other validation sequences than before: the best loss, of step %d, is %.4f on them, not %.4f",
+        *(cfg.phase, best.saved["step"], after, before),
+    )
+    state.best_val_loss, state.evaluated = after, False
 
 
 def resume(state: TrainState, found: Found) -> None:
@@ -140,3 +243,44 @@ def changed_settings(saved: dict[str, Any], **now: Cfg) -> Iterator[dict[str, An
         for key, value in cfg.model_dump().items():
             if key in then and then[key] != value:
                 yield {"step": saved["step"], "setting": f"{part}.{key}", "before": then[key], "after": value}
+
+
+def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
+    """Return the run's own tokenizer once it has begun, else that of the weights it starts from, or a new one.
+
+    Raises:
+        DataError: the text does not give model.V entries, or the tokenizer is of another size.
+        CheckpointError: the weights to start from have no tokenizer beside them.
+    """
+    begun = any(Path(cfg.dir).glob("*/*.pt"))
+    theirs = start.earlier or start.initial
+    if not begun and theirs:
+        adopt_tokenizer(theirs.path, cfg.tokenizer_path)
+    elif not begun or not cfg.tokenizer_path.exists():
+        tokenizer_for(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
+    tokenizer = load_tokenizer(cfg.tokenizer_path)
+    if tokenizer.V != cfg.model.V:
+        kind = CheckpointError if begun or theirs else DataError
+        raise kind(
+            f"model.V={cfg.model.V} was asked for, but {cfg.tokenizer_path} has {tokenizer.V} entries",
+            f"use model.V={tokenizer.V}, or another name=...",
+        )
+    return tokenizer
+
+
+def adopt_tokenizer(checkpoint: Path, target: Path) -> None:
+    """Copy the tokenizer of the run whose weights are taken over."""
+    theirs = phase_folder(checkpoint).parent / target.name
+    if not theirs.exists():
+        raise CheckpointError(
+            f"{checkpoint} was asked for, but its tokenizer is not at {theirs}",
+            "give a checkpoint that lies in its run folder, as runs/<name>/<phase>/best.pt",
+        )
+    if theirs.resolve() != target.resolve():
+        write_text(target, theirs.read_text(encoding="utf-8"))
+
+
+def checkpoint_path(asked: str) -> Path:
+    """Return the checkpoint that a setting names; a phase's folder stands for the best one in it."""
+    path = Path(asked)
+    return path / BEST if path.is_dir() else path

@@ -23,12 +23,10 @@ from train.model import make_model, require_compiler
 from train.optim import make_optimizer
 from train.preflight import preflight
 from train.report import Report
-from train.restoring import restore
-from train.result import PhaseResult, finished, has_begun, read_results, settings_of, write_results
-from train.resuming import mend_best
+from train.result import PhaseResult, finished, read_results, settings_of, write_results
+from train.resuming import open_tokenizer, restore, starting_point
 from train.sample import show_sample
 from train.schema import RunCfg
-from train.sources import checkpoint_path, run_tokenizer
 from train.startup import startup_line
 from train.step_files import BEST
 from train.stop import stop_on_signals
@@ -52,9 +50,9 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     results: list[PhaseResult] = []
     for cfg in plan:
         if (result := finished(cfg)) is None:
-            init_from = best_before(cfg, results[-1]) if results else _named_start(cfg)
+            before = Path(cfg.dir) / results[-1].phase if results else None
             with explained_memory(cfg, resolve_device(cfg.device)):
-                result = run_phase(cfg, init_from, last=cfg is plan[-1])
+                result = run_phase(cfg, before, last=cfg is plan[-1])
             write_results(cfg, [*others, *results, result])
         else:
             log.info("%s: complete at step %d, nothing to do", cfg.phase, result.step)
@@ -62,31 +60,20 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     return results
 
 
-def _named_start(cfg: RunCfg) -> Path | None:
-    """Return the checkpoint that a phase takes its weights from; one that has begun does without the file."""
-    return checkpoint_path(cfg.init_from, must_exist=not has_begun([cfg])) if cfg.init_from else None
-
-
-def best_before(cfg: RunCfg, earlier: PhaseResult) -> Path:
-    """Return the best checkpoint of the phase before this one, which it begins from."""
-    best = Path(cfg.dir) / earlier.checkpoint
-    if not has_begun([cfg]):
-        mend_best(best.parent)
-    return best
-
-
-def run_phase(cfg: RunCfg, init_from: Path | None, *, last: bool) -> PhaseResult:
-    """Carry out one phase; `last` shows a sample at its end."""
+def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
+    """Carry out one phase, in a pipeline from the best of the phase `before`; `last` shows a sample at its end."""
     device = resolve_device(cfg.device)
     preflight(device, cfg)
     require_compiler(device, cfg.train)
     prepare_cpu(device)
     cfg.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = run_tokenizer(cfg, init_from)
+    start = starting_point(cfg, before)
+    tokenizer = open_tokenizer(cfg, start)
     model = make_model(cfg.model, cfg.train, device)
     state = TrainState(model, make_optimizer(model, cfg.train))
     data = DATA[cfg.phase](cfg, tokenizer)
-    origin = restore(state, cfg, init_from, tokenizer, data)
+    origin = restore(state, start, cfg, tokenizer, data)
+    del start  # as large as the weights and the optimizer's averages
     log.info(startup_line(cfg, state, data.train))
     if advice := precision_advice(device, cfg.train, cfg.model.T):
         log.warning("%s: %s", cfg.phase, advice)

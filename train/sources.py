@@ -3,17 +3,14 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import Mixture, Source
-from niels_gpt.data.cache import TokenCache, TokenFiles, open_cache, tokenizer_for
+from niels_gpt.data.cache import TokenCache, TokenFiles, open_cache
 from niels_gpt.data.sources import Want, having
-from niels_gpt.errors import CheckpointError, DataError
-from niels_gpt.tokenizer import Tokenizer, load_tokenizer
-from niels_gpt.weights import phase_folder
-from niels_gpt.writing import write_text
+from niels_gpt.errors import DataError
+from niels_gpt.tokenizer import Tokenizer
 from train.evaluate import ValSource, share_out
 from train.schema import PhaseName, RunCfg
 
@@ -79,51 +76,3 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
 
 def _hash(*facts: Any) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def run_tokenizer(cfg: RunCfg, init_from: Path | None) -> Tokenizer:
-    """Return the run's tokenizer: that of its checkpoints, of the weights it starts from, or a new one.
-
-    Raises:
-        DataError: the text does not give model.V entries, or the tokenizer is of another size.
-        CheckpointError: the weights to start from have no tokenizer beside them.
-    """
-    begun = any(Path(cfg.dir).glob("*/*.pt"))
-    theirs = init_from if cfg.resume in ("auto", "never") else checkpoint_path(cfg.resume, must_exist=not begun)
-    if not begun and theirs:
-        adopt_tokenizer(theirs, cfg.tokenizer_path)
-    elif not begun or not cfg.tokenizer_path.exists():
-        tokenizer_for(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
-    tokenizer = load_tokenizer(cfg.tokenizer_path)
-    if tokenizer.V != cfg.model.V:
-        kind = CheckpointError if begun or theirs else DataError
-        raise kind(
-            f"model.V={cfg.model.V} was asked for, but {cfg.tokenizer_path} has {tokenizer.V} entries",
-            f"use model.V={tokenizer.V}, or another name=...",
-        )
-    return tokenizer
-
-
-def adopt_tokenizer(checkpoint: Path, target: Path) -> None:
-    """Copy the tokenizer of the run whose weights are taken over."""
-    theirs = phase_folder(checkpoint).parent / target.name
-    if not theirs.exists():
-        raise CheckpointError(
-            f"{checkpoint} was asked for, but its tokenizer is not at {theirs}",
-            "give a checkpoint that lies in its run folder, as runs/<name>/<phase>/best.pt",
-        )
-    if theirs.resolve() != target.resolve():
-        write_text(target, theirs.read_text(encoding="utf-8"))
-
-
-def checkpoint_path(asked: str, *, must_exist: bool = True) -> Path:
-    """Return the checkpoint that a setting names; a phase's folder stands for the best one in it.
-
-    Raises:
-        CheckpointError: it must exist, but does not.
-    """
-    path = Path(asked)
-    path = path / "best.pt" if path.is_dir() else path
-    if must_exist and not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint", "give a path as runs/<name>/<phase>/best.pt")
-    return path

@@ -17,7 +17,7 @@ from warm import begin, context, nothing, settle
 from niels_gpt.device import bytes_of
 
 PHASES = {  # what is watched, by the number that stands for it in the file `phase`
-    1: ("train.run", "run_tokenizer"),
+    1: ("train.run", "open_tokenizer"),
     2: ("niels_gpt.data.cache", "_build"),
     3: ("train.train_loop", "optimizer_step"),
     4: ("train.train_loop", "evaluate"),
