@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich import get_console
 
-from train.cli import command
+from train.cli import Parser, command
 from train.sweep.compare import compared, new_folder
 from train.sweep.report import write_report
 from train.sweep.table import console_table, one_line
@@ -14,7 +14,7 @@ from train.sweep.table import console_table, one_line
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, help="run folders, as runs/a runs/b, or a sweep's, for all its jobs"
     )

@@ -6,14 +6,11 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from niels_gpt.errors import ConfigError
-from train.cli import command, deferred_signals
+from train.cli import Parser, command, deferred_signals
 from train.config import load_plan
-from train.known import HELP
-from train.overrides import Refusal, each_problem
+from train.known import CONF
 from train.schema import RunCfg
 from train.structured import register
-from train.trust import CONF
 
 FILE = "doctor.json"
 EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"
@@ -21,7 +18,7 @@ EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 tr
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument(
         "overrides", nargs="*", help="settings as of scripts/train.py, such as model=base train.B=8"
     )
@@ -38,11 +35,8 @@ def arguments() -> argparse.Namespace:
 def composed(overrides: list[str]) -> RunCfg:
     """Return the first phase of the plan that the overrides ask for."""
     register()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return load_plan(compose("config", overrides=overrides))[0]
-    except Refusal as refusal:
-        raise ConfigError(each_problem(overrides, refusal), HELP) from None
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load_plan(compose("config", overrides=overrides))[0]
 
 
 def main() -> None:

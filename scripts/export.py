@@ -1,15 +1,14 @@
 """Exports a trained model for programs that know Llama: config.json, model.safetensors, tokenizer.json."""
 
 import _root  # noqa: F401  isort: skip
-import argparse
 from pathlib import Path
 
-from train.cli import command, deferred_signals
+from train.cli import Parser, command, deferred_signals
 
 
 def main() -> None:
     """Write the export folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, as runs/default, or a checkpoint in it")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
     options = parser.parse_args()

@@ -1,19 +1,18 @@
 """Turns an older JSON config into conf/experiment/NAME.yaml, to go on with it under Hydra."""
 
 import _root  # noqa: F401  isort: skip
-import argparse
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
 from niels_gpt.writing import naming
-from train.cli import command
+from train.cli import Parser, command
 from train.legacy import plan_from_json
 from train.legacy_experiment import EXPERIMENTS, experiment_yaml, way_to_run
 
 
 def main() -> None:
     """Write the experiment; an existing one is never overwritten."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("json", type=Path, help="the older config")
     parser.add_argument(
         "--to", type=Path, default=EXPERIMENTS, help="folder for the YAML (default conf/experiment)"

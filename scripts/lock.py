@@ -6,7 +6,6 @@ the CPU: pip download --no-deps torch==VERSION gets the file, ARGS="--build FILE
 """
 
 import _root  # noqa: F401  isort: skip
-import argparse
 import hashlib
 import re
 import subprocess
@@ -14,7 +13,7 @@ import sys
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError, NielsError
-from train.cli import command
+from train.cli import Parser, command
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
@@ -26,7 +25,7 @@ ENTRY = re.compile(r"^([a-z0-9-]+)==(\S+)(.*?)((?: \\\n    --hash=sha256:[0-9a-f
 
 def main() -> None:
     """Resolve; keep the hashes of builds that the index lacks, and add those that were named."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--build", type=Path, action="append", default=[], help="a wheel that may be used too, torch's for the CPU"
     )

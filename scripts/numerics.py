@@ -5,14 +5,14 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from train.cli import command, deferred_signals
+from train.cli import Parser, command, deferred_signals
 
 MOST = 65536  # sequences
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, as runs/default, a phase's in it, or a checkpoint")
     parser.add_argument("--sequences", type=int, help="size of the batch (default: a step of the run)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a new file for the same as JSON")

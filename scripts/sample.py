@@ -9,14 +9,14 @@ from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import harmless
-from train.cli import command, deferred_signals
+from train.cli import Parser, command, deferred_signals
 
 SEEDS = 2**64  # that torch can tell apart
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, as runs/default, or a checkpoint in it")
     parser.add_argument("--prompt", help="a text to go on from; after SFT, a question to answer")
     parser.add_argument("--chat", action="store_true", help="talk in turns; an empty line ends it")

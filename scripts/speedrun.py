@@ -4,16 +4,14 @@ import _root  # noqa: F401  isort: skip
 import argparse
 from pathlib import Path
 
-from train.cli import command
+from train.cli import Parser, command
 from train.known import require_known
 from train.speedrun import RECIPES, TARGETS, as_table, attempt
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python scripts/speedrun.py tiny --seeds 1"
-    )
+    parser = Parser(description=__doc__, epilog="example: python scripts/speedrun.py tiny --seeds 1")
     parser.add_argument("models", nargs="*", help=f"{', '.join(TARGETS)} (default: all)")
     parser.add_argument("--recipes", default=",".join(RECIPES), help="separated by commas (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")

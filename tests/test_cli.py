@@ -46,9 +46,9 @@ def test_one_run_leaves_its_folder_under_the_users_own(tmp_path: Path) -> None:
     [
         (["train.B=0"], "error: train.B=0: input should be greater than or equal to 1"),
         (["train.warmup_steps=999"], "error: train: warmup_steps=999 is more than total_steps=4"),
-        (["train.Bee=2"], "error: Could not override 'train.Bee'"),
+        (["train.Bee=2"], "error: train.Bee is unknown; did you mean train.B?"),
         (["train.B=abc"], "error: Error merging override train.B=abc"),
-        (["precision=fp17"], "error: Could not find 'precision/fp17'"),
+        (["precision=fp17"], "error: precision=fp17 is not an option; choose among bf16, fp16, "),
         (["device=cuda"], "error: device=cuda: input should be 'auto', 'cpu' or 'mps'"),
         (["train.B"], "error: "),
         (["name=a/b"], "error: name=a/b: "),
@@ -83,7 +83,7 @@ runpy.run_path(script, run_name="__main__")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--cfg", "job"], ["train.B=0"], ["--package", "train"]], ids=lambda a: a[0]
+    "arguments", [["--help"], ["--cfg", "job"], ["train.B=0"], ["train.b=1"]], ids=lambda a: a[0]
 )
 def test_help_config_and_refusals_come_before_torch_is_imported(tmp_path: Path, arguments: list[str]) -> None:
     command = [sys.executable, "-c", PROBE, str(ROOT / "scripts" / "train.py"), *arguments]
@@ -132,14 +132,6 @@ def test_the_composed_config_states_precision_and_memory(tmp_path: Path) -> None
     )
 
 
-def test_a_package_is_shown_where_it_is_asked_for_and_begins_no_run(tmp_path: Path) -> None:
-    shown = cli("--cfg", "job", "--package", "train", cwd=tmp_path)
-    assert shown.returncode == 0 and shown.stdout.startswith("# @package train\nseed: "), shown.stderr
-    refused = cli("--pack=train", *SMOKE, cwd=tmp_path)
-    assert (refused.returncode, refused.stdout, os.listdir(tmp_path)) == (2, "", [])
-    assert refused.stderr.startswith("error: --package=train was given, but it only says which part --cfg shows")
-
-
 def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
     assert warm.cli("experiment=smoke_pipeline", "data.size=200", "model.V=300", cwd=tmp_path).returncode == 0
     short = ["runs/smoke_pipeline", "--max-tokens", "5"]
@@ -168,36 +160,17 @@ def test_sampling_refuses_what_it_cannot_do(tmp_path: Path, arguments: list[str]
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_all_bad_overrides_are_reported_at_once_whoever_refuses_them(tmp_path: Path) -> None:
-    done = warm.cli("train.Bee=2", "train.betas=[0.9]", "train.seed=x", "train.B=0", cwd=tmp_path)
+def test_the_value_of_a_flag_is_not_taken_for_a_setting(tmp_path: Path) -> None:
+    done = warm.cli("train.B=1.5", "--cfg", "job", cwd=tmp_path)
     assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 4
-    assert "did you mean train.B" in lines[0] and "train.seed=x" in lines[1]
-    assert os.listdir(tmp_path) == []
+    assert "error: Error merging override train.B=1.5; Value '1.5' of type" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["train.B=1.5", "--cfg", "job"], "Error merging override train.B=1.5; Value '1.5' of type"),
-        (["--cfg", "hydra", "--resolve"], "Interpolation key 'dir' not found"),
-        (["--multi", "train.B=1.5,x", "name=a/b"], "Value '1.5' of type"),
-    ],
-)
-def test_the_value_of_a_flag_is_not_taken_for_a_setting(tmp_path: Path, arguments: list[str], said: str) -> None:
-    done = warm.cli(*arguments, cwd=tmp_path)
-    assert done.returncode == 2 and said in done.stderr
-    assert "EQUAL" not in done.stderr
-
-
-def test_settings_on_both_sides_of_a_flag_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    done = warm.cli("experiment=smoke_pretrain", "-m", "train.B=0,1", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[0] == "error: unrecognized arguments: train.B=0,1"
-    assert "hint: settings stand together, all before the flags or all after them; " in done.stderr
-    other = warm.cli("--fast", cwd=tmp_path)
-    assert "unrecognized arguments: --fast" in other.stderr and "together" not in other.stderr
+@pytest.mark.parametrize("flag", [["--fast"], ["-m", "train.B=2,4"]])
+def test_flags_that_hydra_refuses_are_exit_code_2(tmp_path: Path, flag: list[str]) -> None:
+    done = warm.cli("experiment=smoke_pretrain", *flag, cwd=tmp_path)
+    assert done.returncode == 2 and f"unrecognized arguments: {flag[-1]}" in done.stderr
+    assert "Traceback" not in done.stderr and os.listdir(tmp_path) == []
 
 
 def test_a_closed_pipe_does_not_end_the_training(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_an_unknown_override_is_one_clear_line(tmp_path: Path) -> None:
     done = warm.cli("train.Bee=2", "--steps", "1", cwd=tmp_path, script="doctor")
     assert done.returncode == 2
     error, hint = done.stderr.splitlines()
-    assert error.startswith("error: Could not override 'train.Bee'") and hint.startswith("hint: ")
+    assert error.startswith("error: train.Bee is unknown") and hint.startswith("hint: ")
     assert not done.stdout and not list(tmp_path.iterdir())
 
 

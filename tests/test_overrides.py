@@ -1,39 +1,55 @@
-"""What is said of a refused override: the setting that was meant or how it is written, where that is no guess."""
-
-from pathlib import Path
+"""A refused override: it is named wherever it stands, with the setting or the option that was meant."""
 
 import pytest
-import warm
+from conftest import Compose
 
-LIST = "a list is written"
-MEANT = [
-    {
-        "train.lr=3": "; did you mean train.base_lr or train.min_lr?",
-        "sft.lr=3": "; did you mean sft.train.base_lr or sft.train.min_lr?",
-        "train.Bee=3": "; did you mean train.B?",
-        "trian.B=3": "; did you mean train.B?",
-        "train.dropout=0.1": "; did you mean model.dropout?",
-        "sft.train.total_step=3": "; did you mean sft.train.total_steps?",
-        "train.foo=3": "'foo' not in 'TrainCfgSchemaNode'",
-        "train=null": "field 'train' is not Optional",
-    },
-    {
-        "data.sources=[{kind:synthetic,weihgt:3}]": "; did you mean weight?",
-        "+sft.data.sources=[{weihgt:3}]": "; did you mean weight?",
-        "data.sources=[3]": "int is not a subclass of SourceCfgNode. value: 3",
-        "train={Bee:3}": "; did you mean train.B?",
-        "train.betas=0.9": f"; {LIST} 'train.betas=[...]'",
-        "data.files={a:b}": f"; {LIST} 'data.files=[...]'",
-        "train.betas=[a,b]": "Value 'a' of type 'str' could not be converted to Float",
-    },
+from train.overrides import Refusal, explain_refusal
+
+LIST = "write a list as"
+MEANT = {
+    "train.b=3": "train.b is unknown; did you mean train.B?",
+    "train.Bee=3": "train.Bee is unknown; did you mean train.B?",
+    "train={Bee:3}": "train.Bee is unknown; did you mean train.B?",
+    "trian.B=3": "trian.B is unknown; did you mean global_B or train.B?",
+    "train.lr=3": "train.lr is unknown; did you mean train.base_lr or train.min_lr?",
+    "sft.lr=3": "sft.lr is unknown; did you mean sft.train.base_lr or sft.train.min_lr?",
+    "train.dropout=0.1": "train.dropout is unknown; did you mean model.dropout?",
+    "sft.train.total_step=3": "sft.train.total_step is unknown; did you mean sft.train.total_steps?",
+    "train.foo=3": "train.foo is unknown",
+    "data.sources=[{kind:synthetic,weihgt:3}]": "data.sources: weihgt is unknown; did you mean weight?",
+    "presicion=fp16": "presicion is unknown; did you mean precision?",
+    "model=tny": "model=tny is not an option; did you mean tiny?; choose among base, small, tiny",
+    "experiment=huge": "experiment=huge is not an option; choose among full_pipeline, ",
+    "train.B": "train.B: not a setting=value; quote text with special characters: ",
+    "train.B=int(a)": "train.B=int(a): invalid literal for int() with base 10: 'a'",
+    "train.B=abc": "Error merging override train.B=abc; Value 'abc' of type 'str' could not be converted to Int",
+    "train.betas=0.9": f"float is not a ListConfig, list or tuple; {LIST} 'train.betas=[...]'",
+    "data.files={a:b}": f"Cannot merge DictConfig with ListConfig; {LIST} 'data.files=[...]'",
+    "train.betas=[a,b]": "train.betas=[a,b]; Value 'a' of type 'str' could not be converted to Float",
+    "train=null": "Error merging override train=null; field 'train' is not Optional",
+}
+OTHERS = [
+    *("train.seed=1", "train.accum_steps=2", "train.total_steps=9", "train.eval_every=3", "train.log_every=1"),
+    *("train.ckpt_every=3", "train.keep_last=1", "train.min_lr=0.0001", "train.grad_clip=0.5", "compile=off"),
+    *("model.dropout=0.1", "data.val_fraction=0.1", "device=cpu", "name=other", "precision=off", "memory=ckpt"),
+    *("phase=pretrain", "optim=adamw", "sft.train.seed=2"),
 ]
 
 
-@pytest.mark.parametrize("meant", MEANT, ids=["names", "values"])
-def test_what_was_meant_is_said_only_where_it_is_no_guess(tmp_path: Path, meant: dict[str, str]) -> None:
-    done = warm.cli(*meant, cwd=tmp_path)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == len(meant)
-    for override, ending in meant.items():
-        key = override.lstrip("+").split("=")[0]
-        assert any(line.endswith(ending) and key in line for line in lines), (override, lines)
+def refused(composed: Compose, *overrides: str) -> str:
+    with pytest.raises(Refusal) as caught:
+        composed(*overrides)
+    return explain_refusal(caught.value)
+
+
+@pytest.mark.parametrize(("override", "said"), MEANT.items(), ids=MEANT)
+def test_a_refused_override_is_named_with_what_was_meant(composed: Compose, override: str, said: str) -> None:
+    line = refused(composed, override)
+    assert said in line and line.isprintable()
+    assert "did you mean" in said or "did you mean" not in line
+
+
+@pytest.mark.parametrize("at", [0, 7, 19])
+@pytest.mark.parametrize("override", ["train.b=3", "model=tny", "train.B", "train.B=abc"])
+def test_the_bad_one_of_twenty_is_named_wherever_it_stands(composed: Compose, override: str, at: int) -> None:
+    assert MEANT[override] in refused(composed, *OTHERS[:at], override, *OTHERS[at:])

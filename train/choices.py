@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from niels_gpt.config import Cfg, DataCfg, ModelCfg, impossible_path
+from niels_gpt.config import Cfg, DataCfg, ModelCfg
 from train.schema import LARGEST_B, BatchChoice, PhaseName, RunCfg, TrainCfgSchema, possible_B
 
 
@@ -48,7 +48,6 @@ class PlanCfg(Cfg):
 
     def rules(self) -> Iterator[str]:
         """Each phase has the kind of data it learns from, and both have the same network."""
-        yield from impossible_path("dir", self.dir)
         if not (self.data.cache_dir and self.sft.data.cache_dir):  # which follows the first
             section = "sft.data" if self.data.cache_dir else "data"
             yield f"{section}.cache_dir is empty; leave it out, or name a folder"
@@ -72,35 +71,35 @@ class PlanCfg(Cfg):
         """A step has the global_B sequences that were asked for, in every phase that is carried out."""
         if self.batch == "iso" and self.global_B is None:
             yield "batch=iso needs global_B=N, the sequences in a step, as in batch=iso global_B=32 train.B=8"
-        if self.batch == "auto" and self.global_B and not possible_B(self.global_B):
+        if self.global_B is None:
+            return
+        possible = possible_B(self.global_B)
+        if self.batch != "fixed" and not possible:
             yield (
                 f"global_B={self.global_B} has no divisor with which B and accum_steps are {LARGEST_B} at most; "
                 "take a power of two"
             )
-        if self.batch == "auto" or self.global_B is None:
             return
         for section, train in self._trained().items():
-            if train.effective_batch != self.global_B:
-                yield self._other_batch(self.global_B, section, train)
+            if self.batch == "iso" and train.B not in possible:
+                near = [max((B for B in possible if B < train.B), default=None)]
+                near += [min((B for B in possible if B > train.B), default=None)]
+                use = " or ".join(f"{section}.B={B}" for B in near if B)
+                fault = (
+                    "does not divide" if self.global_B % train.B else f"gives over {LARGEST_B} microbatches for"
+                )
+                yield f"{section}.B={train.B} {fault} global_B={self.global_B}; use {use}"
+            if self.batch == "fixed" and train.effective_batch != self.global_B:
+                product = f"{section}.B={train.B} x {section}.accum_steps={train.accum_steps}"
+                yield f"{product} is {train.effective_batch}, not global_B={self.global_B}; add batch=iso"
 
     def _trained(self) -> dict[str, TrainCfgSchema]:
-        """Return the sections that say how the steps of this plan are split, each once."""
-        first, second = self.train, self.sft.train
-        follows = (second.B, second.accum_steps) == (first.B, first.accum_steps)
-        counts = self.phase != "sft" or follows or self.batch == "iso"  # with iso sft.train follows B alone
-        sections = {"train": first} if counts else {}
-        return sections if follows or self.phase == "pretrain" else sections | {"sft.train": second}
-
-    def _other_batch(self, asked: int, section: str, train: TrainCfgSchema) -> str:
-        """Return why a section does not give the global batch that was asked for."""
-        accum_steps, iso = f"{section}.accum_steps", self.batch == "iso"
-        if asked % train.B:
-            near = " or ".join(f"{section}.B={B}" for B in divisors_near(train.B, asked))
-            also = "" if iso else f", and add batch=iso, with which {accum_steps} follows"
-            return f"{section}.B={train.B} does not divide global_B={asked}; use {near}{also}"
-        is_now = f"{section}.B={train.B} x {accum_steps}={train.accum_steps} is {train.effective_batch}"
-        way_out = f"leave out {accum_steps}, which" if iso else f"add batch=iso, with which {accum_steps}"
-        return f"global_B={asked} was asked for, but {is_now}; {way_out} follows from {section}.B"
+        """Return the sections of the phases to carry out; sft.train counts where it differs from train."""
+        first, second = {"train": self.train}, {"sft.train": self.sft.train}
+        if self.phase == "pipeline":
+            same = (self.train.B, self.train.accum_steps) == (self.sft.train.B, self.sft.train.accum_steps)
+            return first if same else first | second
+        return first if self.phase == "pretrain" else second
 
     @staticmethod
     def _validated_on(data: DataCfg) -> set[str]:
@@ -116,6 +115,8 @@ class PlanCfg(Cfg):
         return [first if self.phase == "pretrain" else second]
 
     def _run(self, phase: PhaseName, model: ModelCfg, data: DataCfg, train: TrainCfgSchema) -> RunCfg:
+        if self.batch == "iso" and self.global_B:
+            train = train.split(self.global_B, train.B)
         if self.batch == "auto" and self.global_B:  # until one is chosen, the smallest
             train = train.split(self.global_B, possible_B(self.global_B)[0])
         return RunCfg(
@@ -131,10 +132,3 @@ class PlanCfg(Cfg):
             data=data,
             train=train,
         )
-
-
-def divisors_near(B: int, whole: int) -> list[int]:
-    """Return the divisors of `whole` next to B, the one below and the one above, where there are such."""
-    below = next((n for n in range(min(B, whole), 0, -1) if whole % n == 0), None)
-    above = next((n for n in range(B, min(whole, LARGEST_B) + 1) if whole % n == 0), None)
-    return [n for n in (below, above) if n is not None]

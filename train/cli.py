@@ -12,17 +12,16 @@ from typing import Any, NoReturn
 
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, first_line, is_out_of_memory
 from niels_gpt.interruptible import has_abandoned_call
-from train.console import ConsoleHandler, open_streams, outlive_readers
+from train.console import ConsoleHandler, outlive_readers
 from train.disk import disk_error
 from train.known import HELP
 from train.lifeline import end_with_parent
-from train.overrides import Refusal, each_problem
+from train.overrides import Refusal, explain_refusal
 from train.stop import ENDING, Terminated, end_at_once
 
 DEBUG = "NIELS_DEBUG"
 NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's words for a study without a value
-# How Hydra begins when it refuses its own flags.
-FLAGS = ("Only one of --", "The --resolve flag", "Expecting one subcommand", "No completion plugin")
+ENGINES = ("hydra", "omegaconf", "antlr4", "optuna", "sqlalchemy")  # what they raise is about settings
 SMALLER = "close what else takes memory, raise the limit that is set, or take a smaller train.B, model.T or model"
 log = logging.getLogger("niels_gpt")
 
@@ -30,13 +29,11 @@ log = logging.getLogger("niels_gpt")
 def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
     """Run a script's main and end the process with its exit code; training outlives who reads its output."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through to here, where they all look alike
-    open_streams()
     outlive_readers(("stdout", "stderr") if outlives_readers else ("stderr",))
     for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a script's background
             signal.signal(signum, end_at_once)
     end_with_parent()
-    argparse.ArgumentParser.error = _refuse_usage  # type: ignore[assignment, method-assign]  # Hydra's too
     try:
         with exit_codes():
             try:
@@ -53,15 +50,16 @@ def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
         raise
 
 
-def _refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    """Refuse flags in the form of all refusals.
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses a command line in the form of all errors."""
 
-    Raises:
-        ConfigError: always.
-    """
-    apart = message.startswith("unrecognized arguments: ") and parser.prog == "train.py" and " -" not in message
-    together = "settings stand together, all before the flags or all after them; " if apart else ""
-    raise ConfigError(message, f"{together}python scripts/{parser.prog} --help shows what it takes")
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(message, f"python scripts/{self.prog} --help shows what it takes")
 
 
 @contextmanager
@@ -118,15 +116,24 @@ def _in_our_words(error: Exception) -> NielsError:
     if isinstance(error, NielsError):
         return error
     if isinstance(error, Refusal):
-        return ConfigError(each_problem(sys.argv[1:], error), HELP)
+        return ConfigError(explain_refusal(error), HELP)
     if isinstance(error, ValueError) and str(error) in NO_TRIAL:
         return NielsError(
             "no trial of the search has finished; sweep.html says why", "the same command tries them again"
         )
-    if isinstance(error, ValueError) and str(error).startswith(FLAGS):
-        return ConfigError(str(error), HELP)
     if is_out_of_memory(error):
         return OutOfMemory(f"out of memory ({first_line(error)})", SMALLER)
     if isinstance(error, OSError):
         return disk_error(error)
-    return NielsError(f"{type(error).__name__}: {error}", f"{DEBUG}=1 shows where; this is a fault of the program")
+    if _comes_from_hydra(error):
+        return ConfigError(explain_refusal(error), HELP)
+    return NielsError(
+        f"{type(error).__name__}: {error}",
+        f"{DEBUG}=1 shows where; if no setting explains it, it is a fault of the program",
+    )
+
+
+def _comes_from_hydra(error: BaseException) -> bool:
+    """Return whether Hydra or its search raised an error, as for flags that do not go together."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(ENGINES)

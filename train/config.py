@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from niels_gpt.errors import ConfigError
 from train.choices import PlanCfg
 from train.known import HELP
-from train.problems import Settings, as_tuples, explained
+from train.problems import Settings, as_tuples, explain_invalid
 from train.schema import RunCfg, TrainCfgSchema
 
 __all__ = ["PlanCfg", "RunCfg", "TrainCfgSchema", "load_plan", "plan_from_settings"]  # all that a caller needs
@@ -39,4 +39,4 @@ def plan_from_settings(settings: Settings) -> list[RunCfg]:
     try:
         return PlanCfg.model_validate(as_tuples(settings)).plan()
     except ValidationError as error:
-        raise ConfigError(explained(error, settings, PlanCfg), HELP) from None
+        raise ConfigError(explain_invalid(error, PlanCfg), HELP) from None

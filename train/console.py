@@ -1,4 +1,4 @@
-"""Where a run's words go, a terminal, a pipe or a log file: none of them can end it by going away."""
+"""Console and file logging that survive a closed terminal, a broken pipe or a full disk."""
 
 import io
 import logging
@@ -46,25 +46,15 @@ class LastingStream:
         return getattr(self._stream, name)
 
 
-def open_streams() -> None:
-    """Give a process that was started without stdin, stdout or stderr ones that lead nowhere.
-
-    Otherwise the next files that it opens would take their numbers, and get what is meant for a reader.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
-            os.set_inheritable(number, True)
-            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115
-
-
 def outlive_readers(names: Sequence[str]) -> None:
-    """Make `stdout` or `stderr` last as long as the process: a run goes on when its terminal has gone."""
+    """Make `stdout` or `stderr` last as long as the process: a run goes on when its terminal has gone.
+
+    Where the process was started without them, /dev/null takes their numbers, so that no other file gets them.
+    """
+    while os.open(os.devnull, os.O_RDWR) < 3:
+        pass
     for name in names:
-        stream = getattr(sys, name)
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         if isinstance(stream, io.TextIOWrapper):
             with suppress(OSError):  # a sample may hold what the terminal's encoding lacks
                 stream.reconfigure(errors="backslashreplace")

@@ -120,7 +120,7 @@ def yardstick(train: Source, val: Sequence[ValSource], token_bytes: Sequence[int
     def mean(values: Tensor) -> float:  # of `values` by id, over the targets of each source by its share
         return sum(part.share * float((n * values).sum() / n.sum()) for part, n in zip(val, counts, strict=True))
 
-    bytes_per_target = mean(torch.tensor(token_bytes, dtype=torch.float64))
+    bytes_per_target = mean(torch.tensor(token_bytes, dtype=torch.float64))  # noqa: TID251  on the CPU
     if not bytes_per_target:
         targets, sequences = sum(int(n.sum()) for n in counts), sum(part.sequences for part in val)
         raise DataError(
@@ -132,7 +132,7 @@ def yardstick(train: Source, val: Sequence[ValSource], token_bytes: Sequence[int
 
 def _counts(source: Source, sequences: int, V: int, B: int) -> Tensor:
     """Return how often each id is a target, (V), float64."""
-    counts = torch.zeros(V, dtype=torch.float64)
+    counts = torch.zeros(V, dtype=torch.float64)  # noqa: TID251  on the CPU
     for _, y in batches(source, sequences, B):
         counts += torch.bincount(y[y != IGNORE], minlength=V)
     return counts

@@ -10,7 +10,6 @@ from typing import TextIO
 
 from niels_gpt.errors import CheckpointError, RunFolderInUse
 from train.disk import explained_disk
-from train.links import require_no_links
 from train.result import has_begun, require_unchanged
 from train.schema import RunCfg
 
@@ -44,12 +43,10 @@ def hold(folder: Path) -> None:
     Raises:
         RunFolderInUse: another process has it.
         DiskError: it cannot be made or written to.
-        ConfigError: a link in it leads elsewhere.
     """
     if folder.resolve() not in _held:
         with explained_disk(folder / LOCK):
             folder.mkdir(parents=True, exist_ok=True)
-            require_no_links(folder)
             _held[folder.resolve()] = _lock(folder / LOCK, folder)
 
 

@@ -1,36 +1,19 @@
 """Checks a run, or all jobs of a sweep, before Hydra writes anything: what is refused leaves no trace."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from niels_gpt.errors import ConfigError
 from train.cli import exit_codes
 from train.config import load_plan
 from train.folder import claim, hold
 from train.sweep.engine import require_a_device_each, require_possible
 from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct
-
-
-def require_no_package(arguments: Sequence[str]) -> None:
-    """Refuse the one flag that Hydra ignores when it begins a run, which is not what was asked for.
-
-    Raises:
-        ConfigError: it was given.
-    """
-    given, _ = get_args_parser().parse_known_args(arguments)  # Hydra's own: it takes -p and --pack too
-    if given.package is not None:
-        raise ConfigError(
-            f"--package={given.package} was given, but it only says which part --cfg shows, and a run would begin",
-            "add --cfg job to see that part, or leave the flag out",
-        )
 
 
 class Gate(Callback):
@@ -42,13 +25,11 @@ class Gate(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a plan that cannot be carried out."""
         with exit_codes():
-            require_no_package(sys.argv[1:])
             claim(load_plan(config))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a sweep if any of its jobs cannot be carried out."""
         with exit_codes():
-            require_no_package(sys.argv[1:])
             loader = GlobalHydra.instance().config_loader()
             require_possible(config)
             if batch := batch_of(config, loader):

@@ -6,12 +6,10 @@ from pathlib import Path
 import yaml
 
 from train.config import plan_from_settings
-from train.known import shown
+from train.known import CONF, shown
 from train.legacy import settings_from_json
-from train.plain_yaml import read_yaml
 from train.problems import Settings
 from train.schema import TrainCfgSchema
-from train.trust import CONF
 
 EXPERIMENTS = CONF / "experiment"
 GROUPS = ("optim", "precision", "memory", "compile")  # whose options set the section `train` alone
@@ -64,7 +62,10 @@ def _option(group: str, train: Settings) -> str:
 
 def _set_by(group: str) -> dict[str, Settings]:
     """Return what each option of a group sets: what other options do and it does not is the schema's default."""
-    options = {path.stem: dict(read_yaml(path)) for path in sorted((CONF / group).glob("*.yaml"))}
+    options = {
+        path.stem: dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        for path in sorted((CONF / group).glob("*.yaml"))
+    }
     keys = dict.fromkeys(key for values in options.values() for key in values if key not in THE_CONFIGS_OWN)
     default = TrainCfgSchema().model_dump(mode="json")
     return {option: {key: values.get(key, default[key]) for key in keys} for option, values in options.items()}

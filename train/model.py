@@ -34,7 +34,7 @@ def require_compiler(device: torch.device, train: TrainCfgSchema) -> None:
     if not compile_active(device, train):
         return
     try:
-        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))  # noqa: TID251
     except Exception as error:  # a compiler fails in as many ways as there are compilers
         raise ConfigError(
             f"compile=on was asked for, but torch.compile fails here: {first_line(error)}",

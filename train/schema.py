@@ -25,7 +25,9 @@ class TrainCfgSchema(Cfg):
 
     seed: int = Field(1337, ge=0, le=2**31 - 1, description="names every random draw of the run")
     B: int = Field(4, ge=1, le=LARGEST_B, description="sequences in a microbatch")
-    accum_steps: int = Field(2, ge=1, le=MOST_MICROBATCHES, description="microbatches in a step")
+    accum_steps: int = Field(
+        2, ge=1, le=MOST_MICROBATCHES, description="microbatches in a step; batch=iso computes it"
+    )
     total_steps: int = Field(600, ge=1, le=10**9, description="steps in the phase")
     eval_every: int = Field(200, ge=1, le=10**9, description="steps between evaluations; the last step has one")
     eval_sequences: int = Field(128, ge=1, le=10**7, description="sequences in an evaluation, whatever B")

@@ -8,50 +8,22 @@ from hashlib import sha256
 from types import UnionType
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
-from hydra.core.object_type import ObjectType
 from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from train.choices import PlanCfg, SftCfg
-from train.trust import guard
 
 LONGEST_NAME = 120  # of a job's folder, in characters
-NO_CHOICE = "batch/steps"  # a group that follows from another one
 HELP_SECTIONS = ("model", "data", "train")
 
 
 def register() -> None:
     """Store the schema as Hydra's config `schema`, and the resolvers that conf/ uses."""
-    guard()
-    list_options_directly()
     ConfigStore.instance().store(name="schema", node=structured(PlanCfg))
     OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-    OmegaConf.register_new_resolver("accum_steps_for", accum_steps_for, replace=True)
-
-
-@cache  # once: what is wrapped stays wrapped
-def list_options_directly() -> None:
-    """Let Hydra list options without a copy of all configs, which it makes a hundred times for --help."""
-    with_a_copy = ConfigLoaderImpl.get_group_options
-
-    def listed(
-        self: ConfigLoaderImpl,
-        group_name: str,
-        results_filter: ObjectType | None = ObjectType.CONFIG,
-        config_name: str | None = None,
-        overrides: list[str] | None = None,
-    ) -> list[str]:
-        if config_name or overrides:  # which may add to the search path: that is what the copy is for
-            return with_a_copy(self, group_name, results_filter, config_name, overrides)
-        options = self.repository.get_group_options(group_name, results_filter)
-        return [option for option in options if f"{group_name}/{option}" != NO_CHOICE]
-
-    # mypy takes a method for fixed; Hydra makes the loader itself, and has no hook to give it another.
-    ConfigLoaderImpl.get_group_options = listed  # type: ignore[method-assign]
 
 
 @cache  # OmegaConf takes two nodes for one thing only if they are one class
@@ -100,11 +72,6 @@ def folder_name(overrides: str) -> str:
     if name == overrides and len(name) <= LONGEST_NAME:
         return name
     return f"{name[: LONGEST_NAME - 9]}-{sha256(overrides.encode()).hexdigest()[:8]}"
-
-
-def accum_steps_for(global_B: int | None, B: int) -> int:
-    """Return the microbatches of B in global_B sequences; what does not fit is said by PlanCfg, not here."""
-    return max(1, (global_B or 1) // max(1, B))
 
 
 def settings_help(*, _root_: DictConfig) -> str:

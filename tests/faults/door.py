@@ -1,6 +1,5 @@
 """The door of scripts/train.py: what a command line says, leaves and would run; in a process of its own or not."""
 
-import argparse
 import contextlib
 import importlib.util
 import io
@@ -16,7 +15,7 @@ from unittest import mock
 
 from conftest import ROOT, cli
 
-from train.cli import _refuse_usage, exit_codes
+from train.cli import exit_codes
 from train.folder import _held, release
 from train.gate import Gate
 from train.schema import RunCfg
@@ -78,7 +77,6 @@ def train(*words: str) -> Said:
             SweepRun, "carry_out"
         ),  # of the launcher there is another copy: Hydra loads plugins itself
         mock.patch.object(Gate, "on_multirun_end"),  # there is nothing to report
-        mock.patch.object(argparse.ArgumentParser, "error", _refuse_usage),  # as train.cli.command does
         contextlib.redirect_stderr(stderr),
         contextlib.redirect_stdout(io.StringIO()),
         never_forever(),

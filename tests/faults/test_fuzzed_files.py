@@ -26,7 +26,6 @@ from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
 from train.legacy import plan_from_json
 from train.legacy_experiment import experiment_yaml
-from train.plain_yaml import read_yaml
 
 TALK = [{"role": "user", "content": "hi\n{é}"}, {"role": "assistant", "content": "hello: 😀"}]
 ROWS = [{"messages": TALK}, {"prompt": "a", "completion": "b"}, {"text": "some text"}]
@@ -36,15 +35,6 @@ OLD = {
     "sources": {"wiki": 0.8, "notes": 0.2},
     "val_source": "wiki",
 }
-YAML = """# @package _global_
-defaults:
-  - override /phase: pretrain
-name: other
-model: {V: 300, T: 16}
-train:
-  B: 8   # sequences
-  betas: [0.9, 0.95]
-"""
 PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d")
 
 
@@ -96,7 +86,6 @@ KINDS = {
     "tokenizer": Kind(
         b"", load_tokenizer, DataError, BYTES | JSON | {"other": other_json}, "of niels_gpt|not a token"
     ),
-    "YAML": Kind(YAML.encode(), read_yaml, ConfigError, BYTES, "$^"),
 }
 
 

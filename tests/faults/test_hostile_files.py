@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from faults.door import Said, left, never_forever, train
+from faults.door import left, never_forever, train
 from faults.scale import note
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import files
@@ -56,7 +56,7 @@ def _untouched(outside: Path) -> Any:
     yield
     assert left(outside) == ["precious"] and (outside / "precious").read_text() == "mine"
     worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
-    asked = "30 hostile files: none run, nothing written outside"
+    asked = "hostile files: none run, nothing written outside"
     note(f"security, {worker}", asked, f"{next(FED)} files: 0 run, 0 written outside")
 
 
@@ -113,66 +113,6 @@ def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(
 
 
 FED = count(1)  # hostile files so far
-
-
-def _blocks(name: str) -> dict[str, str]:
-    """Return the blocks of a file: name and YAML; RAN stands for a file outside."""
-    blocks = (Path(__file__).parent / name).read_text(encoding="utf-8").split("\n\n")
-    return dict(block.split("\n", 1) for block in blocks)
-
-
-HOSTILE, ENGINES = _blocks("hostile_experiments.txt"), _blocks("hostile_engines.txt")
-
-
-def _with_experiment(text: str, outside: Path, *words: str) -> Said:
-    """Start with a folder of configs from others, in which an experiment is."""
-    folder = outside.parent / "theirs" / "experiment"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = text.replace("RAN", str(outside / "ran"))
-    (folder / "evil.yaml").write_text(f"# @package _global_\ndefaults:\n  - smoke_pretrain\n{text}\n")
-    return train(f"--config-dir={folder.parent}", "experiment=evil", *words)
-
-
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_an_experiment_that_means_harm_is_refused_and_leaves_nothing(text: str, outside: Path) -> None:
-    said = _with_experiment(text, outside)
-    assert said.code == 2 and said.stderr.startswith("error: "), said
-    assert "Traceback" not in said.stderr and "fault of the program" not in said.stderr
-    assert "canary" not in said.stderr
-    assert left(Path()) == []
-
-
-@pytest.mark.parametrize("name", ENGINES)
-def test_an_engine_that_means_harm_is_refused_and_leaves_nothing(name: str, outside: Path) -> None:
-    """It is an option of its author's own, whose keys no schema has to know."""
-    kind = name.split(": ")[0]
-    option = outside.parent / "theirs" / "hydra" / kind / "theirs.yaml"
-    option.parent.mkdir(parents=True)
-    option.write_text(ENGINES[name].replace("RAN", str(outside / "ran")))
-    said = _with_experiment("", outside, f"hydra/{kind}=theirs")
-    assert said.code == 2 and f"error: hydra.{kind}." in said.stderr, said
-    assert left(Path()) == []
-
-
-def test_the_command_line_may_say_of_an_engine_what_no_config_may(outside: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    words = [
-        "hydra/launcher=slurm",
-        "hydra.launcher.setup=[module load x]",
-        "hydra.launcher.submitit_folder=logs/%j",
-    ]
-    assert train(*SMOKE, *words, "+hydra.launcher.additional_parameters.mail-user=me").code == 0
-
-
-def test_an_experiment_that_means_well_is_carried_out(outside: Path) -> None:
-    said = _with_experiment("train: {total_steps: 3}", outside)
-    assert said.code == 0 and said.plan and said.plan[0].train.total_steps == 3, said
-
-
-def test_a_pickled_config_is_not_loaded(outside: Path) -> None:
-    Path("config.pickle").write_bytes(_plain_pickle(f"touch {outside / 'ran'}"))
-    said = train("--experimental-rerun", "config.pickle")
-    assert said.code == 2 and "config.pickle" in said.stderr, said
 
 
 def test_older_configs_name_no_paths_and_no_environment(outside: Path) -> None:
@@ -256,15 +196,21 @@ def test_a_report_of_a_hostile_run_folder_comes_out(
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["run.lock", "train.log", "result.json", ".result.json.part", ".hydra/config.yaml", "pretrain", ".hydra"],
+    "text",
+    [
+        f"- train.seed=1\n- &a [{', '.join(['x'] * 9)}]\n" + "- &a [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n" * 30,
+        "[" * 60000,
+        "- !!python/object/apply:os.system ['touch ../outside/ran']",
+        "- train.seed=1\n" * 10000,
+    ],
+    ids=["aliases", "deep", "python", "large"],
 )
-def test_a_link_in_a_run_folder_is_never_written_through(name: str, outside: Path) -> None:
-    link = Path("runs/run") / name
-    link.parent.mkdir(parents=True)
-    link.symlink_to(outside / "precious" if "." in name.lstrip(".") else outside)
-    said = train(*SMOKE)
-    assert said.code == 2 and f"{link} leads to {outside}" in said.stderr, said
+def test_the_overrides_of_a_hostile_run_folder_run_nothing_and_take_no_memory(text: str, outside: Path) -> None:
+    (Path("run") / ".hydra").mkdir(parents=True)
+    Path("run/.hydra/overrides.yaml").write_text(text)
+    with never_forever():
+        row = read_row(Path("run"))
+    assert row.status == "unreadable" or row.overrides == ("train.seed=1",)
 
 
 def test_a_run_folder_may_itself_be_reached_through_a_link(outside: Path) -> None:

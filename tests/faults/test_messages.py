@@ -23,8 +23,6 @@ REFUSED = [
     ("train", ["-m", "train.B=1,0"], 2),
     ("train", ["-m", "train.B=1,2", "--cfg", "job"], 2),
     ("train", ["--resolve"], 2),
-    ("train", ["--package", "train"], 2),
-    ("train", ["-m", "-ptrain", "train.B=1,2"], 2),
     ("train", ["dir=/dev/null/run"], 8),
     ("sample", [], 2),
     ("sample", ["nothing"], 2),

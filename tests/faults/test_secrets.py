@@ -40,9 +40,3 @@ def test_nothing_of_the_environment_is_written(
     assert len([path for path in written if path.stem == "sweep"]) == reports
     assert files_with(CANARY, tmp_path) == []
     note(f"security, secrets of a {kind}", "0 leaked", f"0 in {len(written)} files of a {kind} and its cache")
-
-
-def test_a_setting_that_asks_for_the_environment_is_refused(tmp_path: Path, secrets: dict[str, str]) -> None:
-    asked = warm.cli(*SMOKE, "name=${oc.env:HF_TOKEN}", cwd=tmp_path, env=secrets)
-    assert asked.returncode == 2 and "nothing from the environment" in asked.stderr
-    assert CANARY not in asked.stdout + asked.stderr and os.listdir(tmp_path) == []

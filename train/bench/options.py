@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from train.cli import Parser
+
 EXAMPLES = """examples:
   python scripts/bench.py small base
   python scripts/bench.py small --contestants ours-ckpt-compile,ours-ckpt,ours
@@ -20,9 +22,7 @@ STEADY = "in place of a race: whether memory grows over so many steps"
 
 def arguments(description: str | None) -> argparse.Namespace:
     """Read the command line; what was not said and depends on the mode is filled in."""
-    parser = argparse.ArgumentParser(
-        description=description, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shapes", nargs="*", help="small, base, middle (default: small; middle with --grow)")
     parser.add_argument("--contestants", help=CONTESTANTS)
     parser.add_argument("--reference", help="whom the others are compared with (default: the last one)")

@@ -4,27 +4,28 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from math import prod
+from itertools import groupby, islice
+from math import ceil, prod
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from train.config import load_plan
-from train.known import shown
-from train.overrides import MOST_JOBS, Refusal, each_problem, sweep_length
+from train.known import CONF, shown
+from train.overrides import Refusal, explain_refusal
 from train.result import has_begun, require_unchanged
 from train.schema import RunCfg
 from train.sweep.job import Job, config_hash, read_job
-from train.trust import CONF
 
+MOST_JOBS = 1000  # of a sweep
 SEARCHPATH = "hydra.searchpath="
 DIFFERENT = "sweep over settings that make a difference"
 OF_THE_SWEEP = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
@@ -62,7 +63,8 @@ class PlannedJob:
 
 def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None:
     """Return the overrides of all jobs that a sweep will have; None where its sweeper decides as it goes."""
-    if not str(config.hydra.sweeper._target_).endswith(f".{BasicSweeper.__name__}"):
+    sweeper: Any = get_class(config.hydra.sweeper._target_)
+    if sweeper.__name__ != "BasicSweeper":
         return None
     own = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     asked = [*own, *config.hydra.overrides.task]
@@ -82,7 +84,17 @@ def batch_of(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None
         raise ConfigError(
             f"this sweep has {jobs} jobs or more, and {MOST_JOBS} are the most", "sweep over fewer values"
         )
-    return BasicSweeper.split_arguments(overrides, None)[0]
+    batch: list[list[str]] = sweeper.split_arguments(overrides, None)[0]
+    return batch
+
+
+def sweep_length(sweep: Override, most: int) -> int:
+    """Return how many values a sweep has; of a list, `most` are counted, of a range all, without making it."""
+    values: Any = sweep.value()
+    if isinstance(values, RangeSweep):
+        start, stop, step = values.start or 0, values.stop or 0, values.step
+        return max(0, ceil((stop - start) / step)) if step else most
+    return sum(1 for _ in islice(sweep.sweep_iterator(), most))
 
 
 def planned_jobs(
@@ -101,7 +113,7 @@ def planned_jobs(
         except (NielsError, *Refusal) as refusal:
             refusals[overrides] = refusal
     if refusals:
-        raise _refused(config, refusals, batch)
+        raise _refused(refusals, batch)
     for job in jobs:  # side by side, where the report looks
         if job.folder.parent != (sweep := Path(config.hydra.sweep.dir)) or job.folder.name == "..":
             raise ConfigError(
@@ -214,19 +226,13 @@ def _command(hydra: Any, overrides: Sequence[str], name: str) -> str:
     return shlex.join(["python", "scripts/train.py", *_sources(hydra), *words, f"name={name}"])
 
 
-def _refused(
-    config: DictConfig, refusals: dict[tuple[str, ...], Exception], batch: Sequence[Sequence[str]]
-) -> ConfigError:
+def _refused(refusals: dict[tuple[str, ...], Exception], batch: Sequence[Sequence[str]]) -> ConfigError:
     """Return one error for all jobs that cannot be carried out: a line for each thing that is wrong."""
     common = set.intersection(*(set(overrides) for overrides in batch)) if len(batch) > 1 else set()
     jobs: dict[str, list[str]] = {}  # by what is wrong with them
     for overrides, refusal in refusals.items():
         own = " ".join(word for word in overrides if word not in common)
-        said = (
-            str(refusal)
-            if isinstance(refusal, NielsError)
-            else each_problem([*_sources(config.hydra), *overrides], refusal)
-        )
+        said = str(refusal) if isinstance(refusal, NielsError) else explain_refusal(refusal)
         for line in said.splitlines():
             jobs.setdefault(line, []).append(own)
     lines = [f"{line} (in {'; '.join(names)})" if any(names) else line for line, names in jobs.items()]

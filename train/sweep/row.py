@@ -6,16 +6,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import yaml
+
+from niels_gpt.plain import read_text
 from niels_gpt.printable import printable
 from train.folder import is_held
 from train.metrics import METRICS
-from train.plain_yaml import read_yaml
 from train.result import RESULT, PhaseResult, read_results
 from train.schema import PhaseName
 from train.sweep.curve import Curve, read_curve
 from train.sweep.job import JOB, Job, Status, read_job
 
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
+LARGEST_OVERRIDES = 1 << 16  # bytes of overrides.yaml
 MOST_SAID = 200  # characters of what is wrong with a damaged run
 Settings = dict[str, Any]  # by Hydra's dotted names
 Results = dict[PhaseName, PhaseResult]
@@ -138,10 +141,10 @@ def _as_job(folder: Path, results: Results, curves: Curves) -> Job:
 
 
 def _overrides(folder: Path) -> tuple[str, ...]:
-    """Return the settings of the command line, as Hydra keeps them."""
+    """Return the settings of the command line, as Hydra keeps them; the file may be from others."""
     path = folder / ".hydra" / "overrides.yaml"
-    said = read_yaml(path) if path.exists() else []
-    return tuple(map(str, said)) if isinstance(said, list) else ()
+    said = yaml.safe_load(read_text(path, LARGEST_OVERRIDES)) if path.exists() else []
+    return tuple(word for word in said if isinstance(word, str)) if isinstance(said, list) else ()
 
 
 def _flat(results: Results) -> Settings:
