@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from train.numerics import Numerics
 from train.numerics_rows import Row
-from train.text_table import aligned
+from train.text_table import table
 
 
 def as_text(result: Numerics) -> str:
@@ -35,10 +35,10 @@ def summary_table(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    return aligned([titles, *lines])
+    return table([titles, *lines], right=range(1, len(titles))).rstrip()
 
 
 def part_table(title: str, rows: Sequence[Row], fact: str, form: str) -> str:
     """Return a line for each part of the network, a column for each precision."""
     lines = [[part, *(form.format(getattr(row.parts[part], fact)) for row in rows)] for part in rows[0].parts]
-    return aligned([[title, *(row.name for row in rows)], *lines])
+    return table([[title, *(row.name for row in rows)], *lines], right=range(1, 1 + len(rows))).rstrip()

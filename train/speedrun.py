@@ -10,7 +10,7 @@ from statistics import mean
 from niels_gpt.errors import NielsError
 from train.ask import ROOT
 from train.result import PhaseResult, read_results
-from train.text_table import markdown
+from train.text_table import table
 
 TARGETS = {"tiny": 1.9, "small": 2.33}  # bits per byte of the validation text
 
@@ -94,7 +94,7 @@ def attempt(model: str, recipe: Recipe, seed: int, folder: Path) -> Attempt:
 def as_table(attempts: Sequence[Attempt]) -> str:
     """Return a line for each model and recipe: means over the seeds, and CPU seconds as a share of the first's."""
     head = ("model, recipe", "steps", "tokens", "bits per byte", "target", "reached", "CPU seconds", "share")
-    return markdown([head, *_rows(attempts)])
+    return table([head, *_rows(attempts)], right=range(1, len(head)), markdown=True)
 
 
 def _rows(attempts: Sequence[Attempt]) -> Iterator[tuple[str, ...]]:
