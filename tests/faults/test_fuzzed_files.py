@@ -45,7 +45,7 @@ train:
   B: 8   # sequences
   betas: [0.9, 0.95]
 """
-PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d")
+PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d|not JSON \(")  # a number or nesting has no place
 
 
 def _text(path: Path) -> None:
