@@ -68,7 +68,7 @@ LAYERS = [
         "train.sweep.curve",
         "train.sweep.svg",
     ],
-    ["train.sweep.plan", "train.sweep.process", "train.speedrun"],
+    ["train.sweep.plan", "train.sweep.process"],
     ["train.sweep.engine"],
     ["train.sweep.row"],  # the report of a sweep reads the disk only
     ["train.sweep.findings", "train.sweep.splits", "train.sweep.objective"],
