@@ -24,7 +24,7 @@ EXCEPTIONS = {
     ("baddbmm", "niels_gpt/model/attention.py"): "on the CPU alone, onto zeros or sums",
     ("torch.compile", "train/model.py"): "tries whether there is a compiler; on the CPU alone",
     ("float64", "train/evaluate.py"): "the yardstick counts bytes and targets on the CPU",
-    ("float64", "train/numerics_rows.py"): "compares gradients that numerics_pass has brought to the CPU",
+    ("float64", "train/numerics.py"): "compares gradients that were brought to the CPU",
     (UNBOUNDED, "train/bench/machine.py"): PARENT,
     (UNBOUNDED, "train/bench/racer.py"): PARENT,
     (UNBOUNDED, "train/batch_probe.py"): PARENT,
