@@ -43,11 +43,15 @@ def read_json(path: Path, most: int) -> Any:
     """
     text = read_text(path, most)
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse)
     except json.JSONDecodeError as error:
         raise Unreadable(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from None
-    except (ValueError, RecursionError) as error:  # a number with thousands of digits, thousands of brackets
+    except (ValueError, RecursionError) as error:  # nan, thousands of digits or of brackets
         raise Unreadable(f"{path}: not JSON ({error})") from None
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def first_fault(error: ValidationError, *within: str) -> tuple[str, str]:
