@@ -55,7 +55,7 @@ def as_page(rows: Sequence[Row], title: str, budget_gb: float | None) -> str:
         caveats=caveats(rows),
         differing=differing(rows),
         speed=Markup(speed_against_memory(rows, budget_gb)),
-        losses={phase: [Markup(svg) for svg in drawn] for phase in PHASES if (drawn := losses(rows, phase))},
+        losses={phase: [Markup(img) for img in drawn] for phase in PHASES if (drawn := losses(rows, phase))},
     )
 
 
