@@ -26,8 +26,7 @@ def main() -> None:
     """Compare, print, and write what was asked for."""
     options = arguments()
     with deferred_signals():  # torch is imported only now
-        from train.numerics import numerics
-        from train.numerics_text import as_text
+        from train.numerics import as_text, numerics
         from train.report_file import report_path, write_report
 
     path = report_path(options.json) if options.json else None

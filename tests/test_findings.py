@@ -1,5 +1,6 @@
 """What a report finds in its rows is right: the best, the Pareto front, what differs, equal training."""
 
+import base64
 import json
 import math
 import re
@@ -121,7 +122,8 @@ def test_the_curves_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path:
     def drawn(*tokenizers: str) -> tuple[str, list[str]]:
         for name, tokenizer in zip("ab", tokenizers, strict=True):
             write_result(tmp_path / name, 3.0, tokenizer=tokenizer)
-        svg, _ = figures.losses([read_row(tmp_path / name) for name in "ab"], "pretrain")
+        img, _ = figures.losses([read_row(tmp_path / name) for name in "ab"], "pretrain")
+        svg = base64.b64decode(img.partition("base64,")[2].removesuffix('">')).decode()
         return svg, re.findall(r'<path d="(M [^"]+)" clip-path[^>]* stroke-width: 1.6', svg)
 
     svg, (first, second) = drawn("one", "other")

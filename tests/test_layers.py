@@ -70,7 +70,7 @@ LAYERS = [
         "train.sweep.curve",
         "train.sweep.svg",
     ],
-    ["train.sweep.plan", "train.sweep.process", "train.speedrun"],
+    ["train.sweep.plan", "train.sweep.process"],
     ["train.sweep.engine"],
     ["train.sweep.row"],  # the report of a sweep reads the disk only
     ["train.sweep.findings", "train.sweep.splits", "train.sweep.objective"],
@@ -90,17 +90,12 @@ LAYERS = [
     ["train.batch_search"],
     ["train.auto_batch"],
     ["train.run"],
-    ["train.numerics_batch", "train.doctor", "train.bench.shapes", "train.bench.machine"],
+    ["train.numerics", "train.doctor", "train.bench.shapes", "train.bench.machine"],
     ["train.bench.contestants", "train.bench.race"],
     ["train.bench.racer", "train.bench.tables", "train.bench.grow", "train.bench.steady", "train.bench.overhead"],
     ["train.bench.stayer", "train.bench.growth_tables"],
     ["train.bench.growth_figure"],
     ["train.bench.modes"],
-    ["train.numerics_pass"],
-    ["train.numerics_rows"],
-    ["train.numerics_verdict"],
-    ["train.numerics"],
-    ["train.numerics_text"],
 ]
 FILES = sorted([*ROOT.glob("niels_gpt/**/*.py"), *ROOT.glob("train/**/*.py")])
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -10,11 +10,9 @@ import warm
 from conftest import Run
 
 from niels_gpt.errors import CheckpointError
-from train.numerics import numerics
-from train.numerics_batch import chosen_checkpoint
-from train.numerics_verdict import with_verdicts
+from train.numerics import choose_checkpoint, numerics, with_verdicts
 
-NAMES = ["fp32", "fp16", "fp16_scaled", "bf16", "fp16, head in fp16"]
+NAMES = ["fp32", "fp16", "fp16_scaled", "bf16"]
 PARTS = ["embedding", "blocks.0", "blocks.1", "norm", "head", "total"]
 ON_THE_CPU = pytest.mark.skipif(torch.backends.mps.is_available(), reason="a Mac with Metal emulates nothing")
 
@@ -51,12 +49,11 @@ def test_fp32_equals_itself_exactly_dropout_or_not(run_folder: Run) -> None:
 def test_with_many_tokens_the_scale_keeps_what_plain_fp16_loses(run_folder: Run) -> None:
     own = ["model.L=1", "train.B=16", "train.accum_steps=1", "train.total_steps=120", "train.base_lr=0.01"]
     folder = run_folder(*own, "train.eval_every=120", "train.ckpt_every=120")  # gradients shrink as it learns
-    _, plain, scaled, bf16, low_head = rows = numerics(folder, 1024).rows
+    _, plain, scaled, bf16 = rows = numerics(folder, 1024).rows
     error = {row.name: row.parts["total"].error for row in rows}
-    assert error["fp16_scaled"] < error["fp16"] < error["fp16, head in fp16"]
+    assert error["fp16_scaled"] < error["fp16"]
     assert (plain.scale, scaled.scale, bf16.scale) == (1, 65536, 1)
-    assert error["fp16_scaled"] < 0.005 and error["fp16"] > 0.012 and error["fp16, head in fp16"] > 0.1
-    assert low_head.parts["total"].flushed > plain.parts["total"].flushed
+    assert error["fp16_scaled"] < 0.005 and error["fp16"] > 0.012
     assert plain.verdict.endswith("is lost at 65536 targets; use precision=bf16 or precision=fp16_scaled"), (
         plain.verdict
     )
@@ -68,13 +65,13 @@ def test_numbers_that_are_not_finite_are_an_overflow_never_a_success(run_folder:
     bad = [row if row.name == "fp32" else replace(row, loss=float("nan")) for row in result.rows]
     verdicts = [row.verdict for row in with_verdicts(bad, result.targets)]
     assert all("overflows" in words for words in verdicts[1:])
-    assert all("use precision=off" in words for words in verdicts[1:4]), "nothing else did well"
+    assert all("use precision=off" in words for words in verdicts[1:]), "nothing else did well"
 
 
 def test_a_folder_or_a_checkpoint_may_be_named_too(run_folder: Run) -> None:
     folder = run_folder(experiment="smoke_pipeline")
-    assert chosen_checkpoint(folder) == folder / "sft" / "best.pt"
-    assert chosen_checkpoint(folder / "pretrain") == folder / "pretrain" / "best.pt"
+    assert choose_checkpoint(folder) == folder / "sft" / "best.pt"
+    assert choose_checkpoint(folder / "pretrain") == folder / "pretrain" / "best.pt"
     latest = numerics(folder / "pretrain" / "latest.pt", 1)
     assert latest.step == 4 and latest.sequences == 1 and latest.targets == 64
 
@@ -98,7 +95,7 @@ def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_h
     [
         (["nothing"], 4, "error: nothing: there is no such checkpoint"),
         (["empty"], 4, "error: empty has no result.json that names a finished phase"),
-        (["stray/pretrain/best.pt"], 4, "/stray/result.json has no settings of a phase pretrain"),
+        (["stray/pretrain/best.pt"], 4, "stray/pretrain/best.pt cannot be read (File is not a zip file)"),
         (["empty", "--json", "taken.json"], 2, "error: --json taken.json: it is there already"),
         (["empty", "--json", "no/where.json"], 2, "error: --json no/where.json: there is no folder no"),
         (["empty", "--sequences", "0"], 2, "error: --sequences is 1 to 65536"),
@@ -124,7 +121,7 @@ def test_settings_of_another_version_or_another_model_are_refused(run_folder: Ru
     settings["model"]["L"] = 3
     path.write_text(json.dumps(result))
     with pytest.raises(
-        CheckpointError, match=r"best\.pt is of another model than .*/result\.json asks for:\n.*\nmodel\.L +2 +3$"
+        CheckpointError, match=r"best\.pt is of another model than .*/result\.json asks for:\nmodel\.L=2, not 3$"
     ):
         numerics(folder)
     settings["train"]["color"] = "blue"

@@ -53,7 +53,7 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
         "best_val_loss": state.best_val_loss,
     }
     with beside(path) as part, writing(part, _bytes(content)) as file:
-        torch.save(content, file)  # type: ignore[arg-type]  # no whole IO[bytes], but all that it calls
+        torch.save(content, file)
         file.flush()
         to_platter(file.fileno())
     sync_folder(path.parent)

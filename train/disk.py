@@ -1,6 +1,7 @@
-"""Writing to a disk that may be full, read-only or gone: what cannot be written is named, with the way out."""
+"""Writes to a disk that may be full, read-only or gone; errors name the file and the way out."""
 
 import errno
+import io
 import logging
 import os
 import resource
@@ -8,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from niels_gpt.errors import DiskError
 
@@ -19,28 +20,18 @@ _told: set[Path] = set()  # files that have been warned of
 log = logging.getLogger("niels_gpt")
 
 
-class FaithfulFile:
-    """A file for torch.save, which makes a RuntimeError without an errno of any OSError: the first is kept."""
+class FaithfulFile(io.BufferedWriter):
+    """A file for torch.save, which raises a RuntimeError without an errno for any OSError: the first is kept."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.error: OSError | None = None
+    error: OSError | None = None
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: Any) -> int:
         """Write, and keep what goes wrong."""
         try:
-            return self.file.write(content)
+            return super().write(content)
         except OSError as error:
             self.error = self.error or error
             raise
-
-    def flush(self) -> None:
-        """Hand everything to the system."""
-        self.file.flush()
-
-    def fileno(self) -> int:
-        """Return the file's descriptor."""
-        return self.file.fileno()
 
 
 @contextmanager
@@ -52,8 +43,7 @@ def writing(path: Path, need: int) -> Iterator[FaithfulFile]:
     """
     with explained_disk(path, need):
         require_room(path.parent, need)
-        with path.open("wb") as opened:
-            file = FaithfulFile(opened)
+        with FaithfulFile(io.FileIO(path, "wb")) as file:
             try:
                 yield file
             except Exception as error:
@@ -81,13 +71,9 @@ def tolerated(path: Path) -> Iterator[None]:
 
 
 def require_room(folder: Path, need: int) -> None:
-    """Refuse to begin what the disk has no room for.
-
-    Raises:
-        DiskError: how much is needed, and how much is there.
-    """
+    """Refuse to begin a write that the disk has no room for, with the bytes that are needed and free."""
     if (have := _room(folder)) < need:
-        raise DiskError(_full(folder, need, have), MAKE_ROOM)
+        raise _full(folder, need, have)
 
 
 def require_writable(folder: Path, need: int) -> None:
@@ -106,32 +92,27 @@ def require_writable(folder: Path, need: int) -> None:
 
 
 def disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskError:
-    """Return what an OSError means; `path` is what was written, where the error does not name it."""
+    """Return the DiskError for an OSError; `path` is the file, where the error does not name it."""
     path = path or (Path(os.fsdecode(error.filename)) if error.filename else None)
-    said = error.strerror or str(error)
+    folder = next((folder for folder in path.parents if folder.is_dir()), None) if path else None
+    if path and folder and error.errno in FULL:
+        half = path.stat().st_size if path.suffix == ".part" and path.exists() else 0  # which will be removed
+        return _full(folder, need, _room(folder, half), f" for {path.relative_to(folder)}")
     if error.errno in FULL:
-        named = _full_for(path, need) if path else None
-        return DiskError(named or f"disk full: {said}", MAKE_ROOM)
-    if path and isinstance(error, FileNotFoundError) and not path.parent.exists():
+        return DiskError(f"disk full: {error.strerror}", MAKE_ROOM)
+    if path and path.parent != folder and isinstance(error, FileNotFoundError):
         return DiskError(f"{path.parent}: there is no such folder (any more)", "it must stay while it is in use")
+    said = error.strerror or str(error)
     return DiskError(f"{path}: {said}" if path else said, CHECK)
 
 
 def _room(folder: Path, removed: int = 0) -> int:
-    """Return the bytes that a new file may take, once some are `removed`: what is free, or the process's limit."""
+    """Return the bytes that a new file may take, once some are `removed`, within the limit of the process."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     free = shutil.disk_usage(folder).free + removed
     return free if limit == resource.RLIM_INFINITY else min(free, limit)
 
 
-def _full_for(path: Path, need: int) -> str | None:
-    """Say what is there where a file found no room; half written, it is removed again, perhaps with its folder."""
-    if (folder := next((folder for folder in path.parents if folder.is_dir()), None)) is None:
-        return None
-    removed = path.stat().st_size if path.suffix == ".part" and path.exists() else 0
-    return f"{_full(folder, need, _room(folder, removed))} for {path.relative_to(folder)}"
-
-
-def _full(folder: Path, need: int, have: int) -> str:
+def _full(folder: Path, need: int, have: int, name: str = "") -> DiskError:
     needed = f"need {need / 1e6:.1f} MB, " if need else ""
-    return f"disk full: {needed}have {have / 1e6:.1f} MB at {folder}"
+    return DiskError(f"disk full: {needed}have {have / 1e6:.1f} MB at {folder}{name}", MAKE_ROOM)

@@ -8,7 +8,6 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights import read_checkpoint
 from train.known import shown
-from train.text_table import table
 
 UNRECORDED = {"init_from": "none", "resume": "none", "optim": "adamw"}  # what older checkpoints do not say
 
@@ -51,18 +50,17 @@ def require_same_model(found: Found, asked: ModelCfg, whose: str = "this run") -
     """Compare what shapes the network; dropout may change, and what an older checkpoint lacks is the default.
 
     Raises:
-        CheckpointError: a table of what differs from the model that is asked for, and `whose` that is.
+        CheckpointError: what differs from the model that is asked for, and `whose` that is.
     """
     theirs = ModelCfg.model_validate(found.saved["model_cfg"]).model_dump()
     rows = [
-        (f"model.{key}", str(theirs[key]), str(value))
+        f"model.{key}={theirs[key]}, not {value}"
         for key, value in asked.model_dump(exclude={"dropout"}).items()
         if theirs[key] != value
     ]
     if rows:
-        differences = table([("key", "checkpoint", "asked"), *rows]).rstrip()
         raise CheckpointError(
-            f"{found.path} is of another model than {whose} asks for:\n{differences}",
+            "\n".join([f"{found.path} is of another model than {whose} asks for:", *rows]),
             "use the checkpoint's settings, another checkpoint, or another name=...",
         )
 

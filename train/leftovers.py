@@ -1,4 +1,4 @@
-"""What a killed process has left half written: hidden files beside the ones that they were to become."""
+"""Removes the hidden files that a killed process left half written."""
 
 import logging
 from collections.abc import Sequence
@@ -6,15 +6,13 @@ from pathlib import Path
 
 from train.schema import RunCfg
 
-OF_A_RUN = (".*.json.part",)  # the folder may be one in which others write too
-OF_A_PHASE = (".*.part",)
 log = logging.getLogger("niels_gpt")
 
 
 def sweep_leftovers(plan: Sequence[RunCfg]) -> None:
-    """Remove them from a run folder that is this process's own: whoever wrote them has ended."""
-    places = [(Path(plan[0].dir), OF_A_RUN), *((cfg.out, OF_A_PHASE) for cfg in plan)]
-    found = sorted(path for folder, patterns in places for pattern in patterns for path in folder.glob(pattern))
+    """Remove them from a run folder that this process holds: whoever wrote them has ended."""
+    found = list(Path(plan[0].dir).glob(".*.json.part"))  # no others: the folder may be one in which others write
+    found += [path for cfg in plan for path in cfg.out.glob(".*.part")]
     for path in found:
         path.unlink()
     if found:

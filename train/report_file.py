@@ -1,7 +1,6 @@
-"""What a command found out, as JSON in a new file."""
+"""JSON reports of commands, each in a new file."""
 
 import json
-import math
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -19,34 +18,20 @@ def numbered(name: str) -> Iterator[Path]:
 
 
 def unused(name: str) -> Path:
-    """Return the first of the numbered names that is not there yet."""
+    """Return the first of the numbered names that is not taken."""
     return next(path for path in numbered(name) if not path.exists())
 
 
 def report_path(asked: Path) -> Path:
-    """Return `asked`, a report's new file.
-
-    Raises:
-        ConfigError: it is there already, or its folder is not.
-    """
-    if asked.exists():
-        raise ConfigError(f"--json {asked}: it is there already", "give another name, or none")
-    if not asked.parent.is_dir():
-        raise ConfigError(f"--json {asked}: there is no folder {asked.parent}", "make it, or give another name")
+    """Return `asked`, or refuse it before the work begins: it exists, or its folder does not."""
+    if asked.exists() or not asked.parent.is_dir():
+        said = "it is there already" if asked.exists() else f"there is no folder {asked.parent}"
+        raise ConfigError(f"--json {asked}: {said}", "name a new file in a folder that exists")
     return asked
 
 
 def write_report(path: Path, report: Any) -> None:
-    """Write `report` to a new file; what is not finite is null, which is all that JSON has for it."""
-    text = json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
+    """Write `report` to a new file; JSON has no nan or inf, so they become null."""
+    finite = json.loads(json.dumps(report), parse_constant=lambda _: None)
     with naming(path), path.open("x", encoding="utf-8") as file:
-        file.write(text)
-
-
-def _plain(value: Any) -> Any:
-    """Give JSON what it can say."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        file.write(json.dumps(finite, indent=2) + "\n")

@@ -1,6 +1,11 @@
-"""Tables of plain text, and bytes as their cells say them."""
+"""Plain-text and Markdown tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 MIB = 2**20
 
@@ -10,29 +15,19 @@ def mib(size: int | None) -> str:
     return "-" if size is None else f"{size / MIB:,.0f}"
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Return rows as aligned columns; a short row's last cell may be as wide as it likes."""
-    full = [row for row in rows if len(row) == max(map(len, rows))]
-    widths = [max(len(row[n]) for row in full) for n in range(len(full[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), markdown: bool = False) -> str:
+    """Return rows in columns, the first as the head; the columns numbered in `right` are set to the right.
 
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines in columns, words to the left and numbers to the right."""
-    return "\n".join("  ".join(cells) for cells in _padded(lines))
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines as GitHub's kind of table, aligned as well; the first is its head."""
-    head, *rows = _padded(lines)
-    rule = ["-" * len(cell) if n == 0 else "-" * (len(cell) - 1) + ":" for n, cell in enumerate(head)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *rows))
-
-
-def _padded(lines: Sequence[Sequence[str]]) -> Iterator[list[str]]:
-    """Yield lines whose cells are as wide as their columns."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = zip(line, widths, strict=True)
-        yield [cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(cells)]
+    The last cell of a short row goes into the last column.
+    """
+    right, width = set(right), max(map(len, rows))
+    drawn = Table(box=box.MARKDOWN if markdown else None, pad_edge=markdown, show_header=markdown)
+    head, *lines = ([*row[:-1], *[""] * (width - len(row)), row[-1]] for row in rows)
+    for n, title in enumerate(head):
+        drawn.add_column(Text(title), justify="right" if n in right else "left", no_wrap=True)
+    for cells in lines if markdown else [head, *lines]:
+        drawn.add_row(*map(Text, cells))
+    console = Console(width=10**6, color_system=None)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines() if line.strip())

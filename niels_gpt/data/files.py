@@ -18,7 +18,6 @@ from niels_gpt.config import SourceCfg
 from niels_gpt.data.hash_index import file_sha256
 from niels_gpt.data.records import ROLES, Dialogue, Document, Message
 from niels_gpt.errors import DataError
-from niels_gpt.plain import Odd, parse_json
 
 PIECE = 16 << 10  # characters; a longer file is cut, so that one file can fill both splits
 LONGEST_PARAGRAPH = 1 << 20  # characters; a file without blank lines is not held in memory
@@ -287,11 +286,9 @@ def _parse(line: bytes) -> object:
     if len(line) > MAX_LINE:
         raise _BadLine(f"longer than {MAX_LINE >> 20} MB")
     try:
-        return parse_json(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _BadLine("not UTF-8", f"at byte {error.start} of the line") from error
-    except Odd as odd:
-        raise _BadLine(odd.reason, odd.detail) from None
     except RecursionError as error:
         raise _BadLine("nested too deeply") from error
     except ValueError as error:  # also of a number with thousands of digits

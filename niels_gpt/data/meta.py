@@ -1,9 +1,9 @@
-"""meta.json: what is known of token files, with a hash of its own, so that damage does not go unseen."""
+"""meta.json: the dtypes, sizes and hashes of token files, with a hash of its own, so that damage is noticed."""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,7 @@ from niels_gpt.writing import naming
 
 META = "meta.json"
 LARGEST = 1 << 20  # bytes of it
+Dtype = TypeVar("Dtype", bound=str)
 ANEW = "delete the folder; it is made anew"
 
 
@@ -21,42 +22,24 @@ class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
 
-class Column(_Read):
-    """What is known of a file of numbers."""
+class Column(_Read, Generic[Dtype]):
+    """A file of numbers."""
 
-    dtype: str
+    dtype: Dtype
     count: int = Field(ge=0)
     sha256: str
 
 
-class Ids(Column):
-    """Of token ids."""
-
-    dtype: Literal["uint16", "uint32"]
-
-
-class Learned(Column):
-    """Of the marks of what is learned."""
-
-    dtype: Literal["uint8"]
-
-
-class Starts(Column):
-    """Of where items start."""
-
-    dtype: Literal["int64"]
-
-
 class Columns(_Read):
-    """Of the files of one split."""
+    """The files of one split: token ids, marks of the targets, and where items start."""
 
-    ids: Ids
-    learned: Learned
-    starts: Starts
+    ids: Column[Literal["uint16", "uint32"]]
+    learned: Column[Literal["uint8"]]
+    starts: Column[Literal["int64"]]
 
 
 class Meta(_Read):
-    """What of a meta.json is used again; the rest of it is for people."""
+    """The part of meta.json that is read again; the rest is for people."""
 
     folder: str
     content_sha256: str
@@ -73,10 +56,10 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
 
 
 def read_meta(folder: Path) -> Meta:
-    """Return what `write_meta` wrote of the folder of this name.
+    """Return what `write_meta` wrote about this folder.
 
     Raises:
-        DataError: it is damaged, of another folder, or says what no token files are like.
+        DataError: it is damaged, of another folder, or not about token files.
     """
     path = folder / META
     try:

@@ -35,7 +35,7 @@ OLD = {
     "sources": {"wiki": 0.8, "notes": 0.2},
     "val_source": "wiki",
 }
-PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d")
+PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d|not JSON \(")  # a number or nesting has no place
 
 
 def _text(path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from train.bench.grow import MEMORIES, Growth, letters, peak_in_theory, size
 from train.bench.shapes import Shape
-from train.text_table import markdown, mib
+from train.text_table import mib, table
 
 FACTS = ("tokens/s", "CPU s/step", "peak MiB")
 
@@ -19,7 +19,7 @@ def as_text(growth: Growth) -> str:
         for shape in shapes
     ]
     return (
-        f"{markdown([head, *rows])}\n"
+        f"{table([head, *rows], right=range(1, len(head)), markdown=True)}\n"
         f"one size varied at a time around {letters(growth.middle)}; with memory off and ckpt; (in theory)\n"
         f"theory of tokens/s: {growth.share:.0%} of {growth.limit:.0f} GFLOP/s, fitted there with memory=off"
     )

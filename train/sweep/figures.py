@@ -41,7 +41,7 @@ def speed_against_memory(rows: Sequence[Row], budget_gb: float | None) -> str:
         _number(result.axes, rows, best, above=True)
         _number(result.axes, rows, {row: at for row, at in others.items() if pen[row].told}, above=False)
         _thousands(result.axes.yaxis)
-    return result.svg
+    return result.img
 
 
 def _is_near(budget_gb: float, places: Places) -> bool:
@@ -86,7 +86,7 @@ def losses(rows: Sequence[Row], phase: PhaseName) -> list[str]:
         _losses(curves, pens(rows), lambda p: p.tokens, "tokens", ylabel, f"Loss by tokens {said}"),
         _losses(curves, pens(rows), lambda p: p.seconds / seconds, unit, ylabel, f"Loss by time {said}"),
     )
-    return [svg for svg in drawn if svg]
+    return [img for img in drawn if img]
 
 
 UNITS = (("seconds", 1, 180.0), ("minutes", 60, 3 * 3600.0), ("hours", 3600, math.inf))
@@ -104,7 +104,7 @@ def _losses(
         result.axes.set_xlim(left=0)
         if xlabel == "tokens":
             _thousands(result.axes.xaxis)
-    return result.svg
+    return result.img
 
 
 def _trace(axes: "Axes", curve: Curve, place: Place, pen: Pen) -> None:

@@ -54,8 +54,8 @@ def as_page(rows: Sequence[Row], title: str, budget_gb: float | None) -> str:
         peak=PEAK,
         caveats=caveats(rows),
         differing=differing(rows),
-        speed=Markup(speed_against_memory(rows, budget_gb)),  # noqa: S704  matplotlib's SVG, which escapes text
-        losses={phase: [Markup(svg) for svg in drawn] for phase in PHASES if (drawn := losses(rows, phase))},  # noqa: S704
+        speed=Markup(speed_against_memory(rows, budget_gb)),  # noqa: S704  an image of ours, as data
+        losses={phase: [Markup(i) for i in made] for phase in PHASES if (made := losses(rows, phase))},  # noqa: S704
     )
 
 

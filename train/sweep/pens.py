@@ -8,7 +8,7 @@ from train.sweep.findings import by_loss
 from train.sweep.row import Row
 from train.sweep.svg import FAINT
 
-HUES = ("#3b82d6", "#dd7718", "#2a9d68", "#d4508f", "#8f6bdc", "#98861b")  # legible on white and on near-black
+HUES = ("#3b82d6", "#dd7718", "#2a9d68", "#d4508f", "#8f6bdc", "#98861b")  # legible on white
 MOST_TOLD = 2 * len(HUES)  # solid, then dashed; among more runs only the best stand out
 
 

@@ -1,11 +1,11 @@
 """What a sweep leaves behind: sweep.html, sweep.csv, sweep.md and sweep.json, made anew from the disk."""
 
-import fcntl
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from niels_gpt.writing import write_text
 from train.sweep.findings import Best, best, caveats, differing, pareto_front
@@ -22,7 +22,7 @@ def rewrite(folder: Path, budget_gb: float | None) -> list[Row]:
 
     Several processes may do so at once: whoever comes last has read last.
     """
-    with _alone(folder):
+    with FileLock(folder / LOCK):
         rows = read_rows(folder)
         _write(folder, rows, folder.resolve().name, budget_gb)
     return rows
@@ -36,16 +36,8 @@ def read_rows(folder: Path) -> list[Row]:
 
 def write_report(folder: Path, rows: Sequence[Row], title: str, budget_gb: float | None) -> None:
     """Write the report of any rows into a folder; a budget is in GiB, None for no bound."""
-    with _alone(folder):
+    with FileLock(folder / LOCK):
         _write(folder, rows, title, budget_gb)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes the report of this folder."""
-    with (folder / LOCK).open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _write(folder: Path, rows: Sequence[Row], title: str, budget_gb: float | None) -> None:

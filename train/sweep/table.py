@@ -12,6 +12,7 @@ from rich.text import Text
 
 from train.sweep.findings import GIB, labels
 from train.sweep.row import Row
+from train.text_table import table
 
 FORMULA = ("=", "+", "-", "@")
 PEAK = (
@@ -92,13 +93,9 @@ def _harmless(value: Any) -> Any:
 def as_markdown(rows: Sequence[Row]) -> str:
     """Return GitHub's kind of table."""
     columns = columns_of(rows)
-    lines = [
-        ["#", *(column.title for column in columns)],
-        ["---:", *("---:" if column.form else "---" for column in columns)],
-    ]
-    for number, row in enumerate(rows, 1):
-        lines.append([str(number), *(literal(cells(row)[column]) for column in columns)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    lines = [[str(n), *(literal(cells(row)[column]) for column in columns)] for n, row in enumerate(rows, 1)]
+    right = [0, *(n for n, column in enumerate(columns, 1) if column.form)]
+    return table([["#", *(column.title for column in columns)], *lines], right=right, markdown=True)
 
 
 def literal(text: str) -> str:
@@ -108,18 +105,18 @@ def literal(text: str) -> str:
 
 def console_table(rows: Sequence[Row]) -> Table:
     """Return rich's table, legible from 80 columns on: overrides and reasons are left to lines and files."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("job", overflow="fold")
-    table.add_column("status", no_wrap=True)
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn.add_column("#", justify="right", no_wrap=True)
+    drawn.add_column("job", overflow="fold")
+    drawn.add_column("status", no_wrap=True)
     shown = [column for column in COLUMNS if column.form and column.key != "exit_code"]
     for column in shown:
         widest = max(map(len, [*column.title.split(), *(cells(row)[column] for row in rows)]))
-        table.add_column(column.title, justify="right", width=widest)
+        drawn.add_column(column.title, justify="right", width=widest)
     for number, (row, label) in enumerate(labels(rows).items(), 1):
         job = Text(label.replace(",", ", "))  # wraps between overrides
-        table.add_row(str(number), job, _standing(row), *(cells(row)[column] for column in shown))
-    return table
+        drawn.add_row(str(number), job, _standing(row), *(cells(row)[column] for column in shown))
+    return drawn
 
 
 def _standing(row: Row) -> str:
