@@ -12,7 +12,7 @@ from niels_gpt.data.records import Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
-CODE = ("chat.py", "plain.py", "seeds.py", "tokenizer.py")  # outside this folder, but it decides what is cached
+CODE = ("chat.py", "seeds.py", "tokenizer.py")  # outside this folder, but it decides what is cached
 
 KINDS: dict[SourceKind, ModuleType] = {
     "pydocs": pydocs,
@@ -56,7 +56,7 @@ def fingerprint(cfg: SourceCfg) -> str:
     """Return a name for what token files of the source hold, without making it; other code gives another name."""
     module = KINDS[cfg.kind]
     folder = Path(__file__).parent
-    paths = [*sorted(folder.glob("*.py")), *(folder.parent / name for name in CODE)]
+    paths = [*sorted(folder.rglob("*.py")), *(folder.parent / name for name in CODE)]
     code = b"".join(path.read_bytes() for path in paths)
     return f"{cfg.kind}:{module.fingerprint(cfg)}:{hashlib.sha256(code).hexdigest()[:16]}"
 
