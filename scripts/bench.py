@@ -1,38 +1,179 @@
-"""Races optimizer steps of this project against others on this machine; measures how cost and memory grow."""
+"""Benchmarks optimizer steps on this machine: a race, growth with size, memory over time, a run's overhead."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
-from typing import Any
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from train.bench.options import arguments
 from train.cli import command, deferred_signals
+from train.known import require_known
+
+if TYPE_CHECKING:
+    from train.bench.race import Effort
+
+EXAMPLES = """examples:
+  python scripts/bench.py race small --contestants ours-ckpt-compile,ours-ckpt,ours
+  python scripts/bench.py growth T L --figure growth.svg
+  python scripts/bench.py steady small --steps 500
+  python scripts/bench.py overhead small"""
+CONTESTANTS = (
+    "ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile, ours and bare with -muon; separated by commas "
+    "(default: %(default)s)"
+)
+ONE_PROGRAM = "; all precisions are one program on the CPU; on a Mac scripts/doctor.py times each"
 
 
-def carried_out(options: argparse.Namespace) -> dict[str, Any]:
-    """Do what was asked, print it, and return it."""
-    from train.bench.grow import Effort
-    from train.bench.modes import grown, overheads, raced, stayed
-    from train.bench.race import Course
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    modes = parser.add_subparsers(metavar="race|growth|steady|overhead", required=True)
 
-    names, effort = options.contestants, (options.rounds, options.steps, options.warmup, options.threads)
-    if options.grow:
-        return grown(options.shapes[0], options.grow, options.factors, Effort(*effort), options.figure, print)
-    if options.steady:
-        return stayed(options.shapes, names, options.steady, options.threads, print)
-    if options.overhead:
-        return overheads(options.shapes, Effort(*effort), print)
-    return raced([Course(shape, *effort) for shape in options.shapes], names, options.reference, print)
+    mode = _add(modes, "race", race, "race contestants in turns, each turn in a fresh process")
+    _add_shapes(mode)
+    mode.add_argument("--contestants", type=_names, default="ours,bare,hf", help=CONTESTANTS)
+    mode.add_argument("--reference", help="whom the others are compared with (default: the last one)")
+    _add_effort(mode, rounds=3)
+
+    mode = _add(modes, "growth", growth, "vary one size of a shape at a time, with memory off and ckpt")
+    mode.add_argument("axes", nargs="*", type=_axis, default=list("TBLV"), help="T, B, L, V (default: all four)")
+    mode.add_argument("--shape", default="middle", help="whose sizes (default: %(default)s)")
+    mode.add_argument("--factors", type=_factors, default="0.25,0.5,1,2,4", help="(default: %(default)s)")
+    mode.add_argument("--figure", type=_figure, metavar="FILE", help="an .svg or .png, replaced if it exists")
+    _add_effort(mode, rounds=1)
+
+    mode = _add(modes, "steady", steady, "see whether memory grows over many steps")
+    _add_shapes(mode)
+    mode.add_argument("--contestants", type=_names, default="ours,ours-ckpt", help=CONTESTANTS)
+    mode.add_argument("--steps", type=_at_least(10), default=500, help="(default: %(default)s)")
+
+    mode = _add(modes, "overhead", overhead, "measure the checks of a step, and saving 25 million parameters")
+    _add_shapes(mode)
+    _add_effort(mode, rounds=3)
+    return parser.parse_args()
+
+
+def _add(modes: Any, name: str, run: Callable[..., Any], what: str) -> argparse.ArgumentParser:
+    mode: argparse.ArgumentParser = modes.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    mode.set_defaults(run=run)
+    mode.add_argument("--threads", type=_at_least(1), default=os.cpu_count(), help="of torch (default: all cores)")
+    mode.add_argument("--json", type=Path, metavar="FILE", help="a new file for all of it")
+    return mode
+
+
+def _add_shapes(mode: argparse.ArgumentParser) -> None:
+    mode.add_argument("shapes", nargs="*", default=["small"], help="small, base, middle (default: small)")
+
+
+def _add_effort(mode: argparse.ArgumentParser, rounds: int) -> None:
+    mode.add_argument("--rounds", type=_at_least(1), default=rounds, help="turns of each (default: %(default)s)")
+    mode.add_argument(
+        "--steps", type=_at_least(1), default=10, help="timed steps in a turn (default: %(default)s)"
+    )
+    mode.add_argument("--warmup", type=_at_least(1), default=2, help="steps before them (default: %(default)s)")
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        return value
+
+    return number
+
+
+def _axis(text: str) -> str:
+    if text not in list("TBLV"):
+        raise argparse.ArgumentTypeError(f"must be T, B, L or V, got {text}")
+    return text
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _factors(text: str) -> list[float]:
+    found = [float(part) for part in text.split(",")]
+    if not all(0 < factor < float("inf") for factor in found):
+        raise argparse.ArgumentTypeError(f"must be numbers above 0, separated by commas, got {text}")
+    return found
+
+
+def _figure(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in (".svg", ".png") or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"must be an .svg or .png in a folder that exists, got {text}")
+    return path
+
+
+def race(options: argparse.Namespace) -> dict[str, Any]:
+    """Race the contestants at each shape."""
+    from train.bench import race
+
+    reference = options.reference or options.contestants[-1]
+    require_known("contestant", [reference], options.contestants)
+    results = []
+    for shape in options.shapes:
+        found = race.race(shape, options.contestants, _effort(options), print)
+        print(race.as_table(found, reference))
+        results.append(race.as_json(found, reference))
+    return {"races": results}
+
+
+def growth(options: argparse.Namespace) -> dict[str, Any]:
+    """Vary the sizes of a shape, and draw what comes of it."""
+    from train.bench import grow
+    from train.bench.shapes import SHAPES
+
+    found = grow.grow(SHAPES[options.shape], options.axes, options.factors, _effort(options), print)
+    print(grow.as_text(found))
+    if options.figure:
+        grow.draw(found, options.figure)
+        print(f"drew {options.figure}")
+    return {"growth": grow.as_json(found)}
+
+
+def steady(options: argparse.Namespace) -> dict[str, Any]:
+    """Take many steps at each shape and look at what is held."""
+    from train.bench.overhead import stay, stays_table
+    from train.bench.shapes import SHAPES
+
+    results = {}
+    for shape in options.shapes:
+        found = [stay(name, SHAPES[shape], options.steps, options.threads) for name in options.contestants]
+        print(stays_table(found))
+        results[shape] = [asdict(one) | {"grew": one.grew} for one in found]
+    return {"steady": results}
+
+
+def overhead(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what a run adds to the learning; files go to the working folder for a while."""
+    from train.bench.overhead import measure
+
+    return measure(options.shapes, _effort(options), print)
+
+
+def _effort(options: argparse.Namespace) -> "Effort":
+    from train.bench.race import Effort
+
+    return Effort(options.rounds, options.steps, options.warmup, options.threads)
 
 
 def main() -> None:
     """Check, carry out, and write what was asked for."""
-    options = arguments(__doc__)
+    options = arguments()
     with deferred_signals():  # torch is imported only now
-        from train.bench.modes import require_racers
+        from train.bench.contestants import CONTESTANTS as KNOWN
+        from train.bench.shapes import SHAPES
         from train.report_file import report_path, write_report
-    require_racers({*options.contestants, options.reference}, options.shapes)
+    require_known("contestant", getattr(options, "contestants", ()), KNOWN, ONE_PROGRAM)
+    require_known("shape", [options.shape] if "shape" in options else options.shapes, SHAPES)
     path = report_path(options.json) if options.json else None
-    report = carried_out(options)
+    report = options.run(options)
     if path:
         write_report(path, report)
         print(f"wrote {path}")

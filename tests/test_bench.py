@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from functools import partial
@@ -12,16 +14,18 @@ from unittest import mock
 import pytest
 import torch
 import warm
+from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
 from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from train.bench import overhead, race
 from train.bench.contestants import CONTESTANTS, Contestant
+from train.bench.overhead import Held, Stay, stays_table
+from train.bench.race import Effort
 from train.bench.shapes import SHAPES
-from train.bench.steady import Held, Stay, as_table
 
-BENCH = "train.bench"
+RACER = "train.bench.racer"
 
 
 def begun(folder: Path, B: int) -> None:
@@ -40,10 +44,11 @@ def bench(*arguments: str, cwd: Path, B: int = 2) -> tuple[str, list[str]]:
 
 
 def test_a_race_has_all_turns_ratios_limits_and_peaks_each_from_a_process_of_its_own(tmp_path: Path) -> None:
-    asked = ["toy", "--contestants", "ours-ckpt,bare", "--rounds", "1", "--steps", "2", "--json", "race.json"]
+    own = ["--rounds", "1", "--steps", "2", "--json", "race.json"]
+    asked = ["race", "toy", "--contestants", "ours-ckpt,bare", *own]
     said, processes = bench(*asked, cwd=tmp_path)
-    turns, peaks = 2, 2
-    assert processes == ["bench.py", *[f"{BENCH}.machine"] * 2, *[f"{BENCH}.racer"] * (turns + peaks)]
+    turns, peaks, limits = 2, 2, 2
+    assert processes == ["bench.py", *[RACER] * (turns + peaks + limits)]
     (race,) = json.loads((tmp_path / "race.json").read_text(encoding="utf-8"))["races"]
     assert race["reference"] == "bare"
     assert {name: len(turns) for name, turns in race["turns"].items()} == {"ours-ckpt": 1, "bare": 1}
@@ -65,39 +70,30 @@ def test_a_turn_and_the_limits_of_the_machine_come_from_fresh_interpreters() -> 
         return run(command, **keywords)
 
     with mock.patch.object(race, "TRIES", 1), mock.patch.object(subprocess, "run", noted):
-        turn = race.taken("bare", SHAPES["toy"], 2, 1, 1, frugal=True)
-        limits = race.limits_now(1)
+        turn = race.take_turn("bare", SHAPES["toy"], Effort(1, 2, 1, 1), frugal=True)
+        limits = race.measure_limits(1)
     assert len(turn.wall) == len(turn.cpu) == 2 and limits.keys() == {"gflops", "copy_gb"}
     python = (sys.executable, "-m")
-    assert started == [(*python, "train.bench.racer", "1", "65536"), (*python, "train.bench.machine", "1", None)]
+    assert started == [(*python, RACER, "1", "65536"), (*python, RACER, "1", None)]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["toy", "--contestants", "ours,nobody"], "error: there is no contestant nobody"),
-        (["huge"], "error: there is no shape huge"),
-        (["toy", "--rounds", "0"], "--rounds, --steps, --warmup and --threads are at least 1"),
-        (["toy", "--json", "no/where.json"], "there is no folder no"),
-        (["toy", "--contestants", "ours-fp16"], "all precisions are one program on the CPU"),
-        (["toy", "--grow", "T", "--factors", "0.3"], "error: T=16 times 0.3 is 4.8"),
-        (["toy", "--grow", "V", "--factors", "0.5"], "error: V=256 times 0.5 is 128"),
-        (["toy", "--grow", "--factors", "none"], "--factors none: they are numbers above 0"),
-        (["toy", "small", "--grow"], "--grow takes one shape"),
-        (["toy", "--figure", "race.svg"], "--figure race.svg: it goes with --grow"),
-        (["toy", "--grow", "--figure", "no/where.svg"], "there is no folder no"),
-        (
-            ["toy", "--contestants", "ours", "--reference", "bare"],
-            "--reference bare: the contestants are ours; add it",
-        ),
-        (["toy", "--reference", "nobody"], "--reference nobody: the contestants are ours,bare,hf"),
-        (["toy", "--grow", "--contestants", "ours"], "--contestants ours: --grow has none"),
-        (["toy", "--overhead", "--contestants", "ours"], "--contestants ours: --overhead has none"),
-        (
-            ["toy", "--steady", "60", "--reference", "ours"],
-            "--reference ours: it goes with a race, not with --steady",
-        ),
-        (["toy", "--steady", "5"], "--steady 5: it takes at least 10 steps"),
+        ([], "the following arguments are required: race|growth|steady|overhead"),
+        (["race", "toy", "--contestants", "ours,nobody"], "error: there is no contestant nobody"),
+        (["race", "huge"], "error: there is no shape huge"),
+        (["race", "toy", "--rounds", "0"], "argument --rounds: must be at least 1, got 0"),
+        (["race", "toy", "--json", "no/where.json"], "there is no folder no"),
+        (["race", "toy", "--contestants", "ours-fp16"], "all precisions are one program on the CPU"),
+        (["race", "toy", "--reference", "nobody"], "error: there is no contestant nobody"),
+        (["growth", "T", "--shape", "toy", "--factors", "0.3"], "error: T=16 times 0.3 is 4.8"),
+        (["growth", "V", "--shape", "toy", "--factors", "0.5"], "error: V=256 times 0.5 is 128"),
+        (["growth", "--factors", "none"], "argument --factors: invalid _factors value: 'none'"),
+        (["growth", "C"], "must be T, B, L or V, got C"),
+        (["growth", "--figure", "no/where.svg"], "must be an .svg or .png in a folder that exists"),
+        (["growth", "--reference=ours"], "unrecognized arguments: --reference=ours"),
+        (["steady", "toy", "--steps", "5"], "argument --steps: must be at least 10, got 5"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -106,9 +102,14 @@ def test_bad_input_is_one_clear_line(arguments: list[str], said: str, tmp_path: 
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_default_is_said_once(tmp_path: Path) -> None:
-    said = warm.cli("--help", cwd=tmp_path, script="bench").stdout
-    assert " ".join(said.split()).count("ours,ours-ckpt with --steady") == 1
+def test_the_commands_of_the_readme_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = re.findall(r"^python scripts/bench\.py (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {command.split()[0] for command in commands} == {"race", "growth", "steady", "overhead"}
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = runpy.run_path(str(ROOT / "scripts" / "bench.py"))
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", ["bench.py", *command.split()])
+        assert script["arguments"]().run
 
 
 def test_the_work_of_a_step_is_that_of_its_matrix_products() -> None:
@@ -149,9 +150,9 @@ def flops_of_laps(contestant: Contestant) -> list[int]:
 
 
 def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path) -> None:
-    asked = ["toy", "--grow", "T", "--factors", "1,8", "--steps", "1", "--warmup", "1"]
+    asked = ["growth", "T", "--shape", "toy", "--factors", "1,8", "--steps", "1", "--warmup", "1"]
     said, processes = bench(*asked, "--figure", "growth.svg", "--json", "growth.json", cwd=tmp_path)
-    assert processes == ["bench.py", f"{BENCH}.machine", *[f"{BENCH}.racer"] * 4]
+    assert processes == ["bench.py", *[RACER] * (1 + 4)]
     growth = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))["growth"]
     points = {(point["size"], point["memory"]): point for point in growth["points"]}
     assert points.keys() == {(T, memory) for T in (16, 128) for memory in ("off", "ckpt")}
@@ -167,9 +168,9 @@ def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path
 
 
 def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
-    asked = ["toy", "--steady", "60", "--json", "steady.json"]
+    asked = ["steady", "toy", "--steps", "60", "--json", "steady.json"]
     _, processes = bench(*asked, cwd=tmp_path, B=16)  # of which 33 steps make two epochs
-    assert processes == ["bench.py", *[f"{BENCH}.stayer"] * 2]
+    assert processes == ["bench.py", *[RACER] * 2]
     stays = json.loads((tmp_path / "steady.json").read_text(encoding="utf-8"))["steady"]["toy"]
     assert [stay["contestant"] for stay in stays] == ["ours", "ours-ckpt"]
     for stay in stays:
@@ -184,8 +185,8 @@ def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
 def test_what_grew_is_told_from_the_noise_of_an_allocator(late: tuple[int, int, int], grew: bool) -> None:
     stay = Stay("ours", Held(50, 100, 8, 2), Held(500, *late))
     assert stay.grew is grew
-    assert as_table([stay]).endswith("grew\n" if grew else "did not grow\n")
-    assert ("did not grow" in as_table([stay])) is not grew
+    assert stays_table([stay]).endswith("grew\n" if grew else "did not grow\n")
+    assert ("did not grow" in stays_table([stay])) is not grew
 
 
 def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(
@@ -195,7 +196,7 @@ def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(
     monkeypatch.setattr(overhead, "SAVED", SHAPES["toy"].model)
     monkeypatch.setattr(overhead, "BATCH_SECONDS", 0.001)
     said: list[str] = []
-    found = overhead.measured(["toy"], steps=2, warmup=1, threads=1, tries=2, say=said.append)
+    found = overhead.measure(["toy"], Effort(rounds=2, steps=2, warmup=1, threads=1), said.append)
     toy = found["overhead"]["toy"]
     assert toy["parts"].keys() == {"draw", "require_ids", "finite", "metrics"}
     assert all(0 < seconds < toy["step"] for seconds in toy["parts"].values())

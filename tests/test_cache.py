@@ -186,7 +186,7 @@ def test_dialogues_carry_their_targets(tmp_path: Path) -> None:
     assert files.ids.dtype == torch.uint16
 
 
-@pytest.mark.parametrize("file", ["chat.py", "plain.py", "seeds.py", "tokenizer.py", "data/files.py"])
+@pytest.mark.parametrize("file", ["chat.py", "seeds.py", "tokenizer.py", "data/files.py"])
 def test_token_files_made_by_other_code_have_another_name(tmp_path: Path, file: str) -> None:
     copytree(ROOT / "niels_gpt", tmp_path / "niels_gpt")
 

@@ -90,12 +90,10 @@ LAYERS = [
     ["train.batch_search"],
     ["train.auto_batch"],
     ["train.run"],
-    ["train.numerics", "train.doctor", "train.bench.shapes", "train.bench.machine"],
-    ["train.bench.contestants", "train.bench.race"],
-    ["train.bench.racer", "train.bench.tables", "train.bench.grow", "train.bench.steady", "train.bench.overhead"],
-    ["train.bench.stayer", "train.bench.growth_tables"],
-    ["train.bench.growth_figure"],
-    ["train.bench.modes"],
+    ["train.numerics", "train.doctor", "train.bench.shapes"],
+    ["train.bench.contestants"],
+    ["train.bench.race"],
+    ["train.bench.racer", "train.bench.grow", "train.bench.overhead"],
 ]
 FILES = sorted([*ROOT.glob("niels_gpt/**/*.py"), *ROOT.glob("train/**/*.py")])
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

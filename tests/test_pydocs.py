@@ -298,19 +298,34 @@ def test_the_fingerprint_tells_contents_apart(package: str) -> None:
     assert pydocs.fingerprint(cfgs[-1]) != prints[-1]
 
 
-def test_an_installed_package_that_is_edited_has_another_fingerprint(package: str) -> None:
-    root = Path(sys.path[0])
-    (root / f"{package}-1.0.dist-info").mkdir()
-    (root / f"{package}-1.0.dist-info" / "METADATA").write_text(f"Name: {package}\nVersion: 1.0\n")
-    assert metadata.version(package) == "1.0"
-    mill, cfg = root / package / "part" / "mill.py", source(packages=(package,))
-    prints, then = [pydocs.fingerprint(cfg)], mill.stat().st_mtime_ns
-    mill.write_text(mill.read_text().replace("flour", "grits"))
-    os.utime(mill, ns=(then, then))  # as by a tool that keeps the time: size and time are what they were
+def test_a_package_of_another_version_size_or_file_has_another_fingerprint(package: str) -> None:
+    root, cfg = Path(sys.path[0]), source(packages=(package,))
+    mill = root / package / "part" / "mill.py"
+    info = root / f"{package}-1.0.dist-info" / "METADATA"
+    info.parent.mkdir()
+    prints = []
+    for version in ("1.0", "1.1"):
+        info.write_text(f"Name: {package}\nVersion: {version}\n")
+        assert metadata.version(package) == version
+        prints.append(pydocs.fingerprint(cfg))
+    mill.write_text(mill.read_text().replace("flour", "meal"))
     prints.append(pydocs.fingerprint(cfg))
     mill.rename(mill.with_stem("miller"))
     prints.append(pydocs.fingerprint(cfg))
-    assert len(set(prints)) == 3
+    assert len(set(prints)) == 4
+
+
+def test_the_fingerprint_of_a_package_reads_none_of_its_sources(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+
+    def never(path: Path) -> bytes:
+        assert path.suffix != ".py", path
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", never)
+    pydocs.fingerprint(source(packages=(package,)))
 
 
 def test_a_package_that_is_installed_anew_has_the_same_fingerprint(package: str) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ MAX_LINE = 16 << 20  # bytes of a line of JSON with its end
 FIRST_ROWS = 1000  # of each file of JSON lines: they tell what kinds of row it holds
 
 _ROW_HINT = 'a row is {"messages": [{"role", "content"}, ...]}, {"prompt", "completion"} or {"text"}'
+_NOT_TEXT = re.compile("[\0\udc80-\udcff]")  # as surrogateescape shows bytes that are not UTF-8
 _log = logging.getLogger("niels_gpt")
 Row = Document | Dialogue
 
@@ -171,38 +173,26 @@ def _lines(path: Path) -> Iterator[str]:
     with _open(path) as file:
         if file.read(3) != codecs.BOM_UTF8:  # "utf-8-sig" would pass over one cut short
             file.seek(0)
-        wrapped = io.TextIOWrapper(file, encoding="utf-8")
-        try:
-            while line := wrapped.readline(PIECE):
-                if "\0" in line:
-                    raise _not_text(path)
-                yield line
-        except UnicodeDecodeError as error:
-            raise _not_text(path) from error
+        text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape")
+        while line := text.readline(PIECE):
+            if _NOT_TEXT.search(line):
+                raise _not_text(path)
+            yield line
 
 
 def _not_text(path: Path) -> DataError:
-    """Say where a file stops being text: read again, for a text reader does not know the byte it is at."""
-    decoder, seen, line = codecs.getincrementaldecoder("utf-8")(), 0, 1
+    """Say where a file stops being text: read again, for a text reader does not count bytes."""
+    at, number, before, bad = 0, 1, "", ""
     with _open(path) as file:
-        while True:
-            chunk, held = file.read(PIECE), decoder.getstate()[0]
-            whole = held + chunk
-            try:
-                decoder.decode(chunk, not chunk)
-                end = len(whole)
-            except UnicodeDecodeError as error:
-                end = error.start
-            nul = whole.find(b"\0", 0, end)
-            at = nul if nul >= 0 else end
-            line += whole.count(b"\n", 0, at)
-            if at < len(whole) or not chunk:
-                what = "a NUL byte, so not text," if nul >= 0 else "not UTF-8"
-                place = f"at byte {seen - len(held) + at} (line {line})"
-                return DataError(
-                    f"{_shown(path)}: {what} {place}", "save it as UTF-8, or leave it out of data.files"
-                )
-            seen += len(chunk)
+        text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
+        while not bad and (part := text.readline(PIECE)):
+            found = _NOT_TEXT.search(part)
+            before, bad = (part[: found.start()], found[0]) if found else (part, "")
+            at += len(before.encode())
+            number += before.count("\n")
+    what = "a NUL byte, so not text," if bad == "\0" else "not UTF-8"
+    said = f"{_shown(path)}: {what} at byte {at} (line {number})"
+    return DataError(said, "save it as UTF-8, or leave it out of data.files")
 
 
 # --- JSON lines

@@ -13,7 +13,7 @@ from niels_gpt.config import SourceCfg
 from niels_gpt.data.pydocs_comments import is_prose
 from niels_gpt.data.pydocs_compiled import COMPILED, compiled
 from niels_gpt.data.pydocs_dialogues import Subject, dialogues_about
-from niels_gpt.data.pydocs_files import hash_of, source_files, source_of
+from niels_gpt.data.pydocs_files import source_files, source_of, state_of
 from niels_gpt.data.pydocs_parsed import Module, parsed
 from niels_gpt.data.records import Dialogue, Document
 
@@ -44,7 +44,7 @@ def fingerprint(cfg: SourceCfg) -> str:
     listings = [sorted(f.name for f in d.iterdir()) for d in (library, library / "lib-dynload") if d.is_dir()]
     found = repr((sys.version, sys.platform, sys.builtin_module_names, listings))
     digest = hashlib.sha256(found.encode()).hexdigest()[:16]
-    packages = ",".join(f"{name}={hash_of(name)}" for name in cfg.packages)
+    packages = ",".join(f"{name}={state_of(name)}" for name in cfg.packages)
     return f"pydocs {platform.python_version()} {digest} packages={packages} code={cfg.code}"
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sysconfig
 from collections.abc import Sequence
+from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -25,10 +26,14 @@ def source_files(packages: Sequence[str]) -> list[tuple[str, Path]]:
     return files + [found for package in packages for found in _files_of(package)]
 
 
-def hash_of(package: str) -> str:
-    """Return a hash of the files to read of a package: its version stays when it is edited where it lies."""
-    facts = [(name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in _files_of(package)]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+def state_of(package: str) -> str:
+    """Return a hash of a package's version and of the names and sizes of its files, without reading them."""
+    try:
+        version = metadata.version(package.partition(".")[0])
+    except (metadata.PackageNotFoundError, ValueError):  # not installed under this name, or an empty name
+        version = ""
+    facts = [(name, path.stat().st_size) for name, path in _files_of(package)]
+    return hashlib.sha256(repr((version, facts)).encode()).hexdigest()[:16]
 
 
 def _files_of(package: str) -> list[tuple[str, Path]]:

@@ -13,7 +13,7 @@ from niels_gpt.data.records import Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
-CODE = ("chat.py", "plain.py", "seeds.py", "tokenizer.py")  # outside this folder, but it decides what is cached
+CODE = ("chat.py", "seeds.py", "tokenizer.py")  # outside this folder, but it decides what is cached
 
 KINDS: dict[SourceKind, ModuleType] = {
     "pydocs": pydocs,
@@ -58,7 +58,7 @@ def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
     module = KINDS[cfg.kind]
     own = files.fingerprint(cfg, index.sha256) if module is files else module.fingerprint(cfg)
     folder = Path(__file__).parent
-    paths = [*sorted(folder.glob("*.py")), *(folder.parent / name for name in CODE)]
+    paths = [*sorted(folder.rglob("*.py")), *(folder.parent / name for name in CODE)]
     code = b"".join(path.read_bytes() for path in paths)
     return f"{cfg.kind}:{own}:{hashlib.sha256(code).hexdigest()[:16]}"
 

@@ -151,7 +151,7 @@ def source(shape: Shape) -> TokenStream:
     return TokenStream(files, shape.model.T, seed=0)
 
 
-def readied(name: str, threads: int, *, frugal: bool = False) -> Contestant:
+def prepare_contestant(name: str, threads: int, *, frugal: bool = False) -> Contestant:
     """Return a contestant, this process being prepared for it; a frugal process keeps no freed memory."""
     contestant = CONTESTANTS[name]
     torch.set_num_threads(threads)

@@ -4,30 +4,30 @@ Theory of speed: the share of the machine's limit that the shape in the middle r
 tokens/s at other sizes follow from their work alone. Theory of memory is that of train/step_cost.py.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from niels_gpt.errors import ConfigError
 from train.bench.contestants import CONTESTANTS, CPU, train_cfg
-from train.bench.race import Turn, limits_now, taken
+from train.bench.race import Effort, Say, Turn, measure_limits, take_turn
 from train.bench.shapes import Shape
 from train.step_cost import theory
+from train.sweep.pens import HUES
+from train.sweep.svg import STYLE
+from train.text_table import MIB, mib, table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MEMORIES = {"off": "ours", "ckpt": "ours-ckpt"}  # -> who takes the steps
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Effort:
-    """Turns of each point, timed steps of each turn after those that warm up, and threads."""
-
-    rounds: int
-    steps: int
-    warmup: int
-    threads: int
+ON_ANY_PAGE = "#7a7f87"  # legible on white and on black: the page is not known here
+FACTS = ("tokens/s", "CPU s/step", "peak MiB")
+ROWS = (("tokens/s", "tokens_per_second", "tokens_in_theory", 1), ("peak MiB", "peak", "peak_in_theory", MIB))
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ def grow(middle: Shape, axes: Sequence[str], factors: Sequence[float], effort: E
     points = list(
         dict.fromkeys((shape, memory) for row in shapes.values() for shape in row for memory in MEMORIES)
     )
-    limit = limits_now(effort.threads)["gflops"]
+    limit = measure_limits(effort.threads)["gflops"]
     turns: dict[tuple[Shape, str], list[Turn]] = {point: [] for point in points}
     for number in range(effort.rounds):
         for shape, memory in points:
-            turn = taken(MEMORIES[memory], shape, effort.steps, effort.warmup, effort.threads, counted=True)
+            turn = take_turn(MEMORIES[memory], shape, effort, counted=True)
             turns[shape, memory].append(turn)
             say(f"round {number + 1}: {letters(shape)} memory={memory}: {turn.seconds('wall'):.3f} s a step")
     return Growth(effort, middle, shapes, turns, limit)
@@ -117,3 +117,99 @@ def letters(shape: Shape) -> str:
     m = shape.model
     sizes = f"T={m.T} C={m.C} L={m.L} H={m.H} d_ff={m.d_ff} V={m.V} B={shape.B}"
     return sizes + (f" accum_steps={shape.accum_steps}" if shape.accum_steps > 1 else "")
+
+
+def as_text(growth: Growth) -> str:
+    """Return a line for each point, theory in brackets, and how to read it."""
+    head = ("", *(f"{fact}, {memory}" for fact in FACTS for memory in MEMORIES))
+    rows = [
+        (f"{axis}={size(shape, axis)}", *_cells(growth, shape))
+        for axis, shapes in growth.axes.items()
+        for shape in shapes
+    ]
+    return (
+        f"{table([head, *rows], right=range(1, len(head)), markdown=True)}\n"
+        f"one size varied at a time around {letters(growth.middle)}; with memory off and ckpt; (in theory)\n"
+        f"theory of tokens/s: {growth.share:.0%} of {growth.limit:.0f} GFLOP/s, fitted there with memory=off"
+    )
+
+
+def _cells(growth: Growth, shape: Shape) -> list[str]:
+    found = [_point(growth, shape, memory) for memory in MEMORIES]
+    return [
+        *(f"{one['tokens_per_second']:,.0f} ({one['tokens_in_theory']:,.0f})" for one in found),
+        *(f"{one['cpu']:.3f}" for one in found),
+        *(f"{mib(one['peak'])} ({mib(one['peak_in_theory'])})" for one in found),
+    ]
+
+
+def _point(growth: Growth, shape: Shape, memory: str) -> dict[str, Any]:
+    """Return what was measured of a shape with a memory, and what theory says."""
+    wall = growth.wall(shape, memory)
+    return {
+        "memory": memory,
+        "wall": wall,
+        "cpu": growth.cpu(shape, memory),
+        "tokens_per_second": shape.tokens / wall,
+        "tokens_in_theory": growth.tokens_in_theory(shape, memory),
+        "peak": growth.peak(shape, memory),
+        "peak_in_theory": peak_in_theory(shape, memory),
+    }
+
+
+def as_json(growth: Growth) -> dict[str, Any]:
+    """Return all of it for programs, every turn too."""
+    return {
+        "effort": asdict(growth.effort),
+        "middle": growth.middle.model_dump(),
+        "limit_gflops": growth.limit,
+        "share_of_limit": growth.share,
+        "points": [
+            {"axis": axis, "size": size(shape, axis), **_point(growth, shape, memory)}
+            | {"turns": [asdict(turn) for turn in growth.turns[shape, memory]]}
+            for axis, shapes in growth.axes.items()
+            for shape in shapes
+            for memory in MEMORIES
+        ],
+    }
+
+
+def draw(growth: Growth, path: Path) -> None:
+    """Draw speed and peak memory against each size, measured and in theory; the name's ending is the format."""
+    from matplotlib import rc_context  # here: importing it takes as long as ten steps
+    from matplotlib.figure import Figure
+
+    style = STYLE | {key: ON_ANY_PAGE for key, value in STYLE.items() if str(value).startswith("#")}
+    with rc_context(style | {"svg.hashsalt": "growth", "grid.alpha": 0.35}):
+        figure = Figure(figsize=(2.5 * len(growth.axes) + 0.6, 5.0), layout="constrained")
+        panels = figure.subplots(len(ROWS), len(growth.axes), sharex="col", sharey="row", squeeze=False)
+        for row, facts in zip(panels, ROWS, strict=True):
+            for axes, axis in zip(row, growth.axes, strict=True):
+                _panel(axes, growth, axis, facts)
+            row[0].set_ylabel(facts[0])
+        for axes, axis in zip(panels[-1], growth.axes, strict=True):
+            axes.set_xlabel(axis)
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, transparent=True, dpi=160, metadata=metadata)
+
+
+def _panel(axes: "Axes", growth: Growth, axis: str, facts: tuple[str, str, str, int]) -> None:
+    """Draw one fact against one size: dots are measured, dashes are theory."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    _, measured, in_theory, unit = facts
+    shapes = growth.axes[axis]
+    sizes = [size(shape, axis) for shape in shapes]
+    for memory, hue in zip(MEMORIES, HUES, strict=False):
+        points = [_point(growth, shape, memory) for shape in shapes]
+        axes.plot(sizes, [one[in_theory] / unit for one in points], "--", color=hue, label=f"{memory}, theory")
+        axes.plot(sizes, [one[measured] / unit for one in points], "o", color=hue, label=f"memory={memory}")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(value) if value < 10_000 else f"{value >> 10}Ki" for value in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))

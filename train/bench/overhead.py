@@ -1,4 +1,4 @@
-"""What a run adds to the bare learning: the share of a step that its checks take, and a checkpoint's time."""
+"""What a run adds to the bare learning: its checks, saving a checkpoint, and memory that grows over many steps."""
 
 import os
 import tempfile
@@ -17,17 +17,19 @@ import torch
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch, require_ids
 from niels_gpt.weights import read_checkpoint
-from train.bench.contestants import built, source, train_cfg
+from train.bench.contestants import SEQUENCES, built, source, train_cfg
+from train.bench.race import Effort, Say, answer
 from train.bench.shapes import SHAPES, Shape
 from train.checkpointing import TrainState, save_step
 from train.evaluate import Yardstick
 from train.report import Report
 from train.step_files import step_path
-from train.text_table import table
+from train.text_table import mib, table
 from train.train_loop import optimizer_step
 
 SAVED = ModelCfg(V=16384, T=512, C=512, L=5, H=8, d_ff=1488)  # 25 million parameters
 BATCHES, BATCH_SECONDS = 7, 0.1  # of a part's repeats; the middle batch counts
+NOISE = 0.02  # of what is resident: pages come and go with the allocator
 Work = Callable[[], object]
 
 
@@ -153,15 +155,13 @@ def plain_write(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def measured(
-    shapes: Sequence[str], steps: int, warmup: int, threads: int, tries: int, say: Callable[[str], None]
-) -> dict[str, Any]:
+def measure(shapes: Sequence[str], effort: Effort, say: Say) -> dict[str, Any]:
     """Measure both, on the disk of the working folder, say it, and return it for programs."""
-    torch.set_num_threads(threads)
-    saved = saving(Path.cwd(), tries)
+    torch.set_num_threads(effort.threads)
+    saved = saving(Path.cwd(), effort.rounds)
     report: dict[str, Any] = {"saving": asdict(saved), "overhead": {}}
     for name in shapes:
-        found = overhead(SHAPES[name], steps, warmup)
+        found = overhead(SHAPES[name], effort.steps, effort.warmup)
         say(shares_table(name, found))
         report["overhead"][name] = asdict(found) | {"share": found.share()}
     say(saving_table(saved))
@@ -181,3 +181,54 @@ def saving_table(saved: Saving) -> str:
     head = (f"{saved.parameters / 1e6:.1f} million parameters, {saved.size / 1e6:.0f} MB", "s", "CPU s")
     whats = (("save", saved.save), ("verify and load", saved.load), ("write as many bytes", saved.plain))
     return table([head, *((what, f"{one.wall:.2f}", f"{one.cpu:.2f}") for what, one in whats)])
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a process holds after a step: tensors and their bytes; resident bytes, 0 where the system is silent."""
+
+    step: int
+    resident: int
+    live: int
+    tensors: int
+
+
+@dataclass(frozen=True)
+class Stay:
+    """What a contestant held early and late."""
+
+    contestant: str
+    early: Held
+    late: Held
+
+    @property
+    def grew(self) -> bool:
+        """Whether there are more tensors, or more is resident than the allocator's noise."""
+        more = (self.late.live, self.late.tensors) > (self.early.live, self.early.tensors)
+        return more or self.late.resident > self.early.resident * (1 + NOISE)
+
+
+def stay(name: str, shape: Shape, steps: int, threads: int) -> Stay:
+    """Take that many steps in a fresh process; look at what is held after some of them and after the last.
+
+    Some are a tenth, and if there are that many, those that draw two epochs: of so many the order is held.
+
+    Raises:
+        RaceFailed: it could not take them.
+    """
+    two_epochs = 2 * SEQUENCES // (shape.B * shape.accum_steps) + 1
+    marks = [max(steps // 10, two_epochs if two_epochs < steps else 0), steps]
+    asked = {"contestant": name, "shape": shape.model_dump(), "steps": steps, "marks": marks, "threads": threads}
+    early, late = (Held(**held) for held in answer("stay", asked, {}))
+    return Stay(name, early, late)
+
+
+def stays_table(stays: Sequence[Stay]) -> str:
+    """Return two lines for each contestant."""
+    rows: list[tuple[str, ...]] = [("", "step", "resident MiB", "tensors", "their bytes", "")]
+    for one in stays:
+        for held in (one.early, one.late):
+            verdict = ("grew" if one.grew else "did not grow") if held is one.late else ""
+            facts = (str(held.step), mib(held.resident or None), str(held.tensors), f"{held.live:,}")
+            rows.append((one.contestant, *facts, verdict))
+    return table(rows)

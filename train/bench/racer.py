@@ -1,20 +1,29 @@
-"""One contestant in a process of its own: what to do comes in on stdin, the laps go out on stdout, as JSON."""
+"""The benchmark's subprocess: it races a contestant, watches its memory over many steps or measures the machine.
+
+The question comes in on stdin and the answer goes out on stdout, both as JSON.
+"""
 
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from niels_gpt.device import bytes_of
-from train.bench.contestants import CPU, readied
+from train.bench.contestants import CPU, prepare_contestant
 from train.bench.shapes import Shape
+from train.cpu import prefer_onednn
 from train.lifeline import end_with_parent
 from train.live_bytes import LiveBytes
 
 STATUS = "/proc/self/status"  # of a process: VmRSS is resident now, VmHWM at most so far
+N = 2048  # rows and columns of the matrices that measure the machine
+COPIED = 1 << 28  # bytes
 
 
 class Laps:
@@ -70,15 +79,60 @@ class CountedLaps(Laps):
         return super().as_json() | {"peak": self.live.peak}
 
 
-def main() -> None:
-    """Race."""
-    asked = json.loads(sys.stdin.read())
-    contestant = readied(asked["contestant"], asked["threads"], frugal=asked["frugal"])
+def race(asked: dict[str, Any]) -> dict[str, Any]:
+    """Take the steps of a turn and return their times."""
+    contestant = prepare_contestant(asked["contestant"], asked["threads"], frugal=asked["frugal"])
     laps = (CountedLaps if asked["counted"] else Laps)(asked["warmup"])
     contestant.take(Shape(**asked["shape"]), contestant.settings, laps.warmup + asked["steps"], laps)
-    print(json.dumps(laps.as_json()))
+    return laps.as_json()
 
+
+def stay(asked: dict[str, Any]) -> list[dict[str, int]]:
+    """Take the steps with evaluations and checkpoints, ten of each, and return what is held at the marks."""
+    contestant = prepare_contestant(asked["contestant"], asked["threads"])
+    steps, held, taken = asked["steps"], list[dict[str, int]](), 0
+    often = {"eval_every": steps // 10, "ckpt_every": steps // 10}
+
+    def lap() -> None:
+        nonlocal taken
+        taken += 1
+        if taken in asked["marks"]:
+            resident = bytes_of(STATUS, "VmRSS")
+            held.append({"step": taken, "resident": resident, "live": live.now, "tensors": live.count})
+
+    with LiveBytes(CPU) as live:  # weights and all
+        contestant.take(Shape(**asked["shape"]), contestant.settings | often, steps, lap)
+    return held
+
+
+def limits(asked: dict[str, Any]) -> dict[str, float]:
+    """Return GFLOP/s of a product of N x N matrices, and GB/s read and written by a copy: the best of some tries.
+
+    The product is made by each library that a run may use.
+    """
+    torch.set_num_threads(asked["threads"])
+    a, b, out = torch.randn(N, N), torch.randn(N, N), torch.empty(N, N)
+    here, there = torch.ones(COPIED // 4), torch.ones(COPIED // 4)
+
+    def best(work: Callable[[], object]) -> float:
+        """Return the least seconds: other work on the machine only adds."""
+        seconds = []
+        for _ in range(asked["tries"]):
+            started = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
+
+    product = best(lambda: torch.mm(a, b, out=out))
+    if prefer_onednn():
+        product = min(product, best(lambda: torch.mm(a, b, out=out)))
+    copy = best(lambda: there.copy_(here))
+    return {"gflops": 2 * N**3 / product / 1e9, "copy_gb": 2 * COPIED / copy / 1e9}
+
+
+TASKS: dict[str, Callable[[dict[str, Any]], object]] = {"race": race, "stay": stay, "limits": limits}
 
 if __name__ == "__main__":
     end_with_parent()
-    main()
+    question = json.loads(sys.stdin.read())
+    print(json.dumps(TASKS[question["task"]](question)))
