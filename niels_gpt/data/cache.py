@@ -18,7 +18,7 @@ from niels_gpt.chat import ChatTokens, encode_dialogue
 from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.building import building
 from niels_gpt.data.hash_index import HashIndex
-from niels_gpt.data.meta import ANEW, META, Columns, Meta, read_meta, write_meta
+from niels_gpt.data.meta import ANEW, META, Columns, Meta, ids_dtype, read_meta, write_meta
 from niels_gpt.data.records import Dialogue, Document
 from niels_gpt.data.sources import Want, content_of, fingerprint, having, records, texts_of
 from niels_gpt.durable import to_platter
@@ -206,7 +206,7 @@ def _build(
     is_val, count = _split_rule(source, want, val_fraction)
     with beside(folder) as part, ExitStack() as stack:
         part.mkdir()
-        writers = {split: stack.enter_context(_Writer(part, split, _ids_dtype(tokenizer.V))) for split in SPLITS}
+        writers = {split: stack.enter_context(_Writer(part, split, ids_dtype(tokenizer.V))) for split in SPLITS}
         content, dropped = hashlib.sha256(), 0
         for record in _with_progress(records(source, want), f"tokenizing {source.called}", count):
             content.update(content_of(record))
@@ -230,10 +230,6 @@ def _build(
         log.warning("data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit)
 
 
-def _ids_dtype(V: int) -> str:
-    return "uint16" if V <= 1 << 16 else "uint32"
-
-
 def _encode(record: Document | Dialogue, tokenizer: Tokenizer, limit: int) -> ChatTokens | None:
     """Return a record as ids; a document ends with the end of text."""
     if isinstance(record, Dialogue):
@@ -252,8 +248,8 @@ def _with_progress(items: Iterator[Any], what: str, total: int) -> Iterator[Any]
 def _open(folder: Path, split: str, said: Columns, V: int, index: HashIndex) -> TokenFiles:
     """Map one split, its sizes, ids and hashes checked, so that damage is never learned from."""
     paths = {name: folder / f"{split}.{name}" for name, _ in said}
-    if said.ids.dtype != _ids_dtype(V):
-        raise DataError(f"{folder / META}: ids of {V} entries are {_ids_dtype(V)}, not {said.ids.dtype}", ANEW)
+    if said.ids.dtype != ids_dtype(V):
+        raise DataError(f"{folder / META}: ids of {V} entries are {ids_dtype(V)}, not {said.ids.dtype}", ANEW)
     files = TokenFiles(**{name: _map(paths[name], column.dtype, column.count) for name, column in said})
     if all(index.known(paths[name]) == column.sha256 for name, column in said):
         return files

@@ -46,6 +46,11 @@ class Meta(_Read):
     splits: dict[Annotated[str, Field(pattern="^(train|val)$")], Columns] = Field(min_length=2)
 
 
+def ids_dtype(V: int) -> str:
+    """Return the type that token ids of V entries are stored in."""
+    return "uint16" if V <= 1 << 16 else "uint32"
+
+
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write meta.json to the disk."""
     path = folder / META
