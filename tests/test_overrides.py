@@ -1,5 +1,7 @@
 """A refused override: it is named wherever it stands, with the setting or the option that was meant."""
 
+from pathlib import Path
+
 import pytest
 from conftest import Compose
 
@@ -47,6 +49,13 @@ def test_a_refused_override_is_named_with_what_was_meant(composed: Compose, over
     line = refused(composed, override)
     assert said in line and line.isprintable()
     assert "did you mean" in said or "did you mean" not in line
+
+
+def test_a_misspelt_setting_of_an_experiment_is_named_with_its_file(composed: Compose, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\ntrain: {total_step: 3}\n")
+    said = refused(composed, "experiment=own", f"hydra.searchpath=[file://{tmp_path}]")
+    assert said == "experiment/own: train.total_step is unknown; did you mean train.total_steps?"
 
 
 @pytest.mark.parametrize("at", [0, 7, 19])

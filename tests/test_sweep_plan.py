@@ -75,7 +75,7 @@ def test_all_that_is_wrong_is_said_of_each_job_at_once() -> None:
     lines = str(refused.value).splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("train.B=0: ") and lines[0].count("train.betas=") == 2, "in two jobs"
-    assert "betas=[2.0, 2.0]" in lines[1] and lines[1].count("train.B=") == 2
+    assert "betas=[2.0, 2.0]" in lines[1] and lines[1].endswith("(in train.B=2 train.betas=[2,2])")
     assert "3 of 4 jobs" in refused.value.hint
 
 

@@ -21,7 +21,7 @@ from train.stop import ENDING, Terminated, end_at_once
 
 DEBUG = "NIELS_DEBUG"
 NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's words for a study without a value
-ENGINES = ("hydra", "omegaconf", "antlr4", "optuna", "sqlalchemy")  # what they raise is about settings
+ENGINES = ("hydra", "omegaconf", "antlr4", "yaml", "optuna", "sqlalchemy")  # what they raise is about settings
 SMALLER = "close what else takes memory, raise the limit that is set, or take a smaller train.B, model.T or model"
 log = logging.getLogger("niels_gpt")
 

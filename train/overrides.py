@@ -33,13 +33,12 @@ def explain_refusal(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _explain_missing(error.missing_cfg_file, error.options)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    text = f"{error}\n{cause}"
+    if unknown := re.search(r"Key '.*' not in '(\w+)Node'\s+full_key: (\S+)", text):
+        return _explain_unknown(unknown[1], unknown[2], text)
+    lines = dict.fromkeys(line.strip().rstrip(".:") for line in text.splitlines())
+    said = "; ".join(shown(line, LONGEST) for line in lines if line and not line.startswith(INTERNALS))
     key = str(getattr(cause, "full_key", None) or "")
-    unknown = re.match(r"Could not override '(?!hydra\.)(.*)'", str(error))
-    if unknown and cause is not error:
-        return _explain_unknown(unknown[1], key, str(cause))
-    lines = [line.strip().rstrip(".") for line in f"{error}\n{cause}".splitlines()]
-    kept = [shown(line, LONGEST) for line in dict.fromkeys(lines) if line and not line.startswith(INTERNALS)]
-    said = "; ".join(kept)
     said += f"; write a list as '{key}=[...]'" if "ListConfig" in said else ""
     return said if key in said else f"{shown(key)}: {said}"
 
@@ -53,9 +52,11 @@ def _explain_missing(config: str, options: Sequence[str] | None) -> str:
     return f"there is no config {shown(config)}{extra}"
 
 
-def _explain_unknown(given: str, key: str, cause: str) -> str:
-    if "SourceCfgNode" in cause:  # in a list: data.sources=[{weihgt:3}]
-        return f"{shown(given)}: {shown(key)} is unknown{did_you_mean(key, SourceCfg.model_fields)}"
-    key = key if key.startswith(given) else given  # of a dict, train={Bee:3}, the key within
+def _explain_unknown(node: str, key: str, text: str) -> str:
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-    return f"{shown(key)} is unknown{did_you_mean(key, [*keys(PlanCfg), *groups])}"
+    known = SourceCfg.model_fields if node == "SourceCfg" else [*keys(PlanCfg), *groups]
+    match = re.match(r"(?:Could not override|In) '(.*?)'", text)
+    place = match[1] if match else ""  # an override, or the name of a config file
+    key = place if place.startswith(key) else key  # of trian.B, OmegaConf names trian alone
+    prefix = "" if key.startswith(place) else f"{shown(place)}: "
+    return f"{prefix}{shown(key)} is unknown{did_you_mean(key, known)}"
