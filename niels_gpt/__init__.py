@@ -1,1 +1,1 @@
-"""The library of niels_gpt: models, data and loss, usable from a notebook; it knows nothing of runs."""
+"""The library: models, data, weights and generation, usable from a notebook."""

@@ -1,4 +1,4 @@
-"""Settings that the library itself understands: the shape of a model and where its text comes from."""
+"""Settings of the library: the shape of a model and the sources of its text."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self

@@ -1,4 +1,4 @@
-"""The device a run uses, and its memory: what there is, what is free, what is in use."""
+"""Choose the device, and measure its memory: physical, free and in use."""
 
 import ctypes
 import gc

@@ -1,4 +1,4 @@
-"""What can go wrong in a way the user can mend: each error says what, and its hint says the way out."""
+"""Errors that the user can fix: each says what is wrong and carries a hint."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Text that others may have written, with what a terminal could act on spelt out."""
+"""Escape control characters in untrusted text."""
 
 
 def printable(line: str) -> str:

@@ -1,4 +1,4 @@
-"""Tokenizers: byte-level BPE, bytes as the trivial one, the special tokens of both."""
+"""Tokenizers: byte-level BPE, plain bytes, and the special tokens of both."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from niels_gpt.errors import DataError
 from niels_gpt.interruptible import run_interruptibly
-from niels_gpt.writing import write_text
+from niels_gpt.storage import write_text
 
 END_OF_TEXT = "<|end_of_text|>"
 SYSTEM = "<|system|>"

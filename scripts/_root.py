@@ -1,4 +1,4 @@
-"""What comes before all imports: the repository's root on their path, and quiet ends of whoever is stopped now."""
+"""Set the import path for the scripts, and stop quietly on a signal before train.cli listens."""
 
 import os
 import signal
@@ -8,7 +8,8 @@ from pathlib import Path
 # Here in place of scripts/, where train.py would hide the package `train`.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-# Until train.cli listens, nothing is begun: no traceback of whatever is being imported, and the usual exit code.
+# Until train.cli.command listens, nothing is begun: no traceback of whatever is being imported, and the usual exit
+# code.
 for _signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(_signum) is not signal.SIG_IGN:
         signal.signal(_signum, lambda signum, _: os._exit(128 + signum))

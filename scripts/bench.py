@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.cli import command, deferred_signals
-from train.known import require_known
+from train.cli.command import command, deferred_signals
+from train.config.suggest import require_known
 
 if TYPE_CHECKING:
     from train.bench.race import Effort
@@ -126,7 +126,7 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
 
 def growth(options: argparse.Namespace) -> dict[str, Any]:
     """Vary the sizes of a shape, and draw what comes of it."""
-    from train.bench import grow
+    from train.bench import growth as grow
     from train.bench.shapes import SHAPES
 
     found = grow.grow(SHAPES[options.shape], options.axes, options.factors, _effort(options), print)
@@ -169,7 +169,7 @@ def main() -> None:
     with deferred_signals():  # torch is imported only now
         from train.bench.contestants import CONTESTANTS as KNOWN
         from train.bench.shapes import SHAPES
-        from train.report_file import report_path, write_report
+        from train.cli.output import report_path, write_report
     require_known("contestant", getattr(options, "contestants", ()), KNOWN, ONE_PROGRAM)
     require_known("shape", [options.shape] if "shape" in options else options.shapes, SHAPES)
     path = report_path(options.json) if options.json else None

@@ -1,4 +1,4 @@
-"""Compares runs as a sweep does: a table, and sweep.html, .csv, .md and .json in a new folder."""
+"""Compare runs as a sweep does: a table, and sweep.html, .csv, .md and .json in a new folder."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich import get_console
 
-from train.cli import Parser, command
-from train.sweep.compare import compared, new_folder
-from train.sweep.report import write_report
-from train.sweep.table import console_table, one_line
+from train.cli.command import Parser, command
+from train.report.compare import compared, new_folder
+from train.report.tables import console_table, one_line
+from train.report.write import write_report
 
 
 def arguments() -> argparse.Namespace:

@@ -1,16 +1,11 @@
-"""Looks this machine over: what it is, whether it computes rightly, what a step takes; a table and a JSON file."""
+"""Examine this machine: what it is, whether it computes correctly, what a step costs."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-
-from train.cli import Parser, command, deferred_signals
-from train.config import load_plan
-from train.known import CONF
-from train.schema import RunCfg
-from train.structured import register
+from train.cli.command import Parser, command, deferred_signals
+from train.config.hydra_errors import compose_run
 
 FILE = "doctor.json"
 EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"
@@ -32,20 +27,14 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def composed(overrides: list[str]) -> RunCfg:
-    """Return the first phase of the plan that the overrides ask for."""
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load_plan(compose("config", overrides=overrides))[0]
-
-
 def main() -> None:
     """Examine the machine, print what is found, write it."""
     options = arguments()
-    cfg = composed(options.overrides)
+    cfg = compose_run(options.overrides)
     with deferred_signals():  # torch is imported only now
-        from train.doctor import examine
-        from train.report_file import report_path, unused, write_report
+        from niels_gpt.storage import unused
+        from train.cli.output import report_path, write_report
+        from train.hardware.doctor import examine
     path = report_path(options.json) if options.json else unused(FILE)
     write_report(path, examine(cfg, options.steps, print))
     print(f"wrote {path}")

@@ -1,9 +1,9 @@
-"""Exports a trained model for programs that know Llama: config.json, model.safetensors, tokenizer.json."""
+"""Export a trained model for programs that know Llama."""
 
 import _root  # noqa: F401  isort: skip
 from pathlib import Path
 
-from train.cli import Parser, command, deferred_signals
+from train.cli.command import Parser, command, deferred_signals
 
 
 def main() -> None:
@@ -13,8 +13,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a new folder for the export")
     options = parser.parse_args()
     with deferred_signals():  # torch is imported only now
-        from niels_gpt.speaker import load_speaker
-        from niels_gpt.weights import export_llama
+        from niels_gpt.generation.chat import load_speaker
+        from niels_gpt.weights.llama import export_llama
 
     speaker = load_speaker(options.run)
     export_llama(speaker.model, speaker.tokenizer, options.folder)

@@ -1,4 +1,4 @@
-"""Runs the whole harness of faults, tests/faults/, and prints what was asked for and what was reached."""
+"""Run all tests of tests/faults/, and print a table of the targets and the results."""
 
 import _root  # noqa: F401  isort: skip
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from train.cli import command
+from train.cli.command import command
 
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "faults"
 

@@ -1,13 +1,12 @@
-"""Turns an older JSON config into conf/experiment/NAME.yaml, to go on with it under Hydra."""
+"""Turn an older JSON config into conf/experiment/NAME.yaml."""
 
 import _root  # noqa: F401  isort: skip
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
-from niels_gpt.writing import naming
-from train.cli import Parser, command
-from train.legacy import plan_from_json
-from train.legacy_experiment import EXPERIMENTS, experiment_yaml, way_to_run
+from niels_gpt.storage import naming
+from train.cli.command import Parser, command
+from train.config.legacy import EXPERIMENTS, experiment_yaml, plan_from_json, way_to_run
 
 
 def main() -> None:

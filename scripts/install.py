@@ -1,4 +1,4 @@
-"""Installs requirements.lock and this project into the Python that runs it; every file has to have a locked hash.
+"""Install requirements.lock and this project; every file must match a locked hash.
 
 Dependencies are not followed, since on Linux torch's would be CUDA, gigabytes of it. `make setup` runs it, before
 there is anything but the standard library.

@@ -1,4 +1,4 @@
-"""Makes requirements.lock anew: exact versions with hashes, for Linux and macOS, resolved by uv.
+"""Make requirements.lock: exact versions with hashes, for Linux and macOS, resolved by uv.
 
 What is locked stays where pyproject.toml admits it; uv's own options take newer versions, as ARGS=--upgrade or
 ARGS="--upgrade-package numpy" do. A hash that the index lacks stays with its version, as that of torch's build for
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError, NielsError
-from train.cli import Parser, command
+from train.cli.command import Parser, command
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"

@@ -1,11 +1,11 @@
-"""Compares fp32, fp16, fp16_scaled and bf16 on a trained run: what each leaves of the gradient of one step."""
+"""Compare fp32, fp16, fp16_scaled and bf16 on the gradient of one step of a trained run."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from train.cli import Parser, command, deferred_signals
+from train.cli.command import Parser, command, deferred_signals
 
 MOST = 65536  # sequences
 
@@ -26,8 +26,8 @@ def main() -> None:
     """Compare, print, and write what was asked for."""
     options = arguments()
     with deferred_signals():  # torch is imported only now
-        from train.numerics import as_text, numerics
-        from train.report_file import report_path, write_report
+        from train.bench.numerics import as_text, numerics
+        from train.cli.output import report_path, write_report
 
     path = report_path(options.json) if options.json else None
     result = numerics(options.run, options.sequences)

@@ -1,4 +1,4 @@
-"""Talks to what was trained: goes on from a prompt, answers a question, or chats."""
+"""Complete a prompt, answer a question, or chat with a trained model."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import harmless
-from train.cli import Parser, command, deferred_signals
+from train.cli.command import Parser, command, deferred_signals
 
 SEEDS = 2**64  # that torch can tell apart
 
@@ -38,7 +38,7 @@ def main() -> None:
     """Load the newest phase's best weights and say what they say."""
     options = arguments()
     with deferred_signals():  # torch is imported only now
-        from niels_gpt.speaker import load_speaker
+        from niels_gpt.generation.chat import load_speaker
 
     speaker = load_speaker(options.run)
     settings = {

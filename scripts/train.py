@@ -1,14 +1,14 @@
-"""The Hydra door: composes a config, checks it, carries out the run."""
+"""Train: compose a config with Hydra, check it, and carry out the run."""
 
 import _root  # noqa: F401  isort: skip
 import hydra
 from omegaconf import DictConfig
 
-from train.cli import command, deferred_signals, exit_codes
+from train.cli.command import command, deferred_signals, exit_codes
 from train.config import load_plan
-from train.schema import RunCfg
-from train.structured import register
-from train.sweep.plan import planned_here
+from train.config.hydra_schema import register
+from train.config.schema import RunCfg
+from train.sweep.jobs import planned_here
 
 register()
 
@@ -17,7 +17,7 @@ register()
 def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """Carry out the plan; in a sweep, return what its sweeper minimises."""
     if job := planned_here(cfg):
-        from train.sweep.here import recorded
+        from train.sweep.in_process import recorded
 
         return recorded(job, carry_out)
     with exit_codes():

@@ -15,14 +15,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from niels_gpt.weights import read_checkpoint
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.job_record import JOB, Job, read_job
+from train.artifacts.run_folder import release
 from train.config import load_plan
-from train.folder import release
+from train.config.hydra_schema import register
+from train.config.schema import RunCfg
+from train.loop.steps import optimizer_step
 from train.run import run
-from train.schema import RunCfg
-from train.structured import register
-from train.sweep.job import JOB, Job, read_job
-from train.train_loop import optimizer_step
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -125,4 +125,4 @@ def stopped_after(steps: int) -> Any:
             signal.raise_signal(signal.SIGTERM)
         return optimizer_step(*arguments)
 
-    return mock.patch("train.train_loop.optimizer_step", counted)
+    return mock.patch("train.loop.steps.optimizer_step", counted)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from train.train_loop import optimizer_step
+from train.loop.steps import optimizer_step
 
 
 def raises(_: Any) -> None:
@@ -48,4 +48,4 @@ def go_wrong() -> None:
             fault(state)
         return optimizer_step(state, *arguments)
 
-    mock.patch("train.train_loop.optimizer_step", faulty).start()
+    mock.patch("train.loop.steps.optimizer_step", faulty).start()

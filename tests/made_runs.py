@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.sweep.findings import GIB
-from train.sweep.job import Job, Status, write_job
-from train.sweep.row import Row
+from train.artifacts.job_record import Job, Status, write_job
+from train.report.findings import GIB
+from train.report.rows import Row
 
 MODEL = {"V": 512, "T": 64, "dropout": 0.0}
 TRAIN = {"seed": 1337, "B": 4, "accum_steps": 2, "base_lr": 1e-3, "activation_checkpointing": False}

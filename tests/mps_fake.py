@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from niels_gpt import loss
 from niels_gpt.config import ModelCfg
 from niels_gpt.model.gpt import GPT
-from train.amp import amp_factory
-from train.schema import TrainCfgSchema
+from train.config.schema import TrainCfgSchema
+from train.loop.amp import amp_factory
 
 MPS = torch.device("mps")
 CFG = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=48, dropout=0.1)

@@ -11,10 +11,10 @@ from torch import Tensor
 from niels_gpt.config import ModelCfg
 from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
-from niels_gpt.weights import read_checkpoint
-from train.amp import amp_active, amp_factory, loss_scale, precision_advice
-from train.optim import unscale_gradients
-from train.schema import TrainCfgSchema
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.config.schema import TrainCfgSchema
+from train.loop.amp import amp_active, amp_factory, loss_scale, precision_advice
+from train.loop.optim import unscale_gradients
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 NO_MAC = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs a Mac with Metal: no mps here")

@@ -17,13 +17,12 @@ from conftest import ROOT, Plan, Run, same
 
 from niels_gpt.device import memory_budget, physical_memory
 from niels_gpt.errors import NielsError, OutOfMemory
-from niels_gpt.weights import read_checkpoint
-from train import batch_search
-from train.auto_batch import settled
-from train.batch_probe import Probe
-from train.batch_search import candidates, fastest, search, with_B
-from train.result import read_results
-from train.schema import RunCfg
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.results import read_results
+from train.config.schema import RunCfg
+from train.hardware import batch_search
+from train.hardware.batch_probe import Probe
+from train.hardware.batch_search import candidates, fastest, search, settled, with_B
 
 CPU, MIB = torch.device("cpu"), 2**20
 AUTO = ["batch=auto", "global_B=8"]

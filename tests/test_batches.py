@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack, require_ids
-from niels_gpt.data.cache import TokenFiles
+from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 

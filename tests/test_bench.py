@@ -25,7 +25,7 @@ from train.bench.overhead import Held, Stay, stays_table
 from train.bench.race import Effort
 from train.bench.shapes import SHAPES
 
-RACER = "train.bench.racer"
+RACER = "train.bench.worker"
 
 
 def begun(folder: Path, B: int) -> None:

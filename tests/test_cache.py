@@ -15,9 +15,10 @@ from conftest import ROOT
 from warm import context
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.cache import TokenFiles, open_cache, tokenizer_for
 from niels_gpt.data.hash_index import INDEX, HashIndex, file_sha256
 from niels_gpt.data.sources import Want, records
+from niels_gpt.data.token_cache import open_cache, tokenizer_for
+from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
 
@@ -69,7 +70,7 @@ def test_a_warm_start_reads_neither_the_corpus_nor_all_tokens_again(tmp_path: Pa
     first = opened(cfg)
     with (
         mock.patch("niels_gpt.data.hash_index.file_sha256", side_effect=AssertionError),
-        mock.patch("niels_gpt.data.cache._require_below", side_effect=AssertionError),
+        mock.patch("niels_gpt.data.token_files._require_below", side_effect=AssertionError),
     ):
         assert torch.equal(opened(cfg).ids, first.ids)
     text.write_text(text.read_text().upper())
@@ -186,7 +187,9 @@ def test_dialogues_carry_their_targets(tmp_path: Path) -> None:
     assert files.ids.dtype == torch.uint16
 
 
-@pytest.mark.parametrize("file", ["chat.py", "seeds.py", "tokenizer.py", "data/files.py"])
+@pytest.mark.parametrize(
+    "file", ["seeds.py", "tokenizer.py", "data/chat_template.py", "data/readers/local_files.py"]
+)
 def test_token_files_made_by_other_code_have_another_name(tmp_path: Path, file: str) -> None:
     copytree(ROOT / "niels_gpt", tmp_path / "niels_gpt")
 

@@ -1,7 +1,7 @@
 """The chat template: only the assistant's words and end of turn are learned; prompting spells it the same."""
 
-from niels_gpt.chat import decode_turns, encode_dialogue, encode_prompt
-from niels_gpt.data.records import Message
+from niels_gpt.data.chat_template import decode_turns, encode_dialogue, encode_prompt
+from niels_gpt.data.readers.records import Message
 from niels_gpt.tokenizer import ASSISTANT, END_OF_TURN, SYSTEM, USER, BytesTokenizer
 
 TOKENIZER = BytesTokenizer()

@@ -13,13 +13,13 @@ from conftest import same
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, DiskError, NonFiniteError
 from niels_gpt.model.gpt import GPT
-from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
-from train.checkpointing import TrainState, save, save_step
-from train.fit import Found
-from train.optim import make_optimizer
-from train.resuming import changed_settings, newest, resume, warm_start
-from train.schema import TrainCfgSchema
-from train.step_files import step_files, step_path
+from niels_gpt.weights.checkpoint import CHECKPOINT_KEYS, read_checkpoint
+from train.artifacts.checkpointing import TrainState, save, save_step
+from train.artifacts.compatibility import Found
+from train.artifacts.paths import step_files, step_path
+from train.config.schema import TrainCfgSchema
+from train.loop.optim import make_optimizer
+from train.run.resume import changed_settings, newest, resume, warm_start
 
 CFG = ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32)
 

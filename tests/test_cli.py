@@ -16,7 +16,7 @@ import warm
 import yaml
 from conftest import ROOT, cli
 
-from train.lifeline import lifeline
+from train.cli.subprocesses import lifeline
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
 NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
@@ -215,7 +215,7 @@ def test_sigterm_before_the_loop_has_its_exit_code_too(tmp_path: Path, delay: fl
 
 DEFERRING = """
 import os, sys, time
-from train.cli import command, deferred_signals
+from train.cli.command import command, deferred_signals
 
 def main():
     with deferred_signals():
@@ -264,7 +264,7 @@ def test_a_signal_ends_a_command_at_once_while_it_learns_a_tokenizer(tmp_path: P
 ABANDONING = """
 import atexit, os, signal, threading, time
 from niels_gpt.interruptible import run_interruptibly
-from train.cli import command
+from train.cli.command import command
 
 atexit.register(print, "Python shuts down")
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()

@@ -8,7 +8,7 @@ import warm
 from made_runs import made_job, made_run, write_result
 
 from niels_gpt.errors import ConfigError
-from train.sweep.compare import compared, new_folder
+from train.report.compare import compared, new_folder
 
 
 def test_runs_are_compared_into_new_folders(tmp_path: Path) -> None:

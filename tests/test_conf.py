@@ -8,7 +8,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from train.config import load_plan
-from train.schema import TrainCfgSchema
+from train.config.schema import TrainCfgSchema
 
 OPTIONS = sorted(
     p

@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 
 from niels_gpt.errors import ConfigError
 from train.config import load_plan
-from train.schema import TrainCfgSchema
+from train.config.schema import TrainCfgSchema
 
 BAD = [
     (["train.B=0"], "train.B=0: "),

@@ -11,12 +11,11 @@ import warm
 from conftest import Plan
 
 from niels_gpt.errors import ConfigError
-from train import step_cost
-from train.doctor import examine, unchecked
-from train.doctor_text import cost_table
-from train.live_bytes import LiveBytes
-from train.report_file import report_path, write_report
-from train.step_cost import measured, savings, variants
+from train.cli.output import report_path, write_report
+from train.hardware import step_cost
+from train.hardware.doctor import cost_table, examine, unchecked
+from train.hardware.memory_tracker import LiveBytes
+from train.hardware.step_cost import measured, savings, variants
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 DEEP = ["experiment=smoke_pretrain", "model.L=8", "--steps", "1"]

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from niels_gpt.config import SourceCfg
-from niels_gpt.data import files
-from niels_gpt.data.records import Dialogue, Document, Message
+from niels_gpt.data.readers import local_files
+from niels_gpt.data.readers.records import Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
@@ -41,16 +41,16 @@ def write(name: str, content: str | bytes) -> None:
 
 
 def read(cfg: SourceCfg) -> list[str]:
-    return [document.text for document in files.documents(cfg)]
+    return [document.text for document in local_files.documents(cfg)]
 
 
 def refused(cfg: SourceCfg) -> DataError:
     """Return the one error that documents and dialogues agree on."""
     with pytest.raises(DataError) as caught:
-        list(files.documents(cfg))
+        list(local_files.documents(cfg))
     if cfg.kind == "jsonl":
         with pytest.raises(DataError) as other:
-            list(files.dialogues(cfg))
+            list(local_files.dialogues(cfg))
         assert str(other.value) == str(caught.value)
     return caught.value
 
@@ -97,7 +97,7 @@ def test_a_folder_a_fifo_and_a_device_are_refused_without_waiting() -> None:
         for cfg in (text(name), jsonl(name)):
             assert str(refused(cfg)) == f"{name}: not a regular file"
             with pytest.raises(DataError, match="not a regular file"):
-                files.fingerprint(cfg)
+                local_files.fingerprint(cfg)
 
 
 def test_a_dangling_link_is_named() -> None:
@@ -110,7 +110,7 @@ def test_a_dangling_link_is_named() -> None:
 
 def test_a_file_is_a_document_without_bom_and_with_plain_line_ends() -> None:
     write("a.txt", b"\xef\xbb\xbfone\r\n\r\n  two \xc3\xa9\r\n")
-    assert list(files.documents(text("a.txt"))) == [Document("a.txt", "one\n\n  two é\n")]
+    assert list(local_files.documents(text("a.txt"))) == [Document("a.txt", "one\n\n  two é\n")]
 
 
 def test_paragraphs_stand_between_blank_lines() -> None:
@@ -121,7 +121,7 @@ def test_paragraphs_stand_between_blank_lines() -> None:
 def test_a_repeated_paragraph_keeps_its_name() -> None:
     write("a.txt", "one\n\ntwo\n\none\n")
     write("b.txt", "one")
-    names = [document.name for document in files.documents(text("*.txt", documents="blank_lines"))]
+    names = [document.name for document in local_files.documents(text("*.txt", documents="blank_lines"))]
     assert names[0] == names[2] == names[3] != names[1]
 
 
@@ -129,17 +129,17 @@ def test_a_repeated_paragraph_keeps_its_name() -> None:
 def test_a_long_file_is_cut_at_the_best_place_and_nothing_is_lost(end: str) -> None:
     whole = "".join(f"line {i} é{end}" for i in range(10_000))
     write("a.txt", whole)
-    pieces = list(files.documents(text("a.txt")))
+    pieces = list(local_files.documents(text("a.txt")))
     assert [piece.name for piece in pieces] == [f"a.txt#{i}" for i in range(len(pieces))]
     assert "".join(piece.text for piece in pieces) == whole
-    assert all(files.PIECE <= len(piece.text) < 4 * files.PIECE for piece in pieces[:-1])
+    assert all(local_files.PIECE <= len(piece.text) < 4 * local_files.PIECE for piece in pieces[:-1])
     if "\n" in end:
         assert all(piece.text.endswith(end) for piece in pieces)
 
 
 def test_a_very_long_line_is_not_taken_for_a_blank_one() -> None:
     # Lines come in parts of PIECE characters: the last part of the first line is nothing but its end.
-    whole = "x" * files.PIECE + "\n" + "next line"
+    whole = "x" * local_files.PIECE + "\n" + "next line"
     write("a.txt", whole)
     assert read(text("a.txt", documents="blank_lines")) == [whole]
 
@@ -156,7 +156,7 @@ def test_a_very_long_line_is_not_taken_for_a_blank_one() -> None:
         (b"one\n\0two", "a NUL byte, so not text, at byte 4 (line 2)"),
         (b"a\n" * 50_000 + b"\xff", "not UTF-8 at byte 100000 (line 50001)"),
         # The bad sequence starts in one block and ends in the next.
-        (b"a" * (files.PIECE - 1) + b"\xc3(", f"not UTF-8 at byte {files.PIECE - 1} (line 1)"),
+        (b"a" * (local_files.PIECE - 1) + b"\xc3(", f"not UTF-8 at byte {local_files.PIECE - 1} (line 1)"),
     ],
 )
 @pytest.mark.parametrize("cut", ["file", "blank_lines"])
@@ -176,7 +176,7 @@ def test_a_file_without_text_is_refused(content: str, cut: str) -> None:
 
 def test_plain_text_has_no_dialogues() -> None:
     write("a.txt", GOOD)
-    assert list(files.dialogues(text("a.txt"))) == []
+    assert list(local_files.dialogues(text("a.txt"))) == []
 
 
 def test_a_file_name_that_is_not_utf8_can_still_be_written_down() -> None:
@@ -184,7 +184,7 @@ def test_a_file_name_that_is_not_utf8_can_still_be_written_down() -> None:
         Path(os.fsdecode(b"caf\xe9.txt")).write_text("x")
     except OSError:
         pytest.skip("this file system has UTF-8 names only")
-    (document,) = files.documents(text("*.txt"))
+    (document,) = local_files.documents(text("*.txt"))
     assert document.name.encode() == b"caf\\xe9.txt"
 
 
@@ -196,7 +196,7 @@ def test_each_kind_of_row_becomes_what_it_says() -> None:
     rows: list[dict[str, Any]] = [CHAT, system, {"prompt": "2+2?", "completion": "4"}, {"text": "a text"}]
     write("a.jsonl", "\ufeff" + "\r\n\r\n".join(json.dumps(row | {"id": 7}) for row in rows))
     hi, hello = Message("user", "hi"), Message("assistant", "hello")
-    assert [dialogue.messages for dialogue in files.dialogues(jsonl("a.jsonl"))] == [
+    assert [dialogue.messages for dialogue in local_files.dialogues(jsonl("a.jsonl"))] == [
         (hi, hello),
         (Message("system", "be kind"), hi, hello),
         (Message("user", "2+2?"), Message("assistant", "4")),
@@ -207,7 +207,7 @@ def test_each_kind_of_row_becomes_what_it_says() -> None:
 def test_the_same_question_has_the_same_name_whatever_the_answer() -> None:
     rows = [{"prompt": "2+2?", "completion": c} for c in ("4", "four")] + [{"prompt": "3+3?", "completion": "6"}]
     write("a.jsonl", "\n".join(map(json.dumps, rows)))
-    first, second, third = (dialogue.name for dialogue in files.dialogues(jsonl("a.jsonl")))
+    first, second, third = (dialogue.name for dialogue in local_files.dialogues(jsonl("a.jsonl")))
     assert first == second != third
 
 
@@ -259,19 +259,19 @@ def test_a_line_that_is_not_utf8_is_refused_with_its_number() -> None:
 def test_a_line_over_the_cap_is_refused_and_the_ones_after_it_keep_their_numbers(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(files, "MAX_LINE", 1 << 10)
+    monkeypatch.setattr(local_files, "MAX_LINE", 1 << 10)
     fits = json.dumps({"text": "y" * 1000}).ljust((1 << 10) - 1) + "\n"  # just the cap
     long = [json.dumps({"text": "x" * n}) + "\n" for n in (1014, 2037, 2038, 5000)]
     write("a.jsonl", fits + "".join(long) + "{\n" + GOOD)
     assert str(refused(jsonl("a.jsonl"))).startswith("a.jsonl:2: longer than")
-    assert len(list(files.documents(jsonl("a.jsonl", on_bad_line="skip")))) == 1
+    assert len(list(local_files.documents(jsonl("a.jsonl", on_bad_line="skip")))) == 1
     assert "4 longer than 0 MB (lines 2, 3, 4, 5); 1 not JSON (line 6)" in caplog.text
 
 
 def test_skipped_lines_are_counted_by_reason_with_the_first_five(caplog: pytest.LogCaptureFixture) -> None:
     write("a.jsonl", "\n".join(["{", GOOD, *["{"] * 6, '{"text": ""}', GOOD]))
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
-        assert len(list(files.dialogues(jsonl("a.jsonl", on_bad_line="skip")))) == 2
+        assert len(list(local_files.dialogues(jsonl("a.jsonl", on_bad_line="skip")))) == 2
     assert [record.message for record in caplog.records] == [
         "a.jsonl: skipped 7 not JSON (lines 1, 3, 4, 5, 6, ...); 1 text is empty (line 9)"
     ]
@@ -313,7 +313,7 @@ LINES = st.one_of(
 def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(lines: list[bytes], end: bytes) -> None:
     write("hostile.jsonl", end.join(lines))
     for on_bad_line in ("error", "skip"):
-        for rows in (files.documents, files.dialogues):
+        for rows in (local_files.documents, local_files.dialogues):
             try:
                 found: list[Document | Dialogue] = list(rows(jsonl("hostile.jsonl", on_bad_line=on_bad_line)))
             except DataError as error:
@@ -357,24 +357,24 @@ Change = Callable[[], object]
 def test_the_fingerprint_tells_files_apart(change: Change) -> None:
     write("a.txt", "a")
     write("b.txt", "b")
-    before = files.fingerprint(text("*.txt"))
-    assert files.fingerprint(text("b.txt", "a.txt")) == before
+    before = local_files.fingerprint(text("*.txt"))
+    assert local_files.fingerprint(text("b.txt", "a.txt")) == before
     change()
-    assert files.fingerprint(text("*.txt")) != before
+    assert local_files.fingerprint(text("*.txt")) != before
 
 
 def test_the_fingerprint_depends_on_the_settings_that_change_what_is_read() -> None:
     write("a", GOOD)
     cfgs = [text("a"), text("a", documents="blank_lines"), jsonl("a"), jsonl("a", on_bad_line="skip")]
-    assert len({files.fingerprint(cfg) for cfg in cfgs}) == 4
-    assert files.fingerprint(text("a", weight=2.0)) == files.fingerprint(text("a"))
+    assert len({local_files.fingerprint(cfg) for cfg in cfgs}) == 4
+    assert local_files.fingerprint(text("a", weight=2.0)) == local_files.fingerprint(text("a"))
 
 
 def test_the_first_rows_of_each_file_tell_what_kinds_it_holds() -> None:
     """A corpus is not read as a whole to learn its kind: what comes later is not even parsed."""
-    texts = "\n".join(json.dumps({"text": f"row {n}"}) for n in range(files.FIRST_ROWS))
+    texts = "\n".join(json.dumps({"text": f"row {n}"}) for n in range(local_files.FIRST_ROWS))
     write("texts.jsonl", texts + "\nnot JSON\n" + GOOD)
-    assert files.starts_with(jsonl("texts.jsonl"), Document)
-    assert not files.starts_with(jsonl("texts.jsonl"), Dialogue)
+    assert local_files.starts_with(jsonl("texts.jsonl"), Document)
+    assert not local_files.starts_with(jsonl("texts.jsonl"), Dialogue)
     write("zchats.jsonl", GOOD)
-    assert files.starts_with(jsonl("*.jsonl"), Dialogue), "a second file is looked at too"
+    assert local_files.starts_with(jsonl("*.jsonl"), Dialogue), "a second file is looked at too"

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import made_run, row, write_metrics, write_result
 
-from train.sweep import figures
-from train.sweep.findings import (
+from train.report import figures
+from train.report.findings import (
     GIB,
     best,
     by_loss,
@@ -25,10 +25,11 @@ from train.sweep.findings import (
     loss_measure,
     measured,
     pareto_front,
+    sentence,
+    splits,
 )
-from train.sweep.report import rewrite
-from train.sweep.row import Row, read_row
-from train.sweep.splits import sentence, splits
+from train.report.rows import Row, read_row
+from train.report.write import rewrite
 
 NAN, INF = math.nan, math.inf
 LOSS = st.none() | st.sampled_from([NAN, INF, -INF]) | st.floats(0, 10)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.generate import generate, pick
+from niels_gpt.generation.generate import generate, pick
 from niels_gpt.model.gpt import GPT
 
 torch.manual_seed(0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from train.model import compile_active
-from train.schema import TrainCfgSchema
+from train.config.schema import TrainCfgSchema
+from train.loop.model import compile_active
 
 FOLDERS = ("niels_gpt", "train", "scripts", "hydra_plugins")
 LOOP = "def optimizer_step():\n    for x in y:\n        loss = f(x)\n        loss.backward()\n        "
@@ -40,7 +40,7 @@ def unsafe_loads(tree: ast.AST) -> list[str]:
 def test_the_source_keeps_both_rules() -> None:
     files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
     trees = {str(file.relative_to(ROOT)): ast.parse(file.read_text(encoding="utf-8")) for file in files}
-    assert len(microbatch_loops(trees["train/train_loop.py"])) == 1
+    assert len(microbatch_loops(trees["train/loop/steps.py"])) == 1
     assert any("weights_only=True" in ast.unparse(tree) for tree in trees.values())
     assert [
         (path, found) for path, tree in trees.items() for found in device_reads(tree) + unsafe_loads(tree)

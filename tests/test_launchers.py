@@ -19,8 +19,8 @@ from fake_slurm import put_on_path
 from omegaconf import OmegaConf
 from test_sweep_run import waited_for
 
-from niels_gpt.weights import read_checkpoint
-from train.sweep.job import Job
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.job_record import Job
 
 SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep"]
 SHORT = [*SMOKE, "train.total_steps=2"]

@@ -13,10 +13,9 @@ from hydra import compose, initialize_config_dir
 
 from niels_gpt.errors import ConfigError
 from train.config import load_plan
-from train.legacy import plan_from_json
-from train.legacy_experiment import experiment_yaml, way_to_run
-from train.schema import RunCfg
-from train.structured import register
+from train.config.hydra_schema import register
+from train.config.legacy import experiment_yaml, plan_from_json, way_to_run
+from train.config.schema import RunCfg
 
 PRETRAIN = {
     "model_cfg": {"V": 4096, "T": 64, "C": 96, "L": 3, "H": 3, "d_ff": 256, "dropout": 0.1},

@@ -5,7 +5,7 @@ import torch
 from conftest import Plan
 
 from niels_gpt.errors import OutOfMemory, is_out_of_memory
-from train.memory import explained_memory, ways_out
+from train.hardware.out_of_memory import explained_memory, ways_out
 
 CPU = torch.device("cpu")
 TEXTS = [

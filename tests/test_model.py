@@ -7,8 +7,8 @@ import torch
 from conftest import Plan, Run, final, metrics, same, stopped_after
 
 from niels_gpt.errors import ConfigError, Interrupted
-from train.model import compile_active, require_compiler
-from train.schema import TrainCfgSchema
+from train.config.schema import TrainCfgSchema
+from train.loop.model import compile_active, require_compiler
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 

@@ -24,12 +24,12 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch
 from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
-from train.amp import Amp
-from train.checkpointing import TrainState
-from train.evaluate import ValSource, evaluate
-from train.optim import make_optimizer
-from train.schema import TrainCfgSchema
-from train.train_loop import optimizer_step
+from train.artifacts.checkpointing import TrainState
+from train.config.schema import TrainCfgSchema
+from train.loop.amp import Amp
+from train.loop.evaluate import ValSource, evaluate
+from train.loop.optim import make_optimizer
+from train.loop.steps import optimizer_step
 
 # The casts: our model through the rules of autocast on mps, with fake tensors, which have no numbers.
 
@@ -190,7 +190,7 @@ def recorded(request: pytest.FixtureRequest) -> Record:
     with (
         mock.patch("niels_gpt.loss.ROWS", 20),
         mock.patch("niels_gpt.model.attention.LONGEST", 0),
-        mock.patch("train.train_loop.loss_scale", return_value=64.0),
+        mock.patch("train.loop.steps.loss_scale", return_value=64.0),
         mock.patch("torch.nn.utils.clip_grad._has_foreach_support", return_value=False),
         sdpa_kernel(SDPBackend.MATH),
         record,

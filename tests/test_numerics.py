@@ -10,7 +10,7 @@ import warm
 from conftest import Run
 
 from niels_gpt.errors import CheckpointError
-from train.numerics import choose_checkpoint, numerics, with_verdicts
+from train.bench.numerics import choose_checkpoint, numerics, with_verdicts
 
 NAMES = ["fp32", "fp16", "fp16_scaled", "bf16"]
 PARTS = ["embedding", "blocks.0", "blocks.1", "norm", "head", "total"]

@@ -5,8 +5,8 @@ import torch
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.model.gpt import GPT
-from train.optim import clip_gradients, lr_at, make_optimizer, set_lr
-from train.schema import TrainCfgSchema
+from train.config.schema import TrainCfgSchema
+from train.loop.optim import clip_gradients, lr_at, make_optimizer, set_lr
 
 CFG = TrainCfgSchema(total_steps=100, warmup_steps=10, base_lr=1.0, min_lr=0.1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import Compose
 
-from train.overrides import Refusal, explain_refusal
+from train.config.hydra_errors import Refusal, explain_refusal
 
 LIST = "write a list as"
 MEANT = {

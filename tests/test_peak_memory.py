@@ -10,9 +10,9 @@ from conftest import Plan
 from faults.children import carried_out
 
 from niels_gpt.device import memory_in_use, reset_peak_memory
-from train.cpu import keep_freed_memory
-from train.metrics import read_metrics
-from train.sweep.row import read_row
+from train.artifacts.metrics import read_metrics
+from train.hardware.cpu import keep_freed_memory
+from train.report.rows import read_row
 
 CPU, MIB = torch.device("cpu"), 2**20
 

@@ -11,10 +11,10 @@ from conftest import Plan
 
 from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
-from train import preflight as module
-from train.amp import Amp
-from train.preflight import known_fault, preflight, problems
-from train.schema import RunCfg
+from train.config.schema import RunCfg
+from train.hardware import preflight as module
+from train.hardware.preflight import known_fault, preflight, problems
+from train.loop.amp import Amp
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 FP16 = partial(torch.autocast, "cpu", dtype=torch.float16)  # stands in for that of mps

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import pytest
 
 from niels_gpt.config import SourceCfg
-from niels_gpt.data import pydocs
-from niels_gpt.data.pydocs_dialogues import MAX_WORDS, first_paragraph
-from niels_gpt.data.records import Dialogue, Document
+from niels_gpt.data.pydocs import source as pydocs
+from niels_gpt.data.pydocs.questions import MAX_WORDS, first_paragraph
+from niels_gpt.data.readers.records import Dialogue, Document
 from niels_gpt.errors import DataError
 
 
@@ -31,7 +31,7 @@ CFG = source()
 DIGEST = """
 import asyncio, functools, hashlib, multiprocessing, sqlite3, sys, unittest, xml.dom.minidom
 from niels_gpt.config import SourceCfg
-from niels_gpt.data import pydocs
+from niels_gpt.data.pydocs import source as pydocs
 sys.excepthook = sys.unraisablehook = print
 pydocs._modules = functools.cache(pydocs._modules)  # read the library once
 found = [*pydocs.documents(SourceCfg()), *pydocs.dialogues(SourceCfg())]
@@ -49,7 +49,7 @@ class Found(NamedTuple):
 @pytest.fixture(scope="module")
 def elsewhere() -> subprocess.Popen[str]:
     """Return a process, with another hash seed, other imports and replaced hooks, that reads the same."""
-    env = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(Path(pydocs.__file__).parents[2])}
+    env = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(Path(pydocs.__file__).parents[3])}
     return subprocess.Popen([sys.executable, "-c", DIGEST], env=env, stdout=subprocess.PIPE, text=True)
 
 

@@ -8,10 +8,10 @@ from torch.optim import SGD
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.model.gpt import GPT
-from train.checkpointing import TrainState
-from train.evaluate import ValLoss, Yardstick
-from train.metrics import read_metrics
-from train.report import Report
+from train.artifacts.checkpointing import TrainState
+from train.artifacts.metrics import read_metrics
+from train.loop.evaluate import ValLoss, Yardstick
+from train.loop.logger import Report
 
 MEASURE = Yardstick(unigram_loss=6.0, bytes_per_target=4.0)
 

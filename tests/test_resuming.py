@@ -12,9 +12,9 @@ import torch
 from conftest import Run, final, metrics, same, stopped_after
 
 from niels_gpt.errors import CheckpointError, Interrupted, OutOfMemory
-from niels_gpt.weights import read_checkpoint
-from train.evaluate import evaluate
-from train.train_loop import optimizer_step
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.loop.evaluate import evaluate
+from train.loop.steps import optimizer_step
 
 LONGER = ("train.total_steps=6", "train.eval_every=3", "train.ckpt_every=1", "train.keep_last=9")
 
@@ -30,7 +30,7 @@ def stopped_in_evaluation(number: int) -> Any:
             signal.raise_signal(signal.SIGTERM)
         return evaluate(*arguments)
 
-    return mock.patch("train.train_loop.evaluate", counted)
+    return mock.patch("train.loop.steps.evaluate", counted)
 
 
 def result(folder: Path, phase: str = "pretrain") -> dict[str, Any]:
@@ -51,7 +51,7 @@ def test_an_evaluation_that_was_cut_off_is_repeated_even_if_its_event_was_writte
     with stopped_in_evaluation(number), pytest.raises(Interrupted):
         run_folder(*LONGER)
     with (
-        mock.patch("train.train_loop.save_step", side_effect=OSError(errno.ENOSPC, "full")),
+        mock.patch("train.loop.steps.save_step", side_effect=OSError(errno.ENOSPC, "full")),
         pytest.raises(OSError),
     ):
         run_folder(*LONGER)
@@ -102,7 +102,7 @@ def test_a_resumed_run_draws_on_from_the_last_sequence_whatever_the_split(run_fo
             drawn.extend(range(call.args[0], sum(call.args)))
         return outcome
 
-    with mock.patch("train.train_loop.optimizer_step", recorded):
+    with mock.patch("train.loop.steps.optimizer_step", recorded):
         for B, accum_steps, total_steps in ((8, 2, 2), (2, 1, 5), (3, 4, 6)):
             split = f"train.B={B}", f"train.accum_steps={accum_steps}"
             folder = run_folder(*split, f"train.total_steps={total_steps}")
@@ -120,7 +120,7 @@ NO_ROOM = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator:
     [
         ("zipfile.ZipFile.testzip", MemoryError()),
         ("torch.load", NO_ROOM),
-        ("train.resuming.load_averages", NO_ROOM),
+        ("train.run.resume.load_averages", NO_ROOM),
         ("zipfile.ZipFile.testzip", OSError(errno.EIO, "Input/output error")),
         ("zipfile.ZipFile", PermissionError(errno.EACCES, "Permission denied")),
     ],

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import made_job, made_run, write_metrics, write_result
 
-from train.folder import hold, release
-from train.metrics import read_metrics, seconds_after
-from train.sweep.row import is_run, read_row
+from train.artifacts.metrics import read_metrics
+from train.artifacts.run_folder import hold, release
+from train.report.rows import is_run, read_row, seconds_after
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -16,11 +16,11 @@ import torch
 from conftest import ROOT, Plan, Run, final, metrics, same, stopped_after
 
 from niels_gpt.errors import CheckpointError, DataError, Interrupted, NielsError, OutOfMemory, RunFolderInUse
-from niels_gpt.weights import read_checkpoint
-from train import run as run_module
-from train.folder import claim, release
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.run_folder import claim, release
+from train.loop.steps import optimizer_step
 from train.run import run
-from train.train_loop import optimizer_step
+from train.run import runner as run_module
 
 OWNER = """
 import fcntl, sys
@@ -67,7 +67,7 @@ def test_a_kill_loses_only_the_steps_since_the_last_checkpoint(run_folder: Run) 
             raise Killed
         return optimizer_step(state, *rest)
 
-    with mock.patch("train.train_loop.optimizer_step", killed_in_step_4), pytest.raises(Killed):
+    with mock.patch("train.loop.steps.optimizer_step", killed_in_step_4), pytest.raises(Killed):
         run_folder(*overrides, name="killed")
     assert metrics(straight.parent.parent / "killed" / "pretrain")[-1]["step"] == 3
     resumed = run_folder(*overrides, name="killed") / "pretrain"
@@ -85,7 +85,7 @@ def test_resume_after_one_step_starts_at_two_with_the_new_settings(run_folder: R
         seen.append(state.step)
         return outcome
 
-    with mock.patch("train.train_loop.optimizer_step", spy):
+    with mock.patch("train.loop.steps.optimizer_step", spy):
         folder = run_folder("train.total_steps=2", "precision=bf16", "memory=ckpt")
     assert seen == [2]
     saved = read_checkpoint(folder / "pretrain" / "latest.pt")
@@ -119,7 +119,7 @@ def test_a_pipeline_hands_the_best_weights_on_with_a_new_optimizer(run_folder: R
         return optimizer_step(state, *rest)
 
     alone = second.model_copy(update={"init_from": str(folder / "pretrain" / "best.pt")})
-    with mock.patch("train.train_loop.optimizer_step", first_step):
+    with mock.patch("train.loop.steps.optimizer_step", first_step):
         run([alone])
     assert same(captured["weights"], dict(best["model_state"]))
     assert captured["optimizer"] == [{}, {}]
@@ -462,7 +462,7 @@ def test_running_out_of_memory_says_what_to_try(run_folder: Run) -> None:
     def full(*_: Any) -> Any:
         raise RuntimeError("Invalid buffer size: 19.07 GiB")
 
-    with mock.patch("train.train_loop.optimizer_step", full), pytest.raises(OutOfMemory) as caught:
+    with mock.patch("train.loop.steps.optimizer_step", full), pytest.raises(OutOfMemory) as caught:
         run_folder()
     assert "train.B=2 train.accum_steps=4 (the same training)" in caught.value.hint
 

@@ -8,10 +8,10 @@ import pytest
 from conftest import Run
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.data.records import Message
+from niels_gpt.data.readers.records import Message
 from niels_gpt.errors import DataError
+from niels_gpt.generation.chat import Speaker, load_speaker
 from niels_gpt.model.gpt import GPT
-from niels_gpt.speaker import Speaker, load_speaker
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
 
 SHORT = ("data.size=200", "data.tokenizer=bytes", "model.V=256", "train.total_steps=1", "train.warmup_steps=0")
@@ -58,7 +58,7 @@ def test_a_reply_that_is_cut_short_keeps_the_question_with_the_partial_answer_or
         yield from [BytesTokenizer().special[END_OF_TEXT], *said.encode(), "é".encode()[0]]
         raise fault
 
-    monkeypatch.setattr("niels_gpt.speaker.generate", cut_short)
+    monkeypatch.setattr("niels_gpt.generation.chat.generate", cut_short)
     with pytest.raises(fault):
         list(speaker.reply("hi"))
     assert speaker.conversation == ([Message("user", "hi"), Message("assistant", said)] if said else [])

@@ -18,9 +18,9 @@ from conftest import ROOT, Run
 from made_runs import made_job, made_run, row, write_metrics
 from rich.console import Console
 
-from niels_gpt import writing
-from train.sweep.report import rewrite, write_report
-from train.sweep.table import COLUMNS, PEAK, console_table, one_line
+from niels_gpt import storage
+from train.report.tables import COLUMNS, PEAK, console_table, one_line
+from train.report.write import rewrite, write_report
 
 HOSTILE = "<script>alert(1)</script>&\"'=`|*_$x$,a=\x1b[31m"
 FILES = {"sweep.html", "sweep.csv", "sweep.md", "sweep.json"}
@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_written_whole_is_left_as_it_was(
         os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "to_platter", torn)
+    monkeypatch.setattr(storage, "to_platter", torn)
     with pytest.raises(OSError, match="No space"):
         rewrite(sweep, 1.0)
     assert {path.name: path.read_bytes() for path in sweep.glob("*sweep.*") if path.stat().st_size} == before
@@ -234,7 +234,7 @@ def test_several_may_rewrite_at_once_and_a_reader_always_sees_a_whole_page(sweep
 REWRITE = """
 import sys
 from pathlib import Path
-from train.sweep.report import rewrite
+from train.report.write import rewrite
 for _ in range(3):
     rewrite(Path(sys.argv[1]), None)
 assert "torch" not in sys.modules, "the launcher must not wait for torch"

@@ -12,10 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from niels_gpt.errors import ConfigError
+from train.artifacts.job_record import config_hash
 from train.config import load_plan
-from train.structured import LONGEST_NAME, register
-from train.sweep.job import config_hash
-from train.sweep.plan import PlannedJob, batch_of, planned_jobs, require_distinct
+from train.config.hydra_schema import LONGEST_NAME, register
+from train.sweep.jobs import PlannedJob, batch_of, planned_jobs, require_distinct
 
 SWEEPS = sorted((CONF / "sweep").glob("*.yaml"))
 

@@ -19,8 +19,8 @@ import warm
 from conftest import ROOT, jobs_of
 from faulty import go_wrong
 
-from train.sweep.job import Job, read_job, write_job
-from train.train_loop import optimizer_step
+from train.artifacts.job_record import Job, read_job, write_job
+from train.loop.steps import optimizer_step
 
 SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep", "train.total_steps=2", "train.ckpt_every=1"]
 SEEDS = "train.seed=1,1001,1002,1003,1004,1005,2"
@@ -164,7 +164,7 @@ def slowly() -> None:
         time.sleep(0.05)
         return optimizer_step(*arguments)
 
-    mock.patch("train.train_loop.optimizer_step", slow).start()
+    mock.patch("train.loop.steps.optimizer_step", slow).start()
 
 
 @pytest.fixture

@@ -19,14 +19,14 @@ from niels_gpt.data.batches import ChatStream, Source, TokenStream
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.loss import head_loss
 from niels_gpt.model.gpt import GPT
-from niels_gpt.weights import read_checkpoint
-from train import train_loop
-from train.checkpointing import TrainState
-from train.live_bytes import LiveBytes
-from train.optim import clip_gradients, lr_at, make_optimizer
-from train.report import Report
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.checkpointing import TrainState
+from train.config.schema import TrainCfgSchema
+from train.hardware.memory_tracker import LiveBytes
+from train.loop import steps as train_loop
+from train.loop.logger import Report
+from train.loop.optim import clip_gradients, lr_at, make_optimizer
 from train.run import run
-from train.schema import TrainCfgSchema
 
 CFG = ModelCfg(V=256, T=T, C=16, L=2, H=2, d_ff=32)
 SOURCES: dict[str, Source] = {
@@ -56,8 +56,8 @@ def test_two_steps_are_two_updates_however_many_microbatches(plan: Plan, experim
     rates: list[float] = []
     with (
         mock.patch.object(AdamW, "step", autospec=True, side_effect=AdamW.step) as updates,
-        mock.patch("train.train_loop.clip_gradients", wraps=clip_gradients) as clips,
-        mock.patch("train.train_loop.set_lr", side_effect=lambda _, lr: rates.append(lr)) as schedule,
+        mock.patch("train.loop.steps.clip_gradients", wraps=clip_gradients) as clips,
+        mock.patch("train.loop.steps.set_lr", side_effect=lambda _, lr: rates.append(lr)) as schedule,
         mock.patch.object(Tensor, "backward", autospec=True, side_effect=Tensor.backward) as microbatches,
     ):
         result = run(loaded)[0]
@@ -110,7 +110,7 @@ def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else
     state.model.embedding.register_forward_pre_hook(lambda *_: events.append("forward"))
     with (
         mock.patch("niels_gpt.model.gpt.head_loss", noted("loss", head_loss)),
-        mock.patch("train.train_loop.clip_gradients", noted("clip", clip_gradients)),
+        mock.patch("train.loop.steps.clip_gradients", noted("clip", clip_gradients)),
         mock.patch.object(Tensor, "backward", noted("backward", Tensor.backward)),
         mock.patch.object(state.optimizer, "step", noted("update", state.optimizer.step)),
     ):
@@ -185,7 +185,7 @@ def test_a_scaled_loss_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> 
     """A power of two changes no bit in fp32, so that loss, gradient norm and weights are as without it."""
     outcomes = []
     for scale in (1.0, 4096.0):
-        monkeypatch.setattr("train.train_loop.loss_scale", lambda *_, scale=scale: scale)
+        monkeypatch.setattr("train.loop.steps.loss_scale", lambda *_, scale=scale: scale)
         state, cfg = fresh(B=2, accum_steps=2)
         facts = [step(state, cfg, SOURCES["sft"]) for _ in range(2)]
         outcomes.append((facts, [p.detach() for p in state.model.parameters()]))

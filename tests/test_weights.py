@@ -15,10 +15,11 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, BytesTokenizer, Tokenizer, train_bpe
-from niels_gpt.weights import export_llama, llama_config, load_model
-from train.checkpointing import TrainState, save
-from train.optim import make_optimizer
-from train.schema import TrainCfgSchema
+from niels_gpt.weights.checkpoint import load_model
+from niels_gpt.weights.llama import export_llama, llama_config
+from train.artifacts.checkpointing import TrainState, save
+from train.config.schema import TrainCfgSchema
+from train.loop.optim import make_optimizer
 
 CFG = ModelCfg(V=256, T=16, C=32, L=2, H=4, d_ff=48, rope_theta=5000.0)
 LAYER = ["input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]

@@ -23,11 +23,19 @@ from unittest import mock
 from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 
-from train import folder as run_folder
+from train.artifacts import run_folder
 
 PRELOADED = [
     *("torch._dynamo", "matplotlib.backends.backend_agg", "matplotlib.figure"),  # a run imports them as it goes
-    *("train.run", "train.cli", "hydra.main", "rich.live", "rich.table", "faults.forked", "faults.children"),
+    *(
+        "train.run.runner",
+        "train.cli.command",
+        "hydra.main",
+        "rich.live",
+        "rich.table",
+        "faults.forked",
+        "faults.children",
+    ),
 ]
 LONGEST = 300.0  # seconds that a script may take
 EXECUTE: Any = subprocess.Popen._execute_child  # type: ignore[attr-defined]  # where Popen starts a process

@@ -1,1 +1,1 @@
-"""The act of learning: a run, composed by Hydra, checked by pydantic, carried out by one loop."""
+"""A training run: composed by Hydra, checked by pydantic, carried out by one loop."""

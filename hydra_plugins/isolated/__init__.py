@@ -1,1 +1,1 @@
-"""The isolated launcher: each job of a sweep in a process of its own."""
+"""The isolated launcher: each job of a sweep runs in its own process."""

@@ -1,4 +1,4 @@
-"""Hydra's launcher `isolated`: the sweep goes on whatever becomes of a job."""
+"""Hydra's launcher `isolated`: a sweep continues when one of its jobs crashes."""
 
 import inspect
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ class IsolatedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Carry out a batch of jobs; a failed one returns None, so that the sweep goes on."""
-        from train.gate import Gate  # here: Hydra imports all plugins, even for --help
-        from train.sweep.objective import reached
-        from train.sweep.run import SweepRun
+        from train.report.rows import reached
+        from train.sweep.callback import Gate  # here: Hydra imports all plugins, even for --help
+        from train.sweep.launch import SweepRun
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         gates = [callback for callback in self.context.callbacks.callbacks if isinstance(callback, Gate)]

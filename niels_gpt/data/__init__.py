@@ -1,1 +1,1 @@
-"""Where text comes from, and how it becomes batches of token ids."""
+"""Sources of text, and how they become batches of token ids."""

@@ -1,4 +1,4 @@
-"""Token files in, (B, T) batches out: every sequence of a run is a function of (seed, number) alone.
+"""Make (B, T) batches from token files; each sequence is a function of (seed, number) alone.
 
 Batches are made in the process that learns, from mapped files. Workers and fork, which mps does not bear, are not
 there, so there is nothing to refuse.
@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from niels_gpt.data.cache import TokenFiles
+from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derived_seed

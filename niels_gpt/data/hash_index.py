@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from niels_gpt.writing import write_text
+from niels_gpt.storage import write_text
 
 INDEX = "hashes.json"
 SETTLED = 2e9  # nanoseconds without a change, after which another one would have another modification time

@@ -1,4 +1,4 @@
-"""Finds the documents and dialogues of a source: a registry of its kinds."""
+"""Read the documents and dialogues of a source, whatever its kind."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -7,18 +7,20 @@ from types import ModuleType
 from typing import Literal
 
 from niels_gpt.config import SourceCfg, SourceKind
-from niels_gpt.data import files, pydocs, synthetic
+from niels_gpt.data import synthetic
 from niels_gpt.data.hash_index import HashIndex
-from niels_gpt.data.records import Dialogue, Document, Message
+from niels_gpt.data.pydocs import source as pydocs
+from niels_gpt.data.readers import local_files
+from niels_gpt.data.readers.records import Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
-CODE = ("chat.py", "seeds.py", "tokenizer.py")  # outside this folder, but it decides what is cached
+CODE = ("seeds.py", "tokenizer.py")  # outside this folder, but it decides what is cached
 
 KINDS: dict[SourceKind, ModuleType] = {
     "pydocs": pydocs,
-    "text": files,
-    "jsonl": files,
+    "text": local_files,
+    "jsonl": local_files,
     "synthetic": synthetic,
 }
 
@@ -49,14 +51,14 @@ def having(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
 
 def _has(source: SourceCfg, want: Want) -> bool:
     if source.kind == "jsonl":
-        return files.starts_with(source, Document if want == "documents" else Dialogue)
+        return local_files.starts_with(source, Document if want == "documents" else Dialogue)
     return source.kind != "text" or want == "documents"
 
 
 def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
     """Return a name for what token files of the source hold, without making it; other code gives another name."""
     module = KINDS[cfg.kind]
-    own = files.fingerprint(cfg, index.sha256) if module is files else module.fingerprint(cfg)
+    own = local_files.fingerprint(cfg, index.sha256) if module is local_files else module.fingerprint(cfg)
     folder = Path(__file__).parent
     paths = [*sorted(folder.rglob("*.py")), *(folder.parent / name for name in CODE)]
     code = b"".join(path.read_bytes() for path in paths)

@@ -1,4 +1,4 @@
-"""Procedural text whose every statement and answer can be checked: the same on every Python and machine."""
+"""Procedural text whose every statement can be checked, the same on every machine."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from niels_gpt.config import SourceCfg
-from niels_gpt.data.records import Dialogue, Document, Message
+from niels_gpt.data.readers.records import Dialogue, Document, Message
 from niels_gpt.seeds import derived_seed
 
 LARGEST = 30

@@ -1,4 +1,4 @@
-"""The GPT: a stack of blocks, each recomputed or traced when that is asked for."""
+"""The GPT: a stack of blocks, each recomputed or traced on request."""
 
 from functools import partial
 from typing import Any

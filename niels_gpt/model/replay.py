@@ -1,4 +1,4 @@
-"""Replays the device's random state when a block is recomputed, so that dropout draws the same masks.
+"""Replay the device's random state when a block is recomputed, so that dropout repeats.
 
 torch.utils.checkpoint does so for the CPU alone: on mps the recomputed block would draw other masks, and the
 gradients would be silently wrong (pytorch issue 127676).

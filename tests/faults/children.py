@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from warm import context
 
+from train.config.schema import RunCfg
 from train.run import run
-from train.schema import RunCfg
 
 KILLED = -signal.SIGKILL
 LONGEST = 120.0  # seconds that a run of the harness may take

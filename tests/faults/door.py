@@ -15,11 +15,11 @@ from unittest import mock
 
 from conftest import ROOT, cli
 
-from train.cli import exit_codes
-from train.folder import _held, release
-from train.gate import Gate
-from train.schema import RunCfg
-from train.sweep.run import SweepRun
+from train.artifacts.run_folder import _held, release
+from train.cli.command import exit_codes
+from train.config.schema import RunCfg
+from train.sweep.callback import Gate
+from train.sweep.launch import SweepRun
 
 FOREVER = 180  # seconds
 

@@ -8,15 +8,15 @@ import torch
 from conftest import final, metrics, same
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.cache import open_cache
 from niels_gpt.data.hash_index import INDEX
-from niels_gpt.data.meta import read_meta
 from niels_gpt.data.sources import Want
+from niels_gpt.data.token_cache import open_cache
+from niels_gpt.data.token_files import read_meta
 from niels_gpt.errors import CheckpointError
 from niels_gpt.tokenizer import BytesTokenizer, load_tokenizer
-from niels_gpt.weights import read_checkpoint
-from train.metrics import read_metrics
-from train.result import read_results
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.metrics import read_metrics
+from train.artifacts.results import read_results
 
 TINY = (
     *("model.V=256", "data.tokenizer=bytes", "data.size=100", "model.T=16", "model.C=16", "model.L=1"),

@@ -17,11 +17,11 @@ from warm import begin, context, nothing, settle
 from niels_gpt.device import bytes_of
 
 PHASES = {  # what is watched, by the number that stands for it in the file `phase`
-    1: ("train.run", "open_tokenizer"),
-    2: ("niels_gpt.data.cache", "_build"),
-    3: ("train.train_loop", "optimizer_step"),
-    4: ("train.train_loop", "evaluate"),
-    5: ("train.train_loop", "save_step"),
+    1: ("train.run.runner", "open_tokenizer"),
+    2: ("niels_gpt.data.token_cache", "_build"),
+    3: ("train.loop.steps", "optimizer_step"),
+    4: ("train.loop.steps", "evaluate"),
+    5: ("train.loop.steps", "save_step"),
 }
 NAMES = {1: "tokenizer", 2: "cache", 3: "step", 4: "evaluation", 5: "save"}
 NOT_BEGUN = 255  # until the script listens to signals
@@ -88,7 +88,7 @@ def _carry_out(script: str, arguments: tuple[str, ...], cwd: Path, before: Calla
         phase = mmap.mmap(file.fileno(), 1)
     for number, (module, name) in PHASES.items():
         setattr(import_module(module), name, partial(_marked, getattr(import_module(module), name), phase, number))
-    cli = import_module("train.cli")
+    cli = import_module("train.cli.command")
     vars(cli)["end_with_parent"] = partial(_begun, vars(cli)["end_with_parent"], phase)
     before()
     settle(None, None)

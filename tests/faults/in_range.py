@@ -6,8 +6,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-from train.choices import PlanCfg
-from train.known import keys
+from train.config.plan import PlanCfg
+from train.config.suggest import keys
 
 # What YAML would read as something else, or not at all, were it not written down with care.
 TEXT = ["1e3", "0o7", "0777", "1_000", "12:30:45", "2026-01-01", "null", "~", "no", "off", "True", ".inf", "nan"]

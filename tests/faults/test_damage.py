@@ -15,13 +15,13 @@ from conftest import Plan, Run, cli, same
 from faults.folders import TINY, opened, require_equal, synthetic
 from faults.mutations import mutated
 from faults.scale import WHOLE, note, scaled
-from niels_gpt.data.cache import tokenizer_for
+from niels_gpt.data.token_cache import tokenizer_for
 from niels_gpt.errors import CheckpointError, DataError, NielsError
-from niels_gpt.speaker import load_speaker
+from niels_gpt.generation.chat import load_speaker
 from niels_gpt.tokenizer import BytesTokenizer, load_tokenizer, train_bpe
-from niels_gpt.weights import read_checkpoint
-from train.resuming import newest
-from train.step_files import step_path
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.paths import step_path
+from train.run.resume import newest
 
 RUN = (*TINY, "train.total_steps=6", "train.ckpt_every=2", "train.eval_every=6", "train.keep_last=9")
 NAMED = r"warning: \S*step_0000006\.pt (is damaged|cannot be read|is no checkpoint)[^\n]*; using step 4$"

@@ -23,20 +23,22 @@ from faults.folders import leftovers, opened, synthetic
 from faults.forked import forked
 from faults.scale import note, scaled
 from niels_gpt.config import ModelCfg
-from niels_gpt.data.meta import write_meta
+from niels_gpt.data.token_files import write_meta
 from niels_gpt.errors import DataError, DiskError
 from niels_gpt.model.gpt import GPT
+from niels_gpt.storage import write_json
 from niels_gpt.tokenizer import BytesTokenizer, train_bpe
-from niels_gpt.weights import export_llama, read_checkpoint
-from train import disk, metrics, report
-from train.atomic import write_json
-from train.checkpointing import TrainState, save_step
-from train.folder import release
-from train.optim import make_optimizer
-from train.report_file import write_report
+from niels_gpt.weights.checkpoint import read_checkpoint
+from niels_gpt.weights.llama import export_llama
+from train.artifacts import disk, metrics
+from train.artifacts.checkpointing import TrainState, save_step
+from train.artifacts.paths import step_path
+from train.artifacts.run_folder import release
+from train.cli.output import write_report
+from train.config.schema import TrainCfgSchema
+from train.loop import logger
+from train.loop.optim import make_optimizer
 from train.run import run
-from train.schema import TrainCfgSchema
-from train.step_files import step_path
 
 STEP = 64 * 1024  # bytes from point to point
 NOBODY = 65534
@@ -191,7 +193,7 @@ def test_metrics_that_find_no_room_are_warned_of_once_and_training_goes_on(
     def full(path: Path, event: dict[str, Any]) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    with mock.patch.object(report, "append", full), caplog.at_level(logging.WARNING, logger="niels_gpt"):
+    with mock.patch.object(logger, "append", full), caplog.at_level(logging.WARNING, logger="niels_gpt"):
         folder = run_folder(*TRAIN) / "pretrain"
     assert len([line for line in caplog.messages if "metrics.jsonl cannot be written (disk full" in line]) == 1
     assert same(*(read_checkpoint(path / "latest.pt")["optimizer_state"] for path in (straight, folder)))
@@ -304,7 +306,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_before_any_step(
         path.chmod(0o777)
     (open_folder / what).chmod(0o555)
     loaded = plan(*TRAIN, f"dir={open_folder}/run", f"data.cache_dir={open_folder}/cache")
-    step = mock.patch("train.train_loop.optimizer_step", side_effect=AssertionError)
+    step = mock.patch("train.loop.steps.optimizer_step", side_effect=AssertionError)
     try:
         with (
             as_nobody(),
@@ -345,14 +347,14 @@ def test_a_cache_that_is_all_there_may_be_read_only(run_folder: Run, open_folder
 def test_a_folder_that_goes_away_under_a_run_ends_it_with_a_clear_text(
     run_folder: Run, tmp_path: Path, gone: str
 ) -> None:
-    from train.train_loop import optimizer_step
+    from train.loop.steps import optimizer_step
 
     def removed_at_2(state: Any, *rest: Any) -> Any:
         if state.step == 2:
             shutil.rmtree(tmp_path / gone)
         return optimizer_step(state, *rest)
 
-    with mock.patch("train.train_loop.optimizer_step", removed_at_2), pytest.raises(DiskError) as caught:
+    with mock.patch("train.loop.steps.optimizer_step", removed_at_2), pytest.raises(DiskError) as caught:
         run_folder(*TRAIN)
     assert str(caught.value) == f"{tmp_path}/run/pretrain: there is no such folder (any more)"
     assert caught.value.exit_code == 8

@@ -15,7 +15,7 @@ from warm import context
 from faults.forked import LONGEST, Forked, forked
 from faults.scale import note, scaled
 from niels_gpt.errors import RunFolderInUse
-from train.folder import hold, is_held, release
+from train.artifacts.run_folder import hold, is_held, release
 
 RUN = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "data.cache_dir=cache", "name=run"]
 ENDLESS = [*RUN, "train.total_steps=100000000", "train.log_every=1000000", "train.eval_every=1000000"]

@@ -15,8 +15,8 @@ from faults.folders import TINY
 from faults.forked import LIMITED, forked, with_memory_for
 from faults.scale import note
 from niels_gpt.errors import CheckpointError
-from niels_gpt.weights import read_checkpoint
-from train.step_files import step_path
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.paths import step_path
 
 Saved = dict[str, Any]
 RUN = (*TINY, "train.total_steps=2", "train.ckpt_every=2", "train.eval_every=2")

@@ -19,13 +19,11 @@ from faults.folders import opened, synthetic
 from faults.hostile_bytes import BYTES, JSON, Damage, other_json, other_value
 from faults.scale import note, scaled
 from niels_gpt.config import SourceCfg
-from niels_gpt.data import files
-from niels_gpt.data.cache import DTYPES
-from niels_gpt.data.meta import ANEW, _hash
+from niels_gpt.data.readers import local_files
+from niels_gpt.data.token_files import ANEW, DTYPES, _hash
 from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
-from train.legacy import plan_from_json
-from train.legacy_experiment import experiment_yaml
+from train.config.legacy import experiment_yaml, plan_from_json
 
 TALK = [{"role": "user", "content": "hi\n{é}"}, {"role": "assistant", "content": "hello: 😀"}]
 ROWS = [{"messages": TALK}, {"prompt": "a", "completion": "b"}, {"text": "some text"}]
@@ -40,13 +38,13 @@ PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d|not JSON \(")  # a numb
 
 def _text(path: Path) -> None:
     for cut in ("file", "blank_lines"):
-        list(files.documents(SourceCfg(kind="text", files=(str(path),), documents=cut)))
+        list(local_files.documents(SourceCfg(kind="text", files=(str(path),), documents=cut)))
 
 
 def _jsonl(path: Path) -> None:
     cfg = SourceCfg(kind="jsonl", files=(str(path),))
-    list(files.documents(cfg)), list(files.dialogues(cfg))
-    files.fingerprint(cfg)
+    list(local_files.documents(cfg)), list(local_files.dialogues(cfg))
+    local_files.fingerprint(cfg)
 
 
 def _old_config(path: Path) -> None:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from faults.door import Said, command, left, train
 from faults.in_range import in_range
 from faults.scale import note, scaled
-from train.choices import PlanCfg
 from train.config import load_plan
-from train.known import keys
-from train.problems import as_tuples
-from train.schema import RunCfg
+from train.config.load import as_tuples
+from train.config.plan import PlanCfg
+from train.config.schema import RunCfg
+from train.config.suggest import keys
 
 KNOWN = sorted(keys(PlanCfg))
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")

@@ -17,13 +17,12 @@ import torch
 from faults.door import left, never_forever, train
 from faults.scale import note
 from niels_gpt.config import SourceCfg
-from niels_gpt.data import files
+from niels_gpt.data.readers import local_files
 from niels_gpt.errors import CheckpointError, ConfigError, DataError
 from niels_gpt.tokenizer import load_tokenizer
-from niels_gpt.weights import read_checkpoint
-from train.legacy import plan_from_json
-from train.legacy_experiment import experiment_yaml
-from train.sweep.row import read_row
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.config.legacy import experiment_yaml, plan_from_json
+from train.report.rows import read_row
 
 MODEL = {"V": 256, "T": 8, "C": 16, "L": 1, "H": 2, "d_ff": 32}
 SMOKE = ["experiment=smoke_pretrain", "name=run"]
@@ -152,9 +151,9 @@ def _dangling(path: Path, outside: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "text": lambda path: list(files.documents(SourceCfg(kind="text", files=(str(path),)))),
-    "jsonl": lambda path: list(files.dialogues(SourceCfg(kind="jsonl", files=(str(path),)))),
-    "fingerprint": lambda path: files.fingerprint(SourceCfg(kind="text", files=(str(path),))),
+    "text": lambda path: list(local_files.documents(SourceCfg(kind="text", files=(str(path),)))),
+    "jsonl": lambda path: list(local_files.dialogues(SourceCfg(kind="jsonl", files=(str(path),)))),
+    "fingerprint": lambda path: local_files.fingerprint(SourceCfg(kind="text", files=(str(path),))),
     "tokenizer": load_tokenizer,
     "checkpoint": read_checkpoint,
     "older config": plan_from_json,

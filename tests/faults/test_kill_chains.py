@@ -13,9 +13,9 @@ from conftest import ROOT, Plan, cli
 from faults.children import KILLED, carried_out, exit_of, start
 from faults.folders import TINY, good_checkpoints, require_equal, require_whole
 from faults.scale import WHOLE, note, scaled
-from train.metrics import METRICS, read_metrics
-from train.schema import RunCfg
-from train.step_files import step_files, step_of
+from train.artifacts.metrics import METRICS, read_metrics
+from train.artifacts.paths import step_files, step_of
+from train.config.schema import RunCfg
 
 EVERY = 3  # steps between checkpoints
 OFTEN = (f"train.ckpt_every={EVERY}", "train.eval_every=40", "train.log_every=1", "model.dropout=0.1")

@@ -23,12 +23,12 @@ from faults.folders import (
 )
 from faults.scale import note, scaled
 from faults.tripwire import Tripwire, spread
-from niels_gpt.weights import read_checkpoint
-from train.evaluate import evaluate
-from train.metrics import METRICS
-from train.result import read_results
-from train.schema import RunCfg
-from train.step_files import BEST, LATEST
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.metrics import METRICS
+from train.artifacts.paths import BEST, LATEST
+from train.artifacts.results import read_results
+from train.config.schema import RunCfg
+from train.loop.evaluate import evaluate
 
 SAVES = (*TINY, "train.total_steps=4", "train.ckpt_every=1", "train.eval_every=2", "train.keep_last=1")
 BUILDS = (*TINY, "model.V=300", "data.tokenizer=bpe", "train.total_steps=1")
@@ -81,7 +81,7 @@ def stop_in_evaluation(number: int) -> None:
             signal.raise_signal(signal.SIGTERM)
         return evaluate(*arguments)
 
-    mock.patch("train.train_loop.evaluate", counted).start()
+    mock.patch("train.loop.steps.evaluate", counted).start()
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -12,7 +12,7 @@ from faults.door import command
 from faults.forked import forked
 from faults.scale import note
 from niels_gpt.errors import CheckpointError
-from niels_gpt.weights import read_checkpoint
+from niels_gpt.weights.checkpoint import read_checkpoint
 
 OWN = {"phase", "stdout", "stderr"}  # files of the test
 REFUSED = [
@@ -83,12 +83,12 @@ def test_text_shorter_than_a_sequence_is_told_with_both_numbers(tmp_path: Path) 
 
 
 def fails() -> None:
-    from train import run
+    from train.run import runner
 
     def broken(*_: object) -> None:
         raise LookupError("a fault of the test")
 
-    vars(run)["startup_line"] = broken
+    vars(runner)["startup_line"] = broken
 
 
 def fails_in_debug() -> None:

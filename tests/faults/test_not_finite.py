@@ -13,10 +13,10 @@ from conftest import Run, same
 from faults.forked import forked
 from faults.scale import note, scaled
 from niels_gpt.errors import NonFiniteError
-from niels_gpt.weights import read_checkpoint
-from train import run as run_module
-from train.checkpointing import save_step
-from train.model import make_model
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.checkpointing import save_step
+from train.loop.model import make_model
+from train.run import runner as run_module
 
 SETTINGS = ["train.total_steps=6", "train.ckpt_every=1", "train.accum_steps=3", "model.dropout=0.1"]
 NAMES = [
@@ -36,7 +36,7 @@ SAID = {
 @contextmanager
 def poisoned(kind: str, name: str, value: float) -> Iterator[None]:
     """Spoil a module of the model in the second microbatch of the fourth step, and whenever that is repeated."""
-    from train.train_loop import optimizer_step
+    from train.loop.steps import optimizer_step
 
     def made(*args: Any) -> Any:
         model = make_model(*args)
@@ -67,7 +67,7 @@ def poisoned(kind: str, name: str, value: float) -> Iterator[None]:
                     state.model.get_submodule(name).weight.view(-1)[-1] = value
         return optimizer_step(state, *rest)
 
-    with mock.patch.object(run_module, "make_model", made), mock.patch("train.train_loop.optimizer_step", step):
+    with mock.patch.object(run_module, "make_model", made), mock.patch("train.loop.steps.optimizer_step", step):
         yield
 
 
@@ -97,7 +97,7 @@ def test_what_is_not_finite_is_found_before_the_update_and_named(
 
 def test_a_validation_loss_that_is_not_finite_is_an_error_and_no_best(run_folder: Run, tmp_path: Path) -> None:
     with (
-        mock.patch("train.train_loop.evaluate", return_value=float("nan")),
+        mock.patch("train.loop.steps.evaluate", return_value=float("nan")),
         pytest.raises(NonFiniteError) as caught,
     ):
         run_folder(*SETTINGS)
@@ -106,7 +106,7 @@ def test_a_validation_loss_that_is_not_finite_is_an_error_and_no_best(run_folder
 
 
 def poison_at_the_save() -> None:
-    from train import train_loop
+    from train.loop import steps
 
     save = save_step
 
@@ -116,7 +116,7 @@ def poison_at_the_save() -> None:
                 state.model.blocks[1].attention.o_proj.weight[0, 0] = float("inf")
         save(folder, state, *args, **kwargs)
 
-    vars(train_loop)["save_step"] = spoilt
+    vars(steps)["save_step"] = spoilt
 
 
 def test_weights_that_are_not_finite_at_a_save_are_not_saved(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from conftest import ROOT, same
 
 from faults.forked import NAMES, Forked, forked
 from faults.scale import note, scaled
-from niels_gpt.weights import read_checkpoint
-from train import train_loop
-from train.checkpointing import save_step
-from train.metrics import read_metrics
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.checkpointing import save_step
+from train.artifacts.metrics import read_metrics
+from train.loop import steps
 
 RUN = [
     "experiment=smoke_pretrain", "data.size=200", "model.V=300", "model.dropout=0.1", "data.cache_dir=cache",
@@ -127,7 +127,7 @@ def slow_to_save() -> None:
             time.sleep(60)
         save(*args, **kwargs)
 
-    vars(train_loop)["save_step"] = slowly
+    vars(steps)["save_step"] = slowly
 
 
 def test_a_second_signal_ends_the_run_at_once_and_harms_nothing(tmp_path: Path, straight: list[Any]) -> None:

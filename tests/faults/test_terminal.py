@@ -17,8 +17,8 @@ from conftest import ROOT
 
 from faults.forked import Forked, forked
 from faults.scale import note
-from niels_gpt.weights import read_checkpoint
-from train.metrics import read_metrics
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.metrics import read_metrics
 
 RUN = [
     "experiment=smoke_pretrain", "data.size=200", "model.V=300", "data.cache_dir=cache",

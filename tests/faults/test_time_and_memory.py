@@ -17,13 +17,13 @@ from conftest import Plan, Run, same
 from faults.forked import LIMITED, forked, with_memory_for
 from faults.scale import note, scaled
 from niels_gpt.errors import OutOfMemory, TimeIsUp
-from niels_gpt.weights import CHECKPOINT_KEYS, read_checkpoint
-from train import budget
-from train.budget import Budget
-from train.memory import explained_memory
-from train.metrics import read_metrics
-from train.result import read_results
-from train.train_loop import optimizer_step
+from niels_gpt.weights.checkpoint import CHECKPOINT_KEYS, read_checkpoint
+from train.artifacts.metrics import read_metrics
+from train.artifacts.results import read_results
+from train.hardware.out_of_memory import explained_memory
+from train.loop.steps import optimizer_step
+from train.run import time_limit
+from train.run.time_limit import Budget
 
 SETTINGS = ["train.total_steps=9", "train.ckpt_every=4", "train.eval_every=3", "model.dropout=0.1"]
 MPS_TEXTS = (
@@ -44,7 +44,7 @@ def half_a_minute_a_step() -> Iterator[None]:
         return optimizer_step(*args)
 
     clock = mock.Mock(monotonic=lambda: now[0])
-    with mock.patch.object(budget, "time", clock), mock.patch("train.train_loop.optimizer_step", step):
+    with mock.patch.object(time_limit, "time", clock), mock.patch("train.loop.steps.optimizer_step", step):
         yield
 
 
@@ -90,7 +90,7 @@ def test_a_phase_begun_anew_has_all_of_its_time(run_folder: Run, tmp_path: Path)
 def test_a_killed_process_has_used_its_time_too(tmp_path: Path) -> None:
     (tmp_path / "step_0000001.pt").touch()
     now = [50.0]
-    with mock.patch.object(budget, "time", mock.Mock(monotonic=lambda: now[0])):
+    with mock.patch.object(time_limit, "time", mock.Mock(monotonic=lambda: now[0])):
         first = Budget(tmp_path, 1.0)
         for later in (55.0, 70.0, 75.0):
             now[0] = later
@@ -105,7 +105,7 @@ def test_a_killed_process_has_used_its_time_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["", "null", "[]", '{"seconds": "x"}', '{"seconds": NaN}', '{"seconds": -5}'])
 def test_a_damaged_note_of_the_time_has_noted_nothing(tmp_path: Path, damage: str) -> None:
-    (tmp_path / budget.TIME).write_text(damage)
+    (tmp_path / time_limit.TIME).write_text(damage)
     assert 0 <= Budget(tmp_path, 1.0).seconds() < 30
 
 

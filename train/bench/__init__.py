@@ -1,1 +1,1 @@
-"""The benchmark: full optimizer steps of this project and of others, raced in turns on the same machine."""
+"""Benchmarks and studies: steps of this project raced against others, and what precision costs."""

@@ -1,4 +1,4 @@
-"""Who races: each takes optimizer steps on random ids and calls `lap` after each."""
+"""The contestants of a race: each takes optimizer steps and calls `lap` after each."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from niels_gpt.data.batches import TokenStream
-from niels_gpt.data.cache import TokenFiles
+from niels_gpt.data.token_files import TokenFiles
+from train.artifacts.checkpointing import TrainState
 from train.bench.shapes import Shape
-from train.checkpointing import TrainState
-from train.cpu import prepare_cpu
-from train.evaluate import Yardstick
-from train.model import make_model
-from train.optim import make_optimizer
-from train.report import Report
-from train.schema import TrainCfgSchema
-from train.train_loop import train_loop
+from train.config.schema import TrainCfgSchema
+from train.hardware.cpu import prepare_cpu
+from train.loop.evaluate import Yardstick
+from train.loop.logger import Report
+from train.loop.model import make_model
+from train.loop.optim import make_optimizer
+from train.loop.steps import train_loop
 
 Lap = Callable[[], None]
 CPU = torch.device("cpu")

@@ -16,16 +16,16 @@ import torch
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch, require_ids
-from niels_gpt.weights import read_checkpoint
+from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.checkpointing import TrainState, save_step
+from train.artifacts.paths import step_path
 from train.bench.contestants import SEQUENCES, built, source, train_cfg
 from train.bench.race import Effort, Say, answer
 from train.bench.shapes import SHAPES, Shape
-from train.checkpointing import TrainState, save_step
-from train.evaluate import Yardstick
-from train.report import Report
-from train.step_files import step_path
-from train.text_table import mib, table
-from train.train_loop import optimizer_step
+from train.cli.output import mib, table
+from train.loop.evaluate import Yardstick
+from train.loop.logger import Report
+from train.loop.steps import optimizer_step
 
 SAVED = ModelCfg(V=16384, T=512, C=512, L=5, H=8, d_ff=1488)  # 25 million parameters
 BATCHES, BATCH_SECONDS = 7, 0.1  # of a part's repeats; the middle batch counts

@@ -1,4 +1,4 @@
-"""The race: contestants in turns, each turn in a fresh process, so that what disturbs one disturbs all."""
+"""Race contestants in turns, each turn in a fresh process, and print the results."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,10 +7,10 @@ from statistics import median
 from typing import Any
 
 from niels_gpt.errors import NielsError
-from train.ask import ask
 from train.bench.contestants import CONTESTANTS
 from train.bench.shapes import SHAPES, Shape
-from train.text_table import mib, table
+from train.cli.output import mib, table
+from train.cli.subprocesses import ask
 
 OWN_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives freed memory back at once
 TRIES = 12  # of each measurement of the machine
@@ -92,9 +92,9 @@ def measure_limits(threads: int) -> dict[str, float]:
 
 
 def answer(task: str, question: dict[str, Any], variables: dict[str, str]) -> Any:
-    """Let a fresh process do a task of train/bench/racer.py, and return its answer."""
+    """Let a fresh process do a task of train/bench/worker.py, and return its answer."""
     text, threads = json.dumps({"task": task} | question), question["threads"]
-    done = ask("train.bench.racer", text, threads=threads, variables=variables)
+    done = ask("train.bench.worker", text, threads=threads, variables=variables)
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         way_out = "pip install -e '.[bench]'" if "transformers" in words else ""

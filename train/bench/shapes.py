@@ -1,4 +1,4 @@
-"""The shapes that are raced, and what a step of each costs in theory.
+"""The shapes that are raced, and the work of a step of each in theory.
 
 Shapes: B sequences of T tokens; other letters are ModelCfg's.
 """

@@ -1,1 +1,1 @@
-"""A sweep: many runs, planned together, carried out one by one, compared in one report."""
+"""Sweeps: many runs, planned together and carried out one by one."""

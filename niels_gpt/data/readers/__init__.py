@@ -1,0 +1,1 @@
+"""Readers of files, and the records that all sources yield."""

@@ -1,0 +1,272 @@
+"""Tokenize each source once and cache the result, built by one process at a time."""
+
+import hashlib
+import logging
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+from rich import get_console
+from rich.progress import track
+
+from niels_gpt.config import DataCfg, SourceCfg
+from niels_gpt.data.chat_template import ChatTokens, encode_dialogue
+from niels_gpt.data.hash_index import HashIndex
+from niels_gpt.data.readers.records import Dialogue, Document
+from niels_gpt.data.sources import Want, content_of, fingerprint, having, records, texts_of
+from niels_gpt.data.token_files import Meta, TokenFiles, ids_dtype, open_split, read_meta, write_meta
+from niels_gpt.errors import DataError
+from niels_gpt.seeds import derived_seed
+from niels_gpt.storage import beside, naming, to_platter
+from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
+
+FORMAT = 2
+SPLITS = ("train", "val")
+TYPECODES = {"uint16": "H", "uint32": "I", "uint8": "B", "int64": "q"}  # of the module array
+LEFTOVERS = (".documents-*.part", ".dialogues-*.part", ".tokenizer-*.json.part")  # others may write there too
+log = logging.getLogger("niels_gpt")
+
+
+def tokenizer_for(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
+    """Return the tokenizer of this data: bytes, or BPE learned from the training split, V entries.
+
+    Raises:
+        DataError: the text gives fewer entries than V, or V does not fit the bytes.
+    """
+    if cfg.tokenizer == "bytes":
+        if V != 256:
+            raise DataError(f"model.V={V} was asked for, but bytes have 256 entries", "use model.V=256")
+        return BytesTokenizer()
+    sources = having(cfg.mixture(), want)
+    index = HashIndex(Path(cfg.cache_dir))
+    key = _key([fingerprint(source, index) for source in sources], want, V, cfg.val_fraction)
+    index.save()
+    path = Path(cfg.cache_dir) / f"tokenizer-{key}.json"
+    with building(path) as missing:
+        if missing:
+            log.info("tokenizer: learning %d entries from the training split", V)
+            texts = (text for source in sources for text in _training_texts(source, want, cfg.val_fraction))
+            learned = train_bpe(texts, V)
+            with naming(_recorded(path)):  # first: it counts once the other is there
+                _recorded(path).write_text(learned.hash(), encoding="utf-8")
+            learned.save(path)
+    return _learned_before(path)
+
+
+def _recorded(tokenizer: Path) -> Path:
+    return tokenizer.with_suffix(".sha256")
+
+
+def _learned_before(path: Path) -> Tokenizer:
+    """Load a tokenizer of the cache; a damaged one could still be a tokenizer, but another one."""
+    anew = f"delete {path}; it is learned anew"
+    try:
+        tokenizer, recorded = load_tokenizer(path), _recorded(path).read_bytes()
+    except (DataError, OSError) as error:
+        raise DataError(str(error), anew) from error
+    if tokenizer.hash().encode() != recorded:
+        raise DataError(f"{path} is damaged: it is not the tokenizer that was learned", anew)
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class TokenCache:
+    """The token files of one source."""
+
+    folder: Path
+    meta: Meta
+    V: int
+    index: HashIndex
+
+    def open(self, split: str) -> TokenFiles:
+        """Map a split; its ids and hashes are checked, unless they were and the files are as they were then.
+
+        Raises:
+            DataError: a file is damaged.
+        """
+        files = open_split(self.folder, split, self.meta.splits[split], self.V, self.index)
+        self.index.save()
+        return files
+
+
+def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> TokenCache:
+    """Return a source's token files, built if they are not there; dialogues have `limit` ids at most.
+
+    Raises:
+        DataError: the source has nothing to give, or its meta.json is damaged.
+    """
+    index = HashIndex(Path(cfg.cache_dir))
+    limit = limit if want == "dialogues" else 0  # a document may have any length
+    key = _key(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, limit)
+    folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"  # named by all that decides the content
+    with building(folder) as missing:
+        if missing:
+            _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
+    meta = read_meta(folder)
+    tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
+    log.info("data: %s of %s, %s, content %s", want, source.called, tokens, meta.content_sha256[:16])
+    return TokenCache(folder, meta, tokenizer.V, index)
+
+
+def _key(*parts: Any) -> str:
+    """Return a short name for everything that the content depends on."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Iterator[str]:
+    is_val, _ = _split_rule(source, want, val_fraction)
+    for record in records(source, want):
+        if not is_val(record.name):
+            yield from texts_of(record)
+
+
+def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Callable[[str], bool], int]:
+    """Return which names are for validation, and the number of records.
+
+    A name is for validation if its hash falls into the lowest `val_fraction`; of a handful of documents, where
+    none or all of them may fall there, the lowest of all is, and the highest is not.
+    """
+    count, names = 0, set()
+    for record in records(source, want):
+        count += 1
+        names.add(derived_seed("split", record.name))
+    if len(names) < 2:
+        raise DataError(
+            f"{source.called} has {len(names)} {want} to tell apart, but training and validation need one each",
+            "give more of it, or split text with data.documents=blank_lines",
+        )
+    threshold = min(max(val_fraction * 2**63, min(names) + 1), max(names))
+    return (lambda name: derived_seed("split", name) < threshold), count
+
+
+class _Writer:
+    """Collects one split and writes its files; what is not closed at the end is of a build that failed."""
+
+    def __init__(self, folder: Path, split: str, dtype: str) -> None:
+        self.columns = {"ids": dtype, "learned": "uint8", "starts": "int64"}
+        self.paths = {column: folder / f"{split}.{column}" for column in self.columns}
+        self.files = {column: path.open("wb") for column, path in self.paths.items()}
+        self.counts = dict.fromkeys(self.columns, 0)
+        self.hashes = {column: hashlib.sha256() for column in self.columns}
+        self._write("starts", [0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            with suppress(OSError):  # what is still to be written may find no room either
+                file.close()
+
+    def add(self, tokens: ChatTokens) -> None:
+        """Append one item."""
+        self._write("ids", tokens.ids)
+        self._write("learned", tokens.learned)
+        self._write("starts", [self.counts["ids"]])
+
+    def _write(self, column: str, numbers: Iterable[int]) -> None:
+        content = array(TYPECODES[self.columns[column]], numbers)
+        with naming(self.paths[column]):
+            self.files[column].write(content.tobytes())
+        self.hashes[column].update(content.tobytes())
+        self.counts[column] += len(content)
+
+    def close(self) -> dict[str, Any]:
+        """Put the files on disk and return what meta.json says of them."""
+        for column, file in self.files.items():
+            with naming(self.paths[column]), file:
+                file.flush()
+                to_platter(file.fileno())
+        return {
+            column: {"dtype": dtype, "count": self.counts[column], "sha256": self.hashes[column].hexdigest()}
+            for column, dtype in self.columns.items()
+        }
+
+
+def _build(
+    folder: Path, source: SourceCfg, want: Want, tokenizer: Tokenizer, val_fraction: float, limit: int
+) -> None:
+    """Write all files into a folder beside `folder`, which then takes that name."""
+    is_val, count = _split_rule(source, want, val_fraction)
+    with beside(folder) as part, ExitStack() as stack:
+        part.mkdir()
+        writers = {split: stack.enter_context(_Writer(part, split, ids_dtype(tokenizer.V))) for split in SPLITS}
+        content, dropped = hashlib.sha256(), 0
+        for record in _with_progress(records(source, want), f"tokenizing {source.called}", count):
+            content.update(content_of(record))
+            tokens = _encode(record, tokenizer, limit)
+            if tokens is None:
+                dropped += 1
+            else:
+                writers["val" if is_val(record.name) else "train"].add(tokens)
+        meta = {
+            "format": FORMAT,
+            "folder": folder.name,
+            "source": source.model_dump(),
+            "tokenizer_sha256": tokenizer.hash(),
+            "content_sha256": content.hexdigest(),
+            "records": count,
+            "dropped": dropped,
+            "splits": {split: writer.close() for split, writer in writers.items()},
+        }
+        write_meta(part, meta)
+    if dropped:
+        log.warning("data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit)
+
+
+def _encode(record: Document | Dialogue, tokenizer: Tokenizer, limit: int) -> ChatTokens | None:
+    """Return a record as ids; a document ends with the end of text."""
+    if isinstance(record, Dialogue):
+        return encode_dialogue(record.messages, tokenizer, limit)
+    return ChatTokens([*tokenizer.encode(record.text), tokenizer.special[END_OF_TEXT]], [])
+
+
+def _with_progress(items: Iterator[Any], what: str, total: int) -> Iterator[Any]:
+    """Show a bar on a terminal, a line elsewhere."""
+    if get_console().is_terminal:
+        return iter(track(items, what, total, transient=True, console=get_console()))
+    log.info("data: %s, %d records", what, total)
+    return items
+
+
+@contextmanager
+def building(target: Path) -> Iterator[bool]:
+    """Hold the lock of `target` and tell whether it is still to be built; wait while another process builds it.
+
+    A target that exists under its name is complete. It needs no lock, so a finished cache may be read-only.
+    """
+    if target.exists():
+        yield False
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock_of(target)
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        log.info("data: waiting for another process that builds %s", target.name)
+        held = lock.acquire()
+    with held:
+        if missing := not target.exists():
+            _sweep(target)
+        yield missing
+
+
+def _lock_of(target: Path) -> FileLock:
+    return FileLock(target.with_name(f".{target.name}.lock"))
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed builds have left: of `target`, whose lock we hold, and of others that nobody builds."""
+    for part in [part for pattern in LEFTOVERS for part in target.parent.glob(pattern)]:
+        other = part.with_name(part.name.removeprefix(".").removesuffix(".part"))
+        with suppress(Timeout), nullcontext() if other == target else _lock_of(other).acquire(blocking=False):
+            log.info("data: removed what a killed process left half built: %s", part.name)
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Weights on disk: read checkpoints, and export them for other programs."""

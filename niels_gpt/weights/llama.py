@@ -1,0 +1,82 @@
+"""Export a model for programs that know Llama."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.errors import ConfigError
+from niels_gpt.model.blocks import NORM_EPS
+from niels_gpt.model.gpt import GPT
+from niels_gpt.storage import beside, naming
+from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
+
+LLAMA_NAMES = {
+    "embedding": "model.embed_tokens",
+    "blocks": "model.layers",
+    "attention_norm": "input_layernorm",
+    "attention": "self_attn",
+    "feed_forward_norm": "post_attention_layernorm",
+    "feed_forward": "mlp",
+    "norm": "model.norm",
+    "head": "lm_head",
+}
+
+
+def llama_state(model: GPT) -> dict[str, torch.Tensor]:
+    """Return the weights under the names of Hugging Face's LlamaForCausalLM; the layout is the same."""
+    return {
+        ".".join(LLAMA_NAMES.get(part, part) for part in name.split(".")): tensor.detach().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the config.json of a LlamaForCausalLM of this shape."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": cfg.V,
+        "max_position_embeddings": cfg.T,
+        "hidden_size": cfg.C,
+        "intermediate_size": cfg.d_ff,
+        "num_hidden_layers": cfg.L,
+        "num_attention_heads": cfg.H,
+        "num_key_value_heads": cfg.H,
+        "rope_theta": cfg.rope_theta,
+        "rms_norm_eps": NORM_EPS,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": cfg.tie_embeddings,
+        "torch_dtype": "float32",
+        "bos_token_id": tokenizer.special[END_OF_TEXT],
+        # Pretraining ends a text with the one, SFT an answer with the other.
+        "eos_token_id": [tokenizer.special[END_OF_TEXT], tokenizer.special[END_OF_TURN]],
+    }
+
+
+def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write config.json, model.safetensors and tokenizer.json, which programs that know Llama can load.
+
+    Raises:
+        ConfigError: the folder is there already.
+        OSError: it cannot be written; nothing of it is left.
+    """
+    from safetensors.torch import save  # save_file makes an error without an errno of any OSError
+
+    if folder.exists() or folder.is_symlink():
+        raise ConfigError(f"{folder} is there already", "name a new folder")
+    content = {
+        "model.safetensors": save(llama_state(model), metadata={"format": "pt"}),
+        "config.json": json.dumps(llama_config(model.cfg, tokenizer), indent=2).encode(),
+        "tokenizer.json": tokenizer.library_text().encode(),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with beside(folder) as part:
+        part.mkdir()
+        for name, written in content.items():
+            with naming(part / name):
+                (part / name).write_bytes(written)

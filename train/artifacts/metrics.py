@@ -1,0 +1,71 @@
+"""Read and write metrics.jsonl, the events of a phase."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from niels_gpt.storage import to_platter, write_text
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of a metrics file; a line that is none, as one that a kill has torn, is left out."""
+    if not path.exists():
+        return
+    if not (path.is_file() or path.is_dir()):  # a FIFO would wait for a writer
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict) and isinstance(event.get("step"), int) and "event" in event:
+            yield event
+
+
+def append(path: Path, event: dict[str, Any]) -> None:
+    """Write an event; what goes only partly onto a full disk is taken back, and OSError raised."""
+    line = (json.dumps(event) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        if file.write(line) < len(line):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def settle(path: Path) -> None:
+    """Return once all events are on the disk itself, before a checkpoint that they belong to may be.
+
+    Raises:
+        OSError: they cannot be.
+    """
+    with path.open("rb") as file:
+        to_platter(file.fileno())
+
+
+def keep_until(path: Path, step: int, *, evaluated: bool) -> None:
+    """Cut off the events after `step`, and a line that a kill has torn; that takes no room on the disk.
+
+    An evaluation at `step` stays only if its checkpoint says that it was `evaluated`.
+    """
+    path.touch()
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _is_kept(line, step, step if evaluated else step - 1)]
+    if lines[: len(kept)] == kept:
+        os.truncate(path, sum(map(len, kept)))
+    else:  # a bad line among good ones
+        write_text(path, b"".join(kept).decode())
+
+
+def _is_kept(line: bytes, step: int, last_evaluated: int) -> bool:
+    try:
+        event = json.loads(line)
+        return line.endswith(b"\n") and bool(
+            event["step"] <= (last_evaluated if event["event"] == "val" else step)
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False

@@ -1,0 +1,54 @@
+"""Print tables, and write a command's report to a new JSON file."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from niels_gpt.errors import ConfigError
+from niels_gpt.storage import naming
+
+MIB = 2**20
+
+
+def mib(size: int | None) -> str:
+    """Return bytes in MiB, a dash for None."""
+    return "-" if size is None else f"{size / MIB:,.0f}"
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), markdown: bool = False) -> str:
+    """Return rows in columns, the first as the head; the columns numbered in `right` are set to the right.
+
+    The last cell of a short row goes into the last column.
+    """
+    right, width = set(right), max(map(len, rows))
+    drawn = Table(box=box.MARKDOWN if markdown else None, pad_edge=markdown, show_header=markdown)
+    head, *lines = ([*row[:-1], *[""] * (width - len(row)), row[-1]] for row in rows)
+    for n, title in enumerate(head):
+        drawn.add_column(Text(title), justify="right" if n in right else "left", no_wrap=True)
+    for cells in lines if markdown else [head, *lines]:
+        drawn.add_row(*map(Text, cells))
+    console = Console(width=10**6, color_system=None)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines() if line.strip())
+
+
+def report_path(asked: Path) -> Path:
+    """Return `asked`, or refuse it before the work begins: it exists, or its folder does not."""
+    if asked.exists() or not asked.parent.is_dir():
+        said = "it is there already" if asked.exists() else f"there is no folder {asked.parent}"
+        raise ConfigError(f"--json {asked}: {said}", "name a new file in a folder that exists")
+    return asked
+
+
+def write_report(path: Path, report: Any) -> None:
+    """Write `report` to a new file; JSON has no nan or inf, so they become null."""
+    finite = json.loads(json.dumps(report), parse_constant=lambda _: None)
+    with naming(path), path.open("x", encoding="utf-8") as file:
+        file.write(json.dumps(finite, indent=2) + "\n")

@@ -1,0 +1,87 @@
+"""The first SIGINT or SIGTERM stops after the current step; the second ends the process."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what a cluster sends before it takes the machine away
+
+_early: list[int] = []  # signals that came before anyone listened for a wish to stop
+
+
+class Terminated(BaseException):
+    """SIGTERM, or SIGHUP of a terminal that has gone, came at a time when nothing is to be saved."""
+
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def end_at_once(signum: int, _: FrameType | None) -> None:
+    """End the process by an exception; noted, too, since an exception in a destructor, say, is swallowed.
+
+    A second signal ends it without one, whatever the first has come to.
+    """
+    _early.append(signum)
+    for ending in ENDING:
+        if signal.getsignal(ending) is end_at_once:
+            signal.signal(ending, signal.SIG_DFL)
+    _end(signum)
+
+
+def _end(signum: int) -> NoReturn:
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
+
+
+@dataclass
+class Stop:
+    """Whether, and by which signal, the run was asked to stop."""
+
+    signum: int | None = None
+
+    def __call__(self) -> bool:
+        """Return whether a stop was asked for."""
+        return self.signum is not None
+
+
+@contextmanager
+def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[Stop]:
+    """Listen for the signals while a phase learns; what listened before is put back.
+
+    A second one calls `again`, or ends the process where there is none; but clusters send several at once, so a
+    preemption outweighs the others. SIGHUP stays ignored where it is, as under nohup.
+    """
+    stop = Stop()
+
+    def ask(signum: int, _: FrameType | None) -> None:
+        if stop.signum is None or signum in PREEMPTION:
+            stop.signum = signum
+        elif again:
+            again()
+        elif stop.signum not in PREEMPTION:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+
+    unheard = {signal.SIGHUP: signal.SIG_IGN}
+    before = {signum: signal.getsignal(signum) for signum in (*ENDING, *PREEMPTION)}
+    handlers = {n: was for n, was in before.items() if was is not None and was is not unheard.get(n)}  # None: C's
+    for signum in handlers:
+        signal.signal(signum, ask)
+    try:
+        if _early:
+            _end(_early[0])
+        yield stop
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
+def hand_on(signum: int) -> None:
+    """Tell whoever else listens of a preemption, once all is saved: submitit queues the job anew and exits."""
+    listener = signal.getsignal(signum)
+    if signum in PREEMPTION and callable(listener):
+        listener(signum, None)

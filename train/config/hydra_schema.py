@@ -1,0 +1,93 @@
+"""Make Hydra's structured config and the help text from the pydantic schema."""
+
+import json
+import re
+from dataclasses import field, make_dataclass
+from functools import cache
+from hashlib import sha256
+from types import UnionType
+from typing import Any, Literal, Optional, Union, get_args, get_origin
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from train.config.plan import PlanCfg, SftCfg
+
+LONGEST_NAME = 120  # of a job's folder, in characters
+HELP_SECTIONS = ("model", "data", "train")
+
+
+def register() -> None:
+    """Store the schema as Hydra's config `schema`, and the resolvers that conf/ uses."""
+    ConfigStore.instance().store(name="schema", node=structured(PlanCfg))
+    OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+@cache  # OmegaConf takes two nodes for one thing only if they are one class
+def structured(model: type[BaseModel], follow: str | None = None) -> Any:
+    """Return a dataclass with the fields of `model`; with `follow`, each follows the one at that path."""
+    fields = [
+        (name, kind, field(**default))
+        for name, info in model.model_fields.items()
+        for kind, default in [_node(name, info, follow)]
+    ]
+    return make_dataclass(f"{model.__name__}Node", fields)
+
+
+def _node(name: str, info: FieldInfo, follow: str | None) -> tuple[Any, dict[str, Any]]:
+    """Return a field's type in OmegaConf's terms, and its default as keywords of dataclasses.field."""
+    if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+        within = f"{follow}{name}." if follow is not None else None
+        node = structured(info.annotation, "" if info.annotation is SftCfg else within)
+        return node, {"default_factory": node}
+    kind = _hydra_type(info.annotation)
+    if follow is not None:
+        return kind, {"default": f"${{{follow}{name}}}"}
+    if isinstance(info.default, tuple):
+        return kind, {"default_factory": lambda: list(info.default)}
+    return kind, {"default": MISSING if info.is_required() else info.default}
+
+
+def _hydra_type(annotation: Any) -> Any:
+    """Translate what OmegaConf does not know: Literal to its base type, tuple to list, models to nodes."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return type(arguments[0])
+    if origin is tuple:
+        return list[_hydra_type(arguments[0])]  # type: ignore[misc]
+    if origin in (Union, UnionType):
+        return Optional[_hydra_type(arguments[0])]  # noqa: UP045  OmegaConf reads this form
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return structured(annotation)
+    return annotation
+
+
+def folder_name(overrides: str) -> str:
+    """Return a folder's name made from a job's overrides: readable, without slashes, of bounded length."""
+    overrides = overrides or "defaults"  # a job that overrides nothing
+    name = re.sub(r"[^A-Za-z0-9._=,+-]", "_", overrides)
+    if name == overrides and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 9]}-{sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def settings_help(*, _root_: DictConfig) -> str:
+    """Return the settings with their descriptions, a line each, and what they are in the composed config."""
+    own = {name: info for name, info in PlanCfg.model_fields.items() if info.description}
+    lines = [_help_line(_root_, name, info) for name, info in own.items()]
+    for section in HELP_SECTIONS:
+        model = PlanCfg.model_fields[section].annotation
+        assert model is not None
+        fields = model.model_fields.items()
+        lines += ["", *(_help_line(_root_, f"{section}.{name}", info) for name, info in fields)]
+    return "\n".join(lines).replace("$", "$$")  # Hydra fills in a string.Template
+
+
+def _help_line(config: DictConfig, name: str, info: FieldInfo) -> str:
+    value = OmegaConf.select(config, name, default="")  # as in --cfg hydra, which has no other section
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    text = json.dumps(plain).replace(" ", "").replace('"', "")
+    return f"  {f'{name}={text}':<38} {info.description}"

@@ -1,0 +1,75 @@
+"""Turn a composed Hydra config into a plan of runs, or list its bad settings."""
+
+import os
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ValidationError
+
+from niels_gpt.errors import ConfigError
+from train.config.plan import PlanCfg
+from train.config.schema import RunCfg
+from train.config.suggest import HELP, did_you_mean, keys, shown
+
+Settings = dict[str, Any]
+LONGEST_RULE = 400  # characters of a sentence in a message
+MOST = 20  # lines of a message
+
+
+def load_plan(cfg: DictConfig) -> list[RunCfg]:
+    """Return the runs that a composed config asks for.
+
+    Raises:
+        ConfigError: one line per bad setting, in Hydra's dotted form.
+    """
+    tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
+    settings: Settings = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
+    if "hydra" in cfg:  # a whole config, before Hydra has made its folder
+        settings["dir"] = cfg.hydra.run.dir
+    elif HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
+        settings["dir"] = os.path.relpath(HydraConfig.get().runtime.output_dir)  # in a sweep, the job's own folder
+    return plan_from_settings(settings)
+
+
+def plan_from_settings(settings: Settings) -> list[RunCfg]:
+    """Return the runs that plain settings, in the shape of PlanCfg, ask for.
+
+    Raises:
+        ConfigError: one line per bad setting, in Hydra's dotted form.
+    """
+    try:
+        return PlanCfg.model_validate(as_tuples(settings)).plan()
+    except ValidationError as error:
+        raise ConfigError(explain_invalid(error, PlanCfg), HELP) from None
+
+
+def as_tuples(value: Any) -> Any:
+    """Make lists tuples, which is what frozen settings hold."""
+    if isinstance(value, dict):
+        return {key: as_tuples(item) for key, item in value.items()}
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+
+
+def explain_invalid(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return a line for each setting that `model` refuses; sft.X that merely follows X is left out."""
+    lines = [line for detail in error.errors(include_url=False) for line in _explain(detail, model)]
+    lines = [line for line in lines if not (line.startswith("sft.") and line.removeprefix("sft.") in lines)]
+    return "\n".join(lines if len(lines) <= MOST else [*lines[:MOST], f"and {len(lines) - MOST} more"])
+
+
+def _explain(detail: Any, model: type[BaseModel]) -> list[str]:
+    where, given = shown(".".join(map(str, detail["loc"]))), shown(detail["input"])
+    match detail["type"]:
+        case "value_error":  # our own rules, a sentence each
+            rules = [shown(rule, LONGEST_RULE) for rule in str(detail["ctx"]["error"]).split("\n")]
+            return [f"{where}: {rule}" if where else rule for rule in rules]
+        case "missing":
+            return [f"{where} is missing"]
+        case "extra_forbidden":
+            return [f"{where} is unknown{did_you_mean(where, keys(model))}"]
+        case "string_too_short":
+            return [f"{where} is empty; leave it out, or give it a value"]
+        case "string_pattern_mismatch":
+            return [f"{where}={given}: only letters, digits, '.', '_' and '-', at most 64"]
+    return [f"{where}={given}: {detail['msg'][0].lower()}{detail['msg'][1:]}"]

@@ -1,0 +1,110 @@
+"""The settings of one phase: how it trains, and everything it needs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from niels_gpt.config import Cfg, DataCfg, ModelCfg
+
+PhaseName = Literal["pretrain", "sft"]
+BatchChoice = Literal["fixed", "iso", "auto"]
+LARGEST_B = 65536
+MOST_MICROBATCHES = 65536  # in a step
+
+
+def possible_B(effective_batch: int) -> list[int]:
+    """Return every B that divides a step of so many sequences into microbatches, ascending."""
+    fewest = -(-effective_batch // MOST_MICROBATCHES)
+    return [B for B in range(fewest, min(effective_batch, LARGEST_B) + 1) if effective_batch % B == 0]
+
+
+class TrainCfgSchema(Cfg):
+    """How one phase learns. A step is one optimizer update on B x accum_steps sequences."""
+
+    seed: int = Field(1337, ge=0, le=2**31 - 1, description="names every random draw of the run")
+    B: int = Field(4, ge=1, le=LARGEST_B, description="sequences in a microbatch")
+    accum_steps: int = Field(
+        2, ge=1, le=MOST_MICROBATCHES, description="microbatches in a step; batch=iso computes it"
+    )
+    total_steps: int = Field(600, ge=1, le=10**9, description="steps in the phase")
+    eval_every: int = Field(200, ge=1, le=10**9, description="steps between evaluations; the last step has one")
+    eval_sequences: int = Field(128, ge=1, le=10**7, description="sequences in an evaluation, whatever B")
+    log_every: int = Field(20, ge=1, le=10**9, description="steps between lines of progress")
+    ckpt_every: int = Field(200, ge=1, le=10**9, description="steps between checkpoints; the last step has one")
+    max_minutes: float | None = Field(
+        None, gt=0, le=1e7, description="minutes that a phase may take, all resumes together; then it is saved"
+    )
+    keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints kept, besides the best")
+    optim: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
+    )
+    base_lr: float = Field(1e-3, gt=0.0, le=10.0, description="learning rate after warm-up")
+    schedule: Literal["cosine", "linear"] = Field("cosine", description="how the rate falls after warm-up")
+    min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate that the schedule ends at")
+    warmup_steps: int | None = Field(
+        None, ge=0, le=10**9, description="steps of linear warm-up; null: a tenth of total_steps"
+    )
+    weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="decoupled decay, on matrices only")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's averaging, each in [0, 1)")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Muon's averaging")
+    grad_clip: float = Field(1.0, gt=0.0, le=1e9, description="largest gradient norm of a step")
+    amp: bool = Field(True, description="autocast; takes effect on mps only")
+    amp_dtype: Literal["fp16", "bf16"] = Field("fp16", description="autocast's low precision")
+    loss_scaling: bool = Field(
+        False, description="fp16 on mps: a constant power of two times the loss, divided out again"
+    )
+    activation_checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
+    compile: bool = Field(
+        False, description="torch.compile: less time after a first step of up to a minute; CPU only"
+    )
+
+    def rules(self) -> Iterator[str]:
+        """Warm-up ends within the run, and the learning rate goes down."""
+        if self.warmup_steps is not None and self.warmup_steps > self.total_steps:
+            yield f"warmup_steps={self.warmup_steps} is more than total_steps={self.total_steps}"
+        if self.min_lr > self.base_lr:
+            yield f"min_lr={self.min_lr} is more than base_lr={self.base_lr}"
+        if not all(0 <= beta < 1 for beta in self.betas):
+            yield f"betas={list(self.betas)} must lie in [0, 1)"
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up."""
+        return self.total_steps // 10 if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def effective_batch(self) -> int:
+        """Sequences in a step."""
+        return self.B * self.accum_steps
+
+    def split(self, effective_batch: int, B: int) -> Self:
+        """Return these settings with steps of so many sequences, in microbatches of B."""
+        return self.model_copy(update={"B": B, "accum_steps": effective_batch // B})
+
+
+class RunCfg(Cfg):
+    """One phase, ready to be carried out."""
+
+    name: str
+    phase: PhaseName
+    dir: str
+    device: Literal["auto", "cpu", "mps"] = "auto"
+    batch: BatchChoice = "fixed"
+    memory_budget_gb: float | None = None
+    resume: str = "auto"
+    init_from: str | None = None
+    model: ModelCfg
+    data: DataCfg
+    train: TrainCfgSchema
+
+    @property
+    def out(self) -> Path:
+        """The phase's folder within the run folder."""
+        return Path(self.dir) / self.phase
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer that all phases of the run share."""
+        return Path(self.dir) / "tokenizer.json"

@@ -1,0 +1,48 @@
+"""Setting names, and suggestions for misspelt ones."""
+
+from collections.abc import Collection, Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from niels_gpt.errors import ConfigError
+from niels_gpt.printable import printable
+
+CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+HELP = "python scripts/train.py --help lists all settings"
+LONGEST = 80  # characters of a value in a message
+
+
+def keys(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Yield every setting in Hydra's dotted form."""
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from keys(info.annotation, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """Return the names that an unknown key may have meant, as the end of a sentence: lr means base_lr."""
+    word = key.rpartition(".")[2]
+    phase = [name for name in known if name.startswith("sft.") == key.startswith("sft.")]
+    alike = [name for name in phase if f".{name}".endswith((f".{word}", f"_{word}"))]
+    alike = alike or get_close_matches(key, phase, n=1, cutoff=0.77)
+    return f"; did you mean {' or '.join(alike[:2])}?" if alike else ""
+
+
+def shown(value: object, longest: int = LONGEST) -> str:
+    """Return a value as one printable line of bounded length."""
+    text = printable(str(list(value) if isinstance(value, tuple) else value)[: longest + 1])
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def require_known(what: str, asked: Iterable[str], known: Collection[str], more: str = "") -> None:
+    """Refuse names that nothing has.
+
+    Raises:
+        ConfigError: there are such names; its hint ends with `more`.
+    """
+    if unknown := sorted(set(asked) - set(known)):
+        raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose among {', '.join(known)}{more}")

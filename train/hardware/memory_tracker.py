@@ -1,0 +1,55 @@
+"""Count the bytes of live tensors during a step."""
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that were made under it and still live; `peak` is the most there were.
+
+    Allocators hide freed pages, so this looks at the storages themselves, after each operation: a kernel's
+    own workspace is not seen. On mps `driver` is the most that the Metal driver held after an operation.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.on_mps = device.type == "mps"
+        self.now = self.peak = self.driver = 0
+        self._live: dict[int, int] = {}  # a storage's address -> its bytes
+
+    @property
+    def count(self) -> int:
+        """How many storages were made under it and still live."""
+        return len(self._live)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, then count what it made."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(out):
+            if storage._cdata not in given and storage._cdata not in self._live:
+                self._add(storage)
+        self.peak = max(self.peak, self.now)
+        if self.on_mps:
+            self.driver = max(self.driver, torch.mps.driver_allocated_memory())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        self._live[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        weakref.finalize(storage, self._remove, storage._cdata)
+
+    def _remove(self, address: int) -> None:
+        self.now -= self._live.pop(address)
+
+
+def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
+    """Yield the storages of all tensors in nested arguments."""
+    yield from (leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))

@@ -1,0 +1,39 @@
+"""Explain an out-of-memory error with settings that need less."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from niels_gpt.device import memory_said
+from niels_gpt.errors import OutOfMemory, first_line, is_out_of_memory
+from train.config.schema import RunCfg
+
+
+@contextmanager
+def explained_memory(cfg: RunCfg, device: torch.device) -> Iterator[None]:
+    """Turn a device's out of memory into one message with the ways out; let other errors pass."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        train = cfg.train
+        raise OutOfMemory(
+            f"out of memory on {device.type} with train.B={train.B} model.T={cfg.model.T} "
+            f"train.accum_steps={train.accum_steps}; {memory_said(device)} ({first_line(error)})",
+            ways_out(cfg),
+        ) from error
+
+
+def ways_out(cfg: RunCfg) -> str:
+    """Return what to try next, in order, ready to paste."""
+    train = cfg.train
+    ways = [] if train.activation_checkpointing else ["memory=ckpt (the same numbers, more time)"]
+    fixed = "batch=fixed " if cfg.batch == "auto" else ""
+    if train.B % 2 == 0:
+        ways.append(f"{fixed}train.B={train.B // 2} train.accum_steps={train.accum_steps * 2} (the same training)")
+    elif train.B > 1:
+        ways.append(f"{fixed}train.B=1 train.accum_steps={train.effective_batch} (the same training)")
+    ways.append("a smaller model.T or model")
+    return "try in this order: " + "; ".join(ways)

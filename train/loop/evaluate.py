@@ -1,0 +1,138 @@
+"""Compute the validation loss on the same sequences every time, and a unigram baseline."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from niels_gpt.data.batches import Batch, Source, require_ids
+from niels_gpt.errors import DataError
+from niels_gpt.loss import IGNORE
+from niels_gpt.model.gpt import GPT
+from train.loop.amp import Amp
+
+UNIGRAM_SEQUENCES = 4096  # enough of the training split to count how often each token occurs
+
+
+class Yardstick(NamedTuple):
+    """What a loss on the validation sequences means: `unigram_loss` in nats a target, bytes a target."""
+
+    unigram_loss: float
+    bytes_per_target: float
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Turn nats a target into bits a byte, which compare between tokenizers."""
+        return loss / math.log(2) / self.bytes_per_target
+
+
+def batches(source: Source, sequences: int, B: int) -> Iterator[Batch]:
+    """Yield the first `sequences` of an epoch, or the whole of a shorter one, in batches of exactly B.
+
+    The last batch is filled up with rows that have no targets.
+    """
+    sequences = min(sequences, len(source))
+    for first in range(0, sequences, B):
+        batch = source.draw(first, B)
+        batch.y[sequences - first :] = IGNORE
+        yield batch
+
+
+class ValSource(NamedTuple):
+    """One source of the held-out sequences, in a seeded order, and its `share` of the loss; shares add up to 1.
+
+    An evaluation sees its first `sequences`.
+    """
+
+    name: str
+    source: Source
+    share: float
+    sequences: int
+
+
+class ValLoss(NamedTuple):
+    """A validation loss in nats a target: the mean of the sources' losses, each weighted by its share."""
+
+    mean: float
+    by_source: dict[str, float]
+
+
+def share_out(sources: Mapping[str, tuple[Source, float]], sequences: int) -> list[ValSource]:
+    """Divide an evaluation of so many sequences among weighted sources, by name.
+
+    No source gives a row twice: the others make up for one that has fewer rows than its share asks for.
+    """
+    total = sum(weight for _, weight in sources.values())
+    shares = {name: weight / total for name, (_, weight) in sources.items()}
+    left, share_left, asked = sequences, 1.0, dict[str, int]()
+    for name in sorted(sources, key=lambda name: len(sources[name][0]) / shares[name]):  # the scarcest first
+        asked[name] = min(len(sources[name][0]), max(1, round(left * shares[name] / share_left)))
+        left, share_left = left - asked[name], share_left - shares[name]
+    return [ValSource(name, source, shares[name], asked[name]) for name, (source, _) in sources.items()]
+
+
+def evaluate(
+    model: GPT, sources: Sequence[ValSource], B: int, amp: Amp, stop: Callable[[], bool] = lambda: False
+) -> ValLoss | None:
+    """Return the validation loss, or None if it was stopped; the model stays in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    losses = dict[str, float]()
+    for part in sources:
+        loss = mean_loss(model, part.source, part.sequences, B, amp, stop)
+        if loss is None:
+            break
+        losses[part.name] = loss
+    model.train(was_training)
+    if len(losses) < len(sources):
+        return None
+    return ValLoss(sum(part.share * losses[part.name] for part in sources), losses)
+
+
+@torch.no_grad()
+def mean_loss(
+    model: GPT, source: Source, sequences: int, B: int, amp: Amp, stop: Callable[[], bool] = lambda: False
+) -> float | None:
+    """Return the mean loss a target over the first `sequences`, in nats, or None if it was stopped."""
+    total, targets = torch.zeros((), device=model.device), 0
+    for x, y in batches(source, sequences, B):
+        if stop():
+            return None
+        require_ids(Batch(x, y), model.cfg.V)
+        with amp():
+            total += model.loss(x.to(model.device), y.to(model.device), 1.0)
+        targets += int((y != IGNORE).sum())
+    return total.item() / targets
+
+
+def yardstick(train: Source, val: Sequence[ValSource], token_bytes: Sequence[int], B: int) -> Yardstick:
+    """Measure a unigram model, learned from the training targets, on the validation sequences.
+
+    Raises:
+        DataError: no target there stands for a byte of text, so that there is nothing to measure by.
+    """
+    V = len(token_bytes)
+    seen = _counts(train, UNIGRAM_SEQUENCES, V, B) + 1.0  # add-one smoothing
+    surprise = -(seen / seen.sum()).log()  # nats, (V)
+    counts = [_counts(part.source, part.sequences, V, B) for part in val]
+
+    def mean(values: Tensor) -> float:  # of `values` by id, over the targets of each source by its share
+        return sum(part.share * float((n * values).sum() / n.sum()) for part, n in zip(val, counts, strict=True))
+
+    bytes_per_target = mean(torch.tensor(token_bytes, dtype=torch.float64))  # noqa: TID251  on the CPU
+    if not bytes_per_target:
+        targets, sequences = sum(int(n.sum()) for n in counts), sum(part.sequences for part in val)
+        raise DataError(
+            f"the {targets} targets in {sequences} validation sequences stand for no byte of text",
+            "use more train.eval_sequences or a larger model.T, or give longer texts",
+        )
+    return Yardstick(mean(surprise), bytes_per_target)
+
+
+def _counts(source: Source, sequences: int, V: int, B: int) -> Tensor:
+    """Return how often each id is a target, (V), float64."""
+    counts = torch.zeros(V, dtype=torch.float64)  # noqa: TID251  on the CPU
+    for _, y in batches(source, sequences, B):
+        counts += torch.bincount(y[y != IGNORE], minlength=V)
+    return counts

@@ -1,0 +1,139 @@
+"""Log a phase: metrics.jsonl, a progress bar, and curves.png at the end."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich import get_console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from niels_gpt.device import memory_in_use
+from niels_gpt.storage import beside
+from train.artifacts.checkpointing import TrainState
+from train.artifacts.disk import tolerated
+from train.artifacts.metrics import METRICS, append, keep_until, read_metrics, settle
+from train.loop.evaluate import ValLoss, Yardstick
+
+CURVES = "curves.png"
+log = logging.getLogger("niels_gpt")
+
+
+class Report:
+    """The voice of one phase. Its numbers go to metrics.jsonl, one object per event, each step once."""
+
+    def __init__(
+        self,
+        out: Path,
+        total_steps: int,
+        state: TrainState,
+        measure: Yardstick,
+    ) -> None:
+        """Go on after the step of `state`; what the file says beyond it belongs to a run that was cut off."""
+        self.out, self.total_steps, self.measure = out, total_steps, measure
+        self.device, self.T = state.model.device, state.model.cfg.T
+        self._since, self._since_step, self._since_tokens = time.monotonic(), state.step, self._tokens(state)
+        self._progress: Progress | None = None
+        with tolerated(out / METRICS):
+            keep_until(out / METRICS, state.step, evaluated=state.evaluated)
+
+    def train(self, state: TrainState, loss: float, lr: float, grad_norm: float) -> None:
+        """Tell of one optimizer step: its mean loss a target, in nats."""
+        step = state.step
+        speed, left = self._speed_and_seconds_left(state)
+        self._write(
+            event="train",
+            step=step,
+            loss=loss,
+            lr=lr,
+            grad_norm=grad_norm,
+            tokens=self._tokens(state),
+            tokens_per_second=round(speed),
+            memory=memory_in_use(self.device),
+        )
+        if self._progress:
+            task = self._progress.task_ids[0]
+            self._progress.update(task, facts=f"loss {loss:.3f}  lr {lr:.2e}  {speed:,.0f} tokens/s")
+        else:
+            width = len(str(self.total_steps))
+            log.info(
+                f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {lr:.2e}  "
+                f"grad_norm {grad_norm:.2f}  {speed:,.0f} tokens/s  {left:.0f} s left"
+            )
+
+    def val(self, state: TrainState, loss: ValLoss) -> None:
+        """Tell of an evaluation: loss in nats a target and bits a byte, beside a unigram model's."""
+        bits = self.measure.bits_per_byte(loss.mean)
+        several = {"by_source": loss.by_source} if len(loss.by_source) > 1 else {}
+        told = {"loss": loss.mean, "bits_per_byte": bits, "tokens": self._tokens(state)}
+        self._write(event="val", step=state.step, **told, **several)
+        unigram = self.measure.unigram_loss
+        parts = ", ".join(f"{name} {part:.4f}" for name, part in loss.by_source.items())
+        log.info(
+            f"step {state.step}/{self.total_steps}  validation loss {loss.mean:.4f} (unigram {unigram:.4f})  "
+            f"bits per byte {bits:.3f} (unigram {self.measure.bits_per_byte(unigram):.3f})"
+            + (f"  by source: {parts}" if several else "")
+        )
+
+    def settle(self) -> None:
+        """See to it that a power cut takes nothing back of what was told."""
+        with tolerated(self.out / METRICS):
+            settle(self.out / METRICS)
+
+    def advance(self, step: int) -> None:
+        """Move the bar, where there is one."""
+        if self._progress:
+            self._progress.update(self._progress.task_ids[0], completed=step)
+
+    @contextmanager
+    def live(self, title: str) -> Iterator[None]:
+        """Show a progress bar on a terminal while a phase learns."""
+        if not get_console().is_terminal:
+            yield
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=get_console(), transient=True) as self._progress:
+            self._progress.add_task(title, total=self.total_steps, completed=self._since_step, facts="")
+            yield
+        self._progress = None
+
+    def curves(self) -> None:
+        """Draw the losses of the phase so far into curves.png."""
+        from matplotlib.figure import Figure  # here: importing it takes as long as ten steps
+
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        events = list(read_metrics(self.out / METRICS))
+        for kind, style in (("train", "-"), ("val", "o-")):
+            points = [(event["step"], event["loss"]) for event in events if event["event"] == kind]
+            axes.plot(*zip(*points, strict=True), style, label=kind, markersize=4) if points else None
+        axes.axhline(self.measure.unigram_loss, color="grey", linestyle=":", label="unigram, val")
+        axes.set(xlabel="step", ylabel="loss (nats a target)", title=self.out.name)
+        axes.legend()
+        with tolerated(self.out / CURVES), beside(self.out / CURVES) as part:
+            figure.savefig(part, dpi=120, format="png")
+
+    def _tokens(self, state: TrainState) -> int:
+        """Return the tokens trained on so far."""
+        return state.sequences * self.T
+
+    def _speed_and_seconds_left(self, state: TrainState) -> tuple[float, float]:
+        """Return the tokens a second since the last call, and the seconds to the end at that speed."""
+        now, tokens = time.monotonic(), self._tokens(state)
+        seconds = max(now - self._since, 1e-9)
+        speed = (tokens - self._since_tokens) / seconds
+        left = (self.total_steps - state.step) * seconds / max(1, state.step - self._since_step)
+        self._since, self._since_step, self._since_tokens = now, state.step, tokens
+        return speed, left
+
+    def _write(self, **event: Any) -> None:
+        with tolerated(self.out / METRICS):
+            append(self.out / METRICS, event)

@@ -1,0 +1,45 @@
+"""Make the model of a phase: seeded, and recomputed or compiled as its settings say."""
+
+import logging
+
+import torch
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.errors import ConfigError, first_line
+from niels_gpt.model.gpt import GPT
+from niels_gpt.seeds import derived_seed
+from train.config.schema import TrainCfgSchema
+
+log = logging.getLogger("niels_gpt")
+
+
+def make_model(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> GPT:
+    """Return a GPT with new weights on a device; the CPU draws them, for every device."""
+    torch.manual_seed(derived_seed("weights", train.seed))
+    recompute, compiled = train.activation_checkpointing, compile_active(device, train)
+    return GPT(cfg, activation_checkpointing=recompute, compiled=compiled).to(device)
+
+
+def compile_active(device: torch.device, train: TrainCfgSchema) -> bool:
+    """Return whether this run compiles its model: when asked for, on the CPU; nobody has measured it on mps."""
+    return train.compile and device.type == "cpu"
+
+
+def require_compiler(device: torch.device, train: TrainCfgSchema) -> None:
+    """Try to compile something small, if the run is going to compile; say what is going to happen.
+
+    Raises:
+        ConfigError: it does not work, and why.
+    """
+    if not compile_active(device, train):
+        return
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))  # noqa: TID251
+    except Exception as error:  # a compiler fails in as many ways as there are compilers
+        raise ConfigError(
+            f"compile=on was asked for, but torch.compile fails here: {first_line(error)}",
+            "install a C++ compiler (g++ or clang++), or use compile=off",
+        ) from error
+    log.info(
+        "compile=on: the first step compiles the model, which takes up to a minute, less when it was done before"
+    )

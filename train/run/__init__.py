@@ -1,0 +1,5 @@
+"""Carry out a run: pretraining, SFT, or both."""
+
+from train.run.runner import run
+
+__all__ = ["run"]

@@ -1,0 +1,79 @@
+"""Open the token files of a phase as one source of batches."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from niels_gpt.config import SourceCfg
+from niels_gpt.data.batches import Mixture, Source
+from niels_gpt.data.sources import Want, having
+from niels_gpt.data.token_cache import TokenCache, open_cache
+from niels_gpt.data.token_files import TokenFiles
+from niels_gpt.errors import DataError
+from niels_gpt.tokenizer import Tokenizer
+from train.config.schema import PhaseName, RunCfg
+from train.loop.evaluate import ValSource, share_out
+
+WANTS: dict[PhaseName, Want] = {"pretrain": "documents", "sft": "dialogues"}
+VAL_SEED = 0  # of the order of validation sequences: the same for all runs, so that their losses compare
+Stream = Callable[[TokenFiles, int, int], Source]
+log = logging.getLogger("niels_gpt")
+
+
+class PhaseData(NamedTuple):
+    """The sequences that a phase trains on, and its held-out ones by source.
+
+    A resumed run needs the same `content_hash`; validation losses compare as long as `measure` is the same.
+    """
+
+    train: Source
+    val: list[ValSource]
+    content_hash: str
+    measure: str
+
+
+def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
+    """Open the token files of a phase, each as a `stream` of sequences; they are built if they are not there.
+
+    Raises:
+        DataError: a source has too little for one of its splits, or no source has what the phase reads.
+    """
+    data, T, want = cfg.data, cfg.model.T, WANTS[cfg.phase]
+    sources = having(data.mixture(), want)
+    if left_out := [source.called for source in data.mixture() if source not in sources]:
+        log.info("%s: no %s in %s; left out", cfg.phase, want, ", ".join(left_out))
+    held_out = [source for source in sources if data.val_source in ("", source.called)]
+    if not held_out:
+        raise DataError(
+            f"val_source={data.val_source} has no {want}, which {cfg.phase} validates on",
+            f"use one of {', '.join(source.called for source in sources)}, or leave val_source out",
+        )
+
+    def opened(source: SourceCfg, cache: TokenCache, split: str, seed: int) -> Source:
+        try:
+            return stream(cache.open(split), T, seed)
+        except DataError as error:
+            raise DataError(f"{source.called}, {split} split: {error}", error.hint) from None
+
+    train: list[Source] = []
+    val: dict[str, tuple[Source, float]] = {}
+    facts, measured = [], []
+    for source in sources:
+        cache = open_cache(source, want, tokenizer, data, T + 1)
+        facts.append((cache.meta.content_sha256, source.weight))
+        train.append(opened(source, cache, "train", cfg.train.seed))
+        if source in held_out:
+            name = source.called if source.called not in val else f"{source.called} {len(val) + 1}"
+            val[name] = opened(source, cache, "val", VAL_SEED), source.weight
+            measured.append(facts[-1])
+    return PhaseData(
+        train[0] if len(train) == 1 else Mixture(train, [source.weight for source in sources], cfg.train.seed),
+        share_out(val, cfg.train.eval_sequences),
+        _hash(facts, "", data.val_fraction),  # "": where val_source was, before it could change
+        _hash(measured, cfg.train.eval_sequences),
+    )
+
+
+def _hash(*facts: Any) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -1,0 +1,166 @@
+"""Carry out a plan, one phase after the other, each from the best checkpoint of the one before."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from niels_gpt.data.batches import Source
+from niels_gpt.device import reset_peak_memory, resolve_device
+from niels_gpt.errors import Interrupted, TimeIsUp
+from train.artifacts.checkpointing import TrainState, saved_size
+from train.artifacts.disk import require_writable
+from train.artifacts.metrics import METRICS, read_metrics
+from train.artifacts.paths import BEST
+from train.artifacts.results import PhaseResult, finished, read_results, settings_of, write_results
+from train.artifacts.run_folder import claim, sweep_leftovers
+from train.cli.signals import stop_on_signals
+from train.config.schema import RunCfg
+from train.hardware.batch_search import settled
+from train.hardware.cpu import prepare_cpu
+from train.hardware.out_of_memory import explained_memory
+from train.hardware.preflight import preflight
+from train.loop.amp import amp_active, precision_advice
+from train.loop.evaluate import Yardstick, yardstick
+from train.loop.logger import Report
+from train.loop.model import compile_active, make_model, require_compiler
+from train.loop.optim import make_optimizer
+from train.loop.steps import train_loop
+from train.run import pretrain, sft
+from train.run.resume import open_tokenizer, restore, starting_point
+from train.run.sample import show_sample
+from train.run.time_limit import Budget
+
+DATA = {"pretrain": pretrain.data, "sft": sft.data}
+log = logging.getLogger("niels_gpt")
+
+
+def run(plan: list[RunCfg]) -> list[PhaseResult]:
+    """Carry out the phases of a plan in their run folder; what is complete is left as it is.
+
+    Raises:
+        NielsError: of the kind that says what went wrong; what was saved stays good.
+    """
+    claim(plan)
+    sweep_leftovers(plan)
+    plan = settled(plan)
+    phases = {cfg.phase for cfg in plan}
+    others = [result for phase, result in read_results(Path(plan[0].dir)).items() if phase not in phases]
+    results: list[PhaseResult] = []
+    for cfg in plan:
+        if (result := finished(cfg)) is None:
+            before = Path(cfg.dir) / results[-1].phase if results else None
+            with explained_memory(cfg, resolve_device(cfg.device)):
+                result = run_phase(cfg, before, last=cfg is plan[-1])
+            write_results(cfg, [*others, *results, result])
+        else:
+            log.info("%s: complete at step %d, nothing to do", cfg.phase, result.step)
+        results.append(result)
+    return results
+
+
+def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
+    """Carry out one phase, in a pipeline from the best of the phase `before`; `last` shows a sample at its end."""
+    device = resolve_device(cfg.device)
+    preflight(device, cfg)
+    require_compiler(device, cfg.train)
+    prepare_cpu(device)
+    cfg.out.mkdir(parents=True, exist_ok=True)
+    start = starting_point(cfg, before)
+    tokenizer = open_tokenizer(cfg, start)
+    model = make_model(cfg.model, cfg.train, device)
+    state = TrainState(model, make_optimizer(model, cfg.train))
+    data = DATA[cfg.phase](cfg, tokenizer)
+    origin = restore(state, start, cfg, tokenizer, data)
+    del start  # as large as the weights and the optimizer's averages
+    log.info(startup_line(cfg, state, data.train))
+    if advice := precision_advice(device, cfg.train, cfg.model.T):
+        log.warning("%s: %s", cfg.phase, advice)
+    measure = yardstick(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
+    require_writable(cfg.out, saved_size(model))
+    report = Report(cfg.out, cfg.train.total_steps, state, measure)
+    started, budget = (time.monotonic(), time.process_time()), Budget(cfg.out, cfg.train.max_minutes)
+    with stop_on_signals() as stop, report.live(cfg.phase):
+        reset_peak_memory(device)
+        train_loop(
+            state,
+            cfg.train,
+            data.train,
+            data.val,
+            out=cfg.out,
+            report=report,
+            origin=origin,
+            stop=lambda: stop() or budget.used_up(),
+        )
+    took = time.monotonic() - started[0], time.process_time() - started[1]
+    budget.note()
+    if stop.signum is None:  # who sent a signal does not wait for a drawing
+        report.curves()
+    require_complete(cfg, state, stop.signum)
+    if last:
+        show_sample(cfg.phase, state.model, tokenizer, data.val[0].source)
+    return phase_result(cfg, state, measure, origin, took)
+
+
+def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None:
+    """Refuse to call a phase done that was asked to stop.
+
+    Raises:
+        Interrupted: a signal came.
+        TimeIsUp: it has used its `max_minutes`.
+    """
+    step = state.step
+    after = f"after step {step} of {cfg.train.total_steps}, which is saved" if step else "before its first step"
+    never = cfg.resume == "never"
+    if signum is not None:
+        way_out = "go on with resume=auto" if never else "the same command goes on from there"
+        raise Interrupted(f"{cfg.phase}: stopped {after}", way_out, signum)
+    if step < cfg.train.total_steps or not state.evaluated:
+        said = f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} are used up {after}"
+        raise TimeIsUp(said, f"go on with {'resume=auto and ' if never else ''}a larger train.max_minutes=...")
+
+
+def phase_result(
+    cfg: RunCfg, state: TrainState, measure: Yardstick, origin: dict[str, Any], took: tuple[float, float]
+) -> PhaseResult:
+    """Gather what the phase reached; it `took` seconds by the clock, and of the CPUs."""
+    losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
+    best = state.best_val_loss
+    return PhaseResult(
+        phase=cfg.phase,
+        step=state.step,
+        val_loss=losses[-1] if losses else None,
+        best_val_loss=best,
+        bits_per_byte=None if best is None else measure.bits_per_byte(best),
+        unigram_loss=measure.unigram_loss,
+        unigram_bits_per_byte=measure.bits_per_byte(measure.unigram_loss),
+        tokens=state.sequences * cfg.model.T,
+        seconds=round(took[0], 1),
+        checkpoint=f"{cfg.phase}/{BEST}",
+        settings=settings_of(cfg),
+        cpu_seconds=round(took[1], 1),
+        tokenizer=origin["tokenizer"],
+        changes=origin.get("changes", []),
+    )
+
+
+def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
+    """Return what is going to happen, in one line; `amp` says what this device will really do."""
+    facts = {
+        "device": state.model.device.type,
+        "amp": "on" if amp_active(state.model.device, cfg.train) else "off",
+        "amp_dtype": cfg.train.amp_dtype,
+        "activation_checkpointing": str(cfg.train.activation_checkpointing).lower(),
+        "micro_B": cfg.train.B,
+        "accum_steps": cfg.train.accum_steps,
+        "effective_batch": cfg.train.effective_batch,
+        "T": cfg.model.T,
+        "parameters": f"{state.model.parameter_count():,}",
+        "steps": f"{state.step}..{cfg.train.total_steps}",
+        "sequences_per_epoch": len(train_source),
+        "compile": "on" if compile_active(state.model.device, cfg.train) else "off",
+        "threads": torch.get_num_threads(),
+    }
+    return f"{cfg.phase}: " + " ".join(f"{key}={value}" for key, value in facts.items())

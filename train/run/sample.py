@@ -1,0 +1,38 @@
+"""Log a sample of a trained model: an answer to a held-out question, or a text."""
+
+import logging
+
+from niels_gpt.data.batches import Source
+from niels_gpt.data.chat_template import decode_turns
+from niels_gpt.generation.generate import generate
+from niels_gpt.model.gpt import GPT
+from niels_gpt.tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, Tokenizer
+from train.config.schema import PhaseName
+
+MAX_TOKENS = 80
+TEMPERATURE = 0.3
+log = logging.getLogger("niels_gpt")
+
+
+def show_sample(phase: PhaseName, model: GPT, tokenizer: Tokenizer, val_source: Source) -> None:
+    """Log a sample in the form that the phase teaches."""
+    for line in answer(model, tokenizer, val_source) if phase == "sft" else [story(model, tokenizer)]:
+        log.info("sample  %s", line)
+
+
+def answer(model: GPT, tokenizer: Tokenizer, val_source: Source) -> list[str]:
+    """Return the turns of a held-out question with the model's answer, and the answer that was held out."""
+    held_out = val_source.draw(0, 1).x[0].tolist()
+    begins = held_out.index(tokenizer.special[ASSISTANT]) + 1
+    prompt, rest = held_out[:begins], held_out[begins:]
+    end = tokenizer.special[END_OF_TURN]
+    said = list(generate(model, prompt, MAX_TOKENS, stop=[end], temperature=TEMPERATURE))
+    turns = [f"{turn.role}: {turn.content}" for turn in decode_turns([*prompt, *said], tokenizer)]
+    expected = rest[: rest.index(end)] if end in rest else rest
+    return [*turns, f"(held-out answer: {tokenizer.decode(expected)})"]
+
+
+def story(model: GPT, tokenizer: Tokenizer) -> str:
+    """Return a text that the model begins and goes on with by itself."""
+    end = tokenizer.special[END_OF_TEXT]
+    return tokenizer.decode(list(generate(model, [end], MAX_TOKENS, stop=[end], temperature=TEMPERATURE)))

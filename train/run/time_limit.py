@@ -1,0 +1,47 @@
+"""Limit the minutes of a phase, counted over all its processes."""
+
+import time
+from pathlib import Path
+
+from niels_gpt.storage import write_json
+from niels_gpt.untrusted import read_json
+from train.artifacts.disk import tolerated
+from train.artifacts.paths import any_saved
+
+TIME = "time.json"
+LARGEST = 1 << 10  # bytes of it
+NOTED_EVERY = 10.0  # seconds: all that a kill can make a phase forget of the time it took
+
+
+class Budget:
+    """The time that a phase has used, by a clock that never goes back; no limit where `minutes` is None."""
+
+    def __init__(self, folder: Path, minutes: float | None) -> None:
+        """Go on counting from what earlier processes noted in `folder`, if they left anything to go on from."""
+        self.path, self.minutes = folder / TIME, minutes
+        self._noted = self._before = _read(self.path) if any_saved(folder) else 0.0
+        self._started = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the seconds used so far."""
+        return self._before + time.monotonic() - self._started
+
+    def used_up(self) -> bool:
+        """Return whether nothing is left; what is used is noted now and then."""
+        if self.seconds() - self._noted >= NOTED_EVERY:
+            self.note()
+        return self.minutes is not None and self.seconds() >= self.minutes * 60
+
+    def note(self) -> None:
+        """Keep what is used for the next process."""
+        self._noted = self.seconds()
+        with tolerated(self.path):
+            write_json(self.path, {"seconds": round(self._noted, 3)})
+
+
+def _read(path: Path) -> float:
+    """Return what was noted; a file that is missing or damaged has noted nothing."""
+    try:
+        return max(0.0, float(read_json(path, LARGEST)["seconds"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0.0
