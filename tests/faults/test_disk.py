@@ -356,7 +356,7 @@ def test_a_folder_that_goes_away_under_a_run_ends_it_with_a_clear_text(
 
     with mock.patch("train.loop.steps.optimizer_step", removed_at_2), pytest.raises(DiskError) as caught:
         run_folder(*TRAIN)
-    assert str(caught.value) == f"{tmp_path}/run/pretrain: there is no such folder (any more)"
+    assert str(caught.value) == f"{tmp_path}/run/pretrain: the folder does not exist"
     assert caught.value.exit_code == 8
     note("unwritable or vanished folders", "found out by a real write, exit 8", "run, phase, cache: as asked")
 
