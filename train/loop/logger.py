@@ -24,13 +24,7 @@ log = logging.getLogger("niels_gpt")
 class Report:
     """Log the numbers of a phase to metrics.jsonl, one object per event, and to the console."""
 
-    def __init__(
-        self,
-        out: Path,
-        total_steps: int,
-        state: TrainState,
-        measure: Yardstick,
-    ) -> None:
+    def __init__(self, out: Path, total_steps: int, state: TrainState, measure: Yardstick) -> None:
         """Continue after the step of `state`; later events in the file belong to a process that was killed."""
         self.out, self.total_steps, self.measure = out, total_steps, measure
         self.device, self.T = state.model.device, state.model.cfg.T
@@ -41,25 +35,17 @@ class Report:
 
     def train(self, state: TrainState, loss: float, lr: float, grad_norm: float) -> None:
         """Log an optimizer step; `loss` is the mean per target, in nats."""
-        step = state.step
         speed, left = self._speed_and_seconds_left(state)
-        self._write(
-            event="train",
-            step=step,
-            loss=loss,
-            lr=lr,
-            grad_norm=grad_norm,
-            tokens=self._tokens(state),
-            tokens_per_second=round(speed),
-            memory=memory_in_use(self.device),
-        )
+        numbers = {"step": state.step, "loss": loss, "lr": lr, "grad_norm": grad_norm}
+        machine = {"tokens_per_second": round(speed), "memory": memory_in_use(self.device)}
+        self._write(event="train", **numbers, tokens=self._tokens(state), **machine)
         if self._progress:
             task = self._progress.task_ids[0]
             self._progress.update(task, facts=f"loss {loss:.3f}  lr {lr:.2e}  {speed:,.0f} tokens/s")
         else:
             width = len(str(self.total_steps))
             log.info(
-                f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {lr:.2e}  "
+                f"step {state.step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {lr:.2e}  "
                 f"grad_norm {grad_norm:.2f}  {speed:,.0f} tokens/s  {left:.0f} s left"
             )
 

@@ -16,8 +16,8 @@ class Muon(Optimizer):
     """Update matrices by orthogonal steps, with Nesterov momentum and decoupled weight decay.
 
     Like torch.optim.Muon with `match_rms_adamw` (Liu et al., Muon is Scalable for LLM Training, 2025): a step is
-    as large as AdamW's at the same learning rate. Torch's computes in bfloat16, which is very slow on a CPU without
-    bfloat16 products; this one computes in float32 there.
+    as large as AdamW's at the same learning rate. Torch's computes in bfloat16, which is very slow on a CPU
+    without bfloat16 products; there this one computes in float32.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float) -> None:

@@ -109,20 +109,23 @@ def newest(folder: Path) -> Found | None:
     Raises:
         CheckpointError: all checkpoints are damaged.
     """
-    refused: list[tuple[Path, CheckpointError]] = []
+    damaged: dict[Path, CheckpointError] = {}
     for path in _candidates(folder):
         try:
-            found = _read_step(path)
+            found = Found.at(path)
+            if step_of(path) not in (None, step := found.saved["step"]):
+                raise CheckpointError(f"{path} is damaged (it holds step {step})", "use an earlier checkpoint")
         except CheckpointError as error:
-            refused.append((path, error))
-        else:
-            for damaged, why in refused:
-                log.warning("warning: %s; using step %d", why, found.saved["step"])
-                _set_aside(damaged)
-            return found
-    if refused:
-        lines = [str(error) for _, error in refused]
-        raise CheckpointError("\n".join(lines), "start again under another name=..., or use init_from=PATH")
+            damaged[path] = error
+            continue
+        for other, reason in damaged.items():
+            log.warning("warning: %s; using step %d", reason, step)
+            if step_of(other) is not None:
+                other.replace(other.with_name(f"{other.name}.damaged"))
+        return found
+    if damaged:
+        errors = "\n".join(map(str, damaged.values()))
+        raise CheckpointError(errors, "start again under another name=..., or use init_from=PATH")
     return None
 
 
@@ -134,20 +137,6 @@ def _candidates(folder: Path) -> Iterator[Path]:
         if path.exists() and not any(path.samefile(other) for other in seen):
             seen.append(path)
             yield path
-
-
-def _read_step(path: Path) -> Found:
-    """Read a checkpoint; its step must be the one in its name."""
-    found = Found.at(path)
-    if (named := step_of(path)) is not None and (step := found.saved["step"]) != named:
-        raise CheckpointError(f"{path} is damaged (it holds step {step})", "use an earlier checkpoint")
-    return found
-
-
-def _set_aside(path: Path) -> None:
-    """Rename a damaged step, so that it no longer counts as one."""
-    if step_of(path) is not None:
-        path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def best_in(folder: Path) -> Found:
