@@ -261,7 +261,7 @@ def test_a_phase_whose_checkpoints_are_gone_is_not_begun_anew_under_the_next(run
         path.unlink()
     with pytest.raises(CheckpointError, match="has 0 of 4 steps, but sft has already begun") as caught:
         run_folder(experiment="smoke_pipeline")
-    assert caught.value.hint.startswith("go on with phase=sft alone")
+    assert caught.value.hint.startswith("use phase=sft alone")
     run_folder("phase=sft", experiment="smoke_pipeline")
 
 

@@ -15,6 +15,7 @@ from faults.scale import note, scaled
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.checkpointing import save_step
+from train.loop.evaluate import ValLoss
 from train.loop.model import make_model
 from train.run import runner as run_module
 
@@ -97,7 +98,7 @@ def test_what_is_not_finite_is_found_before_the_update_and_named(
 
 def test_a_validation_loss_that_is_not_finite_is_an_error_and_no_best(run_folder: Run, tmp_path: Path) -> None:
     with (
-        mock.patch("train.loop.steps.evaluate", return_value=float("nan")),
+        mock.patch("train.loop.steps.evaluate", return_value=ValLoss(float("nan"), {})),
         pytest.raises(NonFiniteError) as caught,
     ):
         run_folder(*SETTINGS)
