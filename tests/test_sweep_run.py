@@ -51,7 +51,7 @@ def require_told_apart(jobs: dict[str, Job]) -> None:
     assert jobs["1002"].exit_code == 23
     assert "SIGKILL" in jobs["1003"].reason
     assert jobs["1004"].exit_code == 5 and "step 2" in jobs["1004"].reason
-    assert "without a result" in jobs["1005"].reason
+    assert "no result.json" in jobs["1005"].reason
 
 
 def test_a_finished_job_is_known_by_the_hash_of_its_settings(tmp_path: Path) -> None:
