@@ -157,18 +157,17 @@ def _draw(xlabel: str, ylabel: str, alt: str, paint: Callable[["Axes"], None]) -
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     file = io.BytesIO()
-    with rc_context(
-        STYLE | {"svg.fonttype": "none", "svg.hashsalt": alt}
-    ):  # text stays text; the same bytes again
+    svg = {"svg.fonttype": "none", "svg.hashsalt": alt}  # text stays text; equal figures are equal bytes
+    with rc_context(STYLE | svg):
         figure = Figure(figsize=SIZE)
         figure.subplots_adjust(left=0.14, right=0.97, bottom=0.14, top=0.96)
         axes = figure.subplots()
         axes.set(xlabel=xlabel, ylabel=ylabel)
         paint(axes)
         for axis, label in ((axes.xaxis, xlabel), (axes.yaxis, ylabel)):
+            axis.set_major_locator(MaxNLocator(5))
             if label.startswith("tokens"):
                 axis.set_major_formatter(EngFormatter(sep=" "))  # 12 k for 12000
-                axis.set_major_locator(MaxNLocator(6))
         figure.savefig(file, format="svg", facecolor="white", metadata={"Date": None})
     content = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{content}">'

@@ -3,7 +3,7 @@
 import math
 import shlex
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -175,16 +175,15 @@ def _flatten_settings(results: Results) -> Settings:
     done = [phase for phase in PHASES if phase in results]
     flat: Settings = {"phase": "pipeline" if len(done) > 1 else done[0]} if done else {}
     for at, phase in enumerate(done):
-        flat |= dict(_flatten(results[phase].settings, "sft." if at else ""))
+        flat |= _flatten(results[phase].settings, "sft." if at else "")
     return flat
 
 
-def _flatten(tree: Settings, path: str) -> Iterator[tuple[str, Any]]:
+def _flatten(tree: Settings, path: str) -> Settings:
+    flat: Settings = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
+        flat |= _flatten(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return flat
 
 
 def read_objective(folder: Path, objective: Sequence[str]) -> float | tuple[float, ...] | None:
@@ -203,24 +202,28 @@ def read_objective(folder: Path, objective: Sequence[str]) -> float | tuple[floa
 
 def read_curve(path: Path) -> Curve | None:
     """Return the curve in a metrics file, None if it has no events."""
-    events = [event for event in read_metrics(path) if isinstance(event, dict) and _is_whole(event)]
+    events = [event for event in read_metrics(path) if _is_whole(event)]
     if not events:
         return None
     train, val = ([event for event in events if event["event"] == kind] for kind in ("train", "val"))
-    bits = [e["bits_per_byte"] / e["loss"] for e in val if e["loss"] and _is_number(e.get("bits_per_byte"))]
-    by_source = min(val, key=lambda event: event["loss"], default={}).get("by_source")
+
+    def make_points(events: list[Event]) -> tuple[Point, ...]:
+        seconds = compute_seconds([event["tokens"] for event in events], train)
+        return tuple(Point(e["tokens"], s, float(e["loss"])) for e, s in zip(events, seconds, strict=True))
+
     speeds = [float(event["tokens_per_second"]) for event in train]
+    bits = [e["bits_per_byte"] / e["loss"] for e in val if e["loss"] and _is_number(e.get("bits_per_byte"))]
+    found = min(val, key=lambda event: event["loss"], default={}).get("by_source")
+    by_source = found if isinstance(found, dict) else {}
     return Curve(
-        train=_make_points(train, train),
-        val=_make_points(val, train),
+        train=make_points(train),
+        val=make_points(val),
         tokens_per_second=statistics.median(speeds[1:] or speeds)
         if speeds
         else None,  # the first includes warm-up
         peak_memory=max((int(event["memory"]) for event in train), default=None),
         bits=next(filter(math.isfinite, bits), math.nan),
-        by_source={str(source): float(loss) for source, loss in by_source.items() if _is_number(loss)}
-        if isinstance(by_source, dict)
-        else {},
+        by_source={source: float(loss) for source, loss in by_source.items() if _is_number(loss)},
     )
 
 
@@ -232,11 +235,6 @@ def _is_whole(event: Event) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _make_points(events: list[Event], train: list[Event]) -> tuple[Point, ...]:
-    seconds = compute_seconds([event["tokens"] for event in events], train)
-    return tuple(Point(e["tokens"], s, float(e["loss"])) for e, s in zip(events, seconds, strict=True))
 
 
 def compute_seconds(tokens: Sequence[float], train_events: Sequence[Event]) -> list[float]:

@@ -25,7 +25,7 @@ from train.config.schema import RunCfg
 from train.config.suggest import CONF, shown
 
 MOST_JOBS = 1000  # of a sweep
-OF_THE_SWEEP = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
+OF_THE_SWEEP = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,13 @@ def find_job(cfg: DictConfig) -> PlannedJob | None:
 def _make_job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> PlannedJob:
     overrides, plan = tuple(hydra.overrides.task), load_plan(cfg)
     own_hash = config_hash(plan)
+    hydra_words = [word for word in hydra.overrides.hydra if not word.lstrip("+~").startswith(OF_THE_SWEEP)]
+    common = [*_config_flags(hydra), *hydra_words]
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    words = [word for word in overrides if word.partition("=")[0].lstrip("+") not in ("name", "dir")]
+    if any(word.startswith("sweep=") for word in words):
+        words.append("hydra.mode=RUN")
+    name = f"name={cfg.name[:56]}-{own_hash[:6]}"
     return PlannedJob(
         number=number,
         overrides=overrides,
@@ -191,18 +198,9 @@ def _make_job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> Planned
         plan=plan,
         config_hash=own_hash,
         objective=tuple(cfg.objective),
-        arguments=tuple(_list_arguments(hydra, overrides, folder)),
-        command=_format_command(hydra, overrides, f"{cfg.name[:56]}-{own_hash[:6]}"),
+        arguments=(*common, *overrides, "hydra.mode=RUN", f"hydra.run.dir='{quoted}'"),
+        command=shlex.join(["python", "scripts/train.py", *common, *words, name]),
     )
-
-
-def _list_arguments(hydra: Any, overrides: Sequence[str], folder: Path) -> Iterator[str]:
-    """Yield the arguments by which scripts/train.py carries out one job of a sweep."""
-    yield from _config_flags(hydra)
-    yield from (word for word in hydra.overrides.hydra if not word.lstrip("+~").startswith(OF_THE_SWEEP))
-    yield from overrides
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    yield from ("hydra.mode=RUN", f"hydra.run.dir='{quoted}'")
 
 
 def _config_flags(hydra: Any) -> Iterator[str]:
@@ -214,12 +212,3 @@ def _config_flags(hydra: Any) -> Iterator[str]:
             yield f"--config-dir={source.path}"
         elif source.provider == "main" and source.path != str(CONF):
             yield f"--config-path={source.path}"
-
-
-def _format_command(hydra: Any, overrides: Sequence[str], name: str) -> str:
-    """Return a command that trains with a job's settings under another name."""
-    words = [word for word in overrides if word.partition("=")[0].lstrip("+") not in ("name", "dir")]
-    if any(word.startswith("sweep=") for word in words):
-        words.append("hydra.mode=RUN")
-    searchpath = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
-    return shlex.join(["python", "scripts/train.py", *_config_flags(hydra), *searchpath, *words, f"name={name}"])

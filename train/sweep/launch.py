@@ -13,7 +13,7 @@ from niels_gpt.errors import Interrupted, NielsError
 from train.artifacts.job_record import is_complete, read_job, write_job
 from train.artifacts.results import completed
 from train.artifacts.run_folder import is_held
-from train.cli.signals import Stop, stop_on_signals
+from train.cli.signals import stop_on_signals
 from train.cli.subprocesses import GRACE, lifeline
 from train.report.findings import shorten_names
 from train.report.rows import Row, read_row
@@ -52,7 +52,10 @@ class SweepRun:
                 while self._running or (todo and not stop()):
                     while todo and not stop() and len(self._running) < self.n_jobs and self._is_free(todo[0]):
                         self._start(todo.popleft(), reading, variables)
-                    self._pass_on(stop)
+                    if stop() and not self._stopping:
+                        self._stopping = True
+                        for child in self._running:
+                            child.stop()
                     self._collect_ended()
                     if self._report_is_stale and not is_recent(self.sweep):
                         self._rewrite_report()
@@ -96,13 +99,6 @@ class SweepRun:
             quiet=self.n_jobs > 1,
         )
         self._running[child] = job
-
-    def _pass_on(self, stop: Stop) -> None:
-        """Stop the running jobs, once, when a signal came."""
-        if stop() and not self._stopping:
-            self._stopping = True
-            for child in self._running:
-                child.stop()
 
     def _kill(self) -> None:
         for child in self._running:
