@@ -75,7 +75,7 @@ def analyze_runs(rows: Sequence[Row], budget_gb: float | None) -> Findings:
     lowest = Best("Lowest loss", None, "no finished run has a validation loss")
     if ranking:
         lowest = Best("Lowest loss", ranking[0], f"{measure} {finite[ranking[0]]:.4f}")
-    differing = _differing_settings(rows)
+    differing = _find_differing(rows)
     short = shorten_names({row.name: row.overrides for row in rows})
     return Findings(
         rows=rows,
@@ -84,10 +84,10 @@ def analyze_runs(rows: Sequence[Row], budget_gb: float | None) -> Findings:
         measure=measure,
         ranking=ranking,
         measured=measured,
-        front=_pareto_front(measured),
-        best=[lowest, _fastest(timed, budget_gb)],
-        equal_training=_equal_training(rows),
-        caveats=_caveats(differing),
+        front=_find_front(measured),
+        best=[lowest, _choose_fastest(timed, budget_gb)],
+        equal_training=_find_equal_training(rows),
+        caveats=_list_caveats(differing),
         differing=differing,
     )
 
@@ -108,7 +108,7 @@ def _choose_measure(rows: Sequence[Row]) -> str:
     return BITS if len(tokenizers) > 1 else "val loss"
 
 
-def _fastest(timed: Sequence[Row], budget_gb: float | None) -> Best:
+def _choose_fastest(timed: Sequence[Row], budget_gb: float | None) -> Best:
     title = "Fastest" if budget_gb is None else f"Fastest within {budget_gb:g} GiB"
     memory = {row: math.inf if row.peak_memory is None else row.peak_memory / GIB for row in timed}
     fitting = [row for row in timed if budget_gb is None or memory[row] <= budget_gb]
@@ -120,7 +120,7 @@ def _fastest(timed: Sequence[Row], budget_gb: float | None) -> Best:
     return Best(title, row, f"{row.speed:,.0f} tokens/s")
 
 
-def _pareto_front(measured: Sequence[Row]) -> list[Row]:
+def _find_front(measured: Sequence[Row]) -> list[Row]:
     """Return the rows that no other one beats: as fast with less memory, or faster with no more."""
     places = {row: (row.peak_memory or 0, row.speed) for row in measured}
     front: list[Row] = []
@@ -130,7 +130,7 @@ def _pareto_front(measured: Sequence[Row]) -> list[Row]:
     return front
 
 
-def _differing_settings(rows: Sequence[Row]) -> dict[str, list[Any]]:
+def _find_differing(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """Return each setting that differs with every row's value or None; sft.X only where it differs from X."""
     known = [row.settings for row in rows if row.settings]
     keys = dict.fromkeys(key for settings in known for key in settings)
@@ -144,7 +144,7 @@ def _differing_settings(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return {key: [row.settings.get(key) for row in rows] for key in relevant}
 
 
-def _caveats(differing: Mapping[str, Any]) -> list[str]:
+def _list_caveats(differing: Mapping[str, Any]) -> list[str]:
     plain = {key: key.removeprefix("sft.") for key in differing}
     text = [key for key, name in plain.items() if name not in TOKENIZER and name.startswith(EVALUATED_TEXT)]
     if not text:
@@ -152,24 +152,24 @@ def _caveats(differing: Mapping[str, Any]) -> list[str]:
     return [f"Compare the losses with care: they are not of the same text. Runs differ in {', '.join(text)}."]
 
 
-def _equal_training(rows: Sequence[Row]) -> list[EqualTraining]:
+def _find_equal_training(rows: Sequence[Row]) -> list[EqualTraining]:
     """Return the groups of finished rows without dropout whose steps have the same sequences."""
     groups: dict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows, 1):
         dropout = (value for key, value in row.settings.items() if key.endswith(".dropout"))
         if row.status == "finished" and row.settings and not any(dropout):
             kept = {key: v for key, v in row.settings.items() if key.rpartition(".")[2] not in MAY_DIFFER}
-            groups[json.dumps([kept, _effective_batches(row), row.tokenizer], sort_keys=True)].append(number)
+            groups[json.dumps([kept, _list_batches(row), row.tokenizer], sort_keys=True)].append(number)
     found = []
     for numbers in groups.values():
         group = tuple(rows[number - 1] for number in numbers)
-        if ranges := list(_loss_ranges(group)):
+        if ranges := list(_list_loss_ranges(group)):
             found.append(_compare_group(group, numbers, ranges))
     return found
 
 
 def _compare_group(group: tuple[Row, ...], numbers: Sequence[int], ranges: Sequence[float]) -> EqualTraining:
-    batches = " and ".join(dict.fromkeys(map(str, _effective_batches(group[0]))))
+    batches = " and ".join(dict.fromkeys(map(str, _list_batches(group[0]))))
     difference = max(ranges)
     runs = f"Runs {', '.join(map(str, numbers[:-1]))} and {numbers[-1]} (effective batch {batches}, dropout 0)"
     found = f"largest difference {difference:.2g} nats over {len(ranges)} evaluations"
@@ -184,7 +184,7 @@ def _compare_group(group: tuple[Row, ...], numbers: Sequence[int], ranges: Seque
     return EqualTraining(group, batches, difference, coincide, sentence)
 
 
-def _loss_ranges(group: Sequence[Row]) -> Iterator[float]:
+def _list_loss_ranges(group: Sequence[Row]) -> Iterator[float]:
     """Yield the highest minus the lowest loss of each evaluation that two rows share."""
     losses: dict[tuple[PhaseName, float], list[float]] = defaultdict(list)
     for row in group:
@@ -196,7 +196,7 @@ def _loss_ranges(group: Sequence[Row]) -> Iterator[float]:
             yield max(shared) - min(shared) if all(map(math.isfinite, shared)) else math.inf
 
 
-def _effective_batches(row: Row) -> list[int | None]:
+def _list_batches(row: Row) -> list[int | None]:
     """Return the effective batch of each phase; batch=auto records it in place of B and accum_steps."""
     batches = []
     for train in ("train", "sft.train"):

@@ -105,9 +105,8 @@ def read_row(folder: Path) -> Row:
         results = read_results(folder)
         if not results and (folder / RESULT).exists():
             raise ValueError(f"{RESULT} has no known phase; the same command writes it again")
-        return _make_row(
-            name, folder, _read_record(folder) or _make_record(folder, results, curves), results, curves
-        )
+        job = _read_record(folder) or _make_record(folder, results, curves)
+        return _make_row(name, folder, job, results, curves)
     except Exception as error:  # whatever is wrong with one run, the others are reported
         reason = printable(f"{type(error).__name__}: {error}")
         return Row(name, printable(str(folder)), "unreadable", reason=reason[:LONGEST_ERROR])

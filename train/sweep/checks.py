@@ -18,9 +18,8 @@ def require_valid_limits(config: DictConfig) -> None:
     Raises:
         ConfigError: naming the setting.
     """
-    for setting in (
-        (*COUNTS, "hydra.launcher.n_jobs") if uses_isolated_launcher(config) else COUNTS
-    ):  # joblib's -1 is all cores
+    own = ["hydra.launcher.n_jobs"] if uses_isolated_launcher(config) else []  # joblib's -1 is all cores
+    for setting in (*COUNTS, *own):
         value = OmegaConf.select(config, setting)
         if value is not None and value < 1:
             raise ConfigError(f"{setting} must be at least 1, got {value}", f"use {setting}=1")
@@ -46,6 +45,6 @@ def require_a_device_each(config: DictConfig, jobs: Sequence[PlannedJob]) -> Non
     n_jobs = config.hydra.launcher.n_jobs if uses_isolated_launcher(config) else 1
     if n_jobs > 1 and sys.platform == "darwin" and any(cfg.device != "cpu" for job in jobs for cfg in job.plan):
         raise ConfigError(
-            f"hydra.launcher.n_jobs={n_jobs}: jobs on mps cannot share the device",
+            f"jobs on mps cannot share the device, got hydra.launcher.n_jobs={n_jobs}",
             "use device=cpu, or hydra.launcher.n_jobs=1",
         )

@@ -24,7 +24,7 @@ def run_job(job: PlannedJob, carry_out: Callable[[list[RunCfg]], Any]) -> float 
     Raises:
         Interrupted: a signal came, which is meant for the whole sweep.
     """
-    record, started = job.record(), time.monotonic()
+    record, started = job.read_record(), time.monotonic()
     record = replace(record, status="running", attempts=record.attempts + 1)
     write_job(job.folder, record)
 

@@ -46,7 +46,7 @@ class PlannedJob:
     arguments: tuple[str, ...]
     command: str
 
-    def record(self) -> Job:
+    def read_record(self) -> Job:
         """Return the job's record on the disk, with the present settings."""
         earlier = read_job(self.folder)
         present = {key: getattr(self, key) for key in ("number", "overrides", "command", "config_hash")}
@@ -184,7 +184,7 @@ def _make_job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> Planned
     overrides, plan = tuple(hydra.overrides.task), load_plan(cfg)
     own_hash = config_hash(plan)
     hydra_words = [word for word in hydra.overrides.hydra if not word.lstrip("+~").startswith(OF_THE_SWEEP)]
-    common = [*_config_flags(hydra), *hydra_words]
+    common = [*_list_config_flags(hydra), *hydra_words]
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     words = [word for word in overrides if word.partition("=")[0].lstrip("+") not in ("name", "dir")]
     if any(word.startswith("sweep=") for word in words):
@@ -203,7 +203,7 @@ def _make_job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> Planned
     )
 
 
-def _config_flags(hydra: Any) -> Iterator[str]:
+def _list_config_flags(hydra: Any) -> Iterator[str]:
     """Yield the flags by which the user chose another config, or other folders of configs."""
     if hydra.job.config_name != "config":
         yield f"--config-name={hydra.job.config_name}"

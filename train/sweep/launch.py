@@ -72,7 +72,7 @@ class SweepRun:
 
     def _skip(self, job: PlannedJob) -> bool:
         """Return whether a job is complete; otherwise correct a record that says so, or that it runs."""
-        record = job.record()
+        record = job.read_record()
         complete = is_complete(read_job(job.folder), job.config_hash, job.plan)
         if complete:
             log.info("%s: complete, skipped", job.folder.name)
@@ -86,7 +86,7 @@ class SweepRun:
         return not is_held(job.folder) or time.monotonic() - self._began > GRACE
 
     def _start(self, job: PlannedJob, reading: int, variables: Mapping[str, str]) -> None:
-        record = job.record()
+        record = job.read_record()
         attempt = replace(record, status="running", exit_code=None, reason="", attempts=record.attempts + 1)
         write_job(job.folder, attempt)
         log.info("job %d of %d: %s", self.jobs.index(job) + 1, len(self.jobs), " ".join(job.overrides))
@@ -128,7 +128,7 @@ def write_end(job: PlannedJob, end: Exit) -> None:
     status, reason = end.status, end.reason
     if status == "finished" and not all(completed(cfg) for cfg in job.plan):
         status, reason = "failed", "exited with code 0 but wrote no result.json"
-    record = read_job(job.folder) or job.record()
+    record = read_job(job.folder) or job.read_record()
     seconds = round(record.seconds + end.seconds, 1)
     write_job(job.folder, replace(record, status=status, exit_code=end.code, reason=reason, seconds=seconds))
 
