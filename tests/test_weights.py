@@ -37,7 +37,7 @@ def test_a_saved_model_loads_and_says_the_same(tmp_path: Path) -> None:
     loaded, train_cfg = load_model(tmp_path / "a.pt")
     ids = torch.arange(16)[None]
     assert torch.equal(loaded(ids), network.eval()(ids))
-    assert loaded.cfg == CFG and not loaded.training and train_cfg == {"B": 2}
+    assert loaded.cfg == CFG and not loaded.training and train_cfg["B"] == 2
 
 
 def test_the_export_has_llamas_names_and_shape(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def writing(path: Path, need: int) -> Iterator[FaithfulFile]:
     """
     with explained_disk(path, need):
         require_room(path.parent, need)
-        with FaithfulFile(io.FileIO(path, "wb")) as file:
+        with FaithfulFile(path.open("wb", buffering=0)) as file:
             try:
                 yield file
             except Exception as error:
