@@ -41,16 +41,16 @@ def write(name: str, content: str | bytes) -> None:
 
 
 def read(cfg: SourceCfg) -> list[str]:
-    return [document.text for document in local_files.documents(cfg)]
+    return [document.text for document in local_files.read_documents(cfg)]
 
 
 def refused(cfg: SourceCfg) -> DataError:
     """Return the one error that documents and dialogues agree on."""
     with pytest.raises(DataError) as caught:
-        list(local_files.documents(cfg))
+        list(local_files.read_documents(cfg))
     if cfg.kind == "jsonl":
         with pytest.raises(DataError) as other:
-            list(local_files.dialogues(cfg))
+            list(local_files.read_dialogues(cfg))
         assert str(other.value) == str(caught.value)
     return caught.value
 
@@ -110,7 +110,7 @@ def test_a_dangling_link_is_named() -> None:
 
 def test_a_file_is_a_document_without_bom_and_with_plain_line_ends() -> None:
     write("a.txt", b"\xef\xbb\xbfone\r\n\r\n  two \xc3\xa9\r\n")
-    assert list(local_files.documents(text("a.txt"))) == [Document("a.txt", "one\n\n  two é\n")]
+    assert list(local_files.read_documents(text("a.txt"))) == [Document("a.txt", "one\n\n  two é\n")]
 
 
 def test_paragraphs_stand_between_blank_lines() -> None:
@@ -121,7 +121,7 @@ def test_paragraphs_stand_between_blank_lines() -> None:
 def test_a_repeated_paragraph_keeps_its_name() -> None:
     write("a.txt", "one\n\ntwo\n\none\n")
     write("b.txt", "one")
-    names = [document.name for document in local_files.documents(text("*.txt", documents="blank_lines"))]
+    names = [document.name for document in local_files.read_documents(text("*.txt", documents="blank_lines"))]
     assert names[0] == names[2] == names[3] != names[1]
 
 
@@ -129,7 +129,7 @@ def test_a_repeated_paragraph_keeps_its_name() -> None:
 def test_a_long_file_is_cut_at_the_best_place_and_nothing_is_lost(end: str) -> None:
     whole = "".join(f"line {i} é{end}" for i in range(10_000))
     write("a.txt", whole)
-    pieces = list(local_files.documents(text("a.txt")))
+    pieces = list(local_files.read_documents(text("a.txt")))
     assert [piece.name for piece in pieces] == [f"a.txt#{i}" for i in range(len(pieces))]
     assert "".join(piece.text for piece in pieces) == whole
     assert all(local_files.PIECE <= len(piece.text) < 4 * local_files.PIECE for piece in pieces[:-1])
@@ -176,7 +176,7 @@ def test_a_file_without_text_is_refused(content: str, cut: str) -> None:
 
 def test_plain_text_has_no_dialogues() -> None:
     write("a.txt", GOOD)
-    assert list(local_files.dialogues(text("a.txt"))) == []
+    assert list(local_files.read_dialogues(text("a.txt"))) == []
 
 
 def test_a_file_name_that_is_not_utf8_can_still_be_written_down() -> None:
@@ -184,7 +184,7 @@ def test_a_file_name_that_is_not_utf8_can_still_be_written_down() -> None:
         Path(os.fsdecode(b"caf\xe9.txt")).write_text("x")
     except OSError:
         pytest.skip("this file system has UTF-8 names only")
-    (document,) = local_files.documents(text("*.txt"))
+    (document,) = local_files.read_documents(text("*.txt"))
     assert document.name.encode() == b"caf\\xe9.txt"
 
 
@@ -196,7 +196,7 @@ def test_each_kind_of_row_becomes_what_it_says() -> None:
     rows: list[dict[str, Any]] = [CHAT, system, {"prompt": "2+2?", "completion": "4"}, {"text": "a text"}]
     write("a.jsonl", "\ufeff" + "\r\n\r\n".join(json.dumps(row | {"id": 7}) for row in rows))
     hi, hello = Message("user", "hi"), Message("assistant", "hello")
-    assert [dialogue.messages for dialogue in local_files.dialogues(jsonl("a.jsonl"))] == [
+    assert [dialogue.messages for dialogue in local_files.read_dialogues(jsonl("a.jsonl"))] == [
         (hi, hello),
         (Message("system", "be kind"), hi, hello),
         (Message("user", "2+2?"), Message("assistant", "4")),
@@ -207,7 +207,7 @@ def test_each_kind_of_row_becomes_what_it_says() -> None:
 def test_the_same_question_has_the_same_name_whatever_the_answer() -> None:
     rows = [{"prompt": "2+2?", "completion": c} for c in ("4", "four")] + [{"prompt": "3+3?", "completion": "6"}]
     write("a.jsonl", "\n".join(map(json.dumps, rows)))
-    first, second, third = (dialogue.name for dialogue in local_files.dialogues(jsonl("a.jsonl")))
+    first, second, third = (dialogue.name for dialogue in local_files.read_dialogues(jsonl("a.jsonl")))
     assert first == second != third
 
 
@@ -264,14 +264,14 @@ def test_a_line_over_the_cap_is_refused_and_the_ones_after_it_keep_their_numbers
     long = [json.dumps({"text": "x" * n}) + "\n" for n in (1014, 2037, 2038, 5000)]
     write("a.jsonl", fits + "".join(long) + "{\n" + GOOD)
     assert str(refused(jsonl("a.jsonl"))).startswith("a.jsonl:2: longer than")
-    assert len(list(local_files.documents(jsonl("a.jsonl", on_bad_line="skip")))) == 1
+    assert len(list(local_files.read_documents(jsonl("a.jsonl", on_bad_line="skip")))) == 1
     assert "4 longer than 0 MB (lines 2, 3, 4, 5); 1 not JSON (line 6)" in caplog.text
 
 
 def test_skipped_lines_are_counted_by_reason_with_the_first_five(caplog: pytest.LogCaptureFixture) -> None:
     write("a.jsonl", "\n".join(["{", GOOD, *["{"] * 6, '{"text": ""}', GOOD]))
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
-        assert len(list(local_files.dialogues(jsonl("a.jsonl", on_bad_line="skip")))) == 2
+        assert len(list(local_files.read_dialogues(jsonl("a.jsonl", on_bad_line="skip")))) == 2
     assert [record.message for record in caplog.records] == [
         "a.jsonl: skipped 7 not JSON (lines 1, 3, 4, 5, 6, ...); 1 text is empty (line 9)"
     ]
@@ -313,7 +313,7 @@ LINES = st.one_of(
 def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(lines: list[bytes], end: bytes) -> None:
     write("hostile.jsonl", end.join(lines))
     for on_bad_line in ("error", "skip"):
-        for rows in (local_files.documents, local_files.dialogues):
+        for rows in (local_files.read_documents, local_files.read_dialogues):
             try:
                 found: list[Document | Dialogue] = list(rows(jsonl("hostile.jsonl", on_bad_line=on_bad_line)))
             except DataError as error:

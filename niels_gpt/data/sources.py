@@ -32,7 +32,7 @@ def records(cfg: SourceCfg, want: Want) -> Iterator[Document] | Iterator[Dialogu
         DataError: a file, package or line that cannot be used.
     """
     module = KINDS[cfg.kind]
-    yield from module.documents(cfg) if want == "documents" else module.dialogues(cfg)
+    yield from module.read_documents(cfg) if want == "documents" else module.read_dialogues(cfg)
 
 
 def having(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:

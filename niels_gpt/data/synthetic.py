@@ -38,12 +38,12 @@ class Topic(NamedTuple):
     questions: Sequence[tuple[str, str]]
 
 
-def documents(cfg: SourceCfg) -> Iterator[Document]:
+def read_documents(cfg: SourceCfg) -> Iterator[Document]:
     """Yield cfg.size documents of one to six lines, each a function of its index alone."""
     return map(_document, range(cfg.size))
 
 
-def dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
+def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
     """Yield cfg.size dialogues of one or two questions, each a function of its index alone."""
     return map(_dialogue, range(cfg.size))
 

@@ -38,12 +38,12 @@ PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d|not JSON \(")  # a numb
 
 def _text(path: Path) -> None:
     for cut in ("file", "blank_lines"):
-        list(local_files.documents(SourceCfg(kind="text", files=(str(path),), documents=cut)))
+        list(local_files.read_documents(SourceCfg(kind="text", files=(str(path),), documents=cut)))
 
 
 def _jsonl(path: Path) -> None:
     cfg = SourceCfg(kind="jsonl", files=(str(path),))
-    list(local_files.documents(cfg)), list(local_files.dialogues(cfg))
+    list(local_files.read_documents(cfg)), list(local_files.read_dialogues(cfg))
     local_files.fingerprint(cfg)
 
 

@@ -151,8 +151,8 @@ def _dangling(path: Path, outside: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "text": lambda path: list(local_files.documents(SourceCfg(kind="text", files=(str(path),)))),
-    "jsonl": lambda path: list(local_files.dialogues(SourceCfg(kind="jsonl", files=(str(path),)))),
+    "text": lambda path: list(local_files.read_documents(SourceCfg(kind="text", files=(str(path),)))),
+    "jsonl": lambda path: list(local_files.read_dialogues(SourceCfg(kind="jsonl", files=(str(path),)))),
     "fingerprint": lambda path: local_files.fingerprint(SourceCfg(kind="text", files=(str(path),))),
     "tokenizer": load_tokenizer,
     "checkpoint": read_checkpoint,

@@ -31,7 +31,7 @@ _log = logging.getLogger("niels_gpt")
 Row = Document | Dialogue
 
 
-def documents(cfg: SourceCfg) -> Iterator[Document]:
+def read_documents(cfg: SourceCfg) -> Iterator[Document]:
     """Yield the texts of `cfg.files`, in the order of their paths.
 
     DataError naming file and place if a file cannot be read, holds no text or is not what `cfg.kind` says.
@@ -43,24 +43,24 @@ def documents(cfg: SourceCfg) -> Iterator[Document]:
         yield from (row for row in _rows(cfg) if isinstance(row, Document))
 
 
-def dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
+def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
     """Yield the dialogues of JSON lines, in the order of their paths; plain text has none.
 
-    DataError as for `documents`.
+    DataError as for `read_documents`.
     """
     if cfg.kind == "jsonl":
         yield from (row for row in _rows(cfg) if isinstance(row, Dialogue))
 
 
 def starts_with(cfg: SourceCfg, kind: type[Row]) -> bool:
-    """Return whether any file of JSON lines has such a row among its FIRST_ROWS. DataError as for `documents`."""
+    """Return whether any file of JSON lines has such a row among its FIRST_ROWS. DataError as for `read_documents`."""
     skip = cfg.on_bad_line == "skip"
     first_rows = (row for path in _resolve(cfg.files) for row in islice(_file_rows(path, skip), FIRST_ROWS))
     return any(isinstance(row, kind) for row in first_rows)
 
 
 def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = file_sha256) -> str:
-    """Return a hash that changes whenever `documents` or `dialogues` would yield something else.
+    """Return a hash that changes whenever `read_documents` or `read_dialogues` would yield something else.
 
     `sha256` returns the hash of a file, perhaps from an index.
     """
