@@ -1,4 +1,4 @@
-"""What reading the user's own files promises: strict text, whole rows, and errors that name the place."""
+"""Reading the user's files: strict text, whole rows, and errors that name the place."""
 
 import json
 import logging
@@ -130,7 +130,7 @@ def test_a_long_file_is_cut_at_the_best_place_and_nothing_is_lost(end: str) -> N
     whole = "".join(f"line {i} é{end}" for i in range(10_000))
     write("a.txt", whole)
     pieces = list(local_files.read_documents(text("a.txt")))
-    assert [piece.name for piece in pieces] == [f"a.txt#{i}" for i in range(len(pieces))]
+    assert [piece.name for piece in pieces] == ["a.txt", *(f"a.txt#{n}" for n in range(2, len(pieces) + 1))]
     assert "".join(piece.text for piece in pieces) == whole
     assert all(local_files.PIECE <= len(piece.text) < 4 * local_files.PIECE for piece in pieces[:-1])
     if "\n" in end:
@@ -171,7 +171,7 @@ def test_what_is_not_text_is_refused_with_its_place(content: bytes, place: str, 
 @pytest.mark.parametrize("cut", ["file", "blank_lines"])
 def test_a_file_without_text_is_refused(content: str, cut: str) -> None:
     write("a.txt", content)
-    assert str(refused(text("a.txt", documents=cut))) == "a.txt: holds no text"
+    assert str(refused(text("a.txt", documents=cut))) == "a.txt: has no text"
 
 
 def test_plain_text_has_no_dialogues() -> None:
@@ -224,9 +224,9 @@ BAD = {
     '{"prompt": "a", "completion": ""}': "content is empty",
     '{"text": " "}': "text is empty",
     '{"text": 1}': "text is not a string",
-    '{"text": "\\ud800"}': "text has half a surrogate pair",
+    '{"text": "\\ud800"}': "not JSON (unexpected end of hex escape at byte 17)",
     '{"text": "a", "n": ' + "9" * 5000 + "}": "not JSON",
-    '{"text": "a", "n": ' + "[" * 100_000 + "]" * 100_000 + "}": "nested too deeply",
+    '{"text": "a", "n": ' + "[" * 100_000 + "]" * 100_000 + "}": "not JSON (recursion limit exceeded",
     '{"messages": {}}': "messages is not a list",
     '{"messages": []}': "no assistant message",
     '{"messages": ["a"]}': "a message is not an object",
@@ -239,7 +239,7 @@ BAD = {
     message("system", "a"): "a system message that is not the first",
     message("user", None): "content is not a string",
     message("user", "\n"): "content is empty",
-    message("user", "\ud800"): "content has half a surrogate pair",
+    message("user", "\ud800"): "not JSON",
 }
 
 
@@ -253,7 +253,7 @@ def test_a_bad_line_is_refused_with_its_number(line: str, why: str) -> None:
 
 def test_a_line_that_is_not_utf8_is_refused_with_its_number() -> None:
     write("a.jsonl", GOOD.encode() + b'\n{"text": "\xff"}')
-    assert str(refused(jsonl("a.jsonl"))) == "a.jsonl:2: not UTF-8 (at byte 10 of the line)"
+    assert str(refused(jsonl("a.jsonl"))) == "a.jsonl:2: not JSON (invalid unicode code point at byte 11)"
 
 
 def test_a_line_over_the_cap_is_refused_and_the_ones_after_it_keep_their_numbers(
@@ -287,7 +287,7 @@ def test_a_file_of_bad_lines_alone_is_refused_even_with_skip() -> None:
 @pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"])
 def test_a_file_without_rows_is_refused(content: str) -> None:
     write("a.jsonl", content)
-    assert str(refused(jsonl("a.jsonl"))) == "a.jsonl: holds no rows"
+    assert str(refused(jsonl("a.jsonl"))) == "a.jsonl: has no rows"
 
 
 LINES = st.one_of(
@@ -317,7 +317,7 @@ def test_hostile_json_lines_give_rows_or_an_error_that_names_the_place(lines: li
             try:
                 found: list[Document | Dialogue] = list(rows(jsonl("hostile.jsonl", on_bad_line=on_bad_line)))
             except DataError as error:
-                place = r"hostile\.jsonl:(\d+: | all lines are bad: .*\(lines? \d| holds no rows)"
+                place = r"hostile\.jsonl:(\d+: | all lines are bad: .*\(lines? \d| has no rows)"
                 assert re.match(place, str(error))
             else:
                 assert all(isinstance(row, Document | Dialogue) and row.name for row in found)
@@ -340,7 +340,7 @@ def test_hostile_text_is_read_exactly_or_refused_at_the_first_bad_byte(content: 
     elif whole.strip():
         assert read(text("hostile.txt")) == [whole]
     else:
-        assert str(refused(text("hostile.txt"))) == "hostile.txt: holds no text"
+        assert str(refused(text("hostile.txt"))) == "hostile.txt: has no text"
 
 
 # --- fingerprint
@@ -374,7 +374,7 @@ def test_the_first_rows_of_each_file_tell_what_kinds_it_holds() -> None:
     """A corpus is not read as a whole to learn its kind: what comes later is not even parsed."""
     texts = "\n".join(json.dumps({"text": f"row {n}"}) for n in range(local_files.FIRST_ROWS))
     write("texts.jsonl", texts + "\nnot JSON\n" + GOOD)
-    assert local_files.starts_with(jsonl("texts.jsonl"), Document)
-    assert not local_files.starts_with(jsonl("texts.jsonl"), Dialogue)
+    assert local_files.has_rows(jsonl("texts.jsonl"), Document)
+    assert not local_files.has_rows(jsonl("texts.jsonl"), Dialogue)
     write("zchats.jsonl", GOOD)
-    assert local_files.starts_with(jsonl("*.jsonl"), Dialogue), "a second file is looked at too"
+    assert local_files.has_rows(jsonl("*.jsonl"), Dialogue), "a second file is looked at too"

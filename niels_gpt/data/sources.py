@@ -51,7 +51,7 @@ def having(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
 
 def _has(source: SourceCfg, want: Want) -> bool:
     if source.kind == "jsonl":
-        return local_files.starts_with(source, Document if want == "documents" else Dialogue)
+        return local_files.has_rows(source, Document if want == "documents" else Dialogue)
     return source.kind != "text" or want == "documents"
 
 

@@ -70,9 +70,9 @@ class Kind:
 LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS * 3).encode() + b"\n"
 TEXT = "".join(f"line {i} é\n" + "\n" * (i % 3 == 0) for i in range(60)).encode()
 KINDS = {
-    "text": Kind(TEXT, _text, DataError, BYTES, "holds no text"),
+    "text": Kind(TEXT, _text, DataError, BYTES, "has no text"),
     "JSON lines": Kind(
-        LINES, _jsonl, DataError, BYTES | JSON | {"row": lambda c, d: _other_row(c, d)}, "holds no rows"
+        LINES, _jsonl, DataError, BYTES | JSON | {"row": lambda c, d: _other_row(c, d)}, "has no rows"
     ),
     "older config": Kind(
         json.dumps(OLD, indent=1).encode(),
