@@ -70,7 +70,7 @@ class SourceCfg(Cfg):
     size: int = Field(2000, ge=20, le=10_000_000, description="synthetic: number of documents")
 
     @property
-    def called(self) -> str:
+    def label(self) -> str:
         """Its name, or its kind where it has none."""
         return self.name or self.kind
 
@@ -93,13 +93,13 @@ class DataCfg(SourceCfg):
         """A mixture stands in for the single source, whose own settings then say nothing."""
         if not self.sources:
             yield from super().rules()
-        names = [source.called for source in self.mixture()]
+        names = [source.label for source in self.mixture()]
         if self.val_source and names.count(self.val_source) != 1:
             yield f"val_source={self.val_source} must name one of the sources {names}"
         total = sum(source.weight for source in self.mixture())
         for source in self.mixture():
             if source.weight / total < SMALLEST_SHARE:
-                yield f"{source.called} has a share of {source.weight / total:.5f}, less than {SMALLEST_SHARE}"
+                yield f"{source.label} has a share of {source.weight / total:.5f}, less than {SMALLEST_SHARE}"
 
     def mixture(self) -> tuple[SourceCfg, ...]:
         """Return the sources to read, one at least."""

@@ -37,7 +37,7 @@ def require_ids(batch: Batch, V: int) -> None:
     low, high = int(batch.x.min()), int(torch.maximum(batch.x.max(), batch.y.max()))
     if low < 0 or high >= V:
         raise DataError(
-            f"token ids {low} .. {high} in a batch, but model.V={V}", "delete the cache; it is made anew"
+            f"token ids {low} .. {high} in a batch, but model.V={V}", "delete the cache; it will be built again"
         )
 
 
@@ -103,9 +103,9 @@ class ChatStream:
 
     def __init__(self, files: TokenFiles, T: int, seed: int) -> None:
         self.files, self.T = files, T
-        if len(files.starts) < 2:
+        if len(files.offsets) < 2:
             raise DataError("there are no dialogues to learn from", "give more dialogues or raise model.T")
-        self.rows = pack((files.starts[1:] - files.starts[:-1]).tolist(), T + 1)
+        self.rows = pack((files.offsets[1:] - files.offsets[:-1]).tolist(), T + 1)
         self.order = EpochOrder(len(self.rows), seed)
 
     def __len__(self) -> int:
@@ -118,10 +118,10 @@ class ChatStream:
         for n, row in enumerate(self.order.rows_of(first, count).tolist()):
             at = 0
             for item in self.rows[row]:
-                start, end = self.files.starts[item : item + 2].tolist()
+                start, end = self.files.offsets[item : item + 2].tolist()
                 ids = self.files.ids[start:end].long()
                 x[n, at : at + len(ids)] = ids
-                y[n, at : at + len(ids)] = ids.where(self.files.learned[start:end].bool(), IGNORE)
+                y[n, at : at + len(ids)] = ids.where(self.files.target_mask[start:end].bool(), IGNORE)
                 at += len(ids)
         return Batch(x[:, :-1].contiguous(), y[:, 1:].contiguous())
 

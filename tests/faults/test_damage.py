@@ -15,7 +15,7 @@ from conftest import Plan, Run, cli, same
 from faults.folders import TINY, opened, require_equal, synthetic
 from faults.mutations import mutated
 from faults.scale import WHOLE, note, scaled
-from niels_gpt.data.token_cache import tokenizer_for
+from niels_gpt.data.token_cache import build_tokenizer
 from niels_gpt.errors import CheckpointError, DataError, NielsError
 from niels_gpt.generation.chat import load_speaker
 from niels_gpt.tokenizer import BytesTokenizer, load_tokenizer, train_bpe
@@ -176,7 +176,7 @@ def test_a_damaged_token_cache_is_refused_or_equal(tmp_path: Path) -> None:
             assert same(opened(cfg), whole), (path, kind)
         except DataError as error:
             assert path.name in str(error), kind
-            assert error.hint == "delete the folder; it is made anew"
+            assert error.hint == "delete the folder; it will be built again"
             refused += 1
         path.write_bytes(content[path])
     assert refused > count / 2
@@ -189,16 +189,16 @@ def test_a_damaged_token_cache_is_refused_or_equal(tmp_path: Path) -> None:
 
 def test_a_damaged_tokenizer_of_the_cache_is_refused_or_equal(tmp_path: Path) -> None:
     cfg, draw, refused = synthetic(tmp_path, tokenizer="bpe"), random.Random(5), 0
-    expected = tokenizer_for(cfg, "documents", 300).hash()
+    expected = build_tokenizer(cfg, "documents", 300).hash()
     path = next((tmp_path / "cache").glob("tokenizer-*.json"))
     content = path.read_bytes()
     for _ in range(count := scaled(15, 200)):
         kind, damaged = mutated(content, draw, [b"", BytesTokenizer()._file_text().encode()])
         path.write_bytes(damaged)
         try:
-            assert tokenizer_for(cfg, "documents", 300).hash() == expected, kind
+            assert build_tokenizer(cfg, "documents", 300).hash() == expected, kind
         except DataError as error:
-            assert path.name in str(error) and "learned anew" in error.hint, kind
+            assert path.name in str(error) and "trained again" in error.hint, kind
             refused += 1
     assert refused > count / 2
     note(

@@ -20,7 +20,7 @@ from faults.hostile_bytes import BYTES, JSON, Damage, other_json, other_value
 from faults.scale import note, scaled
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.readers import local_files
-from niels_gpt.data.token_files import ANEW, DTYPES, _hash
+from niels_gpt.data.token_files import DTYPES, REBUILD, _hash
 from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
 from train.config.legacy import experiment_yaml, plan_from_json
@@ -189,7 +189,7 @@ def test_a_damaged_meta_is_refused_by_its_name_or_changes_no_token(tmp_path: Pat
         except DataError as error:
             said = str(error)
             ended["refused"] += 1
-            assert f"{path.parent}/" in said and error.hint == ANEW, (number, name, said)
+            assert f"{path.parent}/" in said and error.hint == REBUILD, (number, name, said)
             assert all(line.isprintable() for line in said.splitlines()) and len(said) < 500, (number, name, said)
         else:
             ended["harmless"] += 1

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from niels_gpt.config import SourceCfg
-from niels_gpt.data.hash_index import file_sha256
+from niels_gpt.data.hash_index import hash_file
 from niels_gpt.data.readers.records import ROLES, Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
@@ -64,7 +64,7 @@ def has_rows(cfg: SourceCfg, kind: type[Row]) -> bool:
     return any(isinstance(row, kind) for row in first_rows)
 
 
-def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = file_sha256) -> str:
+def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = hash_file) -> str:
     """Return a hash that changes whenever `read_documents` or `read_dialogues` would yield something else.
 
     `sha256` returns the hash of a file, perhaps from an index.
