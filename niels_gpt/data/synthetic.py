@@ -1,4 +1,4 @@
-"""Procedural text whose every statement can be checked, the same on every machine."""
+"""Generate text with checkable statements, the same on every machine."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ SYSTEM = ("You answer in one word.", "You are a careful assistant.", "Answer the
 
 
 class Topic(NamedTuple):
-    """Something to talk about: what one may state of it, and what one may ask about it."""
+    """A subject with its true statements, and questions with their answers."""
 
     name: str
     statements: Sequence[str]
@@ -49,14 +49,14 @@ def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
 
 
 def fingerprint(cfg: SourceCfg) -> str:
-    """Return a text that differs wherever the documents or the dialogues could."""
+    """Return a text that changes with the size and with this file."""
     return f"synthetic {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]} size={cfg.size}"
 
 
 def _document(index: int) -> Document:
     topic = _topic(index, "document")
     lines = 1 + _draw(6, index, "lines")
-    # Sorting by seeds is a shuffle that needs no random state.
+    # Sorting by seeds shuffles without a random state.
     order = sorted(range(len(topic.statements)), key=lambda i: derived_seed("synthetic", "order", index, i))
     return Document(topic.name, "\n".join(topic.statements[i] for i in order[:lines]))
 
@@ -75,7 +75,7 @@ def _dialogue(index: int) -> Dialogue:
 
 
 def _topic(index: int, use: str) -> Topic:
-    """Draw a topic. A question belongs to one topic, so that its name keeps the question in one split."""
+    """Draw a topic. A question belongs to one topic, whose name keeps it in one split."""
     makers = (_numbers, _numbers, _word, _word, _animal, _in_order)
     return makers[_draw(len(makers), index, use, "kind")](derived_seed("synthetic", use, index, "topic"))
 

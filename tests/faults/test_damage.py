@@ -17,14 +17,14 @@ from faults.mutations import mutated
 from faults.scale import WHOLE, note, scaled
 from niels_gpt.data.token_cache import build_tokenizer
 from niels_gpt.errors import CheckpointError, DataError, NielsError
-from niels_gpt.generation.chat import load_speaker
+from niels_gpt.generation.chat import load_session
 from niels_gpt.tokenizer import BytesTokenizer, load_tokenizer, train_bpe
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.paths import step_path
 from train.run.resume import newest
 
 RUN = (*TINY, "train.total_steps=6", "train.ckpt_every=2", "train.eval_every=6", "train.keep_last=9")
-NAMED = r"warning: \S*step_0000006\.pt (is damaged|cannot be read|is no checkpoint)[^\n]*; using step 4$"
+NAMED = r"warning: \S*step_0000006\.pt (is damaged|cannot be read|is not a checkpoint)[^\n]*; using step 4$"
 
 
 @pytest.fixture
@@ -81,12 +81,12 @@ def test_damaged_weights_are_refused_by_whoever_samples_or_exports_or_starts_fro
         kind, damaged = mutated(content, draw, [b""])
         path.write_bytes(damaged)
         try:
-            speaker = load_speaker(path)  # what scripts/sample.py and scripts/export.py read with
+            session = load_session(path)  # what scripts/sample.py and scripts/export.py read with
         except CheckpointError as error:
             assert str(path) in str(error) and "beside it: " in error.hint, kind
             refused += 1
         else:
-            assert same(speaker.model.state_dict(), dict(state["model_state"])), kind
+            assert same(session.model.state_dict(), dict(state["model_state"])), kind
             assert same(read_checkpoint(path), state), kind
     assert refused > count / 2
     note(
@@ -254,7 +254,7 @@ def test_a_tokenizer_of_the_same_size_but_another_one_is_refused(run_folder: Run
     with pytest.raises(CheckpointError, match=r"/pretrain/step_\d+\.pt: its tokenizer is"):
         run_folder(*RUN, *bpe, "train.total_steps=8")
     with pytest.raises(CheckpointError, match="was trained with another tokenizer"):
-        load_speaker(run)
+        load_session(run)
 
 
 def test_another_model_is_refused_with_what_differs(run_folder: Run) -> None:
@@ -291,7 +291,7 @@ def test_an_older_checkpoint_goes_on_with_the_defaults_of_what_it_lacks(run_fold
     (run / "pretrain" / "latest.pt").unlink()
     run_folder(*RUN)
     require_equal(run, straight)
-    assert load_speaker(run).model.cfg.rope_theta == 10000.0
+    assert load_session(run).model.cfg.rope_theta == 10000.0
 
 
 def test_a_mixed_up_or_foreign_checkpoint_ends_in_an_error_of_ours(run_folder: Run) -> None:
