@@ -4,11 +4,11 @@ import hashlib
 import logging
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich import get_console
@@ -19,7 +19,7 @@ from niels_gpt.data.chat_template import ChatTokens, encode_dialogue
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.readers.records import Dialogue, Document
 from niels_gpt.data.sources import Want, encode_content, fingerprint, list_texts, read_records, select_sources
-from niels_gpt.data.token_files import Meta, TokenFiles, ids_dtype, open_split, read_meta, write_meta
+from niels_gpt.data.token_files import CHUNK, Meta, TokenFiles, ids_dtype, open_split, read_meta, write_meta
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
 from niels_gpt.storage import beside, naming, to_platter
@@ -136,46 +136,37 @@ def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Cal
 
 
 class _Writer:
-    """Collect one split and write its files; leaving the context without close() abandons them."""
+    """Write the files of one split, a buffer at a time."""
 
     def __init__(self, folder: Path, split: str, dtype: str) -> None:
-        self.columns = {"ids": dtype, "target_mask": "uint8", "offsets": "int64"}
-        self.paths = {column: folder / f"{split}.{column}" for column in self.columns}
-        self.files = {column: path.open("wb") for column, path in self.paths.items()}
-        self.counts = dict.fromkeys(self.columns, 0)
-        self.hashes = {column: hashlib.sha256() for column in self.columns}
-        self._write("offsets", [0])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self.files.values():
-            with suppress(OSError):  # flushing its buffer may find no room either
-                file.close()
+        self.dtypes = {"ids": dtype, "target_mask": "uint8", "offsets": "int64"}
+        self.paths = {column: folder / f"{split}.{column}" for column in self.dtypes}
+        self.buffers = {column: array(TYPECODES[dtype]) for column, dtype in self.dtypes.items()}
+        self.hashes = {column: hashlib.sha256() for column in self.dtypes}
+        self.counts = dict.fromkeys(self.dtypes, 0)
+        self.buffers["offsets"].append(0)
 
     def add(self, tokens: ChatTokens) -> None:
         """Append one item."""
-        self._write("ids", tokens.ids)
-        self._write("target_mask", tokens.target_mask)
-        self._write("offsets", [self.counts["ids"]])
+        self.buffers["ids"].extend(tokens.ids)
+        self.buffers["target_mask"].extend(tokens.target_mask)
+        self.buffers["offsets"].append(self.counts["ids"] + len(self.buffers["ids"]))
+        if len(self.buffers["ids"]) >= CHUNK:
+            self.flush()
 
-    def _write(self, column: str, numbers: Iterable[int]) -> None:
-        content = array(TYPECODES[self.columns[column]], numbers)
-        with naming(self.paths[column]):
-            self.files[column].write(content.tobytes())
-        self.hashes[column].update(content.tobytes())
-        self.counts[column] += len(content)
-
-    def close(self) -> dict[str, Any]:
-        """Put the files on disk and return their entry in meta.json."""
-        for column, file in self.files.items():
-            with naming(self.paths[column]), file:
+    def flush(self) -> dict[str, Any]:
+        """Put the buffers on disk and return the files' entry in meta.json."""
+        for column, buffer in self.buffers.items():
+            with naming(self.paths[column]), self.paths[column].open("ab") as file:
+                file.write(buffer)
                 file.flush()
                 to_platter(file.fileno())
+            self.hashes[column].update(buffer)
+            self.counts[column] += len(buffer)
+            del buffer[:]
         return {
             column: {"dtype": dtype, "count": self.counts[column], "sha256": self.hashes[column].hexdigest()}
-            for column, dtype in self.columns.items()
+            for column, dtype in self.dtypes.items()
         }
 
 
@@ -184,9 +175,9 @@ def _build(
 ) -> None:
     """Write all files into a temporary folder, which is then renamed to `folder`."""
     is_val, count = _split_rule(source, want, val_fraction)
-    with beside(folder) as part, ExitStack() as stack:
+    with beside(folder) as part:
         part.mkdir()
-        writers = {split: stack.enter_context(_Writer(part, split, ids_dtype(tokenizer.V))) for split in SPLITS}
+        writers = {split: _Writer(part, split, ids_dtype(tokenizer.V)) for split in SPLITS}
         content, dropped = hashlib.sha256(), 0
         for record in _with_progress(read_records(source, want), f"tokenizing {source.label}", count):
             content.update(encode_content(record))
@@ -203,7 +194,7 @@ def _build(
             "content_sha256": content.hexdigest(),
             "records": count,
             "dropped": dropped,
-            "splits": {split: writer.close() for split, writer in writers.items()},
+            "splits": {split: writer.flush() for split, writer in writers.items()},
         }
         write_meta(part, meta)
     if dropped:

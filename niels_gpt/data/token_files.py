@@ -15,7 +15,7 @@ from niels_gpt.storage import naming, to_platter
 from niels_gpt.untrusted import Unreadable, first_fault, read_json
 
 DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
-CHUNK = 1 << 22  # ids checked at a time
+CHUNK = 1 << 22  # ids written or checked at a time
 META = "meta.json"
 MAX_META = 1 << 20  # bytes
 Dtype = TypeVar("Dtype", bound=str)
