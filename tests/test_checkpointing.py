@@ -199,7 +199,7 @@ def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> 
     with pytest.raises(CheckpointError) as caught:
         resume(other, Found.at(tmp_path / "a.pt"))
     assert str(caught.value).splitlines() == [
-        f"{tmp_path / 'a.pt'} is of another model than this run asks for:",
+        f"{tmp_path / 'a.pt'} holds another model than this run asks for:",
         "model.C=16, not 32",
         "model.d_ff=32, not 64",
     ]

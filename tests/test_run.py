@@ -211,7 +211,7 @@ def test_going_back_in_a_run_is_refused_since_it_would_lose_the_later_steps(run_
     overrides = ["train.total_steps=6", "train.ckpt_every=3", "train.keep_last=9"]
     folder = run_folder(*overrides)
     before = (folder / "pretrain" / "latest.pt").read_bytes()
-    with pytest.raises(CheckpointError, match="is complete, with other settings: resume=None, not "):
+    with pytest.raises(CheckpointError, match="is complete with other settings: resume=None, not "):
         run_folder(*overrides, f"resume={folder / 'pretrain' / 'step_0000003.pt'}")
     assert (folder / "pretrain" / "latest.pt").read_bytes() == before
 
@@ -227,7 +227,7 @@ def test_a_checkpoint_of_another_phase_is_refused_with_the_way_out(run_folder: R
 
 def test_another_model_on_an_existing_run_is_refused(run_folder: Run) -> None:
     run_folder("train.total_steps=1")
-    said = r"/pretrain/step_0000001\.pt is of another model than this run asks for:\nmodel\.C=32, not 64"
+    said = r"/pretrain/step_0000001\.pt holds another model than this run asks for:\nmodel\.C=32, not 64"
     with pytest.raises(CheckpointError, match=said):
         run_folder("train.total_steps=2", "model.C=64")
 
@@ -261,7 +261,7 @@ def test_a_phase_whose_checkpoints_are_gone_is_not_begun_anew_under_the_next(run
         path.unlink()
     with pytest.raises(CheckpointError, match="has 0 of 4 steps, but sft has already begun") as caught:
         run_folder(experiment="smoke_pipeline")
-    assert caught.value.hint.startswith("go on with phase=sft alone")
+    assert caught.value.hint.startswith("use phase=sft alone")
     run_folder("phase=sft", experiment="smoke_pipeline")
 
 
@@ -273,11 +273,11 @@ def test_a_damaged_best_of_a_finished_phase_does_not_stop_the_next(
     spoil(folder / "pretrain" / "best.pt")
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
         run_folder("sft.train.total_steps=2", experiment="smoke_pipeline")
-    assert "best.pt is damaged" in caplog.text and f"; step {last['step']} stands in" in caplog.text
+    assert "best.pt is damaged" in caplog.text and f"; replaced by step {last['step']}" in caplog.text
     assert same(read_checkpoint(folder / "pretrain" / "best.pt")["model_state"], last["model_state"])
     spoil(folder / "pretrain" / "best.pt")
     run_folder("sft.train.total_steps=4", experiment="smoke_pipeline")
-    assert "best.pt is damaged" in caplog.text and "sft goes on from a checkpoint of its own" in caplog.text
+    assert "best.pt is damaged" in caplog.text and "sft resumes from its own checkpoint" in caplog.text
     assert final(folder / "sft")["step"] == 4
 
 
@@ -471,14 +471,14 @@ def test_a_change_of_precision_under_a_run_is_said(run_folder: Run, caplog: pyte
     run_folder("train.total_steps=1", "precision=fp16")
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
         run_folder("train.total_steps=2", "precision=bf16")
-    assert "pretrain: changed since then: train.amp_dtype: fp16 -> bf16" in caplog.messages
+    assert "pretrain: changed setting: train.amp_dtype fp16 -> bf16" in caplog.messages
 
 
 def test_a_change_of_dropout_under_a_run_is_said(run_folder: Run, caplog: pytest.LogCaptureFixture) -> None:
     run_folder("train.total_steps=1", "model.dropout=0")
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
         run_folder("train.total_steps=2", "model.dropout=0.5")
-    assert "pretrain: changed since then: model.dropout: 0.0 -> 0.5" in caplog.messages
+    assert "pretrain: changed setting: model.dropout 0.0 -> 0.5" in caplog.messages
 
 
 def test_a_resumed_run_learns_by_its_own_settings_not_by_those_of_the_checkpoint(run_folder: Run) -> None:

@@ -128,7 +128,7 @@ def test_a_non_finite_loss_or_gradient_stops_before_the_update(spoilt: str) -> N
     else:
         state.model.norm.weight.register_hook(lambda gradient: gradient * float("nan"))
     before = [parameter.clone() for parameter in state.model.parameters()]
-    with pytest.raises(NonFiniteError, match=r"step 1: loss .*; the weights are as before"):
+    with pytest.raises(NonFiniteError, match=r"step 1: loss .*; the weights are unchanged"):
         step(state, cfg, SOURCES["pretrain"])
     assert same(before, [parameter.detach() for parameter in state.model.parameters()])
     assert state.step == 0

@@ -146,7 +146,7 @@ def test_a_damaged_best_is_stood_in_for_and_then_made_anew(
     step_path(run / "pretrain", 6).unlink()
     (run / "pretrain" / "latest.pt").unlink()
     run_folder(*overrides, "train.total_steps=7")
-    assert "best.pt cannot be read (File is not a zip file); step 4 stands in until the next eval" in caplog.text
+    assert "best.pt cannot be read (File is not a zip file); replaced by step 4 until the next eval" in caplog.text
     assert read_checkpoint(best)["best_val_loss"] is not None
 
 

@@ -106,7 +106,7 @@ def fails_whole(folder: Path, state: TrainState, before: bytes, room: Callable[[
     told = r"disk full: need (\d+\.\d) MB, have (\d+\.\d) MB at (\S+)( for \.step_0000002\.pt\.part)?"
     said = re.fullmatch(told, str(caught.value))
     assert said and said[3] == str(folder) and float(said[2]) <= float(said[1]), caught.value
-    assert (caught.value.exit_code, "make room" in caught.value.hint) == (8, True)
+    assert (caught.value.exit_code, "free some space" in caught.value.hint) == (8, True)
     assert sorted(os.listdir(folder)) == names
     assert step_path(folder, 1).read_bytes() == (folder / "latest.pt").read_bytes() == before
 
@@ -176,7 +176,7 @@ def test_a_run_whose_disk_fills_up_ends_with_8_and_goes_on_when_there_is_room(
         code, said = forked(*arguments, cwd=tmp_path)
         assert code == 8, said
         assert re.search(r"^error: disk full: need \d\.\d MB, have \d\.\d MB at .*/run/pretrain$", said, re.M)
-        assert re.search(r"^hint: make room", said, re.M) and "Traceback" not in said
+        assert re.search(r"^hint: free some space", said, re.M) and "Traceback" not in said
         assert "Traceback" in (small / "run" / "train.log").read_text(), "the log has the whole trace"
         assert not list(small.rglob("*.part"))
         (small / "filler").unlink()
@@ -356,7 +356,7 @@ def test_a_folder_that_goes_away_under_a_run_ends_it_with_a_clear_text(
 
     with mock.patch("train.loop.steps.optimizer_step", removed_at_2), pytest.raises(DiskError) as caught:
         run_folder(*TRAIN)
-    assert str(caught.value) == f"{tmp_path}/run/pretrain: there is no such folder (any more)"
+    assert str(caught.value) == f"{tmp_path}/run/pretrain: the folder does not exist"
     assert caught.value.exit_code == 8
     note("unwritable or vanished folders", "found out by a real write, exit 8", "run, phase, cache: as asked")
 

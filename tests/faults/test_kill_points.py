@@ -62,7 +62,7 @@ def test_killed_at_any_point_of_a_save_or_a_prune_a_run_ends_as_if_it_had_not_be
         assert good_checkpoints(run / "pretrain") or at < first_good, points[at]
         left = leftovers(run)
         assert carried_out(loaded, said) == 0, points[at]
-        assert ("left half written" in said.read_text()) == bool(left), points[at]
+        assert ("left half written by" in said.read_text()) == bool(left), points[at]
         require_equal(run, Path(straight[0].dir))
     kinds = {(what, Path(path).name[:6]) for what, _, path in (points[at].partition(" ") for at in numbers)}
     note(

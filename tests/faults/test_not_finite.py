@@ -15,6 +15,7 @@ from faults.scale import note, scaled
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.checkpointing import save_step
+from train.loop.evaluate import ValLoss
 from train.loop.model import make_model
 from train.run import runner as run_module
 
@@ -27,9 +28,9 @@ NAMES = [
 KINDS = ("weight", "output", "gradient")
 PLACE = "in microbatch 2 of 3, sequences 40 to 43 of the run; "
 SAID = {
-    "weight": "not finite first in weight {name}.weight, before the step; ",
-    "output": "not finite first in the output of {name} " + PLACE,
-    "gradient": "not finite first in the gradient of {name}.weight " + PLACE,
+    "weight": "first not finite in weight {name}.weight, before the step; ",
+    "output": "first not finite in the output of {name} " + PLACE,
+    "gradient": "first not finite in the gradient of {name}.weight " + PLACE,
 }
 
 
@@ -83,7 +84,7 @@ def test_what_is_not_finite_is_found_before_the_update_and_named(
         with poisoned(kind, name, value), pytest.raises(NonFiniteError) as caught:
             run_folder(*SETTINGS, name=f"run{number}")
         said = str(caught.value)
-        assert said.startswith("step 4: loss ") and said.endswith("; the weights are as before")
+        assert said.startswith("step 4: loss ") and said.endswith("; the weights are unchanged")
         assert SAID[kind].format(name=name) in said, said
         for word in ("train.base_lr", "precision=off", "bf16"):
             assert word in caught.value.hint
@@ -97,7 +98,7 @@ def test_what_is_not_finite_is_found_before_the_update_and_named(
 
 def test_a_validation_loss_that_is_not_finite_is_an_error_and_no_best(run_folder: Run, tmp_path: Path) -> None:
     with (
-        mock.patch("train.loop.steps.evaluate", return_value=float("nan")),
+        mock.patch("train.loop.steps.evaluate", return_value=ValLoss(float("nan"), {})),
         pytest.raises(NonFiniteError) as caught,
     ):
         run_folder(*SETTINGS)
@@ -125,5 +126,5 @@ def test_weights_that_are_not_finite_at_a_save_are_not_saved(tmp_path: Path) -> 
     assert (
         "error: weight blocks.1.attention.o_proj.weight is not finite at step 4; no checkpoint was written" in said
     )
-    assert "\nhint: go on from the last good checkpoint with a lower train.base_lr" in said
+    assert "\nhint: resume from the last checkpoint, which is intact, with a lower train.base_lr" in said
     assert read_checkpoint(tmp_path / "runs" / "smoke_pretrain" / "pretrain" / "latest.pt")["step"] == 3

@@ -68,8 +68,11 @@ def test_a_limit_of_time_counts_over_resumes_and_what_goes_on_is_exact(run_folde
             with pytest.raises(TimeIsUp) as caught:
                 run_folder(*SETTINGS, f"train.max_minutes={minutes}")
             after = f"after step {reached} of 9, which is saved"
-            assert str(caught.value) == f"pretrain: train.max_minutes={float(minutes)} are used up {after}"
-            assert (caught.value.exit_code, caught.value.hint) == (75, "go on with a larger train.max_minutes=...")
+            assert str(caught.value) == f"pretrain: train.max_minutes={float(minutes)} ran out {after}"
+            assert (caught.value.exit_code, caught.value.hint) == (
+                75,
+                "continue with a larger train.max_minutes=...",
+            )
             assert read_checkpoint(folder / "latest.pt")["step"] == reached
         run_folder(*SETTINGS, "train.max_minutes=60")
     assert same(straight, trained(folder))
@@ -81,7 +84,7 @@ def test_a_phase_begun_anew_has_all_of_its_time(run_folder: Run, tmp_path: Path)
     folder = tmp_path / "run" / "pretrain"
     with half_a_minute_a_step():
         for _ in range(2):
-            with pytest.raises(TimeIsUp, match="are used up after step 2 of 9"):
+            with pytest.raises(TimeIsUp, match="ran out after step 2 of 9"):
                 run_folder(*SETTINGS, "train.max_minutes=1")
             for path in folder.glob("*.pt"):
                 path.unlink()
@@ -113,8 +116,8 @@ def test_the_command_line_ends_with_75_and_goes_on(tmp_path: Path) -> None:
     arguments = ["experiment=smoke_pretrain", *SETTINGS, "data.size=200", "model.V=300"]
     code, said = forked(*arguments, "train.max_minutes=1e-6", cwd=tmp_path)
     assert code == 75, said
-    assert re.search(r"^error: pretrain: train.max_minutes=1e-06 are used up (after|before) ", said, re.M)
-    assert "\nhint: go on with a larger train.max_minutes=..." in said and "Traceback" not in said
+    assert re.search(r"^error: pretrain: train.max_minutes=1e-06 ran out (after|before) ", said, re.M)
+    assert "\nhint: continue with a larger train.max_minutes=..." in said and "Traceback" not in said
     assert forked(*arguments, cwd=tmp_path)[0] == 0
 
 

@@ -16,15 +16,15 @@ from niels_gpt.weights.checkpoint import walk_values
 from train.artifacts.disk import explained_disk, writing
 from train.artifacts.paths import BEST, LATEST, step_files, step_path
 
-RECORD = 512  # bytes of the file beside each tensor's own: a record's header, its name twice, its alignment
-OTHER = 64  # bytes of any other value, with its key
+RECORD = 512  # bytes that a tensor takes besides its numbers: header, name (twice), alignment
+OTHER = 64  # bytes of any other value with its key
 
 
 @dataclass
 class TrainState:
-    """All that changes while a phase learns.
+    """The state of a phase: `step` counts optimizer updates, `sequences` the sequences trained on.
 
-    `step` counts optimizer updates, `sequences` those learned from; `evaluated` tells whether this step was.
+    `evaluated` is false while the evaluation of this step is still to come.
     """
 
     model: GPT
@@ -36,11 +36,11 @@ class TrainState:
 
 
 def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
-    """Write the six keys to `path`: what is visible under that name is complete.
+    """Write a checkpoint. A file that is visible under `path` is complete.
 
     Raises:
         NonFiniteError: a weight is nan or inf; nothing is written.
-        DiskError: it cannot be written; what was there before is as it was.
+        DiskError: it cannot be written; the file that was there is intact.
     """
     _require_finite(state.model, state.step)
     content = {
@@ -59,29 +59,28 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
 
 
 def save_step(folder: Path, state: TrainState, train_cfg: dict[str, Any], *, best: bool, keep_last: int) -> None:
-    """Save this step, let latest.pt (and best.pt) mean it, and drop all but the last `keep_last` steps."""
+    """Save this step, point latest.pt (and best.pt) at it, and delete all but the last `keep_last` steps."""
     path = step_path(folder, state.step)
-    if best:  # best.pt comes first: whoever resumes from this step finds the best that it speaks of
+    if best:  # first, so that a run resumed from this step finds the best that it refers to
         save(folder / BEST, state, train_cfg)
         link(folder / BEST, path)
     else:
         save(path, state, train_cfg)
     link(path, folder / LATEST)
-    sync_folder(folder)  # what is new has to be there before anything old goes
+    sync_folder(folder)  # the new file is on the disk before an old one goes
     for old in step_files(folder)[keep_last:]:
         old.unlink()
 
 
 def saved_size(model: GPT) -> int:
-    """Return about how many bytes a checkpoint takes: the weights, and AdamW's two averages of each."""
+    """Estimate the bytes of a checkpoint: the weights, and AdamW's two averages of each."""
     return 3 * _bytes(dict(model.named_parameters()))
 
 
 def _bytes(content: Any) -> int:
-    """Return about how many bytes torch.save makes of nested values."""
-    return sum(
-        value.nbytes + RECORD if isinstance(value, torch.Tensor) else OTHER for value in walk_values(content)
-    )
+    """Estimate the bytes that torch.save writes for nested values."""
+    values = walk_values(content)
+    return sum(value.nbytes + RECORD if isinstance(value, torch.Tensor) else OTHER for value in values)
 
 
 def _require_finite(model: GPT, step: int) -> None:
@@ -89,7 +88,7 @@ def _require_finite(model: GPT, step: int) -> None:
         if not torch.isfinite(parameter).all():
             raise NonFiniteError(
                 f"weight {name} is not finite at step {step}; no checkpoint was written",
-                "go on from the last good checkpoint with a lower train.base_lr, or with precision=off",
+                "resume from the last checkpoint, which is intact, with a lower train.base_lr or precision=off",
             )
 
 
@@ -103,7 +102,7 @@ def _on_cpu(value: Any) -> Any:
 
 
 def link(path: Path, name: Path) -> None:
-    """Let `name` mean the file at `path`, without a moment in which it means nothing."""
+    """Make `name` a second name of the file at `path`, in one step."""
     with explained_disk(part_of(name), path.stat().st_size), beside(name) as part:
         try:
             os.link(path, part)

@@ -9,18 +9,18 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.config.suggest import shown
 
-UNRECORDED = {"init_from": "none", "resume": "none", "optim": "adamw"}  # what older checkpoints do not say
+UNRECORDED = {"init_from": "none", "resume": "none", "optim": "adamw"}  # the values of older checkpoints
 
 
 class Found(NamedTuple):
-    """A checkpoint that was read, and its file, which every refusal names."""
+    """A checkpoint in memory, with the path that error messages name."""
 
     path: Path
     saved: dict[str, Any]
 
     @classmethod
     def at(cls, path: Path) -> Self:
-        """Read a file.
+        """Read a checkpoint.
 
         Raises:
             CheckpointError: it cannot be used.
@@ -29,28 +29,28 @@ class Found(NamedTuple):
 
     @property
     def sequences(self) -> int:
-        """How many sequences it was trained on; an older checkpoint does not say, but had steps of one size."""
+        """Sequences trained on; older checkpoints do not record it, but their steps all had one size."""
         cfg = self.saved["train_cfg"]
         return int(cfg.get("sequences", self.saved["step"] * cfg.get("B", 1) * cfg.get("accum_steps", 1)))
 
     @property
     def described(self) -> str:
-        """What tells it from others of its kind, wherever it lies."""
+        """Phase, step and best loss, which identify the checkpoint wherever it is."""
         saved = self.saved
         return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
 
 
 def recorded(found: Found) -> dict[str, Any]:
-    """Return what a checkpoint says of its past, to be said on by those that follow it."""
+    """Return the history of a checkpoint, for the ones that follow it."""
     then = found.saved["train_cfg"]
     return {key: then[key] for key in ("init_from", "resume", "changes") if key in then}
 
 
 def require_same_model(found: Found, asked: ModelCfg, whose: str = "this run") -> None:
-    """Compare what shapes the network; dropout may change, and what an older checkpoint lacks is the default.
+    """Require the shape of network that `whose` settings ask for. Dropout may differ; missing keys are defaults.
 
     Raises:
-        CheckpointError: what differs from the model that is asked for, and `whose` that is.
+        CheckpointError: a line per setting that differs.
     """
     theirs = ModelCfg.model_validate(found.saved["model_cfg"]).model_dump()
     rows = [
@@ -60,21 +60,21 @@ def require_same_model(found: Found, asked: ModelCfg, whose: str = "this run") -
     ]
     if rows:
         raise CheckpointError(
-            "\n".join([f"{found.path} is of another model than {whose} asks for:", *rows]),
+            "\n".join([f"{found.path} holds another model than {whose} asks for:", *rows]),
             "use the checkpoint's settings, another checkpoint, or another name=...",
         )
 
 
 def require_same_origin(found: Found, now: Mapping[str, str]) -> None:
-    """Compare the phase, the tokenizer and whatever else `now` says of a run.
+    """Require the phase, the tokenizer and whatever else `now` has; older checkpoints do not record all of it.
 
     Raises:
-        CheckpointError: what differs; older checkpoints do not say all of it.
+        CheckpointError: one of them differs.
     """
     then = found.saved["train_cfg"]
     for key, value in now.items():
         if (theirs := then.get(key, UNRECORDED.get(key, value))) != value:
             raise CheckpointError(
                 f"{found.path}: its {key} is {shown(theirs)}, but this run's is {value}",
-                "ask for what it was; or use init_from=PATH to take the weights alone, or another name=...",
+                "use the original setting, init_from=PATH to start from its weights, or another name=...",
             )

@@ -1,4 +1,4 @@
-"""Writes to a disk that may be full, read-only or gone; errors name the file and the way out."""
+"""Write to a disk that may be full, read-only or gone; errors name the file and the way out."""
 
 import errno
 import io
@@ -14,19 +14,21 @@ from typing import Any
 from niels_gpt.errors import DiskError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-MAKE_ROOM = "make room; what was saved before is as it was, and the same command goes on from it"
+MAKE_ROOM = (
+    "free some space, then run the same command again: it resumes from the last checkpoint, which is intact"
+)
 CHECK = "check the path, its permissions and the disk"
-_told: set[Path] = set()  # files that have been warned of
+_warned: set[Path] = set()
 log = logging.getLogger("niels_gpt")
 
 
 class FaithfulFile(io.BufferedWriter):
-    """A file for torch.save, which raises a RuntimeError without an errno for any OSError: the first is kept."""
+    """A file that keeps its first OSError: torch.save turns it into a RuntimeError without an errno."""
 
     error: OSError | None = None
 
     def write(self, content: Any) -> int:
-        """Write, and keep what goes wrong."""
+        """Write, and keep the first error."""
         try:
             return super().write(content)
         except OSError as error:
@@ -36,7 +38,7 @@ class FaithfulFile(io.BufferedWriter):
 
 @contextmanager
 def writing(path: Path, need: int) -> Iterator[FaithfulFile]:
-    """Write a file of about `need` bytes.
+    """Open a file to write about `need` bytes.
 
     Raises:
         DiskError: there is no room for it, or it cannot be written.
@@ -52,7 +54,7 @@ def writing(path: Path, need: int) -> Iterator[FaithfulFile]:
 
 @contextmanager
 def explained_disk(path: Path, need: int = 0) -> Iterator[None]:
-    """Turn what goes wrong while `path` is written into a message with the way out."""
+    """Turn an OSError while `path` is written into a DiskError with the way out."""
     try:
         yield
     except OSError as error:
@@ -61,26 +63,26 @@ def explained_disk(path: Path, need: int = 0) -> Iterator[None]:
 
 @contextmanager
 def tolerated(path: Path) -> Iterator[None]:
-    """Say once that `path` cannot be written, and go on: it is not worth a run."""
+    """Warn once that `path` cannot be written, and go on."""
     try:
         yield
     except OSError as error:
-        if path not in _told:
-            _told.add(path)
+        if path not in _warned:
+            _warned.add(path)
             log.warning("warning: %s cannot be written (%s); training goes on", path, disk_error(error, path))
 
 
 def require_room(folder: Path, need: int) -> None:
-    """Refuse to begin a write that the disk has no room for, with the bytes that are needed and free."""
+    """Refuse to begin a write that the disk has no room for."""
     if (have := _room(folder)) < need:
         raise _full(folder, need, have)
 
 
 def require_writable(folder: Path, need: int) -> None:
-    """Try a folder by a real write, before any work is done that it is to keep.
+    """Write a small file to a folder, so that a run fails before it has done any work.
 
     Raises:
-        DiskError: it cannot be written to, or has no room for `need` bytes.
+        DiskError: the folder cannot be written to, or has no room for `need` bytes.
     """
     trial = folder / ".trial.part"
     with explained_disk(trial):
@@ -101,13 +103,13 @@ def disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskE
     if error.errno in FULL:
         return DiskError(f"disk full: {error.strerror}", MAKE_ROOM)
     if path and path.parent != folder and isinstance(error, FileNotFoundError):
-        return DiskError(f"{path.parent}: there is no such folder (any more)", "it must stay while it is in use")
+        return DiskError(f"{path.parent}: the folder does not exist", "do not remove it while a run uses it")
     said = error.strerror or str(error)
     return DiskError(f"{path}: {said}" if path else said, CHECK)
 
 
 def _room(folder: Path, removed: int = 0) -> int:
-    """Return the bytes that a new file may take, once some are `removed`, within the limit of the process."""
+    """Return the bytes that a new file may take once some are `removed`, within the process's limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     free = shutil.disk_usage(folder).free + removed
     return free if limit == resource.RLIM_INFINITY else min(free, limit)

@@ -21,10 +21,10 @@ Status = Literal["waiting", "running", "finished", "failed", "killed", "timed ou
 
 @dataclass(frozen=True)
 class Job:
-    """How a job stands. Its name is its folder's; `seconds` are of all attempts together.
+    """The state of a job, which is named by its folder. `seconds` are those of all attempts.
 
-    `command` can be pasted; `config_hash` is of the resolved settings that decide the outcome. `exit_code` is
-    negative for the signal that ended the process; `reason` is a line, empty when nothing went wrong.
+    `command` can be pasted; `config_hash` covers the settings that decide the outcome. `exit_code` is negative for
+    the signal that ended the process; `reason` is one line, empty unless something went wrong.
     """
 
     number: int
@@ -39,7 +39,7 @@ class Job:
 
 
 def config_hash(plan: Sequence[RunCfg]) -> str:
-    """Return a hash of the settings that decide what a plan's outcome is, 16 hexadecimal digits."""
+    """Return a hash (16 hex digits) of the settings that decide the outcome of a plan."""
     content = [{"phase": cfg.phase} | settings_of(cfg) for cfg in plan]
     for phase in content:
         for section in phase.values():
@@ -50,13 +50,13 @@ def config_hash(plan: Sequence[RunCfg]) -> str:
 
 
 def is_complete(earlier: Job | None, config_hash: str, plan: Sequence[RunCfg]) -> bool:
-    """Return whether nothing is left to do: it finished with settings of this hash, and its results are there."""
+    """Return whether a job finished with settings of this hash, and its results exist."""
     done = earlier is not None and earlier.status == "finished" and earlier.config_hash == config_hash
     return done and all(completed(cfg) for cfg in plan)
 
 
 def read_job(folder: Path) -> Job | None:
-    """Return the job whose folder this is; an unreadable record counts as none."""
+    """Return the job of a folder, or None if its record is missing or cannot be read."""
     try:
         return TypeAdapter(Job).validate_python(read_json(folder / JOB, LARGEST))
     except ValueError:  # as pydantic's errors are
@@ -64,6 +64,6 @@ def read_job(folder: Path) -> Job | None:
 
 
 def write_job(folder: Path, job: Job) -> None:
-    """Write a job's record, whole or not at all."""
+    """Write the record of a job."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / JOB, asdict(job))

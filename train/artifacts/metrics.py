@@ -13,11 +13,11 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a metrics file; a line that is none, as one that a kill has torn, is left out."""
+    """Yield the events of a metrics file, without lines that are not events, such as one cut by a kill."""
     if not path.exists():
         return
     if not (path.is_file() or path.is_dir()):  # a FIFO would wait for a writer
-        raise OSError(errno.EINVAL, "no regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
@@ -28,7 +28,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def append(path: Path, event: dict[str, Any]) -> None:
-    """Write an event; what goes only partly onto a full disk is taken back, and OSError raised."""
+    """Append an event. A line that a full disk cuts short is removed again, and OSError raised."""
     line = (json.dumps(event) + "\n").encode()
     with path.open("ab", buffering=0) as file:
         before = file.tell()
@@ -38,19 +38,15 @@ def append(path: Path, event: dict[str, Any]) -> None:
 
 
 def settle(path: Path) -> None:
-    """Return once all events are on the disk itself, before a checkpoint that they belong to may be.
-
-    Raises:
-        OSError: they cannot be.
-    """
+    """Flush all events to the disk, before the checkpoint that they lead up to is written."""
     with path.open("rb") as file:
         to_platter(file.fileno())
 
 
 def keep_until(path: Path, step: int, *, evaluated: bool) -> None:
-    """Cut off the events after `step`, and a line that a kill has torn; that takes no room on the disk.
+    """Drop the events after `step` and any line that a kill cut short; this takes no room on the disk.
 
-    An evaluation at `step` stays only if its checkpoint says that it was `evaluated`.
+    An evaluation at `step` stays only if the checkpoint of that step was `evaluated`.
     """
     path.touch()
     lines = path.read_bytes().splitlines(keepends=True)

@@ -6,22 +6,22 @@ LATEST, BEST = "latest.pt", "best.pt"
 
 
 def step_path(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of a step stands."""
+    """Return the path of a step's checkpoint."""
     return folder / f"step_{step:07d}.pt"
 
 
 def step_files(folder: Path) -> list[Path]:
-    """Return the checkpoints of a folder, the latest step first; the clock is never asked."""
+    """Return the step checkpoints of a folder, the highest step first, whatever their times."""
     steps = {path: step for path in folder.glob("step_*.pt") if (step := step_of(path)) is not None}
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
 def step_of(path: Path) -> int | None:
-    """Return the step that a checkpoint is named by, or None where it has another name."""
+    """Return the step in a checkpoint's name, or None if it has another name."""
     number = path.stem.removeprefix("step_")
     return int(number) if path.stem != number and number.isdecimal() else None
 
 
 def any_saved(folder: Path) -> bool:
-    """Return whether a phase has saved anything here."""
+    """Return whether a phase has saved a checkpoint in this folder."""
     return any(folder.glob("*.pt"))

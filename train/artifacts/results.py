@@ -15,8 +15,8 @@ from train.artifacts.paths import any_saved, step_files, step_of
 from train.config.schema import PhaseName, RunCfg
 
 RESULT = "result.json"
-LARGEST = 1 << 20  # bytes of it
-WITHOUT_EFFECT = {  # on what was learned so far
+LARGEST = 1 << 20  # bytes of a result.json
+WITHOUT_EFFECT = {  # settings that may change under a complete phase
     "total_steps",
     "log_every",
     "ckpt_every",
@@ -29,12 +29,11 @@ log = logging.getLogger("niels_gpt")
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """What a phase reached.
+    """The result of a phase. Losses are nats per target on the validation sequences.
 
-    Losses in nats a target on the validation sequences; seconds of this process, by the clock and of its CPUs.
-
-    `checkpoint` is the best one's path within the run folder; `settings` are those that decide the outcome, of the
-    last process; `changes` says which were others before, with the step at which each changed.
+    Seconds are those of the last process, wall and CPU. `checkpoint` is the best one's path within the run folder.
+    `settings` are those of the last process that decide the outcome; `changes` lists earlier ones, with the steps
+    at which they changed. Older results lack the fields that have defaults.
     """
 
     phase: PhaseName
@@ -48,8 +47,8 @@ class PhaseResult:
     seconds: float
     checkpoint: str
     settings: dict[str, Any]
-    cpu_seconds: float | None = None  # older results do not say
-    tokenizer: str | None = None  # its hash; older results do not say
+    cpu_seconds: float | None = None
+    tokenizer: str | None = None  # its hash
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -57,40 +56,40 @@ RESULTS = TypeAdapter(list[PhaseResult])
 
 
 def settings_of(cfg: RunCfg) -> dict[str, Any]:
-    """Return what decides the outcome of a phase, as plain JSON."""
+    """Return the settings that decide the outcome of a phase, as plain JSON."""
     settings = cfg.model_dump(mode="json", include={"model", "data", "train", "init_from"})
-    if cfg.batch == "auto":  # then the split is not a setting: a finished run is known again whatever it was
+    if cfg.batch == "auto":  # the split is not a setting then: a finished run is recognized whatever it was
         del settings["train"]["B"], settings["train"]["accum_steps"]
         settings["train"]["effective_batch"] = cfg.train.effective_batch
     return settings | {"resume": None if cfg.resume in ("auto", "never") else cfg.resume}
 
 
 def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
-    """Return the results of a run folder by phase; an unreadable file counts as none, with a warning."""
+    """Return the results of a run folder by phase; a damaged file counts as missing, with a warning."""
     path = folder / RESULT
     if not path.exists():
         return {}
     try:
         entries = RESULTS.validate_python(read_json(path, LARGEST)["phases"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        log.warning("warning: %s cannot be read (%s); it counts as none", path, error)
+        log.warning("warning: %s is damaged (%s) and is ignored", path, error)
         return {}
     return {entry.phase: entry for entry in entries}
 
 
 def write_results(cfg: RunCfg, results: list[PhaseResult]) -> None:
-    """Rewrite result.json, whole or not at all."""
+    """Replace result.json."""
     path = Path(cfg.dir) / RESULT
     write_json(path, {"name": cfg.name, "phases": [asdict(result) for result in results]})
 
 
 def finished(cfg: RunCfg) -> PhaseResult | None:
-    """Return what an earlier process reached, if it counts: it took all the steps that are asked for now."""
+    """Return the result of an earlier process if it took all the steps, unless resume=never."""
     return None if cfg.resume == "never" else completed(cfg)
 
 
 def completed(cfg: RunCfg) -> PhaseResult | None:
-    """Return what the phase reached, if it took all the steps that are asked for."""
+    """Return the result of a phase if it took all the steps that the settings ask for."""
     result = read_results(Path(cfg.dir)).get(cfg.phase)
     if result is None or result.step < cfg.train.total_steps:
         return None
@@ -103,7 +102,7 @@ def has_begun(plan: Iterable[RunCfg]) -> bool:
 
 
 def require_unchanged(plan: list[RunCfg]) -> None:
-    """Refuse settings that a finished phase cannot follow, and more steps under a phase that others built on.
+    """Refuse other settings for a complete phase, and more steps for a phase that a later one has built on.
 
     Raises:
         CheckpointError: a line per setting that differs.
@@ -112,7 +111,7 @@ def require_unchanged(plan: list[RunCfg]) -> None:
         if result := finished(cfg):
             if changes := list(_changes(result.settings, settings_of(cfg))):
                 raise CheckpointError(
-                    "\n".join(f"{cfg.out} is complete, with other settings: {change}" for change in changes),
+                    "\n".join(f"{cfg.out} is complete with other settings: {change}" for change in changes),
                     "use another name=... for another run",
                 )
         elif later := [other.phase for other in plan[at + 1 :] if has_begun([other])]:
@@ -120,16 +119,16 @@ def require_unchanged(plan: list[RunCfg]) -> None:
 
 
 def require_all_steps(cfg: RunCfg, later: PhaseName) -> None:
-    """Refuse to go on with a phase under one that has begun `later`; all its steps may be there without a result.
+    """Refuse to continue a phase once `later` has begun from its weights, unless only its result is missing.
 
     Raises:
-        CheckpointError: how many steps there are.
+        CheckpointError: some of its steps are missing.
     """
     asked, saved = cfg.train.total_steps, max(filter(None, map(step_of, step_files(cfg.out))), default=0)
     if saved < asked:
         raise CheckpointError(
             f"{cfg.out} has {saved} of {asked} steps, but {later} has already begun from its weights",
-            f"go on with phase={later} alone, ask for what it was, or use another name=...",
+            f"use phase={later} alone, the original train.total_steps, or another name=...",
         )
 
 

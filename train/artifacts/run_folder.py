@@ -14,17 +14,17 @@ from train.artifacts.results import has_begun, require_unchanged
 from train.config.schema import RunCfg
 
 LOCK = "run.lock"
-PATIENCE = 0.5  # seconds: a report may just be asking for the lock, and a new owner has yet to write its name
+PATIENCE = 0.5  # seconds: is_held takes the lock for a moment, and a new owner has yet to write its name
 _held: dict[Path, FileLock] = {}  # the kernel drops a lock when its process ends, however it ends
 log = logging.getLogger("niels_gpt")
 
 
 def claim(plan: list[RunCfg]) -> None:
-    """Make the plan's run folder this process's own until it ends.
+    """Lock the run folder of a plan until this process ends.
 
     Raises:
-        RunFolderInUse: another process has it.
-        CheckpointError: there is a run in it, and resume=never was asked for or the settings do not fit it.
+        RunFolderInUse: another process holds it.
+        CheckpointError: it holds a run that resume=never or the settings rule out.
     """
     folder = Path(plan[0].dir)
     if folder.resolve() in _held:
@@ -32,17 +32,17 @@ def claim(plan: list[RunCfg]) -> None:
     if plan[0].resume == "never" and has_begun(plan):
         raise CheckpointError(
             f"resume=never was asked for, but {plan[0].dir} holds a run already",
-            "choose another name=..., or resume=auto to go on with this one",
+            "choose another name=..., or resume=auto to continue this one",
         )
     require_unchanged(plan)
     hold(folder)
 
 
 def hold(folder: Path) -> None:
-    """Make a folder this process's own until it ends.
+    """Lock a folder until this process ends.
 
     Raises:
-        RunFolderInUse: another process has it.
+        RunFolderInUse: another process holds it.
         DiskError: it cannot be made or written to.
     """
     if folder.resolve() in _held:
@@ -62,7 +62,7 @@ def hold(folder: Path) -> None:
 
 
 def is_held(folder: Path) -> bool:
-    """Return whether a living process has made a folder its own."""
+    """Return whether a living process holds a folder's lock."""
     try:
         with (folder / LOCK).open("rb") as file:
             return not lock_descriptor(file.fileno(), blocking=False)
@@ -71,17 +71,17 @@ def is_held(folder: Path) -> bool:
 
 
 def release(folder: str) -> None:
-    """Give the run folder back, as the end of the process does."""
+    """Unlock a run folder before the process ends."""
     if lock := _held.pop(Path(folder).resolve(), None):
         lock.release()
 
 
 def sweep_leftovers(plan: Sequence[RunCfg]) -> None:
-    """Remove them from a run folder that this process holds: whoever wrote them has ended."""
-    found = list(Path(plan[0].dir).glob(".*.json.part"))  # no others: the folder may be one in which others write
+    """Remove partly written files from a run folder that this process has locked."""
+    found = list(Path(plan[0].dir).glob(".*.json.part"))  # only these: other programs may write to this folder
     found += [path for cfg in plan for path in cfg.out.glob(".*.part")]
     for path in found:
         path.unlink()
     if found:
         names = ", ".join(path.name for path in found)
-        log.info("removed what a killed process left half written: %s", names)
+        log.info("removed files left half written by a killed process: %s", names)

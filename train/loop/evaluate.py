@@ -17,20 +17,20 @@ UNIGRAM_SEQUENCES = 4096  # enough of the training split to count how often each
 
 
 class Yardstick(NamedTuple):
-    """What a loss on the validation sequences means: `unigram_loss` in nats a target, bytes a target."""
+    """The loss of a unigram model on the validation sequences, in nats per target, and their bytes per target."""
 
     unigram_loss: float
     bytes_per_target: float
 
     def bits_per_byte(self, loss: float) -> float:
-        """Turn nats a target into bits a byte, which compare between tokenizers."""
+        """Convert nats per target to bits per byte, which compare between tokenizers."""
         return loss / math.log(2) / self.bytes_per_target
 
 
 def batches(source: Source, sequences: int, B: int) -> Iterator[Batch]:
-    """Yield the first `sequences` of an epoch, or the whole of a shorter one, in batches of exactly B.
+    """Yield the first `sequences` of an epoch, at most all of it, in batches of exactly B.
 
-    The last batch is filled up with rows that have no targets.
+    The last batch is filled up with rows without targets.
     """
     sequences = min(sequences, len(source))
     for first in range(0, sequences, B):
@@ -40,9 +40,9 @@ def batches(source: Source, sequences: int, B: int) -> Iterator[Batch]:
 
 
 class ValSource(NamedTuple):
-    """One source of the held-out sequences, in a seeded order, and its `share` of the loss; shares add up to 1.
+    """A source of validation sequences in a seeded order, of which an evaluation sees the first `sequences`.
 
-    An evaluation sees its first `sequences`.
+    `share` is its part of the loss; all shares add up to 1.
     """
 
     name: str
@@ -52,16 +52,16 @@ class ValSource(NamedTuple):
 
 
 class ValLoss(NamedTuple):
-    """A validation loss in nats a target: the mean of the sources' losses, each weighted by its share."""
+    """A validation loss in nats per target: the mean over the sources, weighted by their shares."""
 
     mean: float
     by_source: dict[str, float]
 
 
 def share_out(sources: Mapping[str, tuple[Source, float]], sequences: int) -> list[ValSource]:
-    """Divide an evaluation of so many sequences among weighted sources, by name.
+    """Divide the sequences of an evaluation among weighted sources, by name.
 
-    No source gives a row twice: the others make up for one that has fewer rows than its share asks for.
+    No source gives a row twice; the others make up for one with fewer rows than its share.
     """
     total = sum(weight for _, weight in sources.values())
     shares = {name: weight / total for name, (_, weight) in sources.items()}
@@ -75,7 +75,7 @@ def share_out(sources: Mapping[str, tuple[Source, float]], sequences: int) -> li
 def evaluate(
     model: GPT, sources: Sequence[ValSource], B: int, amp: Amp, stop: Callable[[], bool] = lambda: False
 ) -> ValLoss | None:
-    """Return the validation loss, or None if it was stopped; the model stays in the mode it was in."""
+    """Return the validation loss, or None if stopped. The model's mode (train or eval) is restored."""
     was_training = model.training
     model.eval()
     losses = dict[str, float]()
@@ -94,7 +94,7 @@ def evaluate(
 def mean_loss(
     model: GPT, source: Source, sequences: int, B: int, amp: Amp, stop: Callable[[], bool] = lambda: False
 ) -> float | None:
-    """Return the mean loss a target over the first `sequences`, in nats, or None if it was stopped."""
+    """Return the mean loss per target over the first `sequences`, in nats, or None if stopped."""
     total, targets = torch.zeros((), device=model.device), 0
     for x, y in batches(source, sequences, B):
         if stop():
@@ -107,10 +107,10 @@ def mean_loss(
 
 
 def yardstick(train: Source, val: Sequence[ValSource], token_bytes: Sequence[int], B: int) -> Yardstick:
-    """Measure a unigram model, learned from the training targets, on the validation sequences.
+    """Fit a unigram model to the training targets and evaluate it on the validation sequences.
 
     Raises:
-        DataError: no target there stands for a byte of text, so that there is nothing to measure by.
+        DataError: the validation targets stand for no byte of text.
     """
     V = len(token_bytes)
     seen = _counts(train, UNIGRAM_SEQUENCES, V, B) + 1.0  # add-one smoothing

@@ -22,16 +22,10 @@ log = logging.getLogger("niels_gpt")
 
 
 class Report:
-    """The voice of one phase. Its numbers go to metrics.jsonl, one object per event, each step once."""
+    """Log the numbers of a phase to metrics.jsonl, one object per event, and to the console."""
 
-    def __init__(
-        self,
-        out: Path,
-        total_steps: int,
-        state: TrainState,
-        measure: Yardstick,
-    ) -> None:
-        """Go on after the step of `state`; what the file says beyond it belongs to a run that was cut off."""
+    def __init__(self, out: Path, total_steps: int, state: TrainState, measure: Yardstick) -> None:
+        """Continue after the step of `state`; later events in the file belong to a process that was killed."""
         self.out, self.total_steps, self.measure = out, total_steps, measure
         self.device, self.T = state.model.device, state.model.cfg.T
         self._since, self._since_step, self._since_tokens = time.monotonic(), state.step, self._tokens(state)
@@ -40,35 +34,27 @@ class Report:
             keep_until(out / METRICS, state.step, evaluated=state.evaluated)
 
     def train(self, state: TrainState, loss: float, lr: float, grad_norm: float) -> None:
-        """Tell of one optimizer step: its mean loss a target, in nats."""
-        step = state.step
+        """Log an optimizer step; `loss` is the mean per target, in nats."""
         speed, left = self._speed_and_seconds_left(state)
-        self._write(
-            event="train",
-            step=step,
-            loss=loss,
-            lr=lr,
-            grad_norm=grad_norm,
-            tokens=self._tokens(state),
-            tokens_per_second=round(speed),
-            memory=memory_in_use(self.device),
-        )
+        numbers = {"step": state.step, "loss": loss, "lr": lr, "grad_norm": grad_norm}
+        machine = {"tokens_per_second": round(speed), "memory": memory_in_use(self.device)}
+        self._write(event="train", **numbers, tokens=self._tokens(state), **machine)
         if self._progress:
             task = self._progress.task_ids[0]
             self._progress.update(task, facts=f"loss {loss:.3f}  lr {lr:.2e}  {speed:,.0f} tokens/s")
         else:
             width = len(str(self.total_steps))
             log.info(
-                f"step {step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {lr:.2e}  "
+                f"step {state.step:{width}}/{self.total_steps}  loss {loss:.4f}  lr {lr:.2e}  "
                 f"grad_norm {grad_norm:.2f}  {speed:,.0f} tokens/s  {left:.0f} s left"
             )
 
     def val(self, state: TrainState, loss: ValLoss) -> None:
-        """Tell of an evaluation: loss in nats a target and bits a byte, beside a unigram model's."""
+        """Log an evaluation in nats per target and bits per byte, beside the unigram model's."""
         bits = self.measure.bits_per_byte(loss.mean)
         several = {"by_source": loss.by_source} if len(loss.by_source) > 1 else {}
-        told = {"loss": loss.mean, "bits_per_byte": bits, "tokens": self._tokens(state)}
-        self._write(event="val", step=state.step, **told, **several)
+        losses = {"loss": loss.mean, "bits_per_byte": bits}
+        self._write(event="val", step=state.step, **losses, tokens=self._tokens(state), **several)
         unigram = self.measure.unigram_loss
         parts = ", ".join(f"{name} {part:.4f}" for name, part in loss.by_source.items())
         log.info(
@@ -78,18 +64,18 @@ class Report:
         )
 
     def settle(self) -> None:
-        """See to it that a power cut takes nothing back of what was told."""
+        """Flush metrics.jsonl to the disk."""
         with tolerated(self.out / METRICS):
             settle(self.out / METRICS)
 
     def advance(self, step: int) -> None:
-        """Move the bar, where there is one."""
+        """Move the progress bar, if there is one."""
         if self._progress:
             self._progress.update(self._progress.task_ids[0], completed=step)
 
     @contextmanager
     def live(self, title: str) -> Iterator[None]:
-        """Show a progress bar on a terminal while a phase learns."""
+        """Show a progress bar while a phase trains, if the console is a terminal."""
         if not get_console().is_terminal:
             yield
             return
@@ -106,7 +92,7 @@ class Report:
         self._progress = None
 
     def curves(self) -> None:
-        """Draw the losses of the phase so far into curves.png."""
+        """Draw the losses so far into curves.png."""
         from matplotlib.figure import Figure  # here: importing it takes as long as ten steps
 
         figure = Figure(figsize=(7, 4), layout="constrained")
@@ -116,7 +102,7 @@ class Report:
             points = [(event["step"], event["loss"]) for event in events if event["event"] == kind]
             axes.plot(*zip(*points, strict=True), style, label=kind, markersize=4) if points else None
         axes.axhline(self.measure.unigram_loss, color="grey", linestyle=":", label="unigram, val")
-        axes.set(xlabel="step", ylabel="loss (nats a target)", title=self.out.name)
+        axes.set(xlabel="step", ylabel="loss (nats per target)", title=self.out.name)
         axes.legend()
         with tolerated(self.out / CURVES), beside(self.out / CURVES) as part:
             figure.savefig(part, dpi=120, format="png")
@@ -126,7 +112,7 @@ class Report:
         return state.sequences * self.T
 
     def _speed_and_seconds_left(self, state: TrainState) -> tuple[float, float]:
-        """Return the tokens a second since the last call, and the seconds to the end at that speed."""
+        """Return the tokens per second since the last call, and the seconds to the end at that speed."""
         now, tokens = time.monotonic(), self._tokens(state)
         seconds = max(now - self._since, 1e-9)
         speed = (tokens - self._since_tokens) / seconds

@@ -14,22 +14,22 @@ log = logging.getLogger("niels_gpt")
 
 
 def make_model(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> GPT:
-    """Return a GPT with new weights on a device; the CPU draws them, for every device."""
+    """Return a GPT with new weights on a device. The weights are drawn on the CPU, the same for every device."""
     torch.manual_seed(derived_seed("weights", train.seed))
     recompute, compiled = train.activation_checkpointing, compile_active(device, train)
     return GPT(cfg, activation_checkpointing=recompute, compiled=compiled).to(device)
 
 
 def compile_active(device: torch.device, train: TrainCfgSchema) -> bool:
-    """Return whether this run compiles its model: when asked for, on the CPU; nobody has measured it on mps."""
+    """Return whether this run compiles its model: on request, on the CPU only (unmeasured on mps)."""
     return train.compile and device.type == "cpu"
 
 
 def require_compiler(device: torch.device, train: TrainCfgSchema) -> None:
-    """Try to compile something small, if the run is going to compile; say what is going to happen.
+    """If the run compiles its model, try torch.compile on a small function first.
 
     Raises:
-        ConfigError: it does not work, and why.
+        ConfigError: torch.compile fails here.
     """
     if not compile_active(device, train):
         return
@@ -41,5 +41,5 @@ def require_compiler(device: torch.device, train: TrainCfgSchema) -> None:
             "install a C++ compiler (g++ or clang++), or use compile=off",
         ) from error
     log.info(
-        "compile=on: the first step compiles the model, which takes up to a minute, less when it was done before"
+        "compile=on: the first step compiles the model, which takes up to a minute, or seconds if it is cached"
     )

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrix is made orthogonal before it is applied (Jordan et al., 2024)."""
+"""The Muon optimizer: orthogonalized momentum (Jordan et al., 2024)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # of the iteration: steep at 0, so that five rounds are enough
+QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the iteration, steep at 0 so that five rounds do
 ROUNDS = 5
 TINY = 1e-7
 
 
 class Muon(Optimizer):
-    """Updates matrices by orthogonal steps, with Nesterov momentum and decoupled weight decay.
+    """Update matrices by orthogonal steps, with Nesterov momentum and decoupled weight decay.
 
-    It is torch.optim.Muon with `match_rms_adamw` (Liu et al., Muon is Scalable for LLM Training, 2025): a step is
-    as large as AdamW's at the same learning rate. That one computes in bfloat16 alone, which is very slow on a CPU
-    without bfloat16 products (README); this one computes in float32 there.
+    Like torch.optim.Muon with `match_rms_adamw` (Liu et al., Muon is Scalable for LLM Training, 2025): a step is
+    as large as AdamW's at the same learning rate. Torch's computes in bfloat16, which is very slow on a CPU
+    without bfloat16 products; there this one computes in float32.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float) -> None:
@@ -25,7 +25,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every matrix, (rows, columns), that has a gradient."""
+        """Update every matrix (rows, columns) that has a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
@@ -42,7 +42,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Return a matrix with the singular vectors of (rows, columns), and singular values near 1."""
+    """Return the matrix (rows, columns) with its singular values moved near 1."""
     a, b, c = QUINTIC
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = wide.to(fast_dtype(matrix.device))
@@ -54,6 +54,6 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """Return the smallest dtype that a device multiplies matrices in at full speed."""
+    """Return the smallest dtype in which a device multiplies matrices at full speed."""
     slow = device.type == "cpu" and not torch.cpu.get_capabilities().get("avx512_bf16", False)
     return torch.float32 if slow else torch.bfloat16

@@ -12,9 +12,10 @@ from niels_gpt.model.gpt import GPT
 
 
 def first_not_finite(model: GPT, parts: Sequence[Batch], first: int, backward: Callable[[Batch], Tensor]) -> str:
-    """Return which microbatch, and which weight, module or gradient in it; `first` is its first sequence's number.
+    """Repeat a failed step and return its first non-finite weight, module or gradient, with the microbatch.
 
-    The caller has set the random state as it was before the step; `backward` adds a microbatch's gradients.
+    `first` is the number of the step's first sequence; `backward` adds a microbatch's gradients. The caller has
+    restored the random state from before the step.
     """
     weights = list(model.named_parameters())
     if spoilt := _first(weights, lambda weight: weight):
@@ -23,7 +24,7 @@ def first_not_finite(model: GPT, parts: Sequence[Batch], first: int, backward: C
     for number, part in enumerate(parts):
         with _watched(model) as spoilt_modules:
             loss = backward(part)
-        spoilt_gradient = _first(weights[::-1], lambda weight: weight.grad)  # as they come, the last one first
+        spoilt_gradient = _first(weights[::-1], lambda weight: weight.grad)  # in the order of the backward pass
         if torch.isfinite(loss) and not spoilt_gradient:
             first += len(part.x)
             continue
@@ -36,7 +37,7 @@ def first_not_finite(model: GPT, parts: Sequence[Batch], first: int, backward: C
 
 
 def _first(weights: Sequence[tuple[str, Tensor]], part: Callable[[Tensor], Tensor | None]) -> str:
-    """Return the name of the first weight of which a part is not finite, if there is one."""
+    """Return the name of the first weight with a non-finite `part`, or an empty string."""
     for name, weight in weights:
         if (tensor := part(weight)) is not None and not torch.isfinite(tensor).all():
             return name
@@ -45,7 +46,7 @@ def _first(weights: Sequence[tuple[str, Tensor]], part: Callable[[Tensor], Tenso
 
 @contextmanager
 def _watched(model: GPT) -> Iterator[list[str]]:
-    """Collect the names of the modules whose outputs are not finite, the first to compute one first."""
+    """Collect the names of modules with non-finite outputs, in the order of computation."""
     found: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:

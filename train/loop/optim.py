@@ -12,37 +12,37 @@ from niels_gpt.model.gpt import GPT
 from train.config.schema import TrainCfgSchema
 from train.loop.muon import Muon
 
-AVERAGES = {AdamW: {"step", "exp_avg", "exp_avg_sq"}, Muon: {"momentum_buffer"}}  # what each keeps of a weight
+STATE_KEYS = {AdamW: {"step", "exp_avg", "exp_avg_sq"}, Muon: {"momentum_buffer"}}  # of each weight
 
 
 class Together(Optimizer):
-    """Several optimizers that step as one, each on parameters of its own."""
+    """Several optimizers that step together, each on its own parameters."""
 
     def __init__(self, *parts: Optimizer) -> None:
-        super().__init__([group for part in parts for group in part.param_groups], {})  # the very groups, shared
+        super().__init__([group for part in parts for group in part.param_groups], {})  # shared, not copied
         self.parts = parts
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take a step of each."""
+        """Step each optimizer."""
         for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states in order."""
+        """Return the states of all optimizers, in order."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what state_dict returned."""
+        """Load the result of `state_dict`."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
 def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
-    """Return what updates the weights, with weight decay on matrices only.
+    """Return the optimizer, with weight decay on matrices only.
 
-    With optim=adamw that is AdamW (Loshchilov and Hutter, 2019), fused; with optim=muon the matrices of the blocks
-    are left to Muon, at the same learning rate.
+    optim=adamw is AdamW (Loshchilov and Hutter, 2019), fused. With optim=muon, Muon updates the matrices of the
+    blocks at the same learning rate, and AdamW the rest.
     """
     vectors = [p for p in model.parameters() if p.dim() < 2]
     matrices = [p for p in model.parameters() if p.dim() >= 2]
@@ -59,24 +59,23 @@ def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
 
 
 def load_averages(optimizer: Optimizer, saved: dict[str, Any], step: int) -> None:
-    """Go on with the averages of a state saved after so many steps; the settings stay those of this run.
+    """Load the averages of a state that was saved after `step` steps; the settings stay those of this run.
 
     Raises:
-        ValueError: a weight has none, or one is not of the weight's shape: a fused kernel would read and write
-            beyond it.
-        Exception: of any kind, where the state is not as an optimizer's.
+        ValueError: a weight has no averages, or some of another shape, beyond which a fused kernel would write.
+        Exception: the state is not an optimizer's; torch raises many kinds.
     """
     settings = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own | {"lr": group["lr"]})  # each step sets it; until then it is that of the last one
+        group.update(own | {"lr": group["lr"]})  # the rate of the last step
     for part in optimizer.parts if isinstance(optimizer, Together) else [optimizer]:
         weights = [weight for group in part.param_groups for weight in group["params"]]
         if step and (without := sum(weight not in part.state for weight in weights)):
-            raise ValueError(f"it keeps no averages of {without} of {len(weights)} weights")
+            raise ValueError(f"{without} of {len(weights)} weights have no averages")
         for parameter, kept in part.state.items():
-            if kept.keys() != AVERAGES[type(part)]:
-                raise ValueError(f"it keeps {len(kept)} averages of a weight, not {len(AVERAGES[type(part)])}")
+            if kept.keys() != STATE_KEYS[type(part)]:
+                raise ValueError(f"it has {len(kept)} averages for a weight, not {len(STATE_KEYS[type(part)])}")
             for name, average in kept.items():
                 _require_shape(name, average, () if name == "step" else tuple(parameter.shape))
 
@@ -87,10 +86,9 @@ def _require_shape(name: str, average: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def lr_at(step: int, cfg: TrainCfgSchema) -> float:
-    """Return the learning rate of the update that follows `step` updates.
+    """Return the learning rate of the update after `step` updates: linear warm-up, then cosine or linear decay.
 
-    It warms up in a line, then falls as a cosine or in a line to min_lr. It is never 0: the first update has
-    base_lr / cfg.warmup.
+    The first update has base_lr / cfg.warmup, not 0; the decay ends at min_lr.
     """
     if step < cfg.warmup:
         return cfg.base_lr * (step + 1) / cfg.warmup
@@ -101,13 +99,13 @@ def lr_at(step: int, cfg: TrainCfgSchema) -> float:
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Make `lr` the learning rate of the next update."""
+    """Set the learning rate of the next update."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def unscale_gradients(model: GPT, scale: float) -> None:
-    """Divide the fp32 gradients by the power of two that the loss was multiplied by; exact, but for underflow."""
+    """Divide the fp32 gradients by the power of two that scaled the loss; exact except for underflow."""
     if scale == 1.0:
         return
     for parameter in model.parameters():
@@ -116,5 +114,5 @@ def unscale_gradients(model: GPT, scale: float) -> None:
 
 
 def clip_gradients(model: GPT, largest: float) -> torch.Tensor:
-    """Scale the gradients down to a norm of `largest` at most; return the norm before, a 0-d tensor."""
+    """Clip the gradients to a norm of `largest`; return the norm before clipping, a 0-d tensor."""
     return torch.nn.utils.clip_grad_norm_(model.parameters(), largest)

@@ -20,9 +20,9 @@ from train.loop.logger import Report
 from train.loop.nonfinite import first_not_finite
 from train.loop.optim import clip_gradients, lr_at, set_lr, unscale_gradients
 
-CALMER = (
-    "lower train.base_lr (of SFT alone: sft.train.base_lr) or raise train.warmup_steps; on mps try precision=bf16 "
-    "or precision=off too; the same command goes on from the last checkpoint, which is good"
+DIVERGED_HINT = (
+    "lower train.base_lr (for SFT alone: sft.train.base_lr) or raise train.warmup_steps; on mps also try "
+    "precision=bf16 or precision=off; the same command resumes from the last checkpoint, which is intact"
 )
 
 
@@ -37,25 +37,24 @@ def train_loop(
     origin: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Take steps until `cfg.total_steps` or until `stop()`; after each, do what is due.
+    """Take steps until `cfg.total_steps` or until `stop()`; log, evaluate and save when due.
 
-    Checkpoints go to `out`; their train_cfg is `cfg` with `origin`, which says where the weights come from.
-    Whether a step was evaluated follows from its checkpoint alone.
+    Checkpoints go to `out`; their train_cfg is `cfg` plus `origin`, the history of the weights.
 
     Raises:
-        NonFiniteError: a loss, gradient or weight is nan or inf; the last checkpoint stays good.
-        DiskError: a checkpoint cannot be written; the last one stays good.
+        NonFiniteError: a loss, gradient or weight is nan or inf; the last checkpoint is intact.
+        DiskError: a checkpoint cannot be written; the last one is intact.
     """
     amp = amp_factory(state.model.device, cfg)
     train_cfg = cfg.model_dump() | dict(origin or {})
 
-    def keep(*, best: bool) -> None:
+    def save(*, best: bool) -> None:
         report.settle()
         save_step(out, state, train_cfg, best=best, keep_last=cfg.keep_last)
 
-    cut_off = not state.evaluated and is_due(state.step, cfg.eval_every, cfg)  # by a stop
-    if cut_off and is_best(state, cfg, val, amp, report, stop):
-        keep(best=True)
+    cut_short = not state.evaluated and is_due(state.step, cfg.eval_every, cfg)  # by a stop during an evaluation
+    if cut_short and is_best(state, cfg, val, amp, report, stop):
+        save(best=True)
     stopping = stop()
     while state.step < cfg.total_steps and not stopping:
         lr = lr_at(state.step, cfg)
@@ -65,14 +64,14 @@ def train_loop(
             report.train(state, loss.item(), lr, grad_norm.item())
         if is_due(state.step, cfg.eval_every, cfg):
             improved = is_best(state, cfg, val, amp, report, stop)
-        stopping = stop()  # asked once: what comes after this is for the next step
+        stopping = stop()  # once a step: a later request stops after the next one
         if improved or stopping or is_due(state.step, cfg.ckpt_every, cfg):
-            keep(best=improved)
+            save(best=improved)
         report.advance(state.step)
 
 
 def is_due(step: int, every: int, cfg: TrainCfgSchema) -> bool:
-    """Return whether something that comes `every` so many steps comes now; the last step has everything."""
+    """Return whether an action is due at `step`; all are at the last one."""
     return step % every == 0 or step >= cfg.total_steps
 
 
@@ -84,7 +83,7 @@ def is_best(
     report: Report,
     stop: Callable[[], bool],
 ) -> bool:
-    """Evaluate, note the loss, and return whether it is the best so far; a stop leaves it to the next process.
+    """Evaluate, log the loss and return whether it is the best so far; if stopped, leave it to the next process.
 
     Raises:
         NonFiniteError: the loss is nan or inf.
@@ -93,7 +92,7 @@ def is_best(
     if loss is None:
         return False
     if not math.isfinite(loss.mean):
-        raise NonFiniteError(f"step {state.step}: the validation loss is {loss.mean}", CALMER)
+        raise NonFiniteError(f"step {state.step}: the validation loss is {loss.mean}", DIVERGED_HINT)
     report.val(state, loss)
     state.evaluated = True
     improved = state.best_val_loss is None or loss.mean < state.best_val_loss
@@ -105,14 +104,13 @@ def is_best(
 def optimizer_step(
     state: TrainState, cfg: TrainCfgSchema, source: Source, amp: Amp, lr: float
 ) -> tuple[Tensor, Tensor]:
-    """Do one update on B x accum_steps sequences; return the mean loss a target and the gradient norm.
+    """Do one update on B x accum_steps sequences; return the mean loss per target and the gradient norm.
 
-    Both stay on the device until someone reads them. The sequences are drawn first, so that each microbatch
-    is normalised by the mean number of targets of this step's microbatches: the sum is the exact mean over
-    all its targets, however they are split.
+    Both are 0-d tensors on the device. Each microbatch's loss is divided by the mean number of targets of the
+    step's microbatches, so that the sum is the exact mean over all targets, however they are split.
 
     Raises:
-        NonFiniteError: the loss or the gradient is nan or inf; the weights are as before.
+        NonFiniteError: the loss or the gradient is nan or inf; the weights are unchanged.
     """
     model, device = state.model.train(), state.model.device
     batch = source.draw(state.sequences, cfg.effective_batch)  # on the CPU
@@ -135,11 +133,12 @@ def optimizer_step(
         mean_loss += backward(part)
     unscale_gradients(model, scale)
     grad_norm = clip_gradients(model, cfg.grad_clip)
-    if not torch.isfinite(mean_loss + grad_norm):  # this reads the device once a step
+    if not torch.isfinite(mean_loss + grad_norm):  # reads the device once a step
         torch.manual_seed(dropout_seed)
         where = first_not_finite(model, parts, state.sequences, backward)
-        said = f"loss {mean_loss.item()}, gradient norm {grad_norm.item()}, not finite first in {where}"
-        raise NonFiniteError(f"step {state.step + 1}: {said}; the weights are as before", CALMER)
+        losses = f"loss {mean_loss.item()}, gradient norm {grad_norm.item()}"
+        message = f"step {state.step + 1}: {losses}, first not finite in {where}; the weights are unchanged"
+        raise NonFiniteError(message, DIVERGED_HINT)
     set_lr(state.optimizer, lr)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)

@@ -16,28 +16,28 @@ from train.config.schema import PhaseName, RunCfg
 from train.loop.evaluate import ValSource, share_out
 
 WANTS: dict[PhaseName, Want] = {"pretrain": "documents", "sft": "dialogues"}
-VAL_SEED = 0  # of the order of validation sequences: the same for all runs, so that their losses compare
+VAL_SEED = 0  # for the order of validation sequences, the same in all runs so that their losses compare
 Stream = Callable[[TokenFiles, int, int], Source]
 log = logging.getLogger("niels_gpt")
 
 
 class PhaseData(NamedTuple):
-    """The sequences that a phase trains on, and its held-out ones by source.
+    """The training sequences of a phase, and its validation sequences by source.
 
-    A resumed run needs the same `content_hash`; validation losses compare as long as `measure` is the same.
+    A resumed run needs the same `content_hash`. Validation losses compare while `val_hash` stays the same.
     """
 
     train: Source
     val: list[ValSource]
     content_hash: str
-    measure: str
+    val_hash: str
 
 
 def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
-    """Open the token files of a phase, each as a `stream` of sequences; they are built if they are not there.
+    """Open the token files of a phase as a `stream` of sequences per source; build missing ones.
 
     Raises:
-        DataError: a source has too little for one of its splits, or no source has what the phase reads.
+        DataError: a source has too little for one of its splits, or no source has the kind of text that is read.
     """
     data, T, want = cfg.data, cfg.model.T, WANTS[cfg.phase]
     sources = select_sources(data.mixture(), want)
@@ -70,7 +70,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
     return PhaseData(
         train[0] if len(train) == 1 else Mixture(train, [source.weight for source in sources], cfg.train.seed),
         share_out(val, cfg.train.eval_sequences),
-        _hash(facts, "", data.val_fraction),  # "": where val_source was, before it could change
+        _hash(facts, "", data.val_fraction),  # "" stands for val_source, which may change
         _hash(measured, cfg.train.eval_sequences),
     )
 

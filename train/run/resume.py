@@ -27,8 +27,8 @@ log = logging.getLogger("niels_gpt")
 class StartingPoint(NamedTuple):
     """The checkpoints that a phase may start from, each read once.
 
-    It goes on from `own`, its newest good one; else from `earlier`, which resume=PATH names; else it takes the
-    weights of `initial`; else its weights are new.
+    It resumes from `own`, its newest good one, else from `earlier`, named by resume=PATH; without either it takes
+    the weights of `initial`, or new ones.
     """
 
     own: Found | None
@@ -37,10 +37,10 @@ class StartingPoint(NamedTuple):
 
 
 def starting_point(cfg: RunCfg, before: Path | None) -> StartingPoint:
-    """Read the checkpoints that the settings ask for; `before` is the folder of the phase before, in a pipeline.
+    """Read the checkpoints that a phase may start from; in a pipeline, `before` is the folder of the phase before.
 
     Raises:
-        CheckpointError: one cannot be used, and the phase has none of its own yet.
+        CheckpointError: one cannot be used, and the phase has no checkpoint yet.
     """
     own = newest(cfg.out)
 
@@ -50,7 +50,7 @@ def starting_point(cfg: RunCfg, before: Path | None) -> StartingPoint:
         except (CheckpointError, OSError) as error:
             if not own:
                 raise
-            log.warning("warning: %s; %s goes on from a checkpoint of its own", error, cfg.phase)
+            log.warning("warning: %s; %s resumes from its own checkpoint", error, cfg.phase)
             return None
 
     earlier = initial = None
@@ -66,10 +66,10 @@ def starting_point(cfg: RunCfg, before: Path | None) -> StartingPoint:
 def restore(
     state: TrainState, start: StartingPoint, cfg: RunCfg, tokenizer: Tokenizer, data: PhaseData
 ) -> dict[str, Any]:
-    """Resume or warm-start `state`; return the origin that its checkpoints will record.
+    """Load `state` from the starting point; return the origin that its checkpoints will record.
 
     Raises:
-        CheckpointError: a checkpoint is of another model, tokenizer, phase or text.
+        CheckpointError: a checkpoint has another model, tokenizer, phase or text.
     """
     own, earlier, initial = start
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": data.content_hash}
@@ -86,11 +86,11 @@ def restore(
         log.info("%s: resumed from step %d", cfg.phase, state.step)
         origin = recorded(found) | origin
         for change in changed_settings(found.saved, model=cfg.model, train=cfg.train):
-            log.warning("%s: changed since then: %s", cfg.phase, "{setting}: {before} -> {after}".format(**change))
+            log.warning("%s: changed setting: %s", cfg.phase, "{setting} {before} -> {after}".format(**change))
             if change["setting"].partition(".")[2] not in WITHOUT_EFFECT - {"total_steps"}:
                 origin["changes"] = [*origin.get("changes", []), change]
         best = mend_names(state, cfg.out)
-        if best and found.saved["train_cfg"].get("measure") != data.measure:
+        if best and found.saved["train_cfg"].get("val_hash") != data.val_hash:
             _measure_again(state, best, cfg, data)
     elif initial:
         require_same_origin(initial, {"tokenizer": origin["tokenizer"]})
@@ -98,39 +98,39 @@ def restore(
         log.info("%s: weights from %s, step %d", cfg.phase, initial.path, initial.saved["step"])
     elif cfg.phase == "sft":
         log.warning("sft: starts from random weights; init_from=PATH takes those of a pretrained run")
-    return origin | {"measure": data.measure}
+    return origin | {"val_hash": data.val_hash}
 
 
 def newest(folder: Path) -> Found | None:
-    """Return the checkpoint with the highest step that is undamaged, or None where there is none at all.
+    """Return the undamaged checkpoint with the highest step, or None if the folder has no checkpoints.
 
-    Damaged ones are named, and set aside under another name, where they are in nobody's way.
+    Damaged ones are logged and renamed to *.damaged.
 
     Raises:
-        CheckpointError: there are checkpoints, but every one is damaged.
+        CheckpointError: all checkpoints are damaged.
     """
-    refused: list[tuple[Path, CheckpointError]] = []
+    damaged: dict[Path, CheckpointError] = {}
     for path in _candidates(folder):
         try:
-            found = _read_step(path)
+            found = Found.at(path)
+            if step_of(path) not in (None, step := found.saved["step"]):
+                raise CheckpointError(f"{path} is damaged (it holds step {step})", "use an earlier checkpoint")
         except CheckpointError as error:
-            refused.append((path, error))
-        else:
-            for damaged, why in refused:
-                log.warning("warning: %s; using step %d", why, found.saved["step"])
-                _set_aside(damaged)
-            return found
-    if refused:
-        lines = [str(error) for _, error in refused]
-        raise CheckpointError("\n".join(lines), "choose another name=... to start anew, or init_from=PATH")
+            damaged[path] = error
+            continue
+        for other, reason in damaged.items():
+            log.warning("warning: %s; using step %d", reason, step)
+            if step_of(other) is not None:
+                other.replace(other.with_name(f"{other.name}.damaged"))
+        return found
+    if damaged:
+        errors = "\n".join(map(str, damaged.values()))
+        raise CheckpointError(errors, "start again under another name=..., or use init_from=PATH")
     return None
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
-    """Yield the checkpoints, the latest step first; latest.pt and best.pt where they are files of their own.
-
-    latest.pt mostly is a second name of the newest step, and damaged with it, unless one was copied.
-    """
+    """Yield the checkpoints, the highest step first, and each file once: latest.pt is usually a second name."""
     steps = step_files(folder)
     seen: list[Path] = []
     for path in [*steps[:1], folder / LATEST, *steps[1:], folder / BEST]:
@@ -139,41 +139,27 @@ def _candidates(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _read_step(path: Path) -> Found:
-    """Return a checkpoint; one named by its step has to be of that step."""
-    found = Found.at(path)
-    if (named := step_of(path)) is not None and (step := found.saved["step"]) != named:
-        raise CheckpointError(f"{path} is damaged (it holds step {step})", "use an earlier checkpoint")
-    return found
-
-
-def _set_aside(path: Path) -> None:
-    """Keep a damaged file for who wants to look at it, but count it as a step no more."""
-    if step_of(path) is not None:
-        path.replace(path.with_name(f"{path.name}.damaged"))
-
-
 def best_in(folder: Path) -> Found:
-    """Return best.pt of a finished phase; the newest good step stands in for one that is damaged.
+    """Return best.pt of a finished phase; if it is damaged, replace it by the newest good step.
 
     Raises:
-        CheckpointError: none of its checkpoints is good.
+        CheckpointError: all its checkpoints are damaged.
     """
     try:
         return Found.at(folder / BEST)
     except CheckpointError as error:
         if not (found := newest(folder)):
             raise
-        log.warning("warning: %s; step %d stands in", error, found.saved["step"])
+        log.warning("warning: %s; replaced by step %d", error, found.saved["step"])
         link(found.path, folder / BEST)
         return found
 
 
 def mend_names(state: TrainState, folder: Path) -> Found | None:
-    """Let latest.pt mean the step that a run goes on from, and return best.pt if there is a good one.
+    """Point latest.pt at the step that a run resumes from, and return best.pt, if it is good.
 
-    A kill may have come between a step and its second name. Without a good best.pt this step stands in, and it is
-    evaluated again if an evaluation is due.
+    A kill may have come between saving a step and linking its second name. A damaged best.pt is replaced by this
+    step, which is evaluated again if that is due.
     """
     own = step_path(folder, state.step)
     if own.exists() and not ((folder / LATEST).exists() and own.samefile(folder / LATEST)):
@@ -185,13 +171,13 @@ def mend_names(state: TrainState, folder: Path) -> Found | None:
     except CheckpointError as error:
         state.best_val_loss, state.evaluated = None, False
         if (folder / LATEST).exists():
-            log.warning("warning: %s; step %d stands in until the next evaluation", error, state.step)
+            log.warning("warning: %s; replaced by step %d until the next evaluation", error, state.step)
             link(folder / LATEST, folder / BEST)
         return None
 
 
 def _measure_again(state: TrainState, best: Found, cfg: RunCfg, data: PhaseData) -> None:
-    """Evaluate best.pt on the validation sequences of now: a loss on others does not compare with theirs."""
+    """Evaluate best.pt on the present validation sequences, since losses on others do not compare."""
     require_same_model(best, state.model.cfg)
     own = {name: weight.clone() for name, weight in state.model.state_dict().items()}
     state.model.load_state_dict(best.saved["model_state"])
@@ -199,45 +185,45 @@ def _measure_again(state: TrainState, best: Found, cfg: RunCfg, data: PhaseData)
     state.model.load_state_dict(own)
     before, after = state.best_val_loss, loss.mean if loss else None
     log.warning(
-        "%s: other validation sequences than before: the best loss, of step %d, is %.4f on them, not %.4f",
+        "%s: the validation sequences have changed: best.pt (step %d) has loss %.4f on them, before it was %.4f",
         *(cfg.phase, best.saved["step"], after, before),
     )
     state.best_val_loss, state.evaluated = after, False
 
 
 def resume(state: TrainState, found: Found) -> None:
-    """Go on from a checkpoint: weights, optimizer, step and best loss.
+    """Load weights, optimizer, step and best loss from a checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint is of another model; the message is a table of what differs.
+        CheckpointError: the checkpoint holds another model, or its optimizer state does not fit.
     """
     warm_start(state, found)
     try:
         load_averages(state.optimizer, found.saved["optimizer_state"], found.saved["step"])
-    except Exception as error:  # torch looks at little of what it loads, and trips over the rest in any way
+    except Exception as error:  # torch checks little of the state, and fails in many ways
         if is_out_of_memory(error):
             raise
         raise CheckpointError(
             f"{found.path}: its optimizer_state does not fit its model ({error})",
-            "use init_from=PATH to take the weights alone",
+            "use init_from=PATH to load the weights alone",
         ) from error
     state.step, state.best_val_loss = found.saved["step"], found.saved["best_val_loss"]
     state.sequences = found.sequences
-    state.evaluated = bool(found.saved["train_cfg"].get("evaluated"))  # an older one does not say: once more, then
+    state.evaluated = bool(found.saved["train_cfg"].get("evaluated"))  # older: evaluate again
 
 
 def warm_start(state: TrainState, found: Found) -> None:
-    """Take the weights alone from a checkpoint.
+    """Load the weights alone from a checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint is of another model; the message is a table of what differs.
+        CheckpointError: the checkpoint holds another model.
     """
     require_same_model(found, state.model.cfg)
     state.model.load_state_dict(found.saved["model_state"])
 
 
 def changed_settings(saved: dict[str, Any], **now: Cfg) -> Iterator[dict[str, Any]]:
-    """Yield the settings in which a resumed run's `model` and `train` differ from those that were saved."""
+    """Yield the settings of `model` and `train` that differ from the saved ones, with the saved step."""
     for part, cfg in now.items():
         then = saved[f"{part}_cfg"]
         for key, value in cfg.model_dump().items():
@@ -246,10 +232,10 @@ def changed_settings(saved: dict[str, Any], **now: Cfg) -> Iterator[dict[str, An
 
 
 def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
-    """Return the run's own tokenizer once it has begun, else that of the weights it starts from, or a new one.
+    """Return the tokenizer of a run that has begun, else that of the weights it starts from, else a new one.
 
     Raises:
-        DataError: the text does not give model.V entries, or the tokenizer is of another size.
+        DataError: the text gives fewer than model.V entries, or the tokenizer has another size.
         CheckpointError: the weights to start from have no tokenizer beside them.
     """
     begun = any(Path(cfg.dir).glob("*/*.pt"))
@@ -269,7 +255,7 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
 
 
 def adopt_tokenizer(checkpoint: Path, target: Path) -> None:
-    """Copy the tokenizer of the run whose weights are taken over."""
+    """Copy the tokenizer of the run that a checkpoint belongs to."""
     theirs = phase_folder(checkpoint).parent / target.name
     if not theirs.exists():
         raise CheckpointError(
@@ -281,6 +267,6 @@ def adopt_tokenizer(checkpoint: Path, target: Path) -> None:
 
 
 def checkpoint_path(asked: str) -> Path:
-    """Return the checkpoint that a setting names; a phase's folder stands for the best one in it."""
+    """Return the path of the checkpoint that a setting names; a folder stands for its best.pt."""
     path = Path(asked)
     return path / BEST if path.is_dir() else path

@@ -38,10 +38,10 @@ log = logging.getLogger("niels_gpt")
 
 
 def run(plan: list[RunCfg]) -> list[PhaseResult]:
-    """Carry out the phases of a plan in their run folder; what is complete is left as it is.
+    """Carry out the phases of a plan in their run folder, except complete ones.
 
     Raises:
-        NielsError: of the kind that says what went wrong; what was saved stays good.
+        NielsError: the subclass tells what went wrong; saved checkpoints are intact.
     """
     claim(plan)
     sweep_leftovers(plan)
@@ -62,7 +62,7 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
 
 
 def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
-    """Carry out one phase, in a pipeline from the best of the phase `before`; `last` shows a sample at its end."""
+    """Carry out one phase, in a pipeline from the best of the phase `before`; show a sample after the `last`."""
     device = resolve_device(cfg.device)
     preflight(device, cfg)
     require_compiler(device, cfg.train)
@@ -74,7 +74,7 @@ def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
     state = TrainState(model, make_optimizer(model, cfg.train))
     data = DATA[cfg.phase](cfg, tokenizer)
     origin = restore(state, start, cfg, tokenizer, data)
-    del start  # as large as the weights and the optimizer's averages
+    del start  # frees the memory of the checkpoints
     log.info(startup_line(cfg, state, data.train))
     if advice := precision_advice(device, cfg.train, cfg.model.T):
         log.warning("%s: %s", cfg.phase, advice)
@@ -96,7 +96,7 @@ def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
         )
     took = time.monotonic() - started[0], time.process_time() - started[1]
     budget.note()
-    if stop.signum is None:  # who sent a signal does not wait for a drawing
+    if stop.signum is None:  # after a signal, end soon
         report.curves()
     require_complete(cfg, state, stop.signum)
     if last:
@@ -105,27 +105,29 @@ def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
 
 
 def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None:
-    """Refuse to call a phase done that was asked to stop.
+    """Raise if a phase was stopped before its end.
 
     Raises:
-        Interrupted: a signal came.
-        TimeIsUp: it has used its `max_minutes`.
+        Interrupted: by a signal.
+        TimeIsUp: by `max_minutes`.
     """
     step = state.step
     after = f"after step {step} of {cfg.train.total_steps}, which is saved" if step else "before its first step"
     never = cfg.resume == "never"
     if signum is not None:
-        way_out = "go on with resume=auto" if never else "the same command goes on from there"
+        way_out = "continue with resume=auto" if never else "the same command continues from there"
         raise Interrupted(f"{cfg.phase}: stopped {after}", way_out, signum)
     if step < cfg.train.total_steps or not state.evaluated:
-        said = f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} are used up {after}"
-        raise TimeIsUp(said, f"go on with {'resume=auto and ' if never else ''}a larger train.max_minutes=...")
+        message = f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} ran out {after}"
+        raise TimeIsUp(
+            message, f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=..."
+        )
 
 
 def phase_result(
     cfg: RunCfg, state: TrainState, measure: Yardstick, origin: dict[str, Any], took: tuple[float, float]
 ) -> PhaseResult:
-    """Gather what the phase reached; it `took` seconds by the clock, and of the CPUs."""
+    """Return the result of a phase that `took` wall and CPU seconds."""
     losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
     best = state.best_val_loss
     return PhaseResult(
@@ -147,7 +149,7 @@ def phase_result(
 
 
 def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
-    """Return what is going to happen, in one line; `amp` says what this device will really do."""
+    """Return the line that tells what a phase will do on this device."""
     facts = {
         "device": state.model.device.type,
         "amp": "on" if amp_active(state.model.device, cfg.train) else "off",

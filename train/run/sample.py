@@ -15,13 +15,13 @@ log = logging.getLogger("niels_gpt")
 
 
 def show_sample(phase: PhaseName, model: GPT, tokenizer: Tokenizer, val_source: Source) -> None:
-    """Log a sample in the form that the phase teaches."""
+    """Log a sample: an answer after SFT, a text after pretraining."""
     for line in answer(model, tokenizer, val_source) if phase == "sft" else [story(model, tokenizer)]:
         log.info("sample  %s", line)
 
 
 def answer(model: GPT, tokenizer: Tokenizer, val_source: Source) -> list[str]:
-    """Return the turns of a held-out question with the model's answer, and the answer that was held out."""
+    """Return a held-out question with the model's answer, turn by turn, and the held-out answer."""
     held_out = val_source.draw(0, 1).x[0].tolist()
     begins = held_out.index(tokenizer.special[ASSISTANT]) + 1
     prompt, rest = held_out[:begins], held_out[begins:]
@@ -33,6 +33,6 @@ def answer(model: GPT, tokenizer: Tokenizer, val_source: Source) -> list[str]:
 
 
 def story(model: GPT, tokenizer: Tokenizer) -> str:
-    """Return a text that the model begins and goes on with by itself."""
+    """Return a text that the model makes up."""
     end = tokenizer.special[END_OF_TEXT]
     return tokenizer.decode(list(generate(model, [end], MAX_TOKENS, stop=[end], temperature=TEMPERATURE)))

@@ -9,15 +9,15 @@ from train.artifacts.disk import tolerated
 from train.artifacts.paths import any_saved
 
 TIME = "time.json"
-LARGEST = 1 << 10  # bytes of it
-NOTED_EVERY = 10.0  # seconds: all that a kill can make a phase forget of the time it took
+LARGEST = 1 << 10  # bytes of time.json
+NOTED_EVERY = 10.0  # seconds: the most that a kill loses
 
 
 class Budget:
-    """The time that a phase has used, by a clock that never goes back; no limit where `minutes` is None."""
+    """The time that a phase has taken in all its processes, and its limit in `minutes`, if any."""
 
     def __init__(self, folder: Path, minutes: float | None) -> None:
-        """Go on counting from what earlier processes noted in `folder`, if they left anything to go on from."""
+        """Continue counting from the time in `folder`, if a checkpoint is there."""
         self.path, self.minutes = folder / TIME, minutes
         self._noted = self._before = _read(self.path) if any_saved(folder) else 0.0
         self._started = time.monotonic()
@@ -27,20 +27,20 @@ class Budget:
         return self._before + time.monotonic() - self._started
 
     def used_up(self) -> bool:
-        """Return whether nothing is left; what is used is noted now and then."""
+        """Return whether the limit is reached; save the time now and then."""
         if self.seconds() - self._noted >= NOTED_EVERY:
             self.note()
         return self.minutes is not None and self.seconds() >= self.minutes * 60
 
     def note(self) -> None:
-        """Keep what is used for the next process."""
+        """Save the time for the next process."""
         self._noted = self.seconds()
         with tolerated(self.path):
             write_json(self.path, {"seconds": round(self._noted, 3)})
 
 
 def _read(path: Path) -> float:
-    """Return what was noted; a file that is missing or damaged has noted nothing."""
+    """Return the saved seconds, or 0 if the file is missing or damaged."""
     try:
         return max(0.0, float(read_json(path, LARGEST)["seconds"]))
     except (OSError, ValueError, TypeError, KeyError):
