@@ -19,7 +19,7 @@ def next_token_loss(logits: Tensor, targets: Tensor, denominator: float) -> Tens
     `logits` (B, T, V), `targets` (B, T) with IGNORE for tokens that are not targets. The caller chooses the
     denominator, so that microbatches with unequal numbers of targets add up to an exact mean.
     """
-    return _summed(logits.flatten(0, 1).float(), targets.flatten()) / denominator
+    return _sum_loss(logits.flatten(0, 1).float(), targets.flatten()) / denominator
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, denominator: float) -> Tensor:
@@ -35,7 +35,7 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, denominator: floa
             total: Tensor = _HeadLoss.apply(rows, head, targets.flatten())  # type: ignore[no-untyped-call]
         else:
             pairs = zip(rows.split(ROWS), targets.flatten().split(ROWS), strict=True)
-            total = torch.stack([_summed(F.linear(x, head), y) for x, y in pairs]).sum()
+            total = torch.stack([_sum_loss(F.linear(x, head), y) for x, y in pairs]).sum()
         return total / denominator
 
 
@@ -44,7 +44,7 @@ def allows_softmax_in_place(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _summed(logits: Tensor, targets: Tensor) -> Tensor:
+def _sum_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
 
 

@@ -88,15 +88,15 @@ class BytesTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Return the UTF-8 bytes of `text`. DataError if it has a lone surrogate."""
-        return list(_utf8(text))
+        return list(_encode_utf8(text))
 
     def _definition(self) -> Any:
         return {"type": "bytes"}
 
     def library_text(self) -> str:
         """Return a byte-level BPE without merges that keeps the id of each byte."""
-        own = {symbol: b for symbol, b in _byte_of_symbol().items() if b not in self.special.values()}
-        return str(_byte_level(own | self.special).to_str())
+        own = {symbol: b for symbol, b in _map_symbols().items() if b not in self.special.values()}
+        return str(_make_byte_level(own | self.special).to_str())
 
     def _file_text(self) -> str:
         return json.dumps(self._definition())
@@ -108,7 +108,7 @@ class BpeTokenizer(Tokenizer):
     def __init__(self, bpe: tokenizers.Tokenizer) -> None:
         vocab = bpe.get_vocab()
         special = {token: vocab[token] for token in SPECIAL_TOKENS}
-        byte_of = _byte_of_symbol()
+        byte_of = _map_symbols()
         tokens = sorted(vocab, key=lambda token: vocab[token])
         entries = [b"" if token in special else bytes(byte_of[s] for s in token) for token in tokens]
         super().__init__(entries, special)
@@ -118,7 +118,7 @@ class BpeTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
-        _utf8(text)
+        _encode_utf8(text)
         ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -141,7 +141,7 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     if V < least:
         hint = f"use model.V={least} or more, or data.tokenizer=bytes with model.V=256"
         raise DataError(f"model.V={V} was asked for, but byte-level BPE has at least {least} entries", hint)
-    bpe = _byte_level({})
+    bpe = _make_byte_level({})
     trainer = trainers.BpeTrainer(
         vocab_size=V,
         special_tokens=list(SPECIAL_TOKENS),
@@ -154,7 +154,7 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
         for text in texts:
             if abandoned:  # by a signal
                 raise InterruptedError
-            yield _utf8(text).decode()
+            yield _encode_utf8(text).decode()
 
     try:
         run_interruptibly(lambda: bpe.train_from_iterator(check_texts(), trainer))
@@ -185,7 +185,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def _find_fault(bpe: tokenizers.Tokenizer) -> str:
     """Return the reason why a loaded tokenizer is not one trained here, "" if it is."""
-    vocab, byte_of = bpe.get_vocab(), _byte_of_symbol()
+    vocab, byte_of = bpe.get_vocab(), _map_symbols()
     if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
         return f"it has no {missing[0]}"
     if sorted(vocab.values()) != list(range(len(vocab))):
@@ -194,19 +194,19 @@ def _find_fault(bpe: tokenizers.Tokenizer) -> str:
         return "it lacks some of the 256 bytes"
     if any(not token or set(token) - byte_of.keys() for token in vocab.keys() - set(SPECIAL_TOKENS)):
         return "it has entries that are not bytes"
-    if _settings(bpe) != _settings(_byte_level({})):
+    if _read_settings(bpe) != _read_settings(_make_byte_level({})):
         return "it splits or normalizes text in another way"
     return ""
 
 
-def _settings(bpe: tokenizers.Tokenizer) -> dict[str, Any]:
+def _read_settings(bpe: tokenizers.Tokenizer) -> dict[str, Any]:
     """Return the settings of a tokenizer without its vocabulary."""
     settings: dict[str, Any] = json.loads(bpe.to_str())
     settings["model"] |= {"vocab": {}, "merges": []}
     return settings
 
 
-def _byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:
+def _make_byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:
     """Return a byte-level BPE without merges, of these entries and the special tokens."""
     bpe = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -215,7 +215,7 @@ def _byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:
     return bpe
 
 
-def _byte_of_symbol() -> dict[str, int]:
+def _map_symbols() -> dict[str, int]:
     """Return the byte that each symbol of byte-level BPE stands for.
 
     As in GPT-2: a printable byte is its Latin-1 character, the others follow in order from U+0100.
@@ -225,7 +225,7 @@ def _byte_of_symbol() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
 
-def _utf8(text: str) -> bytes:
+def _encode_utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -62,7 +62,7 @@ def test_recomputation_replays_a_device_state_that_pytorch_does_not(
     monkeypatch.setattr(replay, "set_random_state", lambda _, state: device_state.set_state(state))
     if replayed:  # as on a device other than the CPU
         monkeypatch.setattr(
-            GPT, "_replay_options", lambda self: {"context_fn": lambda: replay.replaying_contexts(self.device)}
+            GPT, "_replay_options", lambda self: {"context_fn": lambda: replay.make_replay_contexts(self.device)}
         )
     expected, stream = gradients(activation_checkpointing=False)
     recomputed, stream_after = gradients(activation_checkpointing=True)

@@ -18,7 +18,7 @@ import pytest
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.pydocs import source as pydocs
-from niels_gpt.data.pydocs.questions import MAX_WORDS, first_paragraph
+from niels_gpt.data.pydocs.questions import MAX_WORDS, extract_answer
 from niels_gpt.data.readers.records import Dialogue, Document
 from niels_gpt.errors import DataError
 
@@ -33,7 +33,7 @@ import asyncio, functools, hashlib, multiprocessing, sqlite3, sys, unittest, xml
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.pydocs import source as pydocs
 sys.excepthook = sys.unraisablehook = print
-pydocs._subjects = functools.cache(pydocs._subjects)  # read the library once
+pydocs._read_subjects = functools.cache(pydocs._read_subjects)  # read the library once
 found = [*pydocs.read_documents(SourceCfg()), *pydocs.read_dialogues(SourceCfg())]
 print(hashlib.sha256(repr([tuple(x) for x in found]).encode()).hexdigest(), pydocs.fingerprint(SourceCfg()))
 """
@@ -56,7 +56,7 @@ def elsewhere() -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def found(elsewhere: subprocess.Popen[str]) -> Found:  # both processes read at the same time
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pydocs, "_subjects", cache(pydocs._subjects))  # read the library once
+        patch.setattr(pydocs, "_read_subjects", cache(pydocs._read_subjects))  # read the library once
         return Found(list(pydocs.read_documents(CFG)), list(pydocs.read_dialogues(CFG)))
 
 
@@ -230,7 +230,7 @@ def test_a_name_that_several_modules_have_is_not_asked_for(found: Found) -> None
     ],
 )
 def test_the_answer_is_the_first_paragraph(doc: str, paragraph: str) -> None:
-    assert first_paragraph(doc) == paragraph
+    assert extract_answer(doc) == paragraph
 
 
 def test_a_package_is_read_without_being_run(package: str) -> None:

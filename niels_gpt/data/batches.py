@@ -59,13 +59,13 @@ class EpochOrder:
         self.rows, self.seed = rows, seed
         self._orders: dict[int, Tensor] = {}
 
-    def rows_of(self, first: int, count: int) -> Tensor:
+    def find_rows(self, first: int, count: int) -> Tensor:
         """Return the rows of sequences first .. first + count - 1, (count)."""
         numbers = torch.arange(first, first + count)
         epochs = numbers // self.rows
-        return torch.cat([self._order(e)[numbers[epochs == e] % self.rows] for e in epochs.unique().tolist()])
+        return torch.cat([self._draw_order(e)[numbers[epochs == e] % self.rows] for e in epochs.unique().tolist()])
 
-    def _order(self, epoch: int) -> Tensor:
+    def _draw_order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
             generator = torch.Generator().manual_seed(derived_seed("epoch", self.seed, epoch))
             self._orders[epoch] = torch.randperm(self.rows, generator=generator)
@@ -92,7 +92,7 @@ class TokenStream:
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
-        offsets = self.order.rows_of(first, count) * self.T
+        offsets = self.order.find_rows(first, count) * self.T
         tokens = self.ids[offsets[:, None] + torch.arange(self.T + 1)].long()  # (N, T+1)
         return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
@@ -114,7 +114,7 @@ class ChatStream:
         """Return sequences first .. first + count - 1; padding after the dialogues is id 0 and never a target."""
         x = torch.zeros(count, self.T + 1, dtype=torch.int64)
         y = torch.full_like(x, IGNORE)
-        for n, row in enumerate(self.order.rows_of(first, count).tolist()):
+        for n, row in enumerate(self.order.find_rows(first, count).tolist()):
             at = 0
             for item in self.rows[row]:
                 start, end = self.files.offsets[item : item + 2].tolist()
@@ -160,10 +160,10 @@ class Mixture:
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
-        drawn = [self._one(number) for number in range(first, first + count)]
+        drawn = [self._draw_one(number) for number in range(first, first + count)]
         return Batch(torch.cat([batch.x for batch in drawn]), torch.cat([batch.y for batch in drawn]))
 
-    def _one(self, number: int) -> Batch:
+    def _draw_one(self, number: int) -> Batch:
         period, place = divmod(number, MIXTURE_PERIOD)
         generator = torch.Generator().manual_seed(derived_seed("mixture", self.seed, period))
         slots = self._slots[torch.randperm(MIXTURE_PERIOD, generator=generator)]

@@ -51,7 +51,7 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     with lock_build(path) as missing:
         if missing:
             log.info("tokenizer: training %d entries on the training split", V)
-            texts = (text for source in sources for text in _training_texts(source, want, cfg.val_fraction))
+            texts = (text for source in sources for text in _read_training_texts(source, want, cfg.val_fraction))
             trained = train_bpe(texts, V)
             with naming(hash_path):  # written first, because the build counts as done once `path` exists
                 hash_path.write_text(trained.hash(), encoding="utf-8")
@@ -109,14 +109,14 @@ def _hash_parts(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Iterator[str]:
-    is_val, _ = _split_rule(source, want, val_fraction)
+def _read_training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Iterator[str]:
+    is_val, _ = _make_split_rule(source, want, val_fraction)
     for record in read_records(source, want):
         if not is_val(record.name):
             yield from list_texts(record)
 
 
-def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Callable[[str], bool], int]:
+def _make_split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Callable[[str], bool], int]:
     """Return a test for names of the validation split, and the number of records.
 
     A name is in it if its hash is in the lowest `val_fraction`. The lowest hash of all always is and the highest
@@ -174,12 +174,12 @@ def _build(
     folder: Path, source: SourceCfg, want: Want, tokenizer: Tokenizer, val_fraction: float, limit: int
 ) -> None:
     """Write all files into a temporary folder, which is then renamed to `folder`."""
-    is_val, count = _split_rule(source, want, val_fraction)
+    is_val, count = _make_split_rule(source, want, val_fraction)
     with beside(folder) as part:
         part.mkdir()
         writers = {split: _Writer(part, split, ids_dtype(tokenizer.V)) for split in SPLITS}
         content, dropped = hashlib.sha256(), 0
-        for record in _with_progress(read_records(source, want), f"tokenizing {source.label}", count):
+        for record in _show_progress(read_records(source, want), f"tokenizing {source.label}", count):
             content.update(encode_content(record))
             tokens = _encode(record, tokenizer, limit)
             if tokens is None:
@@ -208,7 +208,7 @@ def _encode(record: Document | Dialogue, tokenizer: Tokenizer, limit: int) -> Ch
     return ChatTokens([*tokenizer.encode(record.text), tokenizer.special[END_OF_TEXT]], [])
 
 
-def _with_progress(items: Iterator[Any], task: str, total: int) -> Iterator[Any]:
+def _show_progress(items: Iterator[Any], task: str, total: int) -> Iterator[Any]:
     """Show a bar on a terminal, a line elsewhere."""
     if get_console().is_terminal:
         return iter(track(items, task, total, transient=True, console=get_console()))
@@ -226,7 +226,7 @@ def lock_build(target: Path) -> Iterator[bool]:
         yield False
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock_of(target)
+    lock = _make_lock(target)
     try:
         held = lock.acquire(blocking=False)
     except Timeout:
@@ -238,7 +238,7 @@ def lock_build(target: Path) -> Iterator[bool]:
         yield missing
 
 
-def _lock_of(target: Path) -> FileLock:
+def _make_lock(target: Path) -> FileLock:
     return FileLock(target.with_name(f".{target.name}.lock"))
 
 
@@ -246,7 +246,7 @@ def _remove_stale(target: Path) -> None:
     """Remove what killed builds left of `target`, whose lock we hold, and of targets that nobody builds now."""
     for part in [part for pattern in STALE for part in target.parent.glob(pattern)]:
         other = part.with_name(part.name.removeprefix(".").removesuffix(".part"))
-        with suppress(Timeout), nullcontext() if other == target else _lock_of(other).acquire(blocking=False):
+        with suppress(Timeout), nullcontext() if other == target else _make_lock(other).acquire(blocking=False):
             log.info("data: removed the unfinished files of a killed process: %s", part.name)
             if part.is_dir():
                 shutil.rmtree(part)

@@ -49,10 +49,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     No T x T tensor is kept: the backward pass computes the probabilities again, as FlashAttention does (Dao et
     al., 2022), in products large enough to be fast on the CPU. To torch.compile it is one operation.
     """
-    out, room, future = torch.empty_like(q), _room(q), _future(q)
-    for part in _parts(q):
-        p = _probabilities(_contiguous(q, part.queries), _contiguous(k, part.keys), room, future)
-        torch.bmm(p, _contiguous(v, part.keys), out=out[part.queries])
+    out, room, future = torch.empty_like(q), _allocate_scores(q), _make_mask(q)
+    for part in _split_parts(q):
+        p = _compute_probabilities(_pack(q, part.queries), _pack(k, part.keys), room, future)
+        torch.bmm(p, _pack(v, part.keys), out=out[part.queries])
     return out
 
 
@@ -60,11 +60,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attend_backward(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v; a key's is a sum over the queries that see it."""
     d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    room, more_room, future = _room(q), _room(q), _future(q)
-    for part in _parts(q):
-        queries, d_here = _contiguous(q, part.queries), _contiguous(d_out, part.queries)  # (heads, Q, D)
-        keys, values = _contiguous(k, part.keys), _contiguous(v, part.keys)  # (heads, K, D)
-        p = _probabilities(queries, keys, room, future)  # (heads, Q, K)
+    room, more_room, future = _allocate_scores(q), _allocate_scores(q), _make_mask(q)
+    for part in _split_parts(q):
+        queries, d_here = _pack(q, part.queries), _pack(d_out, part.queries)  # (heads, Q, D)
+        keys, values = _pack(k, part.keys), _pack(v, part.keys)  # (heads, K, D)
+        p = _compute_probabilities(queries, keys, room, future)  # (heads, Q, K)
         begun = (
             0.0 if keys.shape[1] == k.shape[1] else 1.0
         )  # the first part of a group of heads sees all of their keys
@@ -86,52 +86,52 @@ def _(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, T
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _gradients(ctx: Any, d_out: Tensor) -> tuple[Tensor, ...]:
+def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Tensor, ...]:
     gradients: tuple[Tensor, ...] = attend_backward(d_out.contiguous(), *ctx.saved_tensors)
     return gradients
 
 
-attend.register_autograd(_gradients, setup_context=_keep)
+attend.register_autograd(_differentiate, setup_context=_save_inputs)
 
 
-def _parts(q: Tensor) -> Iterator[_Part]:
+def _split_parts(q: Tensor) -> Iterator[_Part]:
     """Yield the parts of (N, T, D), a group of heads at a time, the last queries first."""
     N, T, _ = q.shape
-    for head in range(0, N, _heads(q)):
-        heads = slice(head, min(head + _heads(q), N))
+    for head in range(0, N, _count_heads(q)):
+        heads = slice(head, min(head + _count_heads(q), N))
         for first in reversed(range(0, T, QUERIES)):
             after = min(first + QUERIES, T)
             yield _Part((heads, slice(first, after)), (heads, slice(0, after)))
 
 
-def _contiguous(x: Tensor, part: tuple[slice, slice]) -> Tensor:
+def _pack(x: Tensor, part: tuple[slice, slice]) -> Tensor:
     """Return a part of (N, T, D) without gaps, which would slow a transposed product."""
     return x[part].contiguous()
 
 
-def _heads(q: Tensor) -> int:
+def _count_heads(q: Tensor) -> int:
     """Return the number of heads in a part of (N, T, D)."""
     N, T, _ = q.shape
     return min(N, max(1, SCORES // (min(QUERIES, T) * T)))
 
 
-def _room(q: Tensor) -> Tensor:
+def _allocate_scores(q: Tensor) -> Tensor:
     """Allocate memory for the scores of a part; all parts reuse it."""
     T = q.shape[1]
-    return q.new_empty(_heads(q) * min(QUERIES, T) * T)
+    return q.new_empty(_count_heads(q) * min(QUERIES, T) * T)
 
 
-def _future(q: Tensor) -> Tensor:
+def _make_mask(q: Tensor) -> Tensor:
     """Return the causal mask (Q, Q) between a part's queries and the keys at their own positions."""
     Q = min(QUERIES, q.shape[1])
     return q.new_full((Q, Q), float("-inf")).triu_(1)
 
 
-def _probabilities(queries: Tensor, keys: Tensor, room: Tensor, future: Tensor) -> Tensor:
+def _compute_probabilities(queries: Tensor, keys: Tensor, room: Tensor, future: Tensor) -> Tensor:
     """Return the attention probabilities of a part, (heads, Q, K); 0 in a query's future."""
     n, Q, K = *queries.shape[:2], keys.shape[1]
     scores = torch.bmm(queries, keys.transpose(1, 2), out=room[: n * Q * K].view(n, Q, K))

@@ -44,7 +44,9 @@ class _Replay(AbstractContextManager[None]):
         set_random_state(self.recorded.device, self.live)
 
 
-def replaying_contexts(device: torch.device) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def make_replay_contexts(
+    device: torch.device,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return the two contexts that torch.utils.checkpoint's `context_fn` wants: forward and recomputation."""
     recorded = _Remember(device)
     return recorded, _Replay(recorded)

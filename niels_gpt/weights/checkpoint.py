@@ -43,19 +43,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
-                raise CheckpointError(f"{path} is damaged (it holds more than its size)", _hint(path))
+                raise CheckpointError(f"{path} is damaged (it holds more than its size)", _suggest_others(path))
             if broken := archive.testzip():
-                raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", _hint(path))
+                raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", _suggest_others(path))
         return _check_content(torch.load(path, map_location="cpu", weights_only=True), path)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such checkpoint", _hint(path)) from None
+        raise CheckpointError(f"{path}: there is no such checkpoint", _suggest_others(path)) from None
     except CheckpointError:
         raise
     except Exception as error:  # zipfile and torch raise many kinds of error for a damaged file
         if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno not in BAD_FILE):
             raise  # the file may be good
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read ({reason})", _hint(path)) from error
+        raise CheckpointError(f"{path} cannot be read ({reason})", _suggest_others(path)) from error
 
 
 def _check_content(saved: Any, path: Path) -> dict[str, Any]:
@@ -64,16 +64,18 @@ def _check_content(saved: Any, path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a checkpoint of niels_gpt", f"its keys must be {[*CHECKPOINT_KEYS]}")
     if wrong := [key for key, kinds in CHECKPOINT_KEYS.items() if not isinstance(saved[key], kinds)]:
         raise CheckpointError(
-            f"{path} is not a checkpoint of niels_gpt: {wrong[0]} has the wrong type", _hint(path)
+            f"{path} is not a checkpoint of niels_gpt: {wrong[0]} has the wrong type", _suggest_others(path)
         )
     if _takes_more(saved, path.stat().st_size):
-        raise CheckpointError(f"{path}: its content is larger than the file, so it is forged", _hint(path))
+        raise CheckpointError(
+            f"{path}: its content is larger than the file, so it is forged", _suggest_others(path)
+        )
     if reason := _find_misfit(saved["model_cfg"], saved["model_state"]):
-        raise CheckpointError(f"{path}: {reason}", _hint(path))
+        raise CheckpointError(f"{path}: {reason}", _suggest_others(path))
     return saved
 
 
-def _hint(path: Path) -> str:
+def _suggest_others(path: Path) -> str:
     """Suggest the other checkpoints in the folder."""
     others = sorted(other.name for other in path.parent.glob("*.pt") if other != path)
     return f"others beside it: {', '.join(others)}" if others else "give the path of a .pt file of a run"
@@ -106,7 +108,7 @@ def _find_misfit(model_cfg: dict[str, Any], model_state: dict[Any, Any]) -> str:
     with torch.device("meta"):
         expected = GPT(cfg).state_dict()
     for name in expected | model_state:
-        found, wanted = _shape(model_state.get(name)), _shape(expected.get(name))
+        found, wanted = _describe_shape(model_state.get(name)), _describe_shape(expected.get(name))
         if found != wanted:
             return f"its model_state does not fit its model_cfg: {name!s:.80} is {found}, not {wanted}"
     return ""
@@ -130,7 +132,7 @@ def _takes_more(tree: Any, most: int) -> bool:
     return False
 
 
-def _shape(value: Any) -> str:
+def _describe_shape(value: Any) -> str:
     """Return the shape of a dense tensor of real numbers, such as `512 x 32`."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
         return "no weight"

@@ -39,9 +39,9 @@ def describe_module(name: str) -> Iterator[Subject]:
         value = vars(module).get(f"__{label}__", vars(module)[label])
         if isinstance(value, types.BuiltinFunctionType) and not label.startswith("__"):
             home = twin_name if getattr(twin, label, None) is value else public  # functools.reduce
-            yield _subject(value, label, home, "function")
+            yield _make_subject(value, label, home, "function")
         elif isinstance(value, type) and value.__name__ == label:
-            yield from _class(value, PUBLIC_MODULES.get(value.__module__, value.__module__))
+            yield from _describe_class(value, PUBLIC_MODULES.get(value.__module__, value.__module__))
 
 
 def _import(name: str) -> types.ModuleType | None:
@@ -52,22 +52,24 @@ def _import(name: str) -> types.ModuleType | None:
         return None
 
 
-def _class(value: type, module: str) -> Iterator[Subject]:
-    yield _subject(value, value.__qualname__, module, "class")
+def _describe_class(value: type, module: str) -> Iterator[Subject]:
+    yield _make_subject(value, value.__qualname__, module, "class")
     for label, member in sorted(vars(value).items()):
         for kind, kinds in MEMBERS.items():
             if isinstance(member, kinds) and not label.startswith("__"):
                 # Looked up on the class, a static or class method is the function that has the signature.
-                yield _subject(getattr(value, label), f"{value.__qualname__}.{label}", module, kind)
+                yield _make_subject(getattr(value, label), f"{value.__qualname__}.{label}", module, kind)
 
 
-def _subject(value: object, short: str, module: str, kind: Kind) -> Subject:
+def _make_subject(value: object, short: str, module: str, kind: Kind) -> Subject:
     name = short if module == "builtins" else f"{module}.{short}"
     doc = getattr(value, "__doc__", None)
-    return Subject(name, module, kind, _arguments(value), inspect.cleandoc(doc) if isinstance(doc, str) else "")
+    return Subject(
+        name, module, kind, _list_arguments(value), inspect.cleandoc(doc) if isinstance(doc, str) else ""
+    )
 
 
-def _arguments(value: object) -> tuple[str, ...] | None:
+def _list_arguments(value: object) -> tuple[str, ...] | None:
     """Return the arguments as `list_arguments` does, or None if the module does not give them.
 
     inspect.signature would evaluate the defaults, and the result depends on which modules are imported.

@@ -33,34 +33,37 @@ def parse_module(name: str, path: Path) -> list[Subject]:
             tree = ast.parse(read_source(path))
     except (SyntaxError, ValueError, RecursionError):  # a template, or written for another version
         return []
-    return [Subject(name, name, "module", None, ast.get_docstring(tree) or ""), *_members(tree.body, name, name)]
+    return [
+        Subject(name, name, "module", None, ast.get_docstring(tree) or ""),
+        *_walk_members(tree.body, name, name),
+    ]
 
 
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+def _walk_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements of a body and of its branches: some objects are defined once per platform."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.Try):
-            yield from _statements([*node.body, *node.orelse])
+            yield from _walk_statements([*node.body, *node.orelse])
         if isinstance(node, ast.Try):
-            yield from _statements([s for handler in node.handlers for s in handler.body])
+            yield from _walk_statements([s for handler in node.handlers for s in handler.body])
 
 
-def _members(body: list[ast.stmt], owner: str, module: str) -> Iterator[Subject]:
+def _walk_members(body: list[ast.stmt], owner: str, module: str) -> Iterator[Subject]:
     """Yield the classes and functions that a module or class defines, and those within the classes."""
-    for node in _statements(body):
+    for node in _walk_statements(body):
         if isinstance(node, ast.ClassDef):
             name = f"{owner}.{node.name}"
             functions = {n.name: n.args for n in node.body if isinstance(n, ast.FunctionDef)}
             start = functions.get("__init__") or functions.get("__new__")
             arguments = list_arguments(start, bound=True) if start else None
             yield Subject(name, module, "class", arguments, ast.get_docstring(node) or "")
-            yield from _members(node.body, name, module)
+            yield from _walk_members(node.body, name, module)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _function(node, owner, module)
+            yield from _describe_function(node, owner, module)
 
 
-def _function(node: ast.FunctionDef | ast.AsyncFunctionDef, owner: str, module: str) -> Iterator[Subject]:
+def _describe_function(node: ast.FunctionDef | ast.AsyncFunctionDef, owner: str, module: str) -> Iterator[Subject]:
     marks = {ast.unparse(d).rpartition(".")[2] for d in node.decorator_list}
     if marks & {"setter", "deleter", "overload"}:
         return
@@ -76,18 +79,18 @@ def list_arguments(args: ast.arguments, bound: bool) -> tuple[str, ...]:
     """Return the arguments as they are written, without annotations and, if bound, without self."""
     positional = [*args.posonlyargs, *args.args]
     defaults = [None] * (len(positional) - len(args.defaults)) + args.defaults
-    shown = [_argument(a.arg, d) for a, d in zip(positional, defaults, strict=True)]
+    shown = [_show_argument(a.arg, d) for a, d in zip(positional, defaults, strict=True)]
     if args.posonlyargs:
         shown.insert(len(args.posonlyargs), "/")
     shown = shown[1:] if bound else shown
     if args.vararg or args.kwonlyargs:
         shown.append(f"*{args.vararg.arg if args.vararg else ''}")
-    shown += [_argument(a.arg, d) for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
+    shown += [_show_argument(a.arg, d) for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
     shown += [f"**{args.kwarg.arg}"] if args.kwarg else []
     return tuple(shown[1:] if shown[:1] == ["/"] else shown)
 
 
-def _argument(name: str, default: ast.expr | None) -> str:
+def _show_argument(name: str, default: ast.expr | None) -> str:
     if default is None:
         return name
     value = ast.unparse(default)

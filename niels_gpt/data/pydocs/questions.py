@@ -44,7 +44,7 @@ def make_dialogues(subjects: Sequence[Subject]) -> Iterator[Dialogue]:
             first[s.name] = s
     shorts = Counter(s.short for s in first.values())
     for s in first.values():
-        yield from (Dialogue(s.name, _turns(s, pairs)) for pairs in _exchanges(s, shorts[s.short] == 1))
+        yield from (Dialogue(s.name, _make_turns(s, pairs)) for pairs in _make_exchanges(s, shorts[s.short] == 1))
 
 
 def _is_public(subject: Subject) -> bool:
@@ -52,9 +52,9 @@ def _is_public(subject: Subject) -> bool:
     return parts[0] not in UNASKED and not any(p.startswith("_") or p == "test" for p in parts)
 
 
-def _exchanges(s: Subject, unique: bool) -> Iterator[list[tuple[str, str]]]:
+def _make_exchanges(s: Subject, unique: bool) -> Iterator[list[tuple[str, str]]]:
     """Yield the questions and answers of each dialogue about `s`; `unique` if no other has its short name."""
-    answer = first_paragraph(s.doc)
+    answer = extract_answer(s.doc)
     if answer:
         about = (_phrase(ABOUT[s.kind], s), answer)
         arguments = _say_arguments(s)
@@ -69,7 +69,7 @@ def _exchanges(s: Subject, unique: bool) -> Iterator[list[tuple[str, str]]]:
         yield [(_phrase(LOCATE, s), f"{s.short} is in the module {s.module}.")]
 
 
-def _turns(subject: Subject, pairs: Iterable[tuple[str, str]]) -> tuple[Message, ...]:
+def _make_turns(subject: Subject, pairs: Iterable[tuple[str, str]]) -> tuple[Message, ...]:
     """Return questions and answers as messages; one dialogue in four begins with a system message."""
     messages = [m for q, a in pairs for m in (Message("user", q), Message("assistant", a))]
     if _draw(subject, messages[0].content, 4) == 0:
@@ -96,7 +96,7 @@ def _draw(subject: Subject, purpose: str, count: int) -> int:
     return derived_seed("pydocs", subject.name, purpose) % count
 
 
-def first_paragraph(doc: str) -> str:
+def extract_answer(doc: str) -> str:
     """Return the first paragraph as sentences of at most MAX_WORDS words, or "" if there is none."""
     paragraphs = (_strip_signature(" ".join(p.split())) for p in re.split(r"\n\s*\n", doc))
     kept: list[str] = []

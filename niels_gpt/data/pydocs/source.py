@@ -22,7 +22,7 @@ MIN_CHARS = 40
 def read_documents(cfg: SourceCfg) -> Iterator[Document]:
     """Yield a document for each object, help topic and (cfg.code) file, always in the same order."""
     seen: set[bytes] = set()
-    for name, header, body in _texts(cfg):
+    for name, header, body in _read_texts(cfg):
         # The header is left out: the same words under another name add nothing.
         key = hashlib.sha256(" ".join(body.lower().split()).encode()).digest()
         text = _tidy(f"{header}\n\n{body}")
@@ -33,7 +33,7 @@ def read_documents(cfg: SourceCfg) -> Iterator[Document]:
 
 def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
     """Yield questions and answers about the objects; all dialogues about an object carry its name."""
-    return make_dialogues([s._replace(doc=_tidy(s.doc)) for s in _subjects(cfg)])
+    return make_dialogues([s._replace(doc=_tidy(s.doc)) for s in _read_subjects(cfg)])
 
 
 def fingerprint(cfg: SourceCfg) -> str:
@@ -47,9 +47,9 @@ def fingerprint(cfg: SourceCfg) -> str:
     return f"pydocs {platform.python_version()} {digest} packages={packages} code={cfg.code}"
 
 
-def _texts(cfg: SourceCfg) -> Iterator[tuple[str, str, str]]:
+def _read_texts(cfg: SourceCfg) -> Iterator[tuple[str, str, str]]:
     """Yield (name, header, body) of every text."""
-    yield from ((s.name, _header(s), s.doc) for s in _subjects(cfg) if _is_prose(s.doc))
+    yield from ((s.name, _make_header(s), s.doc) for s in _read_subjects(cfg) if _is_prose(s.doc))
     try:  # the chapters of the language reference that help() shows; a distribution may leave them out
         topics = sorted(importlib.import_module("pydoc_data.topics").topics.items())
     except ImportError:
@@ -59,13 +59,13 @@ def _texts(cfg: SourceCfg) -> Iterator[tuple[str, str, str]]:
         yield from ((f"{name}#source", "", read_source(path)) for name, path in find_sources(cfg.packages))
 
 
-def _subjects(cfg: SourceCfg) -> list[Subject]:
+def _read_subjects(cfg: SourceCfg) -> list[Subject]:
     """Return the objects of all modules: those with a source file first."""
     parsed = [s for name, path in find_sources(cfg.packages) for s in parse_module(name, path)]
     return parsed + [s for name in COMPILED.split() for s in describe_module(name)]
 
 
-def _header(subject: Subject) -> str:
+def _make_header(subject: Subject) -> str:
     """Return the first line of an object's document, such as class array.array(typecode)."""
     label = f"{subject.kind} " if subject.kind in ("module", "class", "attribute") else ""
     arguments = "" if subject.arguments is None else f"({', '.join(subject.arguments)})"

@@ -40,9 +40,9 @@ def read_documents(cfg: SourceCfg) -> Iterator[Document]:
     """
     if cfg.kind == "text":
         for path in _resolve(cfg.files):
-            yield from _text_documents(path, cfg.documents)
+            yield from _read_text(path, cfg.documents)
     else:
-        yield from (row for row in _rows(cfg) if isinstance(row, Document))
+        yield from (row for row in _read_rows(cfg) if isinstance(row, Document))
 
 
 def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
@@ -51,7 +51,7 @@ def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
     DataError as for `read_documents`.
     """
     if cfg.kind == "jsonl":
-        yield from (row for row in _rows(cfg) if isinstance(row, Dialogue))
+        yield from (row for row in _read_rows(cfg) if isinstance(row, Dialogue))
 
 
 def has_rows(cfg: SourceCfg, kind: type[Row]) -> bool:
@@ -60,7 +60,7 @@ def has_rows(cfg: SourceCfg, kind: type[Row]) -> bool:
     DataError as for `read_documents`.
     """
     skip = cfg.on_bad_line == "skip"
-    first_rows = (row for path in _resolve(cfg.files) for row in islice(_file_rows(path, skip), FIRST_ROWS))
+    first_rows = (row for path in _resolve(cfg.files) for row in islice(_read_file_rows(path, skip), FIRST_ROWS))
     return any(isinstance(row, kind) for row in first_rows)
 
 
@@ -73,7 +73,7 @@ def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = hash_file) -> st
     parts: list[Any] = [cfg.kind, setting, PIECE, LONGEST_PARAGRAPH]
     for path in _resolve(cfg.files):
         with _open(path):
-            parts.append((_shown(path), sha256(path)))
+            parts.append((_show_path(path), sha256(path)))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -103,42 +103,42 @@ def _open(path: Path) -> Iterator[io.BufferedReader]:
         # Checked before opening, because opening a FIFO would wait for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
             hint = f"use '{path}/**' for all files in a folder" if path.is_dir() else "name a file"
-            raise DataError(f"{_shown(path)}: not a regular file", hint)
+            raise DataError(f"{_show_path(path)}: not a regular file", hint)
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        reason = f"{_shown(path)}: cannot be read ({error.strerror or error})"
+        reason = f"{_show_path(path)}: cannot be read ({error.strerror or error})"
         raise DataError(reason, "check the path and its permissions") from error
 
 
-def _shown(path: Path) -> str:
+def _show_path(path: Path) -> str:
     """Return the path as text; a file name need not be UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _content_name(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 # --- plain text
 
 
-def _text_documents(path: Path, cut: str) -> Iterator[Document]:
+def _read_text(path: Path, cut: str) -> Iterator[Document]:
     """Yield a file, in pieces if it is long, or its paragraphs.
 
     A paragraph is named by its content, so that a repeated one stays in one split.
     """
     by_paragraph = cut == "blank_lines"
-    pieces = _cut(_lines(path), *((0, LONGEST_PARAGRAPH) if by_paragraph else (PIECE, 2 * PIECE)))
+    pieces = _cut(_read_lines(path), *((0, LONGEST_PARAGRAPH) if by_paragraph else (PIECE, 2 * PIECE)))
     number = 0
     for number, piece in enumerate(filter(str.strip, pieces), 1):
         if by_paragraph:
             text = piece.rstrip().lstrip("\n")
-            yield Document(_content_name(text), text)
+            yield Document(_hash_text(text), text)
         else:
-            yield Document(_shown(path) if number == 1 else f"{_shown(path)}#{number}", piece)
+            yield Document(_show_path(path) if number == 1 else f"{_show_path(path)}#{number}", piece)
     if not number:
-        raise DataError(f"{_shown(path)}: has no text", "leave it out of data.files")
+        raise DataError(f"{_show_path(path)}: has no text", "leave it out of data.files")
 
 
 def _cut(lines: Iterable[str], least: int, most: int) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _cut(lines: Iterable[str], least: int, most: int) -> Iterator[str]:
     yield "".join(piece)
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of PIECE."""
     with _open(path) as file:
         if file.read(3) != codecs.BOM_UTF8:  # "utf-8-sig" would pass over one cut short
@@ -178,7 +178,7 @@ def _locate_bad_byte(path: Path) -> DataError:
             before = part[: match.start()] if match else part
             at, number = at + len(before.encode()), number + before.count("\n")
     what = "a NUL byte, so not text," if match and match[0] == "\0" else "not UTF-8"
-    message = f"{_shown(path)}: {what} at byte {at} (line {number})"
+    message = f"{_show_path(path)}: {what} at byte {at} (line {number})"
     return DataError(message, "save it as UTF-8, or leave it out of data.files")
 
 
@@ -193,33 +193,33 @@ class _BadLine(Exception):
         self.reason = reason
 
 
-def _rows(cfg: SourceCfg) -> Iterator[Row]:
+def _read_rows(cfg: SourceCfg) -> Iterator[Row]:
     for path in _resolve(cfg.files):
-        yield from _file_rows(path, skip=cfg.on_bad_line == "skip")
+        yield from _read_file_rows(path, skip=cfg.on_bad_line == "skip")
 
 
-def _file_rows(path: Path, skip: bool) -> Iterator[Row]:
+def _read_file_rows(path: Path, skip: bool) -> Iterator[Row]:
     """Yield the rows of a file. A bad line is an error, or with `skip` it is counted and logged at the end."""
     good, bad = 0, dict[str, list[int]]()
-    for number, line in _json_lines(path):
+    for number, line in _read_json_lines(path):
         try:
-            row = _row(line)
+            row = _parse_row(line)
         except _BadLine as error:
             if not skip:
                 hint = "mend the line, or use data.on_bad_line=skip"
-                raise DataError(f"{_shown(path)}:{number}: {error}", hint) from error
+                raise DataError(f"{_show_path(path)}:{number}: {error}", hint) from error
             bad.setdefault(error.reason, []).append(number)
             continue
         good += 1
         yield row
     if good and bad:
-        _log.warning("%s: skipped %s", _shown(path), _summary(bad))
+        _log.warning("%s: skipped %s", _show_path(path), _summarize(bad))
     if not good:
-        why = f"all lines are bad: {_summary(bad)}" if bad else "has no rows"
-        raise DataError(f"{_shown(path)}: {why}", _ROW_HINT)
+        why = f"all lines are bad: {_summarize(bad)}" if bad else "has no rows"
+        raise DataError(f"{_show_path(path)}: {why}", _ROW_HINT)
 
 
-def _summary(bad: dict[str, list[int]]) -> str:
+def _summarize(bad: dict[str, list[int]]) -> str:
     """Return "3 not JSON (lines 1, 2, 9)" for each reason, with the first five lines."""
     return "; ".join(
         f"{len(lines)} {reason} (line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:5]))}"
@@ -228,7 +228,7 @@ def _summary(bad: dict[str, list[int]]) -> str:
     )
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _read_json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (number, line) of the lines that are not blank; of one above MAX_LINE only the beginning."""
     with _open(path) as file:
         number = 0
@@ -243,7 +243,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _row(line: bytes) -> Row:
+def _parse_row(line: bytes) -> Row:
     """Return the document or dialogue of a line; only the keys of its kind are looked at."""
     if len(line) > MAX_LINE:
         raise _BadLine(f"longer than {MAX_LINE >> 20} MB")
@@ -254,39 +254,39 @@ def _row(line: bytes) -> Row:
     if not isinstance(row, dict):
         raise _BadLine("not a JSON object")
     if "messages" in row:
-        return _dialogue(row["messages"])
+        return _parse_dialogue(row["messages"])
     if "prompt" in row and "completion" in row:
         turns = (("user", "prompt"), ("assistant", "completion"))
-        return _dialogue([{"role": role, "content": row[key]} for role, key in turns])
+        return _parse_dialogue([{"role": role, "content": row[key]} for role, key in turns])
     if "text" in row:
-        text = _text(row["text"], "text")
-        return Document(_content_name(text), text)
+        text = _require_text(row["text"], "text")
+        return Document(_hash_text(text), text)
     raise _BadLine("no messages, no prompt and completion, no text")
 
 
-def _dialogue(turns: object) -> Dialogue:
+def _parse_dialogue(turns: object) -> Dialogue:
     """Return the dialogue of a list of {"role", "content"}, named by its first question."""
     if not isinstance(turns, list):
         raise _BadLine("messages is not a list")
-    messages = tuple(map(_message, turns))
+    messages = tuple(map(_parse_message, turns))
     if any(message.role == "system" for message in messages[1:]):
         raise _BadLine("a system message that is not the first")
     if all(message.role != "assistant" for message in messages):
         raise _BadLine("no assistant message")
     question = next((message for message in messages if message.role == "user"), messages[0])
-    return Dialogue(_content_name(question.content), messages)
+    return Dialogue(_hash_text(question.content), messages)
 
 
-def _message(turn: object) -> Message:
+def _parse_message(turn: object) -> Message:
     if not isinstance(turn, dict):
         raise _BadLine("a message is not an object")
     for role in ROLES:
         if turn.get("role") == role:
-            return Message(role, _text(turn.get("content"), "content"))
+            return Message(role, _require_text(turn.get("content"), "content"))
     raise _BadLine(f"a role other than {', '.join(ROLES)}", ascii(turn.get("role"))[:40])
 
 
-def _text(value: object, key: str) -> str:
+def _require_text(value: object, key: str) -> str:
     if not isinstance(value, str):
         raise _BadLine(f"{key} is not a string")
     if not value.strip():
