@@ -7,8 +7,9 @@ from pathlib import Path
 from rich import get_console
 
 from train.cli.command import Parser, command
-from train.report.compare import compared, new_folder
-from train.report.tables import console_table, one_line
+from train.report.compare import make_folder, read_runs
+from train.report.findings import analyze_runs
+from train.report.tables import describe_row, draw_console_table
 from train.report.write import write_report
 
 
@@ -31,13 +32,13 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Read the runs, print the table, write the report."""
     options = arguments()
-    rows = compared(options.runs)
-    folder = new_folder(options.out)
-    write_report(folder, rows, f"{len(rows)} runs compared", options.budget_gb)
-    get_console().print(console_table(rows))
-    for row in rows:
+    findings = analyze_runs(read_runs(options.runs), options.budget_gb)
+    folder = make_folder(options.out)
+    write_report(folder, findings, f"{len(findings.rows)} runs compared")
+    get_console().print(draw_console_table(findings))
+    for row, label in findings.labels.items():
         if row.reason:
-            print(one_line(row, rows))
+            print(describe_row(row, label))
     print(f"wrote {folder / 'sweep.html'}, and .csv, .md, .json beside it")
 
 

@@ -8,7 +8,7 @@ from train.cli.command import command, deferred_signals, exit_codes
 from train.config import load_plan
 from train.config.hydra_schema import register
 from train.config.schema import RunCfg
-from train.sweep.jobs import planned_here
+from train.sweep.jobs import find_job
 
 register()
 
@@ -16,10 +16,10 @@ register()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """Carry out the plan; in a sweep, return what its sweeper minimises."""
-    if job := planned_here(cfg):
-        from train.sweep.in_process import recorded
+    if job := find_job(cfg):
+        from train.sweep.in_process import run_job
 
-        return recorded(job, carry_out)
+        return run_job(job, carry_out)
     with exit_codes():
         carry_out(load_plan(cfg))
     return None

@@ -8,7 +8,7 @@ import warm
 from made_runs import made_job, made_run, write_result
 
 from niels_gpt.errors import ConfigError
-from train.report.compare import compared, new_folder
+from train.report.compare import make_folder, read_runs
 
 
 def test_runs_are_compared_into_new_folders(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_what_a_record_from_others_says_is_harmless_on_the_console(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["runs/x", "runs"], "error: runs/x: no such folder\nerror: runs: no run is in this folder\nhint: "),
+        (["runs/x", "runs"], "error: runs/x: no such folder\nerror: runs: holds no run\nhint: "),
         (["file"], "error: file: not a folder\nhint: name run folders"),
-        (["a", "--out", "a"], "error: a is there already\nhint: give --out another name"),
+        (["a", "--out", "a"], "error: a already exists\nhint: give --out another name"),
         (["a", "--budget-gb", "nan"], "--budget-gb is more than 0"),
     ],
 )
@@ -66,19 +66,19 @@ def test_a_sweeps_folder_stands_for_its_jobs_each_once(tmp_path: Path) -> None:
     for name in ("x", "y"):
         made_run(tmp_path / "sweep" / name)
     made_run(tmp_path / "other" / "x")
-    rows = compared([tmp_path / "sweep" / "y", tmp_path / "sweep", tmp_path / "other" / "x"])
+    rows = read_runs([tmp_path / "sweep" / "y", tmp_path / "sweep", tmp_path / "other" / "x"])
     assert [row.name for row in rows] == ["y", str(tmp_path / "sweep" / "x"), str(tmp_path / "other" / "x")]
 
 
 def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path) -> None:
     write_result(made_run(tmp_path / "good"), 3.0)
     (made_run(tmp_path / "bad") / "job.json").write_text("[")
-    assert [row.status for row in compared([tmp_path / "good", tmp_path / "bad"])] == ["finished", "unreadable"]
+    assert [row.status for row in read_runs([tmp_path / "good", tmp_path / "bad"])] == ["finished", "unreadable"]
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert [str(new_folder(None)) for _ in range(3)] == ["compare", "compare-2", "compare-3"]
-    assert new_folder(Path("deep/er")).is_dir()
-    with pytest.raises(ConfigError, match="deep/er is there already"):
-        new_folder(Path("deep/er"))
+    assert [str(make_folder(None)) for _ in range(3)] == ["compare", "compare-2", "compare-3"]
+    assert make_folder(Path("deep/er")).is_dir()
+    with pytest.raises(ConfigError, match="deep/er already exists"):
+        make_folder(Path("deep/er"))

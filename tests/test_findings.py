@@ -14,26 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import made_run, row, write_metrics, write_result
 
-from train.report import figures
-from train.report.findings import (
-    GIB,
-    best,
-    by_loss,
-    caveats,
-    differing,
-    labels,
-    loss_measure,
-    measured,
-    pareto_front,
-    sentence,
-    splits,
-)
+from train.report.figures import choose_pens, draw_losses
+from train.report.findings import GIB, Best, EqualTraining, analyze_runs
 from train.report.rows import Row, read_row
-from train.report.write import rewrite
+from train.report.write import rewrite_report
 
 NAN, INF = math.nan, math.inf
 LOSS = st.none() | st.sampled_from([NAN, INF, -INF]) | st.floats(0, 10)
 STATUS = st.sampled_from(["finished", "finished", "failed", "running"])
+
+
+def best(made: list[Row], budget: float | None) -> list[Best]:
+    return analyze_runs(made, budget).best
+
+
+def equal_training(made: list[Row]) -> list[EqualTraining]:
+    return analyze_runs(made, None).equal_training
 
 
 @st.composite
@@ -46,15 +42,16 @@ def rows(draw: st.DrawFn) -> list[Row]:
 
 @given(rows())
 def test_the_front_is_every_run_that_no_other_one_beats(made: list[Row]) -> None:
-    able = measured(made)
+    found = analyze_runs(made, None)
+    able = [r for r in made if r.status == "finished" and math.isfinite(r.speed) and r.peak_memory]
     at = {r: (r.tokens_per_second or 0.0, -(r.peak_memory or 0)) for r in able}
     unbeaten = [
         r
         for r in able
         if not any(a >= b and c >= d and (a, c) != (b, d) for a, c in at.values() for b, d in [at[r]])
     ]
-    front = pareto_front(made)
-    assert set(front) == set(unbeaten) and len(front) == len(unbeaten)
+    front = found.front
+    assert found.measured == able and set(front) == set(unbeaten) and len(front) == len(unbeaten)
     assert [r.peak_memory for r in front] == sorted(r.peak_memory or 0 for r in front)
 
 
@@ -67,7 +64,9 @@ def test_the_best_are_finished_and_none_is_better(made: list[Row], budget: float
         assert lowest.row.status == "finished"
         assert lowest.row.val_loss == min(filter(math.isfinite, losses))
     if fastest.row:
-        fitting = [r for r in measured(made) if budget is None or (r.peak_memory or 0) / GIB <= budget]
+        fitting = [
+            r for r in analyze_runs(made, None).measured if budget is None or (r.peak_memory or 0) / GIB <= budget
+        ]
         assert fastest.row.status == "finished"
         assert all((r.tokens_per_second or 0) <= (fastest.row.tokens_per_second or 0) for r in fitting)
 
@@ -76,7 +75,7 @@ def test_the_fastest_keeps_to_the_budget_and_if_none_does_the_least_is_named() -
     made = [row("big", speed=9.0, memory=4 * GIB), row("small", speed=5.0, memory=2 * GIB), row("?", memory=None)]
     assert [best(made, budget)[1].row for budget in (None, 4.0, 3.0, 1.0)] == [made[2], made[0], made[1], None]
     assert best(made, 1.0)[1].title == "Fastest within 1 GiB"
-    assert best(made, 1.0)[1].why == "no finished run keeps to it: the least takes 2.00 GiB"
+    assert best(made, 1.0)[1].why == "no finished run fits; the smallest takes 2.00 GiB"
     assert [choice.why for choice in best([], None)] == [
         "no finished run has a validation loss", "no finished run has a measured speed",
     ]  # fmt: skip
@@ -85,9 +84,10 @@ def test_the_fastest_keeps_to_the_budget_and_if_none_does_the_least_is_named() -
 def test_between_tokenizers_the_lowest_bits_per_byte_win() -> None:
     small = row("small", loss=3.0, bits_per_byte=1.9, settings={"model.V": 512})
     large = row("large", loss=4.0, bits_per_byte=1.5, settings={"model.V": 4096})
-    assert by_loss([small, large]) == [large, small]
-    assert best([small, large], None)[0].why == "bits per byte 1.5000"
-    assert caveats([small, large]) == []
+    found = analyze_runs([small, large], None)
+    assert found.ranking == [large, small]
+    assert found.best[0].why == "bits per byte 1.5000"
+    assert found.caveats == []
 
 
 def test_tokenizers_learned_from_different_text_differ_though_no_setting_of_theirs_does(
@@ -96,8 +96,8 @@ def test_tokenizers_learned_from_different_text_differ_though_no_setting_of_thei
     made = [read_row(run_folder(f"data.size={size}", name=f"size_{size}")) for size in (400, 800)]
     assert made[0].settings["model.V"] == made[1].settings["model.V"]
     first, second = (r.bits_per_byte or 0.0 for r in made)
-    assert [r.bits_per_byte for r in by_loss(made)] == sorted([first, second])
-    rewrite(tmp_path, None)
+    assert [r.bits_per_byte for r in analyze_runs(made, None).ranking] == sorted([first, second])
+    rewrite_report(tmp_path, None)
     lowest, _ = json.loads((tmp_path / "sweep.json").read_text())["best"]
     assert lowest["why"] == f"bits per byte {min(first, second):.4f}"
     again = read_row(run_folder("data.size=400", "train.seed=5", name="again"))
@@ -106,9 +106,8 @@ def test_tokenizers_learned_from_different_text_differ_though_no_setting_of_thei
 
 def test_the_hash_decides_whether_tokenizers_differ_and_older_results_go_by_their_settings() -> None:
     def measure(*told: tuple[str | None, int]) -> str:
-        return loss_measure([row(str(n), tokenizer=t, settings={"model.V": V}) for n, (t, V) in enumerate(told)])[
-            0
-        ]
+        made = [row(str(n), tokenizer=t, settings={"model.V": V}) for n, (t, V) in enumerate(told)]
+        return analyze_runs(made, None).measure
 
     assert measure(("a", 512), ("a", 512)) == measure((None, 512), (None, 512)) == "val loss"
     assert measure(("a", 512), ("b", 512)) == measure((None, 512), (None, 300)) == "bits per byte"
@@ -123,7 +122,8 @@ def test_the_curves_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path:
     def drawn(*tokenizers: str) -> tuple[str, list[str]]:
         for name, tokenizer in zip("ab", tokenizers, strict=True):
             write_result(tmp_path / name, 3.0, tokenizer=tokenizer)
-        img, _ = figures.losses([read_row(tmp_path / name) for name in "ab"], "pretrain")
+        found = analyze_runs([read_row(tmp_path / name) for name in "ab"], None)
+        img, _ = draw_losses(found, "pretrain", choose_pens(found))
         svg = base64.b64decode(img.partition("base64,")[2].removesuffix('">')).decode()
         return svg, re.findall(r'<path d="(M [^"]+)" clip-path[^>]* stroke-width: 1.6', svg)
 
@@ -135,11 +135,12 @@ def test_the_curves_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path:
 
 def test_losses_of_different_text_are_compared_with_a_warning() -> None:
     made = [row(kind, settings={"phase": "pretrain", "data.kind": kind}) for kind in ("text", "pydocs")]
-    assert caveats(made) == [
-        "The losses are not of the same text, and compare with care: runs differ in data.kind."
+    assert analyze_runs(made, None).caveats == [
+        "Compare the losses with care: they are not of the same text. Runs differ in data.kind."
     ]
-    (said,) = caveats([row(str(T), settings={"model.T": T, "sft.model.T": T}) for T in (64, 128)])
-    assert said.endswith("runs differ in model.T.")
+    made = [row(str(T), settings={"model.T": T, "sft.model.T": T}) for T in (64, 128)]
+    (said,) = analyze_runs(made, None).caveats
+    assert said.endswith("Runs differ in model.T.")
 
 
 def test_the_settings_that_differ_are_told_once() -> None:
@@ -151,17 +152,22 @@ def test_the_settings_that_differ_are_told_once() -> None:
         ),
         row("failed", status="failed"),
     ]
-    assert differing(made) == {"train.B": [2, 4, None], "sft.train.base_lr": [1.0, 2.0, None]}
+    assert analyze_runs(made, None).differing == {"train.B": [2, 4, None], "sft.train.base_lr": [1.0, 2.0, None]}
 
 
 def test_a_run_named_by_overrides_is_called_by_those_that_not_all_share() -> None:
     first = row("train.B=2,train.T=9", overrides=("train.T=9", "train.B=2"))
     second = row("train.B=4,train.T=9", overrides=("train.T=9", "train.B=4"))
     plain, bare = row("mine", overrides=("train.T=9",)), row("damaged=1", status="unreadable")
-    assert list(labels([first, second, plain, bare]).values()) == ["train.B=2", "train.B=4", "mine", "damaged=1"]
-    assert list(labels([first]).values()) == [first.name]
+    assert list(analyze_runs([first, second, plain, bare], None).labels.values()) == [
+        "train.B=2",
+        "train.B=4",
+        "mine",
+        "damaged=1",
+    ]
+    assert list(analyze_runs([first], None).labels.values()) == [first.name]
     twins = [first, row("train.B=2,train.T=9-2", overrides=first.overrides), second]
-    assert list(labels(twins).values()) == [twin.name for twin in twins]
+    assert list(analyze_runs(twins, None).labels.values()) == [twin.name for twin in twins]
 
 
 def trained(folder: Path, *variants: tuple[float, dict[str, Any]]) -> list[Row]:
@@ -179,11 +185,11 @@ def test_equal_training_split_differently_coincides(tmp_path: Path) -> None:
         (2.0, {"B": 4, "accum_steps": 4}),
         (3.0, {"B": None, "accum_steps": None, "effective_batch": 8, "activation_checkpointing": True}),
     )
-    (found,) = splits(made)
-    assert (found.rows, found.effective_batch, found.evaluations) == ((made[0], made[1], made[3]), "8", 2)
+    (found,) = equal_training(made)
+    assert (found.rows, found.effective_batch) == ((made[0], made[1], made[3]), "8")
     assert found.coincide and found.difference == pytest.approx(1e-4)
-    assert sentence(found, made).startswith("Runs 1, 2 and 4 (effective batch 8, dropout 0) are the same training")
-    assert "losses coincide, largest difference 0.0001 nats over 2 evaluations" in sentence(found, made)
+    assert found.sentence.startswith("Runs 1, 2 and 4 (effective batch 8, dropout 0) are the same training")
+    assert "losses coincide, largest difference 0.0001 nats over 2 evaluations" in found.sentence
 
 
 def test_runs_of_different_tokenizers_are_no_equal_training(tmp_path: Path) -> None:
@@ -191,19 +197,18 @@ def test_runs_of_different_tokenizers_are_no_equal_training(tmp_path: Path) -> N
     for tokenizers, groups in (("aa", 1), ("ab", 0)):
         for folder, tokenizer, B in zip(folders, tokenizers, (2, 4), strict=True):
             write_result(folder, 3.0, tokenizer=tokenizer, B=B, accum_steps=8 // B)
-        assert len(splits([read_row(folder) for folder in folders])) == groups
+        assert len(equal_training([read_row(folder) for folder in folders])) == groups
 
 
 def test_equal_training_that_does_not_coincide_is_told_plainly(tmp_path: Path) -> None:
-    (found,) = splits(trained(tmp_path, (3.0, {}), (3.03, {"B": 8, "accum_steps": 1})))
+    (found,) = equal_training(trained(tmp_path, (3.0, {}), (3.03, {"B": 8, "accum_steps": 1})))
     assert not found.coincide
-    assert "do not coincide" in sentence(found, list(found.rows))
-    assert "This must not be" in sentence(found, list(found.rows))
+    assert "do not coincide" in found.sentence and "this is a fault" in found.sentence
 
 
 @pytest.mark.parametrize("changed", [{"base_lr": 2e-3}, {"seed": 2}, {"B": 8}, {"amp": True}])
 def test_other_training_is_not_compared(tmp_path: Path, changed: dict[str, Any]) -> None:
-    assert splits(trained(tmp_path, (3.0, {}), (2.0, changed))) == []
+    assert equal_training(trained(tmp_path, (3.0, {}), (2.0, changed))) == []
 
 
 @pytest.mark.parametrize(
@@ -217,12 +222,12 @@ def test_other_training_is_not_compared(tmp_path: Path, changed: dict[str, Any])
 def test_what_cannot_be_compared_is_not(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     folders = [made_run(tmp_path / str(n), B=B, accum_steps=8 // B) for n, B in enumerate((2, 4))]
     spoil(folders[1] / "result.json")
-    assert splits([read_row(folder) for folder in folders]) == []
+    assert equal_training([read_row(folder) for folder in folders]) == []
 
 
 def test_a_pipeline_shares_the_effective_batch_of_both_phases(tmp_path: Path) -> None:
     folders = [made_run(tmp_path / str(n)) for n in range(2)]
     for folder, B in zip(folders, (2, 4), strict=True):
         write_result(folder, 3.0, ("pretrain", "sft"), B=B, accum_steps=8 // B)
-    (found,) = splits([read_row(folder) for folder in folders])
+    (found,) = equal_training([read_row(folder) for folder in folders])
     assert found.effective_batch == "8"

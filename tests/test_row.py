@@ -13,7 +13,7 @@ from made_runs import made_job, made_run, write_metrics, write_result
 
 from train.artifacts.metrics import read_metrics
 from train.artifacts.run_folder import hold, release
-from train.report.rows import is_run, read_row, seconds_after
+from train.report.rows import compute_seconds, is_run, read_row
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -47,8 +47,8 @@ def test_a_pipeline_is_a_row_of_its_last_loss_its_first_speed_and_its_largest_me
 def test_time_is_the_sum_of_what_each_stretch_took_over_a_resume_too() -> None:
     told = [(1000, 500), (2000, 1000), (4000, 4000), (4500, 0)]
     events = [{"tokens": tokens, "tokens_per_second": speed} for tokens, speed in told]
-    assert seconds_after([500, 1000, 2000, 3000, 4000, 9000], events) == [1.0, 2.0, 3.0, 3.25, 3.5, 3.5]
-    assert seconds_after([5], []) == [0.0]
+    assert compute_seconds([500, 1000, 2000, 3000, 4000, 9000], events) == [1.0, 2.0, 3.0, 3.25, 3.5, 3.5]
+    assert compute_seconds([5], []) == [0.0]
 
 
 def test_a_job_is_told_as_its_record_says(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from made_runs import made_job, made_run, row, write_metrics
 from rich.console import Console
 
 from niels_gpt import storage
-from train.report.tables import COLUMNS, PEAK, console_table, one_line
-from train.report.write import rewrite, write_report
+from train.report.findings import analyze_runs
+from train.report.tables import COLUMNS, PEAK_NOTE, describe_row, draw_console_table
+from train.report.write import rewrite_report, write_report
 
 HOSTILE = "<script>alert(1)</script>&\"'=`|*_$x$,a=\x1b[31m"
 FILES = {"sweep.html", "sweep.csv", "sweep.md", "sweep.json"}
@@ -81,7 +82,7 @@ def read_json(folder: Path) -> Any:
 def test_real_runs_are_compared_and_equal_training_is_recognised(run_folder: Run, tmp_path: Path) -> None:
     run_folder("train.B=2", "train.accum_steps=4", name="a")
     run_folder("memory=ckpt", name="b")
-    rows = rewrite(tmp_path, None)
+    rows = rewrite_report(tmp_path, None).rows
     assert [(r.name, r.status) for r in rows] == [(name, "finished") for name in "ab"]
     report = read_json(tmp_path)
     (found,) = report["equal_training"]
@@ -94,7 +95,7 @@ def test_real_runs_are_compared_and_equal_training_is_recognised(run_folder: Run
 
 
 def test_each_state_is_a_row_in_each_file(sweep: Path) -> None:
-    rows = rewrite(sweep, None)
+    rows = rewrite_report(sweep, None).rows
     assert [r.name for r in rows] == ["train.B=2", "train.B=4", "train.B=8", "train.B=16", "damaged"]
     told = [r["status"] for r in read_csv(sweep)]
     assert told == ["finished", "finished", "failed", "waiting", "unreadable"]
@@ -102,14 +103,14 @@ def test_each_state_is_a_row_in_each_file(sweep: Path) -> None:
     page = Page((sweep / "sweep.html").read_text(encoding="utf-8"))
     assert page.count("tr") == 1 + 5 + 1 + 2, "the runs, and the settings of those that have any"
     note = (sweep / "sweep.md").read_text(encoding="utf-8")
-    assert PEAK in note and PEAK in (sweep / "sweep.html").read_text(encoding="utf-8")
+    assert PEAK_NOTE in note and PEAK_NOTE in (sweep / "sweep.html").read_text(encoding="utf-8")
     cells = [[cell.strip() for cell in line.split("|")] for line in note.splitlines()]
     assert ["", "3", "train.B=8", "failed", "", "", "", "", "1.5", "6", "out of memory"] in [c[:11] for c in cells]
     assert {path.name for path in sweep.iterdir() if path.is_file()} == FILES | {".sweep.lock"}
 
 
 def test_the_columns_are_those_that_were_promised(sweep: Path) -> None:
-    rewrite(sweep, None)
+    rewrite_report(sweep, None)
     first = read_csv(sweep)[0]
     assert set(first) == {column.key for column in COLUMNS} == {
         "job", "overrides", "status", "val_loss", "bits_per_byte", "by_source", "tokens_per_second",
@@ -123,7 +124,7 @@ def test_the_columns_are_those_that_were_promised(sweep: Path) -> None:
 def test_the_best_are_named_with_the_command_to_paste(
     sweep: Path, budget: float | None, fastest: str | None
 ) -> None:
-    rewrite(sweep, budget)
+    rewrite_report(sweep, budget)
     lowest, quickest = read_json(sweep)["best"]
     assert (lowest["job"], lowest["command"]) == ("train.B=2", "python scripts/train.py train.B=4")
     assert quickest["job"] == fastest
@@ -133,10 +134,10 @@ def test_the_best_are_named_with_the_command_to_paste(
 
 
 def test_the_page_fetches_nothing(sweep: Path) -> None:
-    rewrite(sweep, 1.0)
+    rewrite_report(sweep, 1.0)
     text = (sweep / "sweep.html").read_text(encoding="utf-8")
     outside = re.sub(r'"data:image/svg\+xml;base64,[^"]*"', '"data:"', text)  # an image fetches nothing itself
-    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", outside.replace("// a page", ""))
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", outside)
     for tag, attributes in Page(outside).tags:
         assert tag not in {"link", "iframe", "object", "base"}
         assert attributes.get("src") in (None, "data:") and (attributes.get("href") or "#").startswith("#")
@@ -151,7 +152,7 @@ def test_what_comes_from_the_disk_is_harmless_everywhere(tmp_path: Path) -> None
     made_run(folder / name, job=job)
     made_run(folder / "_$x^$", B=2, accum_steps=4)
     made_job(folder / "@SUM(1)", "failed", **job | {"reason": "=cmd|' /C calc'!A0"})
-    rewrite(folder, None)
+    rewrite_report(folder, None)
     page = Page(text := (folder / "sweep.html").read_text(encoding="utf-8"))
     assert page.count("script") == 1 and page.count("b") == 1, "the page's own"
     note = (folder / "sweep.md").read_text(encoding="utf-8")
@@ -169,7 +170,7 @@ def test_what_comes_from_the_disk_is_harmless_everywhere(tmp_path: Path) -> None
 
 
 def test_numbers_below_zero_stay_numbers_in_csv(tmp_path: Path) -> None:
-    write_report(tmp_path, [row("killed", status="killed", exit_code=-9)], "one", None)
+    write_report(tmp_path, analyze_runs([row("killed", status="killed", exit_code=-9)], None), "one")
     assert read_csv(tmp_path)[0]["exit_code"] == "-9"
 
 
@@ -177,7 +178,7 @@ def test_numbers_below_zero_stay_numbers_in_csv(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_is_never_the_best_nor_breaks_a_file(tmp_path: Path, bad: float) -> None:
     made_run(tmp_path / "bad", (4.0, bad), job={"number": 1})
     made_run(tmp_path / "good", (4.0, 3.5), job={"number": 2})
-    rewrite(tmp_path, None)
+    rewrite_report(tmp_path, None)
     report = read_json(tmp_path)
     assert report["best"][0]["job"] == "good"
     losses = {row["job"]: row["val_loss"] for row in report["rows"]}
@@ -186,7 +187,7 @@ def test_a_loss_that_is_not_finite_is_never_the_best_nor_breaks_a_file(tmp_path:
 
 
 def test_an_empty_sweep_is_a_report_too(tmp_path: Path) -> None:
-    assert rewrite(tmp_path, 1.0) == []
+    assert rewrite_report(tmp_path, 1.0).rows == []
     assert "no finished run" in (tmp_path / "sweep.html").read_text(encoding="utf-8")
     assert read_csv(tmp_path) == read_json(tmp_path)["rows"] == []
 
@@ -194,7 +195,7 @@ def test_an_empty_sweep_is_a_report_too(tmp_path: Path) -> None:
 def test_many_long_runs_make_no_large_page(tmp_path: Path) -> None:
     for n in range(64):
         made_run(tmp_path / f"train.seed={n}", [9 / step for step in range(1, 400)], seed=n)
-    rewrite(tmp_path, None)
+    rewrite_report(tmp_path, None)
     assert (tmp_path / "sweep.html").stat().st_size < 2**20
     page = Page((tmp_path / "sweep.html").read_text(encoding="utf-8"))
     told = [attributes for tag, attributes in page.tags if "swatch" in (attributes.get("class") or "")]
@@ -204,7 +205,7 @@ def test_many_long_runs_make_no_large_page(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_whole_is_left_as_it_was(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rewrite(sweep, None)
+    rewrite_report(sweep, None)
     before = {name: (sweep / name).read_bytes() for name in FILES}
 
     def torn(descriptor: int) -> None:
@@ -213,12 +214,12 @@ def test_a_file_that_cannot_be_written_whole_is_left_as_it_was(
 
     monkeypatch.setattr(storage, "to_platter", torn)
     with pytest.raises(OSError, match="No space"):
-        rewrite(sweep, 1.0)
+        rewrite_report(sweep, 1.0)
     assert {path.name: path.read_bytes() for path in sweep.glob("*sweep.*") if path.stat().st_size} == before
 
 
 def test_several_may_rewrite_at_once_and_a_reader_always_sees_a_whole_page(sweep: Path) -> None:
-    rewrite(sweep, None)
+    rewrite_report(sweep, None)
     command = [sys.executable, "-c", REWRITE, str(sweep)]
     writers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     looks = 0
@@ -234,26 +235,27 @@ def test_several_may_rewrite_at_once_and_a_reader_always_sees_a_whole_page(sweep
 REWRITE = """
 import sys
 from pathlib import Path
-from train.report.write import rewrite
+from train.report.write import rewrite_report
 for _ in range(3):
-    rewrite(Path(sys.argv[1]), None)
+    rewrite_report(Path(sys.argv[1]), None)
 assert "torch" not in sys.modules, "the launcher must not wait for torch"
 """
 
 
 def test_a_job_is_told_in_a_line(sweep: Path) -> None:
-    rows = rewrite(sweep, None)
-    assert one_line(rows[0], rows) == (
-        "train.B=2: finished, val loss 3.0000, 1.500 bits per byte, 900 tokens/s, 1.00 GiB, 1.5 minutes"
-    )
-    assert one_line(rows[2], rows) == "train.B=8: failed, 1.5 minutes, exit code 6, out of memory"
-    assert one_line(rows[3], rows) == "train.B=16: waiting"
+    labels = rewrite_report(sweep, None).labels
+    assert [describe_row(row, label) for row, label in labels.items()][:4] == [
+        "train.B=2: finished, val loss 3.0000, 1.500 bits per byte, 900 tokens/s, 1.00 GiB, 1.5 minutes",
+        "train.B=4: finished, val loss 3.0010, 1.500 bits per byte, 1,200 tokens/s, 2.00 GiB, 1.5 minutes",
+        "train.B=8: failed, 1.5 minutes, exit code 6, out of memory",
+        "train.B=16: waiting",
+    ]
 
 
 def test_the_table_of_the_console_is_legible_in_80_columns(sweep: Path) -> None:
     write_metrics(sweep / "train.B=16" / "pretrain", (4.0,))
     console = Console(width=80, record=True, file=(sweep / "out.txt").open("w"))
-    console.print(console_table(rewrite(sweep, None)))
+    console.print(draw_console_table(rewrite_report(sweep, None)))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     assert re.search(r"^1 +train\.B=2 +finished +3\.0000 +1\.500 +900 +1\.00 +1\.5$", "\n".join(lines), re.M)

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import pkgutil
+import re
 import signal
 import subprocess
 import sys
@@ -51,7 +53,37 @@ def require_told_apart(jobs: dict[str, Job]) -> None:
     assert jobs["1002"].exit_code == 23
     assert "SIGKILL" in jobs["1003"].reason
     assert jobs["1004"].exit_code == 5 and "step 2" in jobs["1004"].reason
-    assert "without a result" in jobs["1005"].reason
+    assert "no result.json" in jobs["1005"].reason
+
+
+def note_calls() -> None:
+    """Write each planning of a job and each reading of a run to the file `calls`; no report gets old."""
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            with Path("calls").open("a") as file:
+                file.write(f"{name}\n")
+            return function(*arguments)
+
+        return call
+
+    mock.patch("train.report.write.REWRITE_EVERY", 1e9).start()
+    for name in ("train.sweep.jobs.load_plan", "train.report.write.analyze_runs"):
+        mock.patch(name, noted(name.rpartition(".")[2], pkgutil.resolve_name(name))).start()
+
+
+@pytest.mark.parametrize("launcher", ["isolated", "basic"])
+def test_each_job_is_planned_once_and_jobs_that_end_quickly_share_a_report(tmp_path: Path, launcher: str) -> None:
+    words = [*SMOKE, f"hydra/launcher={launcher}", "train.seed=1,2,3"]
+    done = warm.cli(*words, cwd=tmp_path, before=note_calls)
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text().split()
+    assert calls.count("load_plan") == 3
+    assert calls.count("analyze_runs") == 2, "after the first job and at the end"
+    if launcher == "isolated":
+        assert re.findall(r"^train\.seed=(\d): finished, val loss", done.stdout, re.M) == ["1", "2", "3"]
+    rows = list(csv.DictReader((tmp_path / "runs" / "sweep" / "sweep.csv").open(encoding="utf-8")))
+    assert [row["status"] for row in rows] == ["finished"] * 3
 
 
 def test_a_finished_job_is_known_by_the_hash_of_its_settings(tmp_path: Path) -> None:
@@ -207,6 +239,7 @@ def test_ctrl_c_stops_the_current_job_resumably_and_leaves_a_valid_report(
     endless: Callable[..., tuple[warm.Script, Path]],
 ) -> None:
     script, folder = endless()
+    (folder / "sweep.json").touch()  # a report of this moment, which the end must replace
     os.kill(script.pid, signal.SIGINT)
     done = script.end()
     assert done.returncode == 130, done.stderr

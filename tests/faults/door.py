@@ -18,7 +18,7 @@ from conftest import ROOT, cli
 from train.artifacts.run_folder import _held, release
 from train.cli.command import exit_codes
 from train.config.schema import RunCfg
-from train.sweep.callback import Gate
+from train.sweep.callback import PlanCallback
 from train.sweep.launch import SweepRun
 
 FOREVER = 180  # seconds
@@ -76,7 +76,7 @@ def train(*words: str) -> Said:
         mock.patch.object(
             SweepRun, "carry_out"
         ),  # of the launcher there is another copy: Hydra loads plugins itself
-        mock.patch.object(Gate, "on_multirun_end"),  # there is nothing to report
+        mock.patch.object(PlanCallback, "on_multirun_end"),  # there is nothing to report
         contextlib.redirect_stderr(stderr),
         contextlib.redirect_stdout(io.StringIO()),
         never_forever(),

@@ -1,4 +1,4 @@
-"""Choose the runs to compare, and the new folder for the report."""
+"""Read the runs to compare, and make the new folder for the report."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,43 +14,34 @@ from train.report.write import read_rows
 FOLDER = "compare"
 
 
-def compared(folders: Sequence[Path]) -> list[Row]:
-    """Return the rows of run folders, and of all jobs of a sweep's folder; each run once, each under its own name.
+def read_runs(folders: Sequence[Path]) -> list[Row]:
+    """Return the rows of run folders and of all jobs in sweep folders; each run once, under a name that differs.
 
     Raises:
         ConfigError: a line per folder that holds no run.
     """
-    found = {folder: [*([read_row(folder)] if is_run(folder) else []), *_jobs(folder)] for folder in folders}
-    if missing := [folder for folder, rows in found.items() if not rows]:
+    rows: dict[Path, Row] = {}
+    missing = []
+    for folder in folders:
+        found = [read_row(folder)] if is_run(folder) else []
+        found += read_rows(folder) if folder.is_dir() else []
+        rows |= {Path(row.folder).resolve(): row for row in found}
+        if not found:
+            why = "holds no run" if folder.is_dir() else "not a folder" if folder.exists() else "no such folder"
+            missing.append(f"{folder}: {why}")
+    if missing:
         raise ConfigError(
-            "\n".join(f"{folder}: {_what_is_there(folder)}" for folder in missing),
-            "name run folders, as runs/default, or a sweep's folder with runs in it",
+            "\n".join(missing), "name run folders, as runs/default, or a sweep's folder with runs in it"
         )
-    once = {Path(row.folder).resolve(): row for rows in found.values() for row in rows}
-    return _named_apart(list(once.values()))
+    names = Counter(row.name for row in rows.values())
+    return [row if names[row.name] == 1 else replace(row, name=printable(row.folder)) for row in rows.values()]
 
 
-def _jobs(folder: Path) -> list[Row]:
-    return read_rows(folder) if folder.is_dir() else []
-
-
-def _what_is_there(folder: Path) -> str:
-    if not folder.exists():
-        return "no such folder"
-    return "no run is in this folder" if folder.is_dir() else "not a folder"
-
-
-def _named_apart(rows: list[Row]) -> list[Row]:
-    """Return rows in which those of the same name are called by their folders."""
-    names = Counter(row.name for row in rows)
-    return [row if names[row.name] == 1 else replace(row, name=printable(row.folder)) for row in rows]
-
-
-def new_folder(asked: Path | None) -> Path:
-    """Make the folder `asked` for, or compare, compare-2, ...: whichever is not there yet.
+def make_folder(asked: Path | None) -> Path:
+    """Make the folder `asked` for, or the first of compare, compare-2, ... that does not exist.
 
     Raises:
-        ConfigError: `asked` is there already.
+        ConfigError: `asked` exists.
     """
     for path in [asked] if asked else numbered(FOLDER):
         try:
@@ -58,4 +49,4 @@ def new_folder(asked: Path | None) -> Path:
             return path
         except FileExistsError:
             continue
-    raise ConfigError(f"{asked or FOLDER} is there already", "give --out another name, or none")
+    raise ConfigError(f"{asked or FOLDER} already exists", "give --out another name, or leave it out")

@@ -1,30 +1,26 @@
-"""Draw the figures of a report as SVG: speed against memory, and losses by tokens and time."""
+"""Draw the figures of a report as SVG on white: speed against memory, and losses by tokens and time."""
 
 import base64
 import html
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain, cycle
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from train.config.schema import PhaseName
-from train.report.findings import BITS, GIB, by_loss, loss_measure, measured, pareto_front
+from train.report.findings import BITS, GIB, Findings
 from train.report.rows import Curve, Point, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
 
 MOST_POINTS = 200  # of a curve: more cannot be seen
-Places = dict[Row, tuple[float, float]]
-Place = Callable[[Point], float]
 UNITS = (("seconds", 1, 180.0), ("minutes", 60, 3 * 3600.0), ("hours", 3600, math.inf))
 HUES = ("#3b82d6", "#dd7718", "#2a9d68", "#d4508f", "#8f6bdc", "#98861b")  # legible on white
-MOST_TOLD = 2 * len(HUES)  # solid, then dashed; among more runs only the best stand out
-INK, LINE, FAINT, PAPER = "#1b1e23", "#dcdfe4", "#8d95a1", "#ffffff"
+MOST_PENS = 2 * len(HUES)  # solid, then dashed; among more runs only the best stand out
+INK, LINE, FAINT = "#1b1e23", "#dcdfe4", "#8d95a1"
 SIZE = (5.2, 3.6)  # inches: as wide as a phone, so that its text is legible there
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a name with a $ in it is a name
@@ -45,171 +41,133 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def speed_against_memory(rows: Sequence[Row], budget_gb: float | None) -> str:
-    """Return the finished runs by peak memory and speed, with the Pareto front; empty where none was measured."""
-    if not (front := pareto_front(rows)):
-        return ""
-    places = {row: ((row.peak_memory or 0) / GIB, row.tokens_per_second or 0.0) for row in measured(rows)}
-    others = {row: place for row, place in places.items() if row not in front}
-    best, pen = {row: places[row] for row in front}, pens(rows)
-    alt = f"Speed against peak memory of {len(places)} runs, {len(front)} of them on the Pareto front"
-    with drawing("peak memory (GiB)", "tokens/s", alt) as result:
-        result.axes.plot(*zip(*best.values(), strict=True), color=FAINT, linewidth=1.2, zorder=2)
-        for row, (x, y) in sorted(others.items(), key=lambda item: pen[item[0]].told):
-            result.axes.plot(x, y, "o", color=pen[row].colour, markerfacecolor=PAPER, markersize=7, zorder=3)
-        for row, (x, y) in best.items():
-            result.axes.plot(x, y, "D", color=pen[row].colour, markersize=7, zorder=4)
-        if budget_gb is not None and _is_near(budget_gb, places):
-            result.axes.axvline(budget_gb, color=FAINT, linestyle=":")
-        result.axes.margins(0.1)
-        _number(result.axes, rows, best, above=True)
-        _number(result.axes, rows, {row: at for row, at in others.items() if pen[row].told}, above=False)
-        _thousands(result.axes.yaxis)
-    return result.img
-
-
-def _is_near(budget_gb: float, places: Places) -> bool:
-    """Return whether a budget can be drawn without squeezing the runs together."""
-    low, high = min(x for x, _ in places.values()), max(x for x, _ in places.values())
-    return low - (high - low) <= budget_gb <= high + (high - low)
-
-
-def _number(axes: "Axes", rows: Sequence[Row], places: Places, *, above: bool) -> None:
-    """Write each run's number in the table at its place; runs that lie together share a label."""
-    away: dict[str, Any] = (
-        {"xytext": (-5, 5), "ha": "right"} if above else {"xytext": (5, -5), "ha": "left", "va": "top"}
-    )
-    numbers = {row: n for n, row in enumerate(rows, 1)}
-    for group in _together(axes, places):
-        label = ", ".join(str(n) for n in sorted(map(numbers.__getitem__, group))[:4])
-        dots = " …" if len(group) > 4 else ""
-        axes.annotate(label + dots, places[group[0]], textcoords="offset points", **away)
-
-
-def _together(axes: "Axes", places: Places) -> list[list[Row]]:
-    """Return rows in groups, each a twentieth of the figure or less from the next in its group."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    at = {row: complex((x - left) / (right - left), (y - low) / (high - low)) for row, (x, y) in places.items()}
-    groups: list[list[Row]] = []
-    for row in sorted(places, key=lambda row: places[row]):
-        near = [group for group in groups if any(abs(at[row] - at[other]) <= 0.05 for other in group)]
-        groups = [group for group in groups if group not in near] + [[*chain(*near), row]]
-    return groups
-
-
-def losses(rows: Sequence[Row], phase: PhaseName) -> list[str]:
-    """Return the losses of a phase by tokens and by time; none where there is nothing to draw."""
-    curves = {row: row.curves[phase] for row in rows if phase in row.curves}
-    ylabel = "loss (nats a target)"
-    if loss_measure(list(curves))[0] == BITS:
-        ylabel, curves = f"loss ({BITS})", {row: curve.in_bits() for row, curve in curves.items()}
-    longest = max((point.seconds for curve in curves.values() for point in curve.train), default=0.0)
-    unit, seconds = next((u, s) for u, s, most in UNITS if longest < most)
-    said = f"of {len(curves)} runs in {phase}, thin in training, marked in validation"
-    drawn = (
-        _losses(curves, pens(rows), lambda p: p.tokens, "tokens", ylabel, f"Loss by tokens {said}"),
-        _losses(curves, pens(rows), lambda p: p.seconds / seconds, unit, ylabel, f"Loss by time {said}"),
-    )
-    return [img for img in drawn if img]
-
-
-@dataclass(frozen=True)
-class Pen:
-    """How a run is drawn wherever it is drawn; `told` if it stands out from the rest."""
+class Pen(NamedTuple):
+    """The look of a run in every figure."""
 
     colour: str = FAINT
     dashed: bool = False
-    told: bool = False
 
 
-def _losses(
-    curves: dict[Row, Curve], pen: dict[Row, Pen], place: Place, xlabel: str, ylabel: str, alt: str
-) -> str:
-    if not (limits := _limits(curves)):
-        return ""
-    with drawing(xlabel, ylabel, alt) as result:
-        for row, curve in sorted(curves.items(), key=lambda item: pen[item[0]].told):
-            _trace(result.axes, curve, place, pen[row])
-        result.axes.set_ylim(*limits)
-        result.axes.set_xlim(left=0)
-        if xlabel == "tokens":
-            _thousands(result.axes.xaxis)
-    return result.img
+Pens = dict[Row, Pen]  # of the runs that stand out
 
 
-def _trace(axes: "Axes", curve: Curve, place: Place, pen: Pen) -> None:
-    """Draw a run: validation on top of training; of one among many, a thin line of validation alone."""
-    style: dict[str, Any] = {"color": pen.colour, "linestyle": "--" if pen.dashed else "-", "markersize": 3.5}
-    losses = _xy(curve.val, place)
-    if pen.told:
-        axes.plot(*_xy(curve.train, place), linewidth=0.8, alpha=0.45, **style)
-        axes.plot(*losses, linewidth=1.6, marker="o", **style)
-    else:
-        axes.plot(*losses, linewidth=0.8, marker="" if len(losses[0]) > 1 else ".", **style)
+def choose_pens(findings: Findings) -> Pens:
+    """Return a pen for each run with curves; among many, for those of the lowest losses only."""
+    drawn = [row for row in findings.rows if row.curves]
+    if len(drawn) > MOST_PENS:
+        drawn = [row for row in findings.ranking if row.curves][: len(HUES) // 2]
+    return {row: Pen(hue, n >= len(HUES)) for n, (row, hue) in enumerate(zip(drawn, cycle(HUES), strict=False))}
 
 
-def _xy(points: Sequence[Point], place: Place) -> tuple[list[float], list[float]]:
-    """Return what is to be drawn of a curve, thinned out; its last point stays."""
-    able = [point for point in points if math.isfinite(point.loss)]
-    every = max(1, math.ceil(len(able) / MOST_POINTS))
-    kept = able[::-every][::-1]
-    return [place(point) for point in kept], [point.loss for point in kept]
+def draw_speed_against_memory(findings: Findings, pens: Pens) -> str:
+    """Return the finished runs by peak memory and speed, with the Pareto front; empty if none was measured."""
+    places = {row: ((row.peak_memory or 0) / GIB, row.speed) for row in findings.measured}
+    numbers = {row: number for number, row in enumerate(findings.rows, 1)}
+
+    def paint(axes: "Axes") -> None:
+        axes.plot(*zip(*(places[row] for row in findings.front), strict=True), color=FAINT, linewidth=1.2)
+        for row in sorted(places, key=lambda row: (row in findings.front, row in pens)):
+            look: dict[str, Any] = {"marker": "o", "markerfacecolor": "white"}
+            if row in findings.front:
+                look = {"marker": "D"}
+            axes.plot(*places[row], color=pens.get(row, Pen()).colour, markersize=7, **look)
+        axes.margins(0.1)
+        limits = axes.get_xlim()
+        if findings.budget_gb is not None:
+            axes.axvline(findings.budget_gb, color=FAINT, linestyle=":")
+        axes.set_xlim(limits)
+        _write_numbers(axes, {numbers[row]: places[row] for row in places if row in pens or row in findings.front})
+
+    alt = f"Speed against peak memory of {len(places)} runs, {len(findings.front)} of them on the Pareto front"
+    return _draw("peak memory (GiB)", "tokens/s", alt, paint) if places else ""
 
 
-def _limits(curves: dict[Row, Curve]) -> tuple[float, float] | None:
-    """Return the range of losses to draw: the steep first tenth of a run may leave it at the top."""
-    seen = list(chain.from_iterable(_settled(curve) for curve in curves.values()))
-    if not seen:
-        return None
-    margin = 0.05 * (max(seen) - min(seen)) or 0.1
-    return min(seen) - margin, max(seen) + margin
+def _write_numbers(axes: "Axes", places: dict[int, tuple[float, float]]) -> None:
+    """Write the numbers of runs beside their places; runs that lie together share a label."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, (x, y) in places.items():
+        groups[round(16 * (x - left) / (right - left)), round(16 * (y - low) / (high - low))].append(number)
+    for numbers in groups.values():
+        label = ", ".join(map(str, numbers[:4])) + (" …" if len(numbers) > 4 else "")
+        axes.annotate(label, places[numbers[0]], (-5, 5), textcoords="offset points", ha="right")
 
 
-def _settled(curve: Curve) -> Iterator[float]:
-    points = [point for point in (*curve.train, *curve.val) if math.isfinite(point.loss)]
+def draw_losses(findings: Findings, phase: PhaseName, pens: Pens) -> list[str]:
+    """Return the losses of a phase by tokens and by time; none if there is nothing to draw."""
+    curves = {row: row.curves[phase] for row in findings.rows if phase in row.curves}
+    in_bits = findings.measure == BITS
+    points = {row: _choose_points(curve, curve.bits if in_bits else 1.0) for row, curve in curves.items()}
+    late = [point.loss for train, val in points.values() for point in _skip_start([*train, *val])]
+    if not late:
+        return []
+    margin = 0.05 * (max(late) - min(late)) or 0.1
+    longest = max(curve.seconds for curve in curves.values())
+    unit, length = next((unit, length) for unit, length, most in UNITS if longest < most)
+
+    def paint(axes: "Axes", place: Callable[[Point], float]) -> None:
+        for row in sorted(points, key=pens.__contains__):
+            _paint_run(axes, *points[row], place, pens.get(row))
+        axes.set(xlim=(0, None), ylim=(min(late) - margin, max(late) + margin))
+
+    of, ylabel = f"of {len(curves)} runs in {phase}", f"loss ({BITS if in_bits else 'nats a target'})"
+    return [
+        _draw("tokens", ylabel, f"Loss by tokens {of}", lambda axes: paint(axes, lambda p: p.tokens)),
+        _draw(unit, ylabel, f"Loss by time {of}", lambda axes: paint(axes, lambda p: p.seconds / length)),
+    ]
+
+
+def _choose_points(curve: Curve, factor: float) -> tuple[list[Point], list[Point]]:
+    """Return the finite losses of training and validation times a factor, thinned out; the last of each stays."""
+
+    def thin(points: Sequence[Point]) -> list[Point]:
+        finite = [p._replace(loss=p.loss * factor) for p in points if math.isfinite(p.loss * factor)]
+        return finite[:: -max(1, math.ceil(len(finite) / MOST_POINTS))][::-1]
+
+    return thin(curve.train), thin(curve.val)
+
+
+def _skip_start(points: Sequence[Point]) -> list[Point]:
+    """Return the points but for the steep first tenth of a run, which may leave the figure at the top."""
     end = max((point.tokens for point in points), default=0.0)
-    yield from (point.loss for point in points if point.tokens >= end / 10)
+    return [point for point in points if point.tokens >= end / 10]
 
 
-def _thousands(axis: "Axis") -> None:
-    """Write 12 k for 12000."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    axis.set_major_formatter(EngFormatter(sep=" "))
-    axis.set_major_locator(MaxNLocator(6))
-
-
-def pens(rows: Sequence[Row]) -> dict[Row, Pen]:
-    """Return a pen for each row: all differ where they are few, else those of the lowest losses do."""
-    drawn = [row for row in rows if row.curves]
-    chosen = drawn if len(drawn) <= MOST_TOLD else by_loss(drawn)[: len(HUES) // 2]
-    hues = zip(chosen, cycle(HUES), strict=False)
-    told = {row: Pen(hue, n >= len(HUES), True) for n, (row, hue) in enumerate(hues)}
-    return {row: told.get(row, Pen()) for row in rows}
-
-
-class Drawing:
-    """A chart and, once it is drawn, its <img> element."""
-
-    axes: "Axes"
-    img = ""
+def _paint_run(
+    axes: "Axes", train: list[Point], val: list[Point], place: Callable[[Point], float], pen: Pen | None
+) -> None:
+    """Draw validation on top of training; for a run that does not stand out, a thin line of validation alone."""
+    look: dict[str, Any] = {
+        "color": FAINT,
+        "linewidth": 0.8,
+        "marker": "" if len(val) > 1 else ".",
+        "markersize": 3.5,
+    }
+    if pen:
+        look |= {"color": pen.colour, "linestyle": "--" if pen.dashed else "-", "linewidth": 1.6, "marker": "o"}
+        thin = look | {"linewidth": 0.8, "alpha": 0.45, "marker": ""}
+        axes.plot([place(point) for point in train], [point.loss for point in train], **thin)
+    axes.plot([place(point) for point in val], [point.loss for point in val], **look)
 
 
-@contextmanager
-def drawing(xlabel: str, ylabel: str, alt: str) -> Iterator[Drawing]:
-    """Give axes to draw into, and make an <img> of them at the end; `alt` is its text for a screen reader."""
+def _draw(xlabel: str, ylabel: str, alt: str, paint: Callable[["Axes"], None]) -> str:
+    """Return an <img> of what `paint` draws; `alt` is its text for a screen reader."""
     from matplotlib import rc_context  # here: importing it takes as long as ten steps
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    result, file = Drawing(), io.BytesIO()
-    with rc_context(
-        STYLE | {"svg.fonttype": "none", "svg.hashsalt": alt}
-    ):  # text stays text; the same bytes again
+    file = io.BytesIO()
+    svg = {"svg.fonttype": "none", "svg.hashsalt": alt}  # text stays text; equal figures are equal bytes
+    with rc_context(STYLE | svg):
         figure = Figure(figsize=SIZE)
         figure.subplots_adjust(left=0.14, right=0.97, bottom=0.14, top=0.96)
-        result.axes = figure.subplots()
-        result.axes.set(xlabel=xlabel, ylabel=ylabel)
-        yield result
-        figure.savefig(file, format="svg", facecolor=PAPER, metadata={"Date": None})
+        axes = figure.subplots()
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        paint(axes)
+        for axis, label in ((axes.xaxis, xlabel), (axes.yaxis, ylabel)):
+            axis.set_major_locator(MaxNLocator(5))
+            if label.startswith("tokens"):
+                axis.set_major_formatter(EngFormatter(sep=" "))  # 12 k for 12000
+        figure.savefig(file, format="svg", facecolor="white", metadata={"Date": None})
     content = base64.b64encode(file.getvalue()).decode()
-    result.img = f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{content}">'
+    return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{content}">'

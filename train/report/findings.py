@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,184 +11,181 @@ from train.config.schema import PhaseName
 from train.report.rows import Row
 
 GIB, BITS = 2**30, "bits per byte"
-UNTOLD = {"data.cache_dir"}  # where files are kept says nothing about a run
-TOKENS_OF = ("model.V", "data.tokenizer")  # settings of the tokenizer
-TEXT_OF = ("phase", "data.", "model.T", "train.eval_sequences")  # prefixes of what decides the evaluated text
+IRRELEVANT = {"data.cache_dir"}
+TOKENIZER = ("model.V", "data.tokenizer")
+EVALUATED_TEXT = ("phase", "data.", "model.T", "train.eval_sequences")  # prefixes
 TOLERANCE = 0.02  # nats: float rounding, which training lets grow
-SPLIT = {
-    "B",
-    "accum_steps",
-    "effective_batch",
-    "activation_checkpointing",
-}  # may differ: how a step is carried out
-TOLD_ONLY = {"log_every", "ckpt_every", "keep_last", "cache_dir"}  # may differ: nothing is learned from them
+MAY_DIFFER = {  # between runs of equal training
+    *("B", "accum_steps", "effective_batch", "activation_checkpointing"),
+    *("log_every", "ckpt_every", "keep_last", "cache_dir"),
+}
 
 
 @dataclass(frozen=True)
 class Best:
-    """The run that is best by some measure; none where no run can be, and `why` then says so."""
+    """The best run by some measure; `row` is None if no run qualifies, and `why` then gives the reason."""
 
     title: str
     row: Row | None
     why: str
 
 
-def finite(number: float | None) -> bool:
-    """Return whether there is a number that can be compared."""
-    return number is not None and math.isfinite(number)
-
-
-def labels(rows: Sequence[Row]) -> dict[Row, str]:
-    """Return what to call each row among the others: of one named by overrides, those that not all share."""
-    named = [row for row in rows if row.overrides and "=" in row.name]
-    shared = set[str]().union(*(row.overrides for row in named)).intersection(*(row.overrides for row in named))
-    own = {row: ",".join(word for word in row.overrides if word not in shared) for row in named}
-    short = {row: own.get(row) or row.name for row in rows}
-    return short if len(set(short.values())) == len(rows) else {row: row.name for row in rows}
-
-
-def best(rows: Sequence[Row], budget_gb: float | None) -> list[Best]:
-    """Return the run of lowest loss, and the fastest one within the memory budget in GiB; of finished runs."""
-    done = [row for row in rows if row.status == "finished"]
-    return [_lowest_loss(done), _fastest(done, budget_gb)]
-
-
-def loss_measure(rows: Sequence[Row]) -> tuple[str, Callable[[Row], float | None]]:
-    """Return by what losses compare: nats a token, or bits per byte where tokenizers differ.
-
-    An older result has no tokenizer's hash; its settings stand in, and never equal a hash.
-    """
-    known = [row for row in rows if row.settings]
-    if len({row.tokenizer or json.dumps([row.settings.get(key) for key in TOKENS_OF]) for row in known}) > 1:
-        return BITS, lambda row: row.bits_per_byte
-    return "val loss", lambda row: row.val_loss
-
-
-def by_loss(rows: Sequence[Row]) -> list[Row]:
-    """Return the finished rows that have a finite loss, the lowest first."""
-    done = [row for row in rows if row.status == "finished"]
-    _, loss = loss_measure(done)
-    return sorted((row for row in done if finite(loss(row))), key=lambda row: loss(row) or 0.0)
-
-
-def caveats(rows: Sequence[Row]) -> list[str]:
-    """Return what to bear in mind when losses are compared, a sentence each."""
-    varied = [key for key in differing(rows) if key.removeprefix("sft.") not in TOKENS_OF]
-    if text := [key for key in varied if key.removeprefix("sft.").startswith(TEXT_OF)]:
-        return [f"The losses are not of the same text, and compare with care: runs differ in {', '.join(text)}."]
-    return []
-
-
-def _lowest_loss(done: Sequence[Row]) -> Best:
-    ranked = by_loss(done)
-    name, loss = loss_measure(done)
-    if not ranked:
-        return Best("Lowest loss", None, "no finished run has a validation loss")
-    return Best("Lowest loss", ranked[0], f"{name} {loss(ranked[0]):.4f}")
-
-
-def _fastest(done: Sequence[Row], budget_gb: float | None) -> Best:
-    title = "Fastest" if budget_gb is None else f"Fastest within {budget_gb:g} GiB"
-    timed = [row for row in done if finite(row.tokens_per_second)]
-    fitting = [row for row in timed if budget_gb is None or _gib(row) <= budget_gb]
-    if not timed:
-        return Best(title, None, "no finished run has a measured speed")
-    if not fitting:
-        return Best(title, None, f"no finished run keeps to it: the least takes {min(map(_gib, timed)):.2f} GiB")
-    row = max(fitting, key=lambda row: row.tokens_per_second or 0.0)
-    return Best(title, row, f"{row.tokens_per_second:,.0f} tokens/s")
-
-
-def _gib(row: Row) -> float:
-    return math.inf if row.peak_memory is None else row.peak_memory / GIB
-
-
-def measured(rows: Sequence[Row]) -> list[Row]:
-    """Return the finished rows of known speed and memory."""
-    return [row for row in rows if row.status == "finished" and finite(row.tokens_per_second) and row.peak_memory]
-
-
-def pareto_front(rows: Sequence[Row]) -> list[Row]:
-    """Return the finished rows that no other one beats: as fast with less memory, or faster with no more.
-
-    In the order of memory; rows that are equal in both stand side by side.
-    """
-    ordered = sorted(measured(rows), key=lambda row: (row.peak_memory, -(row.tokens_per_second or 0.0)))
-    front: list[Row] = []
-    for row in ordered:
-        if not front or _place(row) == _place(front[-1]) or _place(row)[1] > _place(front[-1])[1]:
-            front.append(row)
-    return front
-
-
-def _place(row: Row) -> tuple[int, float]:
-    return row.peak_memory or 0, row.tokens_per_second or 0.0
-
-
-def differing(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Return the settings that differ among the rows that have them, with each row's value or None.
-
-    A setting of SFT that follows its namesake in every row is not told twice.
-    """
-    known = [row.settings for row in rows if row.settings]
-    keys = dict.fromkeys(key for settings in known for key in settings)
-    varied = [key for key in keys if len({json.dumps(settings[key]) for settings in known if key in settings}) > 1]
-    told = [key for key in varied if key.removeprefix("sft.") not in UNTOLD and not _follows(key, known)]
-    return {key: [row.settings.get(key) for row in rows] for key in told}
-
-
-def _follows(key: str, known: Sequence[dict[str, Any]]) -> bool:
-    leader = key.removeprefix("sft.")
-    return leader != key and all(settings[key] == settings.get(leader) for settings in known if key in settings)
-
-
 @dataclass(frozen=True)
-class Split:
-    """Runs that must have learned the same: `difference` is the largest of any validation loss, in nats."""
+class EqualTraining:
+    """Runs that train on the same sequences; `difference` is the largest of any validation loss, in nats."""
 
     rows: tuple[Row, ...]
     effective_batch: str
     difference: float
-    evaluations: int
-
-    @property
-    def coincide(self) -> bool:
-        """Whether the losses differ by no more than rounding explains."""
-        return self.difference < TOLERANCE
+    coincide: bool
+    sentence: str
 
 
-def splits(rows: Sequence[Row]) -> list[Split]:
-    """Return the groups of finished rows without dropout whose steps are the same sequences, split differently."""
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        dropout = (value for key, value in row.settings.items() if key.endswith(".dropout"))
-        if row.status == "finished" and row.settings and not any(dropout):
-            groups[_training(row)].append(row)
-    return [split for group in groups.values() if len(group) > 1 and (split := _split(group))]
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a report says about its runs; a budget is in GiB, None for no bound.
+
+    `measure` is the loss by which runs compare, "val loss" in nats a target or "bits per byte" where tokenizers
+    differ. `ranking` has the finished runs of finite loss, the lowest first; `measured` the finished runs of known
+    speed and memory; `front` those of them that no other run beats, in the order of memory.
+    """
+
+    rows: Sequence[Row]
+    budget_gb: float | None
+    labels: dict[Row, str]
+    measure: str
+    ranking: list[Row]
+    measured: list[Row]
+    front: list[Row]
+    best: list[Best]
+    equal_training: list[EqualTraining]
+    caveats: list[str]
+    differing: dict[str, list[Any]]
 
 
-def sentence(split: Split, rows: Sequence[Row]) -> str:
-    """Return what was found, for a person; runs are told by their numbers among `rows`."""
-    numbers = [str(number) for number, row in enumerate(rows, 1) if row in split.rows]
-    who = f"Runs {', '.join(numbers[:-1])} and {numbers[-1]} (effective batch {split.effective_batch}, dropout 0)"
-    found = f"largest difference {split.difference:.2g} nats over {split.evaluations} evaluations"
-    if split.coincide:
-        return f"{who} are the same training, split differently: their validation losses coincide, {found}."
-    return (
-        f"{who} are the same training, split differently, but their validation losses do not coincide: {found}, "
-        f"more than {TOLERANCE}. This must not be, since they learn from the same sequences; "
-        "try them with precision=off, and report it if it stays."
+def analyze_runs(rows: Sequence[Row], budget_gb: float | None) -> Findings:
+    """Return the findings about runs."""
+    done = [row for row in rows if row.status == "finished"]
+    measure = _choose_measure(rows)
+    losses = {row: row.bits_per_byte if measure == BITS else row.val_loss for row in done}
+    finite = {row: loss for row, loss in losses.items() if loss is not None and math.isfinite(loss)}
+    ranking = sorted(finite, key=finite.__getitem__)
+    timed = [row for row in done if math.isfinite(row.speed)]
+    measured = [row for row in timed if row.peak_memory]
+    lowest = Best("Lowest loss", None, "no finished run has a validation loss")
+    if ranking:
+        lowest = Best("Lowest loss", ranking[0], f"{measure} {finite[ranking[0]]:.4f}")
+    differing = _find_differing(rows)
+    short = shorten_names({row.name: row.overrides for row in rows})
+    return Findings(
+        rows=rows,
+        budget_gb=budget_gb,
+        labels={row: short[row.name] for row in rows},
+        measure=measure,
+        ranking=ranking,
+        measured=measured,
+        front=_find_front(measured),
+        best=[lowest, _choose_fastest(timed, budget_gb)],
+        equal_training=_find_equal_training(rows),
+        caveats=_list_caveats(differing),
+        differing=differing,
     )
 
 
-def _split(group: Sequence[Row]) -> Split | None:
-    ranges = list(_ranges(group))
-    batches = " and ".join(dict.fromkeys(map(str, _batches(group[0]))))
-    return Split(tuple(group), batches, max(ranges), len(ranges)) if ranges else None
+def shorten_names(runs: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Map the names of runs to labels; in a name made of overrides, those that all runs share are left out."""
+    named = {name: overrides for name, overrides in runs.items() if overrides and "=" in name}
+    shared = set[str]().union(*named.values()).intersection(*named.values())
+    own = {name: ",".join(word for word in words if word not in shared) for name, words in named.items()}
+    labels = {name: own.get(name) or name for name in runs}
+    return labels if len(set(labels.values())) == len(labels) else {name: name for name in runs}
 
 
-def _ranges(group: Sequence[Row]) -> Iterator[float]:
-    """Yield, for each evaluation that two rows share, the distance of the highest loss from the lowest."""
+def _choose_measure(rows: Sequence[Row]) -> str:
+    """Return the loss to compare by; an older result has no tokenizer hash, so its settings stand in."""
+    known = [row for row in rows if row.settings]
+    tokenizers = {row.tokenizer or json.dumps([row.settings.get(key) for key in TOKENIZER]) for row in known}
+    return BITS if len(tokenizers) > 1 else "val loss"
+
+
+def _choose_fastest(timed: Sequence[Row], budget_gb: float | None) -> Best:
+    title = "Fastest" if budget_gb is None else f"Fastest within {budget_gb:g} GiB"
+    memory = {row: math.inf if row.peak_memory is None else row.peak_memory / GIB for row in timed}
+    fitting = [row for row in timed if budget_gb is None or memory[row] <= budget_gb]
+    if not timed:
+        return Best(title, None, "no finished run has a measured speed")
+    if not fitting:
+        return Best(title, None, f"no finished run fits; the smallest takes {min(memory.values()):.2f} GiB")
+    row = max(fitting, key=lambda row: row.speed)
+    return Best(title, row, f"{row.speed:,.0f} tokens/s")
+
+
+def _find_front(measured: Sequence[Row]) -> list[Row]:
+    """Return the rows that no other one beats: as fast with less memory, or faster with no more."""
+    places = {row: (row.peak_memory or 0, row.speed) for row in measured}
+    front: list[Row] = []
+    for row in sorted(measured, key=lambda row: (places[row][0], -row.speed)):
+        if not front or row.speed > front[-1].speed or places[row] == places[front[-1]]:
+            front.append(row)
+    return front
+
+
+def _find_differing(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Return each setting that differs with every row's value or None; sft.X only where it differs from X."""
+    known = [row.settings for row in rows if row.settings]
+    keys = dict.fromkeys(key for settings in known for key in settings)
+    varied = [key for key in keys if len({json.dumps(settings[key]) for settings in known if key in settings}) > 1]
+
+    def repeats(key: str) -> bool:
+        leader = key.removeprefix("sft.")
+        return leader != key and all(s[key] == s.get(leader) for s in known if key in s)
+
+    relevant = [key for key in varied if key.removeprefix("sft.") not in IRRELEVANT and not repeats(key)]
+    return {key: [row.settings.get(key) for row in rows] for key in relevant}
+
+
+def _list_caveats(differing: Mapping[str, Any]) -> list[str]:
+    plain = {key: key.removeprefix("sft.") for key in differing}
+    text = [key for key, name in plain.items() if name not in TOKENIZER and name.startswith(EVALUATED_TEXT)]
+    if not text:
+        return []
+    return [f"Compare the losses with care: they are not of the same text. Runs differ in {', '.join(text)}."]
+
+
+def _find_equal_training(rows: Sequence[Row]) -> list[EqualTraining]:
+    """Return the groups of finished rows without dropout whose steps have the same sequences."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows, 1):
+        dropout = (value for key, value in row.settings.items() if key.endswith(".dropout"))
+        if row.status == "finished" and row.settings and not any(dropout):
+            kept = {key: v for key, v in row.settings.items() if key.rpartition(".")[2] not in MAY_DIFFER}
+            groups[json.dumps([kept, _list_batches(row), row.tokenizer], sort_keys=True)].append(number)
+    found = []
+    for numbers in groups.values():
+        group = tuple(rows[number - 1] for number in numbers)
+        if ranges := list(_list_loss_ranges(group)):
+            found.append(_compare_group(group, numbers, ranges))
+    return found
+
+
+def _compare_group(group: tuple[Row, ...], numbers: Sequence[int], ranges: Sequence[float]) -> EqualTraining:
+    batches = " and ".join(dict.fromkeys(map(str, _list_batches(group[0]))))
+    difference = max(ranges)
+    runs = f"Runs {', '.join(map(str, numbers[:-1]))} and {numbers[-1]} (effective batch {batches}, dropout 0)"
+    found = f"largest difference {difference:.2g} nats over {len(ranges)} evaluations"
+    sentence = f"{runs} are the same training, split differently"
+    if coincide := difference < TOLERANCE:
+        sentence += f": their validation losses coincide, {found}."
+    else:
+        sentence += (
+            f", but their validation losses do not coincide: {found}, more than {TOLERANCE}. They train on the "
+            "same sequences, so this is a fault. Try precision=off, and report it if the difference stays."
+        )
+    return EqualTraining(group, batches, difference, coincide, sentence)
+
+
+def _list_loss_ranges(group: Sequence[Row]) -> Iterator[float]:
+    """Yield the highest minus the lowest loss of each evaluation that two rows share."""
     losses: dict[tuple[PhaseName, float], list[float]] = defaultdict(list)
     for row in group:
         for phase, curve in row.curves.items():
@@ -199,18 +196,13 @@ def _ranges(group: Sequence[Row]) -> Iterator[float]:
             yield max(shared) - min(shared) if all(map(math.isfinite, shared)) else math.inf
 
 
-def _training(row: Row) -> str:
-    """Return what equal training shares: all settings but the split, the effective batch, the tokenizer."""
-    kept = {k: value for k, value in row.settings.items() if k.rpartition(".")[2] not in SPLIT | TOLD_ONLY}
-    return json.dumps([kept, _batches(row), row.tokenizer], sort_keys=True)
-
-
-def _batches(row: Row) -> list[int | None]:
+def _list_batches(row: Row) -> list[int | None]:
     """Return the effective batch of each phase; batch=auto records it in place of B and accum_steps."""
-    return [_batch(row, prefix) for prefix in ("", "sft.") if f"{prefix}train.seed" in row.settings]
-
-
-def _batch(row: Row, prefix: str) -> int | None:
-    B, accum_steps = (row.settings.get(f"{prefix}train.{name}") for name in ("B", "accum_steps"))
-    given = row.settings.get(f"{prefix}train.effective_batch")
-    return B * accum_steps if given is None and B is not None and accum_steps is not None else given
+    batches = []
+    for train in ("train", "sft.train"):
+        if f"{train}.seed" in row.settings:
+            B, accum_steps, effective = (
+                row.settings.get(f"{train}.{name}") for name in ("B", "accum_steps", "effective_batch")
+            )
+            batches.append(B * accum_steps if effective is None and B and accum_steps else effective)
+    return batches

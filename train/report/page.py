@@ -1,19 +1,18 @@
 """Render a report as one HTML page."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from train.report.figures import losses, pens, speed_against_memory
-from train.report.findings import best, caveats, differing, labels, pareto_front, sentence, splits
-from train.report.rows import PHASES, Row
-from train.report.tables import PEAK, cells, columns_of, facts
+from train.report.figures import choose_pens, draw_losses, draw_speed_against_memory
+from train.report.findings import Findings
+from train.report.rows import PHASES
+from train.report.tables import PEAK_NOTE, choose_columns, format_cells, list_facts
 
 TEMPLATES = Path(__file__).parent / "templates"
-MARKS = {  # a status is told by a word, a sign and a colour
+MARKS = {  # a sign and a colour for each status
     "finished": ("✓", "good"),
     "running": ("▸", "busy"),
     "waiting": ("·", "idle"),
@@ -25,8 +24,8 @@ MARKS = {  # a status is told by a word, a sign and a colour
 }
 
 
-def as_page(rows: Sequence[Row], title: str, budget_gb: float | None) -> str:
-    """Return the page; what comes from the disk is escaped, and nothing is fetched from elsewhere."""
+def render_page(findings: Findings, title: str) -> str:
+    """Return the page; text from the disk is escaped, and nothing is fetched from elsewhere."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -34,30 +33,21 @@ def as_page(rows: Sequence[Row], title: str, budget_gb: float | None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    numbers = {row: number for number, row in enumerate(rows, 1)}
+    pens = choose_pens(findings)
+    statuses = [row.status for row in findings.rows]
+    losses = {phase: [Markup(img) for img in draw_losses(findings, phase, pens)] for phase in PHASES}  # noqa: S704
     return environment.get_template("sweep.html").render(
+        **vars(findings),
         title=title,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        numbers=numbers,
-        labels=labels(rows),
-        columns=columns_of(rows),
-        cells={row: cells(row) for row in rows},
-        counts=counts(rows),
+        numbers={row: number for number, row in enumerate(findings.rows, 1)},
+        columns=choose_columns(findings.rows),
+        cells={row: format_cells(row) for row in findings.rows},
+        counts={status: statuses.count(status) for status in MARKS if status in statuses},
         marks=MARKS,
-        best=best(rows, budget_gb),
-        front=pareto_front(rows),
-        pens=pens(rows),
-        splits={sentence(split, rows): split.coincide for split in splits(rows)},
-        facts=facts,
-        peak=PEAK,
-        caveats=caveats(rows),
-        differing=differing(rows),
-        speed=Markup(speed_against_memory(rows, budget_gb)),  # noqa: S704  an image of ours, as data
-        losses={phase: [Markup(i) for i in made] for phase in PHASES if (made := losses(rows, phase))},  # noqa: S704
+        pens=pens,
+        facts={row: list_facts(row) for row in findings.rows},
+        peak_note=PEAK_NOTE,
+        speed=Markup(draw_speed_against_memory(findings, pens)),  # noqa: S704  an image of ours, as data
+        losses={phase: images for phase, images in losses.items() if images},
     )
-
-
-def counts(rows: Sequence[Row]) -> dict[str, int]:
-    """Return how many runs stand how, in the order of the statuses."""
-    of = [row.status for row in rows]
-    return {status: of.count(status) for status in MARKS if status in of}

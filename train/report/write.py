@@ -1,103 +1,98 @@
 """Write the report of a sweep from its run folders: sweep.html, .csv, .md and .json."""
 
 import json
-from collections.abc import Sequence
+import time
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
 from niels_gpt.storage import write_text
-from train.report.findings import Best, best, caveats, differing, pareto_front, sentence, splits
-from train.report.page import as_page
+from train.report.findings import Findings, analyze_runs
+from train.report.page import render_page
 from train.report.rows import Row, is_run, read_row
-from train.report.tables import PEAK, as_csv, as_markdown, literal, values
+from train.report.tables import PEAK_NOTE, escape_markdown, format_csv, format_markdown, list_values
 
 LOCK = ".sweep.lock"
+REWRITE_EVERY = 10.0  # seconds: a sweep of N short jobs must not read N rows N times
 
 
-def rewrite(folder: Path, budget_gb: float | None) -> list[Row]:
-    """Write the report of a sweep's folder as its runs stand now, and return their rows.
+def rewrite_report(folder: Path, budget_gb: float | None) -> Findings:
+    """Write the report of a sweep's folder as its runs stand now; several processes may do so at once."""
+    with FileLock(folder / LOCK):  # whoever writes last has read last
+        findings = analyze_runs(read_rows(folder), budget_gb)
+        _write_files(folder, findings, folder.resolve().name)
+    return findings
 
-    Several processes may do so at once: whoever comes last has read last.
-    """
-    with FileLock(folder / LOCK):
-        rows = read_rows(folder)
-        _write(folder, rows, folder.resolve().name, budget_gb)
-    return rows
+
+def is_recent(folder: Path) -> bool:
+    """Return whether the report of a sweep was written less than `REWRITE_EVERY` ago."""
+    try:
+        return 0 <= time.time() - (folder / "sweep.json").stat().st_mtime < REWRITE_EVERY
+    except OSError:
+        return False
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Return a row for each run in a folder, in the order of their numbers; one without a number comes last."""
+    """Return a row for each run in a folder, in the order of their numbers; damaged ones come last."""
     rows = [read_row(child) for child in sorted(folder.iterdir()) if is_run(child)]
     return sorted(rows, key=lambda row: (row.status == "unreadable", row.number))
 
 
-def write_report(folder: Path, rows: Sequence[Row], title: str, budget_gb: float | None) -> None:
-    """Write the report of any rows into a folder; a budget is in GiB, None for no bound."""
+def write_report(folder: Path, findings: Findings, title: str) -> None:
+    """Write a report into a folder."""
     with FileLock(folder / LOCK):
-        _write(folder, rows, title, budget_gb)
+        _write_files(folder, findings, title)
 
 
-def _write(folder: Path, rows: Sequence[Row], title: str, budget_gb: float | None) -> None:
-    """Replace each file, whole or not at all."""
-    for ending, text in {
-        "html": as_page(rows, title, budget_gb),
-        "csv": as_csv(rows),
-        "md": as_note(rows, title, budget_gb),
-        "json": as_json(rows, title, budget_gb),
-    }.items():
-        write_text(folder / f"sweep.{ending}", text)
+def _write_files(folder: Path, findings: Findings, title: str) -> None:
+    write_text(folder / "sweep.html", render_page(findings, title))
+    write_text(folder / "sweep.csv", format_csv(findings.rows))
+    write_text(folder / "sweep.md", format_note(findings, title))
+    write_text(folder / "sweep.json", format_json(findings, title))
 
 
-def as_note(rows: Sequence[Row], title: str, budget_gb: float | None) -> str:
+def format_note(findings: Findings, title: str) -> str:
     """Return the report in Markdown: the best with their commands, what was found, the table."""
-    found = [*caveats(rows), *(sentence(split, rows) for split in splits(rows))]
-    parts = [
-        f"# {literal(title)}",
-        *map(_note_of_best, best(rows, budget_gb)),
-        *map(literal, found),
-        as_markdown(rows),
-        f"{PEAK}\n",
-    ]
-    return "\n\n".join(parts)
+    parts = [f"# {escape_markdown(title)}"]
+    for best in findings.best:
+        if best.row is None:
+            parts.append(f"**{best.title}**: {escape_markdown(best.why)}.")
+        else:
+            name = f"{escape_markdown(best.row.name)}, {escape_markdown(best.why)}"
+            parts.append(f"**{best.title}**: {name}\n\n    {best.row.command}")
+    sentences = [*findings.caveats, *(equal.sentence for equal in findings.equal_training)]
+    return "\n\n".join(
+        [*parts, *map(escape_markdown, sentences), format_markdown(findings.rows), f"{PEAK_NOTE}\n"]
+    )
 
 
-def _note_of_best(chosen: Best) -> str:
-    if chosen.row is None:
-        return f"**{chosen.title}**: {literal(chosen.why)}."
-    return f"**{chosen.title}**: {literal(chosen.row.name)}, {literal(chosen.why)}\n\n    {chosen.row.command}"
-
-
-def as_json(rows: Sequence[Row], title: str, budget_gb: float | None) -> str:
-    """Return the report for programs; what is not finite is null."""
+def format_json(findings: Findings, title: str) -> str:
+    """Return the report for programs; numbers that are not finite are null."""
     content = {
         "title": title,
-        "memory_budget_gb": budget_gb,
-        "best": [_json_of_best(chosen) for chosen in best(rows, budget_gb)],
-        "pareto_front": [row.name for row in pareto_front(rows)],
-        "caveats": caveats(rows),
+        "memory_budget_gb": findings.budget_gb,
+        "best": [
+            {
+                "title": best.title,
+                "why": best.why,
+                "job": best.row.name if best.row else None,
+                "command": best.row.command if best.row else None,
+            }
+            for best in findings.best
+        ],
+        "pareto_front": [row.name for row in findings.front],
+        "caveats": findings.caveats,
         "equal_training": [
             {
-                "jobs": [row.name for row in split.rows],
-                "effective_batch": split.effective_batch,
-                "largest_difference": split.difference,
-                "coincide": split.coincide,
+                "jobs": [row.name for row in equal.rows],
+                "effective_batch": equal.effective_batch,
+                "largest_difference": equal.difference,
+                "coincide": equal.coincide,
             }
-            for split in splits(rows)
+            for equal in findings.equal_training
         ],
-        "differing_settings": differing(rows),
-        "rows": [values(row) | {"folder": row.folder, "command": row.command} for row in rows],
+        "differing_settings": findings.differing,
+        "rows": [list_values(row) | {"folder": row.folder, "command": row.command} for row in findings.rows],
     }
     finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
     return json.dumps(finite, indent=2, allow_nan=False) + "\n"
-
-
-def _json_of_best(chosen: Best) -> dict[str, Any]:
-    row = chosen.row
-    return {
-        "title": chosen.title,
-        "why": chosen.why,
-        "job": row.name if row else None,
-        "command": row.command if row else None,
-    }

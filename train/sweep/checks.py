@@ -12,13 +12,14 @@ from train.sweep.jobs import PlannedJob
 COUNTS = ("hydra.sweeper.max_batch_size", "hydra.sweeper.n_jobs", "hydra.sweeper.n_trials")
 
 
-def require_possible(config: DictConfig) -> None:
+def require_valid_limits(config: DictConfig) -> None:
     """Refuse counts below one, a time limit that is not positive, and an objective without a direction.
 
     Raises:
         ConfigError: naming the setting.
     """
-    for setting in (*COUNTS, "hydra.launcher.n_jobs") if is_ours(config) else COUNTS:  # joblib's -1 is all cores
+    own = ["hydra.launcher.n_jobs"] if uses_isolated_launcher(config) else []  # joblib's -1 is all cores
+    for setting in (*COUNTS, *own):
         value = OmegaConf.select(config, setting)
         if value is not None and value < 1:
             raise ConfigError(f"{setting} must be at least 1, got {value}", f"use {setting}=1")
@@ -34,16 +35,16 @@ def require_possible(config: DictConfig) -> None:
         )
 
 
-def is_ours(config: DictConfig) -> bool:
-    """Return whether jobs are carried out by this project's own launcher."""
+def uses_isolated_launcher(config: DictConfig) -> bool:
+    """Return whether the launcher is the isolated one."""
     return all(setting in config.hydra.launcher for setting in ("n_jobs", "timeout_minutes"))
 
 
 def require_a_device_each(config: DictConfig, jobs: Sequence[PlannedJob]) -> None:
-    """Refuse jobs that share an mps device: they slow one another, and can exhaust its memory."""
-    n_jobs = config.hydra.launcher.n_jobs if is_ours(config) else 1
+    """Refuse jobs that share an mps device: they slow each other, and can exhaust its memory."""
+    n_jobs = config.hydra.launcher.n_jobs if uses_isolated_launcher(config) else 1
     if n_jobs > 1 and sys.platform == "darwin" and any(cfg.device != "cpu" for job in jobs for cfg in job.plan):
         raise ConfigError(
-            f"hydra.launcher.n_jobs={n_jobs} was asked for, but jobs on mps cannot share the device",
+            f"jobs on mps cannot share the device, got hydra.launcher.n_jobs={n_jobs}",
             "use device=cpu, or hydra.launcher.n_jobs=1",
         )
