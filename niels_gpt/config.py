@@ -9,12 +9,12 @@ from niels_gpt.printable import printable
 
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
 SMALLEST_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
-LARGEST_TABLE = 1 << 24  # numbers in the rotary cosines of a model, and in its sines: 64 MiB each
+LARGEST_TABLE = 1 << 24  # numbers in the table of rotary cosines, as in that of sines: 64 MiB each
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
 class Cfg(BaseModel):
-    """Base of all settings: frozen, unknown keys are errors, nothing is converted silently."""
+    """Base of all settings: frozen; unknown keys are errors; values are not converted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -40,10 +40,12 @@ class ModelCfg(Cfg):
     d_ff: Size = Field(description="width of the feed-forward layer")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on embeddings and residual branches")
     rope_theta: float = Field(10000.0, gt=1.0, le=1e9, description="base of the rotary position angles")
-    tie_embeddings: bool = Field(True, description="the head has the embedding's weights; false: V x C of its own")
+    tie_embeddings: bool = Field(
+        True, description="the head shares the embedding's weights; false: it has V x C more"
+    )
 
     def rules(self) -> Iterator[str]:
-        """The heads share C evenly, rotary positions turn pairs of channels, and their tables have room."""
+        """C divides evenly into heads of an even size, and the rotary tables are not too large."""
         if self.C % self.H:
             yield f"C={self.C} is not divisible by H={self.H}; choose H among the divisors of C"
         elif (self.C // self.H) % 2:
@@ -56,32 +58,30 @@ class SourceCfg(Cfg):
     """One source of documents (for pretraining) or dialogues (for SFT)."""
 
     kind: SourceKind = Field("pydocs", description="pydocs, text, jsonl or synthetic")
-    name: str = Field(
-        "", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="what to call it, for val_source; its kind if empty"
-    )
+    name: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="name for val_source; its kind if empty")
     weight: float = Field(1.0, gt=0.0, le=1e6, description="share in a mixture, relative to the others")
     files: tuple[str, ...] = Field((), description="text, jsonl: paths or globs, ** for folders within")
     documents: Literal["file", "blank_lines"] = Field(
-        "file", description="text: a document is a file, or what stands between blank lines"
+        "file", description="text: a document is a file, or a paragraph between blank lines"
     )
-    on_bad_line: Literal["error", "skip"] = Field("error", description="jsonl: what a bad line does")
+    on_bad_line: Literal["error", "skip"] = Field("error", description="jsonl: stop at a bad line, or skip it")
     packages: tuple[str, ...] = Field((), description="pydocs: installed packages to read docstrings of")
     code: bool = Field(False, description="pydocs: add the Python sources themselves")
     size: int = Field(2000, ge=20, le=10_000_000, description="synthetic: number of documents")
 
     @property
-    def called(self) -> str:
-        """Its name, or its kind where it has none."""
+    def label(self) -> str:
+        """Its name, or its kind if it has none."""
         return self.name or self.kind
 
     def rules(self) -> Iterator[str]:
-        """Text and jsonl are read from files that only the user can name."""
+        """Text and jsonl need files."""
         if self.kind in ("text", "jsonl") and not self.files:
             yield f"kind={self.kind} needs files=[...], paths or globs of what to read"
 
 
 class DataCfg(SourceCfg):
-    """A source, or a mixture of `sources` in its stead, and how its text becomes token files."""
+    """A source, or a mixture of `sources` instead, and the settings of its token files."""
 
     sources: tuple[SourceCfg, ...] = Field((), description="a mixture: a list of sources, each with a weight")
     tokenizer: Literal["bpe", "bytes"] = Field("bpe", description="byte-level BPE of model.V entries, or bytes")
@@ -90,16 +90,16 @@ class DataCfg(SourceCfg):
     cache_dir: str = Field("cache", description="where token files are kept, for all runs")
 
     def rules(self) -> Iterator[str]:
-        """A mixture stands in for the single source, whose own settings then say nothing."""
+        """A mixture replaces the single source, whose own settings are then ignored."""
         if not self.sources:
             yield from super().rules()
-        names = [source.called for source in self.mixture()]
+        names = [source.label for source in self.mixture()]
         if self.val_source and names.count(self.val_source) != 1:
             yield f"val_source={self.val_source} must name one of the sources {names}"
         total = sum(source.weight for source in self.mixture())
         for source in self.mixture():
             if source.weight / total < SMALLEST_SHARE:
-                yield f"{source.called} has a share of {source.weight / total:.5f}, less than {SMALLEST_SHARE}"
+                yield f"{source.label} has a share of {source.weight / total:.5f}, less than {SMALLEST_SHARE}"
 
     def mixture(self) -> tuple[SourceCfg, ...]:
         """Return the sources to read, one at least."""

@@ -13,21 +13,21 @@ import torch
 
 from niels_gpt.errors import ConfigError
 
-BUDGET = 0.8  # of what is free: a run also evaluates, saves, and is not alone
+BUDGET = 0.8  # of the free memory: a run also evaluates and saves, and other programs need some
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu` or `mps`; `auto` is mps where there is one.
+    """Return the device for `auto`, `cpu` or `mps`; `auto` is mps if available.
 
     Raises:
-        ConfigError: mps was asked for and is not there, or another device was asked for.
+        ConfigError: mps is not available, or another device was asked for.
     """
     if name not in ("auto", "cpu", "mps"):
         raise ConfigError(f"device={name} was asked for, but only cpu and mps are supported", "use device=auto")
-    there = torch.backends.mps.is_available()
-    if name == "mps" and not there:
+    has_mps = torch.backends.mps.is_available()
+    if name == "mps" and not has_mps:
         raise ConfigError("device=mps was asked for, but this machine has none", "use device=cpu or device=auto")
-    return torch.device("mps" if there and name != "cpu" else "cpu")
+    return torch.device("mps" if has_mps and name != "cpu" else "cpu")
 
 
 def get_random_state(device: torch.device) -> torch.Tensor:
@@ -36,7 +36,7 @@ def get_random_state(device: torch.device) -> torch.Tensor:
 
 
 def set_random_state(device: torch.device, state: torch.Tensor) -> None:
-    """Make the device's default generator go on from `state`."""
+    """Set the state of the device's default generator."""
     if device.type == "mps":
         torch.mps.set_rng_state(state)
     else:
@@ -44,11 +44,13 @@ def set_random_state(device: torch.device, state: torch.Tensor) -> None:
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Return bytes: what the Metal driver holds on mps, the peak resident size on the CPU."""
+    """Return the bytes that the Metal driver holds, or the peak resident size on the CPU."""
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    if own := bytes_of("/proc/self/status", "VmHWM"):  # Linux lets a child's ru_maxrss begin at its parent's
-        return own
+    if peak := read_proc_bytes(
+        "/proc/self/status", "VmHWM"
+    ):  # on Linux a child's ru_maxrss starts at its parent's
+        return peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
 
@@ -56,7 +58,7 @@ def memory_in_use(device: torch.device) -> int:
 def reset_peak_memory(device: torch.device) -> None:
     """Return freed memory to the system and restart the peak of memory_in_use.
 
-    Only Linux can restart it on the CPU; elsewhere, or if the kernel refuses, it stays the process's peak.
+    Only Linux can restart it on the CPU; elsewhere it stays the peak of the whole process.
     """
     gc.collect()
     if device.type == "mps":
@@ -68,34 +70,34 @@ def reset_peak_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def memory_said(device: torch.device) -> str:
-    """Return what is in use, in words: on mps the driver holds more than the tensors take."""
-    held = f"{memory_in_use(device) / 2**30:.1f} GiB were in use"
+def describe_memory(device: torch.device) -> str:
+    """Return the memory in use as text; on mps the driver holds more than the tensors take."""
+    in_use = f"{memory_in_use(device) / 2**30:.1f} GiB were in use"
     if device.type != "mps":
-        return held
-    return f"{held} by the driver, {torch.mps.current_allocated_memory() / 2**30:.1f} GiB in tensors"
+        return in_use
+    return f"{in_use} by the driver, {torch.mps.current_allocated_memory() / 2**30:.1f} GiB in tensors"
 
 
 def memory_budget(device: torch.device) -> int:
-    """Return the bytes that a run may take: most of what Metal recommends, or of what the machine has free."""
+    """Return the bytes that a run may take: most of Metal's recommended maximum, or of the free memory."""
     if device.type == "mps":
         return int(BUDGET * torch.mps.recommended_max_memory())
-    return int(BUDGET * (bytes_of("/proc/meminfo", "MemAvailable") or physical_memory()))
+    return int(BUDGET * (read_proc_bytes("/proc/meminfo", "MemAvailable") or physical_memory()))
 
 
 def physical_memory() -> int:
     """Return the bytes of memory in the machine."""
     if sys.platform == "darwin":
-        return int(sysctl("hw.memsize") or 0)
+        return int(read_sysctl("hw.memsize") or 0)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def sysctl(name: str) -> str:
-    """Return what macOS says of itself under a name."""
+def read_sysctl(name: str) -> str:
+    """Return a system value of macOS."""
     return subprocess.run(["sysctl", "-n", name], capture_output=True, text=True).stdout.strip()
 
 
-def bytes_of(path: str, name: str) -> int:
-    """Return the bytes of a line `name: N kB` of a file that Linux keeps, 0 where there is none."""
+def read_proc_bytes(path: str, name: str) -> int:
+    """Return the bytes of a line `name: N kB` of a file in /proc, 0 if there is none."""
     lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

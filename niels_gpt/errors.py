@@ -1,10 +1,10 @@
-"""Errors that the user can fix: each says what is wrong and carries a hint."""
+"""Errors that the user can fix, each with a hint and an exit code."""
 
 from typing import Any
 
 from niels_gpt.printable import printable
 
-NO_MEMORY = (  # PyTorch has no class for it on the CPU or on mps; the first three are mps's
+NO_MEMORY = (  # PyTorch has no error class for it on cpu and mps; the first three are from mps
     "MPS backend out of memory",
     "Invalid buffer size",
     "OutOfMemory",  # of Metal itself: kIOGPUCommandBufferCallbackErrorOutOfMemory
@@ -17,10 +17,9 @@ NO_MEMORY = (  # PyTorch has no class for it on the CPU or on mps; the first thr
 
 
 class NielsError(Exception):
-    """Base of every expected failure. `hint` is the way out, `exit_code` what a command ends with.
+    """Base of every expected failure. `hint` is the way out, `exit_code` that of the command.
 
-    Whatever message and hint quote of a file or a command line is spelt out here, once: a terminal or a log can
-    show them as they are.
+    Message and hint may quote a file or a command line: control characters are escaped here, once.
     """
 
     exit_code = 1
@@ -30,7 +29,7 @@ class NielsError(Exception):
         self.hint = printable(hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel between processes, as in a sweep."""
+        """Pickle with the hint, as a sweep does between processes."""
         return type(self), (str(self), self.hint)
 
 
@@ -71,36 +70,36 @@ class RunFolderInUse(NielsError):
 
 
 class DiskError(NielsError):
-    """A file that cannot be written or read: the disk is full, a folder is not writable or has gone."""
+    """A file that cannot be written or read: the disk is full, or a folder is read-only or gone."""
 
     exit_code = 8
 
 
 class TimeIsUp(NielsError):
-    """The run has used the time it was given, and is saved; with more time it goes on from there."""
+    """The run has used up its time and is saved; it can be resumed with more time."""
 
     exit_code = 75
 
 
 class Interrupted(NielsError):
-    """A signal ended the run after its step was saved; the same command goes on from there."""
+    """A signal ended the run after its step was saved; the same command resumes it."""
 
     def __init__(self, message: str, hint: str, signum: int) -> None:
         super().__init__(message, hint)
         self.signum, self.exit_code = signum, 128 + signum
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel between processes, as in a sweep."""
+        """Pickle with the hint, as a sweep does between processes."""
         return Interrupted, (str(self), self.hint, self.signum)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that there is no room in memory."""
+    """Return whether an error means that memory ran out."""
     if isinstance(error, RuntimeError | OSError | ImportError):
         return any(text in str(error) for text in NO_MEMORY)
     return isinstance(error, MemoryError)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
+    """Return the first line of an error's message, or its class if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,4 +1,4 @@
-"""Run a call that reacts to no signal, as into a library in Rust, in a thread that a signal can abandon."""
+"""Run a call that ignores signals, such as one into Rust, in a thread that a signal can abandon."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ NAME = "interruptible"
 
 
 def run_interruptibly(call: Callable[[], object]) -> None:
-    """Wait for `call` in slices, so that signals are handled meanwhile; raise what it raises."""
+    """Wait for `call` in slices, so that signals are handled meanwhile, and re-raise its error."""
     raised: list[BaseException] = []
 
     def run() -> None:

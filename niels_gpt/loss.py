@@ -1,4 +1,4 @@
-"""The one loss of every phase.
+"""The next-token loss of every phase.
 
 Shapes: N = B * T rows of C channels, V ids.
 """
@@ -9,25 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE = -100  # a target with this id is not learned; PyTorch's own default for cross_entropy
-ROWS = 512  # of the head at a time: few enough that their logits stay in reach of the processor
+IGNORE = -100  # the id of a token that is not a target; the default of PyTorch's cross_entropy
+ROWS = 512  # rows of the head at a time: few enough for their logits to stay in the cache
 
 
 def next_token_loss(logits: Tensor, targets: Tensor, denominator: float) -> Tensor:
-    """Return the summed cross-entropy of the learned targets over `denominator`, in nats, in fp32.
+    """Return the summed cross-entropy of the targets divided by `denominator`, in nats, in fp32.
 
-    `logits` (B, T, V), `targets` (B, T) with IGNORE where nothing is learned. The sum is divided by a number
-    that the caller chooses, so that microbatches with unequal numbers of targets add up to an exact mean.
+    `logits` (B, T, V), `targets` (B, T) with IGNORE for tokens that are not targets. The caller chooses the
+    denominator, so that microbatches with unequal numbers of targets add up to an exact mean.
     """
-    return _summed(logits.flatten(0, 1).float(), targets.flatten()) / denominator
+    return _sum_loss(logits.flatten(0, 1).float(), targets.flatten()) / denominator
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, denominator: float) -> Tensor:
-    """Return next_token_loss of the logits of a linear head, which are never all there.
+    """Return the next_token_loss of a linear head without making all of its logits.
 
-    `hidden` (B, T, C), `weight` (V, C), `targets` (B, T). Where gradients are wanted they are made along with
-    the loss, ROWS at a time, so that neither logits nor probabilities wait for the backward pass (as in Liger
-    Kernel, Hsu et al., 2024); all of it in fp32, under autocast too. It allows one backward pass.
+    `hidden` (B, T, C), `weight` (V, C), `targets` (B, T). Gradients, if wanted, are computed along with the loss,
+    ROWS at a time, so that neither logits nor probabilities are kept for the backward pass (as in Liger Kernel,
+    Hsu et al., 2024). All of it is in fp32, under autocast too. It allows one backward pass.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         rows, head = hidden.flatten(0, 1).float(), weight.float()  # (N, C), (V, C)
@@ -35,16 +35,16 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, denominator: floa
             total: Tensor = _HeadLoss.apply(rows, head, targets.flatten())  # type: ignore[no-untyped-call]
         else:
             pairs = zip(rows.split(ROWS), targets.flatten().split(ROWS), strict=True)
-            total = torch.stack([_summed(F.linear(x, head), y) for x, y in pairs]).sum()
+            total = torch.stack([_sum_loss(F.linear(x, head), y) for x, y in pairs]).sum()
         return total / denominator
 
 
-def softmax_in_place(device: torch.device) -> bool:
-    """Return whether probabilities take the place of their logits: nobody has seen Metal's kernel allow it."""
+def allows_softmax_in_place(device: torch.device) -> bool:
+    """Return whether softmax may overwrite its input: untested with Metal's kernel."""
     return device.type == "cpu"
 
 
-def _summed(logits: Tensor, targets: Tensor) -> Tensor:
+def _sum_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
 
 
@@ -53,27 +53,27 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """Go through the rows in parts; on the CPU one buffer of (ROWS, V) serves them all."""
+        """Process the rows in parts; on the CPU all parts share one buffer (ROWS, V)."""
         d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
         room, total = hidden.new_empty(min(ROWS, len(hidden)), len(weight)), hidden.new_zeros(())
-        in_place = softmax_in_place(hidden.device)
+        in_place = allows_softmax_in_place(hidden.device)
         for first in range(0, len(hidden), ROWS):
             part = slice(first, first + ROWS)
             x, y = hidden[part], targets[part, None].clamp(min=0)  # (rows, C), (rows, 1)
-            learned = targets[part, None] != IGNORE  # (rows, 1)
+            is_target = targets[part, None] != IGNORE  # (rows, 1)
             logits = torch.mm(x, weight.t(), out=room[: len(x)])  # (rows, V)
             log_sum, logit = logits.amax(1, keepdim=True), logits.gather(1, y)
             p = torch.softmax(logits, 1, out=logits if in_place else None)
             log_sum -= p.amax(1, keepdim=True).log()  # the largest probability is exp(largest logit - log_sum)
-            total += ((log_sum - logit) * learned).sum()
+            total += ((log_sum - logit) * is_target).sum()
             p.scatter_add_(1, y, p.new_full((len(x), 1), -1.0))
-            torch.mm(p, weight, out=d_hidden[part]).mul_(learned)
-            d_weight.addmm_(p.t(), x * learned, beta=float(first > 0))
+            torch.mm(p, weight, out=d_hidden[part]).mul_(is_target)
+            d_weight.addmm_(p.t(), x * is_target, beta=float(first > 0))
         ctx.save_for_backward(d_hidden, d_weight)
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Scale the gradients in place; autograd refuses to do so a second time."""
+        """Scale the gradients in place; autograd refuses a second time."""
         d_hidden, d_weight = ctx.saved_tensors
         return d_hidden.mul_(outer[0]), d_weight.mul_(outer[0]), None

@@ -2,10 +2,10 @@
 
 
 def printable(line: str) -> str:
-    """Return a line in which every character can be seen."""
+    """Return a line with every non-printable character escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def harmless(text: str) -> str:
-    """Return text of several lines, its space of any kind as it is."""
+    """Return text of several lines with its control characters escaped, but for white space."""
     return "".join(c if c.isspace() else printable(c) for c in text)

@@ -1,4 +1,4 @@
-"""Derive the seed of every random draw from the numbers and words that identify it."""
+"""Derive the seed of a random draw from the numbers and words that identify it."""
 
 from hashlib import blake2b
 

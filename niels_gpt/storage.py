@@ -13,15 +13,15 @@ from typing import Any
 
 
 def part_of(target: Path) -> Path:
-    """Return where a file or folder is made before it has its name; a killed process leaves it there."""
+    """Return the temporary path at which `target` is written; a killed process leaves it there."""
     return target.with_name(f".{target.name}.part")
 
 
 @contextmanager
 def beside(target: Path) -> Iterator[Path]:
-    """Give the place in which to make `target`, which has its name at the end; what fails leaves nothing."""
+    """Yield a temporary path, renamed to `target` at the end; a failure leaves nothing."""
     part = part_of(target)
-    _remove(part)  # a killed process may have left a link to something else: never write into that
+    _remove(part)  # it may be a link to something else: never write through that
     try:
         yield part
         part.replace(target)
@@ -30,7 +30,7 @@ def beside(target: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content: a reader sees the old or the new, as does who comes after a power cut."""
+    """Replace a file's content: readers see the old or the new text, even after a power cut."""
     with naming(path), beside(path) as part, part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -39,7 +39,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError say which file it is about, as those of open do, but those of write and fsync do not."""
+    """Add the file name to an OSError of write or fsync, which lacks it."""
     try:
         yield
     except OSError as error:
@@ -56,7 +56,7 @@ def _remove(part: Path) -> None:
 
 
 def to_platter(descriptor: int) -> None:
-    """Return once an open file is on the disk itself; Apple's fsync alone does not wait for that."""
+    """Flush an open file to the disk itself; Apple's fsync alone does not wait for that."""
     if sys.platform == "darwin":
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
@@ -64,7 +64,7 @@ def to_platter(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return once the names in a folder are on the disk."""
+    """Flush the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -78,12 +78,12 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def numbered(name: str) -> Iterator[Path]:
-    """Yield names to choose from: of doctor.json itself, doctor-2.json, doctor-3.json, ..."""
+    """Yield doctor.json, doctor-2.json, doctor-3.json, ... for doctor.json."""
     path = Path(name)
     yield path
     yield from (path.with_stem(f"{path.stem}-{n}") for n in count(2))
 
 
 def unused(name: str) -> Path:
-    """Return the first of the numbered names that is not taken."""
+    """Return the first of the numbered names that does not exist yet."""
     return next(path for path in numbered(name) if not path.exists())

@@ -1,9 +1,10 @@
-"""Tokenizers: byte-level BPE, plain bytes, and the special tokens of both."""
+"""Tokenizers: byte-level BPE and plain bytes, with the same special tokens."""
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from niels_gpt.errors import DataError
 from niels_gpt.interruptible import run_interruptibly
 from niels_gpt.storage import write_text
+from niels_gpt.untrusted import Unreadable, read_text
 
 END_OF_TEXT = "<|end_of_text|>"
 SYSTEM = "<|system|>"
@@ -33,7 +35,7 @@ class Tokenizer(ABC):
 
     def __init__(self, entries: list[bytes], special: dict[str, int]) -> None:
         self.V, self.special = len(entries), special
-        self._entries = entries  # what each id stands for; b"" for the special tokens
+        self._entries = entries  # the bytes of each id; b"" for the special tokens
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -44,27 +46,31 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def library_text(self) -> str:
-        """Return a tokenizer.json that Hugging Face's tokenizers read; they take a spelt special token for one."""
+        """Return a tokenizer.json for Hugging Face's tokenizers, which read a spelt-out special token as one."""
 
     def _file_text(self) -> str:
         return self.library_text()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids` without special tokens; a character cut in two becomes U+FFFD.
+        """Return the text of `ids` without special tokens; part of a character becomes U+FFFD.
 
         DataError if an id is not in 0 .. V-1.
         """
         if len(ids) and not 0 <= min(ids) <= max(ids) < self.V:
-            said = f"ids {min(ids)} .. {max(ids)} were given, but this tokenizer has 0 .. {self.V - 1}"
-            raise DataError(said, "use the tokenizer that made them")
+            message = f"ids {min(ids)} .. {max(ids)} were given, but this tokenizer has 0 .. {self.V - 1}"
+            raise DataError(message, "use the tokenizer that made them")
         return b"".join(self._entries[i] for i in ids).decode("utf-8", "replace")
 
     def token_bytes(self) -> list[int]:
-        """Return how many bytes of text each id stands for: V numbers, 0 for special tokens."""
+        """Return the number of bytes of text per id: V numbers, 0 for special tokens."""
         return [len(entry) for entry in self._entries]
 
     def hash(self) -> str:
-        """Return the sha256 (hex) of what makes this tokenizer encode as it does."""
+        """Return the sha256 (hex) of the vocabulary and merges: equal if two tokenizers encode alike."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         return hashlib.sha256(json.dumps(self._definition()).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -82,15 +88,15 @@ class BytesTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Return the UTF-8 bytes of `text`. DataError if it has a lone surrogate."""
-        return list(_utf8(text))
+        return list(_encode_utf8(text))
 
     def _definition(self) -> Any:
         return {"type": "bytes"}
 
     def library_text(self) -> str:
-        """Return a byte-level BPE without merges, in which each byte keeps its id."""
-        own = {symbol: b for symbol, b in _byte_of_symbol().items() if b not in self.special.values()}
-        return str(_byte_level(own | self.special).to_str())
+        """Return a byte-level BPE without merges that keeps the id of each byte."""
+        own = {symbol: b for symbol, b in _map_symbols().items() if b not in self.special.values()}
+        return str(_make_byte_level(own | self.special).to_str())
 
     def _file_text(self) -> str:
         return json.dumps(self._definition())
@@ -102,32 +108,32 @@ class BpeTokenizer(Tokenizer):
     def __init__(self, bpe: tokenizers.Tokenizer) -> None:
         vocab = bpe.get_vocab()
         special = {token: vocab[token] for token in SPECIAL_TOKENS}
-        byte_of = _byte_of_symbol()
+        byte_of = _map_symbols()
         tokens = sorted(vocab, key=lambda token: vocab[token])
         entries = [b"" if token in special else bytes(byte_of[s] for s in token) for token in tokens]
         super().__init__(entries, special)
         self._bpe = bpe
-        # Without this "<|user|>" in a text would become the special token. The library does not save it.
+        # Otherwise "<|user|>" in a text would become the special token. The library does not save this setting.
         self._bpe.encode_special_tokens = True
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
-        _utf8(text)
+        _encode_utf8(text)
         ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
         return ids
 
     def _definition(self) -> Any:
-        # Not the library's whole text: its form may change with a version, its meaning does not.
+        # The library's whole text may change its form with a version.
         model = json.loads(self._bpe.to_str())["model"]
         return {"type": "bpe", "vocab": sorted(model["vocab"].items()), "merges": model["merges"]}
 
     def library_text(self) -> str:
-        """Return what the library saves."""
+        """Return the library's own text."""
         return str(self._bpe.to_str())
 
 
 def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
-    """Learn V entries from `texts`; the same texts in the same order give the same tokenizer.
+    """Train V entries on `texts`; the same texts in the same order give the same tokenizer.
 
     DataError if V leaves no room for the 256 bytes, or if the text gives fewer entries. Sennrich et al. 2016.
     """
@@ -135,7 +141,7 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     if V < least:
         hint = f"use model.V={least} or more, or data.tokenizer=bytes with model.V=256"
         raise DataError(f"model.V={V} was asked for, but byte-level BPE has at least {least} entries", hint)
-    bpe = _byte_level({})
+    bpe = _make_byte_level({})
     trainer = trainers.BpeTrainer(
         vocab_size=V,
         special_tokens=list(SPECIAL_TOKENS),
@@ -144,14 +150,14 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     )
     abandoned = False
 
-    def checked() -> Iterator[str]:
+    def check_texts() -> Iterator[str]:
         for text in texts:
             if abandoned:  # by a signal
                 raise InterruptedError
-            yield _utf8(text).decode()
+            yield _encode_utf8(text).decode()
 
     try:
-        run_interruptibly(lambda: bpe.train_from_iterator(checked(), trainer))
+        run_interruptibly(lambda: bpe.train_from_iterator(check_texts(), trainer))
     finally:
         abandoned = True
     if (n := bpe.get_vocab_size()) < V:
@@ -161,36 +167,25 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read what `save` has written; nothing in it is run. DataError naming any other file."""
-    text = _read(path)
+    """Load a file that `save` wrote; nothing in it is executed. DataError naming any other file."""
+    try:
+        text = read_text(path, MAX_FILE)
+    except Unreadable as error:
+        raise DataError(str(error), _HINT) from None
     try:
         if json.loads(text) == {"type": "bytes"}:
             return BytesTokenizer()
         bpe = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{path}: not a tokenizer ({error})", _HINT) from error
-    if fault := _foreign(bpe):
+    if fault := _find_fault(bpe):
         raise DataError(f"{path}: not a tokenizer of niels_gpt ({fault})", _HINT)
     return BpeTokenizer(bpe)
 
 
-def _read(path: Path) -> str:
-    """Return the text of a regular file of at most MAX_FILE bytes."""
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such tokenizer file", _HINT)
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE + 1)
-        if len(content) > MAX_FILE:
-            raise DataError(f"{path}: not a tokenizer (more than {MAX_FILE >> 20} MB)", _HINT)
-        return content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a tokenizer ({error})", _HINT) from error
-
-
-def _foreign(bpe: tokenizers.Tokenizer) -> str:
-    """Return how a loaded tokenizer differs from those trained here; "" if it encodes as they do."""
-    vocab, byte_of = bpe.get_vocab(), _byte_of_symbol()
+def _find_fault(bpe: tokenizers.Tokenizer) -> str:
+    """Return the reason why a loaded tokenizer is not one trained here, "" if it is."""
+    vocab, byte_of = bpe.get_vocab(), _map_symbols()
     if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
         return f"it has no {missing[0]}"
     if sorted(vocab.values()) != list(range(len(vocab))):
@@ -199,19 +194,19 @@ def _foreign(bpe: tokenizers.Tokenizer) -> str:
         return "it lacks some of the 256 bytes"
     if any(not token or set(token) - byte_of.keys() for token in vocab.keys() - set(SPECIAL_TOKENS)):
         return "it has entries that are not bytes"
-    if _settings(bpe) != _settings(_byte_level({})):
+    if _read_settings(bpe) != _read_settings(_make_byte_level({})):
         return "it splits or normalizes text in another way"
     return ""
 
 
-def _settings(bpe: tokenizers.Tokenizer) -> dict[str, Any]:
-    """Return everything that defines a tokenizer but its vocabulary."""
+def _read_settings(bpe: tokenizers.Tokenizer) -> dict[str, Any]:
+    """Return the settings of a tokenizer without its vocabulary."""
     settings: dict[str, Any] = json.loads(bpe.to_str())
     settings["model"] |= {"vocab": {}, "merges": []}
     return settings
 
 
-def _byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:
+def _make_byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:
     """Return a byte-level BPE without merges, of these entries and the special tokens."""
     bpe = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -220,7 +215,7 @@ def _byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:
     return bpe
 
 
-def _byte_of_symbol() -> dict[str, int]:
+def _map_symbols() -> dict[str, int]:
     """Return the byte that each symbol of byte-level BPE stands for.
 
     As in GPT-2: a printable byte is its Latin-1 character, the others follow in order from U+0100.
@@ -230,11 +225,9 @@ def _byte_of_symbol() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
 
-def _utf8(text: str) -> bytes:
+def _encode_utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        what = f"U+{ord(text[error.start]):04X} at character {error.start}"
-        raise DataError(
-            f"text has half a surrogate pair, {what}", "remove it: it stands for no character"
-        ) from error
+        place = f"U+{ord(text[error.start]):04X} at character {error.start}"
+        raise DataError(f"text has half a surrogate pair, {place}", "remove it") from error

@@ -1,4 +1,4 @@
-"""Reads small files that others may have written, as text or JSON; a refusal names the file and the place."""
+"""Read small untrusted files as text or JSON; errors name the file and the place."""
 
 import json
 from pathlib import Path
@@ -8,16 +8,16 @@ from pydantic import ValidationError
 
 
 class Unreadable(ValueError):
-    """A file cannot be used; the message says which, where in it and why."""
+    """A file that cannot be used; the message has its name, the place and the reason."""
 
 
 def read_text(path: Path, most: int) -> str:
     """Return the UTF-8 text of a regular file of at most `most` bytes, without its BOM.
 
     Raises:
-        Unreadable: it is something else.
+        Unreadable: the file is not that.
     """
-    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
+    if path.exists() and not path.is_file():  # opening a FIFO would wait
         raise Unreadable(f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
@@ -29,7 +29,7 @@ def read_text(path: Path, most: int) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         raise Unreadable(f"{path}:{line}: not UTF-8 at byte {error.start}") from error
     except ValueError:  # a NUL in the name
-        raise Unreadable(f"{str(path)!r}: no file can have this name") from None
+        raise Unreadable(f"{str(path)!r}: not a possible file name") from None
     if len(content) > most:
         raise Unreadable(f"{path}: larger than {most} bytes")
     return text
@@ -39,7 +39,7 @@ def read_json(path: Path, most: int) -> Any:
     """Return the content of a JSON file of at most `most` bytes.
 
     Raises:
-        Unreadable: it is something else.
+        Unreadable: the file is not that.
     """
     text = read_text(path, most)
     try:
@@ -55,6 +55,6 @@ def _refuse(name: str) -> None:
 
 
 def first_fault(error: ValidationError, *within: str) -> tuple[str, str]:
-    """Return the place, as a dotted path below `within`, and the text of a schema's first complaint."""
+    """Return the first fault that a schema found: its place, a dotted path below `within`, and its text."""
     first = error.errors()[0]
     return ".".join([*within, *map(str, first["loc"])]), first["msg"]

@@ -13,11 +13,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a new folder for the export")
     options = parser.parse_args()
     with deferred_signals():  # torch is imported only now
-        from niels_gpt.generation.chat import load_speaker
+        from niels_gpt.generation.chat import load_session
         from niels_gpt.weights.llama import export_llama
 
-    speaker = load_speaker(options.run)
-    export_llama(speaker.model, speaker.tokenizer, options.folder)
+    session = load_session(options.run)
+    export_llama(session.model, session.tokenizer, options.folder)
     print(f"wrote {options.folder}")
 
 

@@ -38,9 +38,9 @@ def main() -> None:
     """Load the newest phase's best weights and say what they say."""
     options = arguments()
     with deferred_signals():  # torch is imported only now
-        from niels_gpt.generation.chat import load_speaker
+        from niels_gpt.generation.chat import load_session
 
-    speaker = load_speaker(options.run)
+    session = load_session(options.run)
     settings = {
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,
@@ -48,15 +48,15 @@ def main() -> None:
         "seed": options.seed,
     }
     if options.prompt is not None:
-        say = speaker.reply if speaker.chats else speaker.go_on
+        say = session.reply if session.chats else session.complete
         print_stream(say(options.prompt, **settings))
         return
-    if not speaker.chats:
+    if not session.chats:
         raise CheckpointError(
             f"{options.run} is pretrained only: it cannot chat", "use --prompt, or train phase=sft"
         )
     while question := ask():
-        print_stream(speaker.reply(question, **settings))
+        print_stream(session.reply(question, **settings))
 
 
 def ask() -> str:

@@ -17,11 +17,11 @@ def documents(tokens: int, start: int = 0) -> TokenFiles:
 
 
 def dialogues(lengths: list[int]) -> TokenFiles:
-    """Dialogue n is of the id n + 1; its second half is learned."""
+    """Dialogue n is of the id n + 1; its second half is the target."""
     ids = torch.cat([torch.full((length,), n + 1) for n, length in enumerate(lengths)]).to(torch.uint16)
-    learned = torch.cat([(torch.arange(length) >= length // 2).to(torch.uint8) for length in lengths])
-    starts = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
-    return TokenFiles(ids, learned, starts)
+    target_mask = torch.cat([(torch.arange(length) >= length // 2).to(torch.uint8) for length in lengths])
+    offsets = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
+    return TokenFiles(ids, target_mask, offsets)
 
 
 def equal(first: Batch, second: Batch) -> bool:

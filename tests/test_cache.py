@@ -15,9 +15,10 @@ from conftest import ROOT
 from warm import context
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.hash_index import INDEX, HashIndex, file_sha256
-from niels_gpt.data.sources import Want, records
-from niels_gpt.data.token_cache import open_cache, tokenizer_for
+from niels_gpt.data.hash_index import INDEX, HashIndex, hash_file
+from niels_gpt.data.readers.records import Document
+from niels_gpt.data.sources import Want, read_records
+from niels_gpt.data.token_cache import build_tokenizer, open_cache
 from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
@@ -46,10 +47,11 @@ def test_the_files_hold_every_document_once_split_by_name(tmp_path: Path) -> Non
     texts: dict[str, list[str]] = {}
     for split in ("train", "val"):
         files = opened(cfg, split)
-        items = [files.ids[a:b].tolist() for a, b in zip(files.starts[:-1], files.starts[1:], strict=True)]
+        items = [files.ids[a:b].tolist() for a, b in zip(files.offsets[:-1], files.offsets[1:], strict=True)]
         assert all(item[-1] == end for item in items)
         texts[split] = [BYTES.decode(item) for item in items]
-    assert sorted(texts["train"] + texts["val"]) == sorted(r.text for r in records(cfg.mixture()[0], "documents"))  # type: ignore[union-attr]
+    documents = (r for r in read_records(cfg.mixture()[0], "documents") if isinstance(r, Document))
+    assert sorted(texts["train"] + texts["val"]) == sorted(document.text for document in documents)
     assert texts["val"] and len(texts["val"]) < 20
     assert not set(texts["train"]) & set(texts["val"])
 
@@ -69,7 +71,7 @@ def test_a_warm_start_reads_neither_the_corpus_nor_all_tokens_again(tmp_path: Pa
     cfg = data(tmp_path, kind="text", files=(str(text),), documents="blank_lines")
     first = opened(cfg)
     with (
-        mock.patch("niels_gpt.data.hash_index.file_sha256", side_effect=AssertionError),
+        mock.patch("niels_gpt.data.hash_index.hash_file", side_effect=AssertionError),
         mock.patch("niels_gpt.data.token_files._require_below", side_effect=AssertionError),
     ):
         assert torch.equal(opened(cfg).ids, first.ids)
@@ -82,11 +84,11 @@ def test_a_file_that_may_still_be_written_to_is_hashed_again(tmp_path: Path) -> 
     index, path = HashIndex(tmp_path), tmp_path / "a.txt"
     path.write_text("one")
     index.sha256(path)
-    assert index.known(path) is None
+    assert index.lookup(path) is None
     os.utime(path, ns=(0, 0))
     index.sha256(path)
     index.save()
-    assert HashIndex(tmp_path).known(path) == file_sha256(path)
+    assert HashIndex(tmp_path).lookup(path) == hash_file(path)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b'{"a": 1}', b'{"a": [1]}', b'{"a": [null, 2, "x"]}'])
@@ -182,8 +184,8 @@ def test_an_id_out_of_range_is_refused(tmp_path: Path) -> None:
 
 def test_dialogues_carry_their_targets(tmp_path: Path) -> None:
     files = opened(data(tmp_path), want="dialogues")
-    assert len(files.learned) == len(files.ids) == int(files.starts[-1])
-    assert 0 < int(files.learned.long().sum()) < len(files.ids)
+    assert len(files.target_mask) == len(files.ids) == int(files.offsets[-1])
+    assert 0 < int(files.target_mask.long().sum()) < len(files.ids)
     assert files.ids.dtype == torch.uint16
 
 
@@ -231,11 +233,11 @@ def test_both_splits_have_a_document_however_few_there_are(
 
 def test_a_tokenizer_larger_than_the_text_gives_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="this text gives only") as caught:
-        tokenizer_for(data(tmp_path, tokenizer="bpe"), "documents", 16384)
+        build_tokenizer(data(tmp_path, tokenizer="bpe"), "documents", 16384)
     assert "use model.V=" in caught.value.hint
     assert not list((tmp_path / "cache").glob("tokenizer-*"))
 
 
 def test_the_bytes_tokenizer_needs_256_entries(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="use model.V=256|bytes have 256"):
-        tokenizer_for(data(tmp_path), "documents", 512)
+        build_tokenizer(data(tmp_path), "documents", 512)

@@ -18,7 +18,7 @@ TALK = (
 def test_only_what_the_assistant_says_and_its_end_of_turn_are_learned() -> None:
     tokens = encode_dialogue(TALK, TOKENIZER, 1000)
     assert tokens
-    learned = [id for id, is_learned in zip(tokens.ids, tokens.learned, strict=True) if is_learned]
+    learned = [id for id, is_learned in zip(tokens.ids, tokens.target_mask, strict=True) if is_learned]
     assert learned == [*b"yes", SPECIAL[END_OF_TURN], *b"no", SPECIAL[END_OF_TURN]]
 
 

@@ -168,7 +168,7 @@ def test_loading_never_executes_what_is_in_the_file(tmp_path: Path) -> None:
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     torch.save({"weights": 1}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"other.pt is no checkpoint of niels_gpt"):
+    with pytest.raises(CheckpointError, match=r"other.pt is not a checkpoint of niels_gpt"):
         read_checkpoint(tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         read_checkpoint(tmp_path / "missing.pt")

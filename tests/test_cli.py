@@ -251,7 +251,7 @@ def test_a_signal_ends_a_command_at_once_while_it_learns_a_tokenizer(tmp_path: P
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout and "learning 16384 entries" in process.stdout.readline()
+        assert process.stdout and "training 16384 entries" in process.stdout.readline()
         time.sleep(1)  # the text is read; the merges of it take ten seconds or so
         sent = time.monotonic()
         process.send_signal(signum)

@@ -108,4 +108,4 @@ def test_sft_data_can_be_another_option_of_the_group_data(composed: Compose) -> 
 def test_a_mixture_is_a_list_that_replaces_the_single_source(composed: Compose) -> None:
     sources = "data.sources=[{kind:pydocs,weight:3},{kind:text,name:notes,files:[a.txt]}]"
     mixture = load_plan(composed("phase=pretrain", sources))[0].data.mixture()
-    assert [(source.called, source.weight) for source in mixture] == [("pydocs", 3.0), ("notes", 1.0)]
+    assert [(source.label, source.weight) for source in mixture] == [("pydocs", 3.0), ("notes", 1.0)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.generation.generate import generate, pick
+from niels_gpt.generation.generate import generate, sample_token
 from niels_gpt.model.gpt import GPT
 
 torch.manual_seed(0)
@@ -39,4 +39,4 @@ def test_it_ends_before_a_stop_token() -> None:
 def test_only_the_top_k_are_drawn() -> None:
     logits = torch.arange(10.0)
     generator = torch.Generator().manual_seed(0)
-    assert {pick(logits, 100.0, 3, generator) for _ in range(200)} == {7, 8, 9}
+    assert {sample_token(logits, 100.0, 3, generator) for _ in range(200)} == {7, 8, 9}

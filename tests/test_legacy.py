@@ -58,15 +58,15 @@ def test_every_key_is_mapped(folder: Path) -> None:
     first, second = plan_from_json(folder / "pipeline.json")
     assert (first.train.seed, first.train.B, first.train.base_lr) == (7, 8, 0.0006)
     assert first.train.eval_sequences == 4 * 8 and second.train.eval_sequences == 6 * 4
-    assert [(s.called, s.weight, s.kind) for s in first.data.sources] == [
+    assert [(s.label, s.weight, s.kind) for s in first.data.sources] == [
         ("wiki", 0.8, "text"),
         ("notes", 0.2, "text"),
     ]
     assert first.data.val_source == "wiki"
-    assert [(s.called, s.kind) for s in second.data.sources] == [("dialogues", "jsonl")]
+    assert [(s.label, s.kind) for s in second.data.sources] == [("dialogues", "jsonl")]
     assert (first.model.dropout, second.model.dropout) == (0.1, 0.0)
     flat = plan_from_json(folder / "flat.json")[0]
-    assert [(s.called, s.weight) for s in flat.data.sources] == [("wiki", 0.9), ("notes", 0.1)]
+    assert [(s.label, s.weight) for s in flat.data.sources] == [("wiki", 0.9), ("notes", 0.1)]
     assert (flat.data.tokenizer, flat.model.V, flat.train.eval_sequences) == ("bytes", 256, 160)
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.pydocs import source as pydocs
-from niels_gpt.data.pydocs.questions import MAX_WORDS, first_paragraph
+from niels_gpt.data.pydocs.questions import MAX_WORDS, extract_answer
 from niels_gpt.data.readers.records import Dialogue, Document
 from niels_gpt.errors import DataError
 
@@ -33,8 +33,8 @@ import asyncio, functools, hashlib, multiprocessing, sqlite3, sys, unittest, xml
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.pydocs import source as pydocs
 sys.excepthook = sys.unraisablehook = print
-pydocs._modules = functools.cache(pydocs._modules)  # read the library once
-found = [*pydocs.documents(SourceCfg()), *pydocs.dialogues(SourceCfg())]
+pydocs._read_subjects = functools.cache(pydocs._read_subjects)  # read the library once
+found = [*pydocs.read_documents(SourceCfg()), *pydocs.read_dialogues(SourceCfg())]
 print(hashlib.sha256(repr([tuple(x) for x in found]).encode()).hexdigest(), pydocs.fingerprint(SourceCfg()))
 """
 
@@ -56,8 +56,8 @@ def elsewhere() -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def found(elsewhere: subprocess.Popen[str]) -> Found:  # both processes read at the same time
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pydocs, "_modules", cache(pydocs._modules))  # read the library once
-        return Found(list(pydocs.documents(CFG)), list(pydocs.dialogues(CFG)))
+        patch.setattr(pydocs, "_read_subjects", cache(pydocs._read_subjects))  # read the library once
+        return Found(list(pydocs.read_documents(CFG)), list(pydocs.read_dialogues(CFG)))
 
 
 @pytest.fixture
@@ -80,8 +80,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_library: None
     )
     (folder / "__init__.py").write_text("")
     (folder / "mill.py").write_text(
-        "# Grain is ground twice here, since the stones\n# are too smooth to do it in a single pass.\n"
-        'TEXT = """\n# a line within a string, which is\n# not a comment of anybody at all\n"""\n'
         "class Mill:\n"
         "    def __init__(self, stones: int = 2) -> None: ...\n"
         '    def grind(self, grain, /, *, twice=True):\n        """Grind the grain to flour."""\n'
@@ -108,7 +106,7 @@ def questions(dialogue: Dialogue) -> tuple[str, ...]:
 def test_there_is_enough_to_learn_from(found: Found) -> None:
     assert len(found.documents) > 8_000
     assert sum(len(d.text) for d in found.documents) > 2_500_000
-    assert len(found.dialogues) > 20_000
+    assert len(found.dialogues) > 12_000
 
 
 def test_a_function_is_documented_with_its_signature(found: Found) -> None:
@@ -121,10 +119,11 @@ def test_a_function_is_documented_with_its_signature(found: Found) -> None:
     [
         ("fractions", "module fractions\n"),
         ("fractions.Fraction", "class fractions.Fraction(numerator=0, denominator=None"),
-        ("asyncio.run", "asyncio.run(main, *"),  # defined in asyncio.runners
+        ("collections.abc.Set.isdisjoint", "collections.abc.Set.isdisjoint(other)"),  # of _collections_abc
+        ("functools.reduce", "functools.reduce("),  # of a module in C that functools imports it from
         ("str.join", "str.join(iterable, /)\n"),  # of a builtin type
         ("itertools.count", "class itertools.count("),  # of a module written in C
-        ("os.listdir", "os.listdir(path=None)\n"),  # which os takes from a module written in C
+        ("os.listdir", "os.listdir(path=None)\n"),  # of posix
         ("topic assert", 'The "assert" statement'),
     ],
 )
@@ -197,18 +196,16 @@ def test_answers_are_short_and_whole(found: Found) -> None:
     for dialogue in found.dialogues:
         answer = dialogue.messages[-1].content
         assert len(answer.split()) <= MAX_WORDS
-        assert answer[-1] in ".!?)" or re.fullmatch(r"from [\w.]+ import \w+", answer)
+        assert answer[-1] in ".!?)"
 
 
 def test_well_known_answers(found: Found) -> None:
     told = dict(asked(found.dialogues, "os.path.join"))
     assert "It takes a and *p." in told.values()
-    assert "os.path.join(a, *p)" in told.values()
     assert any(a.startswith("Join two or more pathname components") for a in told.values())
-    [named] = [q for q, a in told.items() if a == "It is os.path.join."]
-    assert "Join two or more pathname components" in named
+    assert "It is in the module os.path." in told.values()
     told = dict(asked(found.dialogues, "collections.namedtuple"))
-    assert "from collections import namedtuple" in told.values()
+    assert "namedtuple is in the module collections." in told.values()
 
 
 def test_a_name_that_several_modules_have_is_not_asked_for(found: Found) -> None:
@@ -218,14 +215,6 @@ def test_a_name_that_several_modules_have_is_not_asked_for(found: Found) -> None
     assert "namedtuple" in shorts
     assert len(set(shorts)) == len(shorts)
     assert not {"open", "main"} & set(shorts)
-
-
-def test_a_description_that_several_objects_have_is_not_asked_for(found: Found) -> None:
-    described = re.compile(r'(?:Which|What is the name of the|Name the) (.+? of \S+) [^"]+"([^"]+)"\??')
-    matches = [described.fullmatch(questions(d)[0]) for d in found.dialogues]
-    asked_for = [m.groups() for m in matches if m]
-    assert len(asked_for) > 2_000
-    assert len(set(asked_for)) == len(asked_for)
 
 
 @pytest.mark.parametrize(
@@ -241,33 +230,31 @@ def test_a_description_that_several_objects_have_is_not_asked_for(found: Found) 
     ],
 )
 def test_the_answer_is_the_first_paragraph(doc: str, paragraph: str) -> None:
-    assert first_paragraph(doc) == paragraph
+    assert extract_answer(doc) == paragraph
 
 
 def test_a_package_is_read_without_being_run(package: str) -> None:
     before = set(sys.modules)
     cfg = source(packages=(f"{package}.part",))
-    docs = {d.name: d.text for d in pydocs.documents(cfg) if d.name.startswith(package)}
+    docs = {d.name: d.text for d in pydocs.read_documents(cfg) if d.name.startswith(package)}
     assert not [m for m in set(sys.modules) - before if m.startswith(package)]
     mill = f"{package}.part.mill"
     assert docs == {
         f"{mill}.Mill.grind": f"{mill}.Mill.grind(grain, /, *, twice=True)\n\nGrind the grain to flour.",
         f"{mill}.Mill._oil": f"{mill}.Mill._oil()\n\nOil the axle of the mill from time to time.",
-        f"{mill}#comments": "Grain is ground twice here, since the stones\n"
-        "are too smooth to do it in a single pass.",
     }
 
 
 def test_dialogues_are_about_the_packages_too(package: str) -> None:
-    told = asked(list(pydocs.dialogues(source(packages=(package,)))), f"{package}.part.mill.Mill.grind")
+    told = asked(list(pydocs.read_dialogues(source(packages=(package,)))), f"{package}.part.mill.Mill.grind")
     answers = {a for _, a in told}
     assert {"Grind the grain to flour.", "It takes grain and twice=True."} <= answers
 
 
 def test_code_adds_the_sources(package: str) -> None:
     cfg = source(packages=(package,), code=True)
-    with_code = list(pydocs.documents(cfg))
-    without = list(pydocs.documents(source(packages=(package,))))
+    with_code = list(pydocs.read_documents(cfg))
+    without = list(pydocs.read_documents(source(packages=(package,))))
     assert with_code[: len(without)] == without
     sources = {d.name for d in with_code[len(without) :]}
     assert {f"{package}.part.mill#source", "os.path#source", "heapq#source"} <= sources
@@ -279,8 +266,8 @@ def test_a_package_that_cannot_be_read_is_named(name: str) -> None:
     cfg = source(packages=(name,))
     for read in (
         pydocs.fingerprint,
-        lambda c: list(pydocs.documents(c)),
-        lambda c: list(pydocs.dialogues(c)),
+        lambda c: list(pydocs.read_documents(c)),
+        lambda c: list(pydocs.read_dialogues(c)),
     ):
         with pytest.raises(DataError, match=r"data\.packages") as error:
             read(cfg)
@@ -328,7 +315,7 @@ def test_the_fingerprint_of_a_package_reads_none_of_its_sources(
     pydocs.fingerprint(source(packages=(package,)))
 
 
-def test_a_package_that_is_installed_anew_has_the_same_fingerprint(package: str) -> None:
+def test_a_package_that_is_reinstalled_has_the_same_fingerprint(package: str) -> None:
     before = pydocs.fingerprint(source(packages=(package,)))
     for path in (Path(sys.path[0]) / package).rglob("*"):
         os.utime(path, (0, 0))

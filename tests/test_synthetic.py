@@ -61,11 +61,11 @@ import hashlib
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import synthetic
 cfg = SourceCfg(kind="synthetic", size=3000)
-found = [*synthetic.documents(cfg), *synthetic.dialogues(cfg)]
+found = [*synthetic.read_documents(cfg), *synthetic.read_dialogues(cfg)]
 print(hashlib.sha256(repr([tuple(x) for x in found]).encode()).hexdigest())
 """
-DOCUMENTS = list(synthetic.documents(CFG))
-DIALOGUES = list(synthetic.dialogues(CFG))
+DOCUMENTS = list(synthetic.read_documents(CFG))
+DIALOGUES = list(synthetic.read_dialogues(CFG))
 TURNS = [(d.name, q, a) for d in DIALOGUES for q, a in pairwise(d.messages) if q.role == "user"]
 ASKED = [(name, q.content, a.content) for name, q, a in TURNS]
 
@@ -76,8 +76,8 @@ def test_as_many_as_asked_for() -> None:
 
 def test_an_item_depends_on_its_index_alone() -> None:
     small = source(50)
-    assert list(synthetic.documents(small)) == DOCUMENTS[:50]
-    assert list(synthetic.dialogues(small)) == DIALOGUES[:50]
+    assert list(synthetic.read_documents(small)) == DOCUMENTS[:50]
+    assert list(synthetic.read_dialogues(small)) == DIALOGUES[:50]
 
 
 def test_the_same_comes_in_every_process() -> None:

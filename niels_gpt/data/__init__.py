@@ -1,1 +1,1 @@
-"""Sources of text, and how they become batches of token ids."""
+"""Sources of text, and batches of token ids made from them."""

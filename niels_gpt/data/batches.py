@@ -1,7 +1,6 @@
 """Make (B, T) batches from token files; each sequence is a function of (seed, number) alone.
 
-Batches are made in the process that learns, from mapped files. Workers and fork, which mps does not bear, are not
-there, so there is nothing to refuse.
+Batches are made from mapped files in the training process: mps does not work with fork or DataLoader workers.
 
 Shapes: N sequences of T tokens.
 """
@@ -17,19 +16,19 @@ from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derived_seed
 
-OPEN_ROWS = 32  # rows that a dialogue may still join while dialogues are packed
-MIXTURE_PERIOD = 1024  # weights of a mixture are honoured to one part in this many
+OPEN_ROWS = 32  # rows that may take another dialogue while dialogues are packed
+MIXTURE_PERIOD = 1024  # sequences over which the weights of a mixture are exact to rounding
 
 
 class Batch(NamedTuple):
-    """x (N, T) token ids; y (N, T) the ids that follow, IGNORE where nothing is learned; both int64."""
+    """x (N, T) token ids; y (N, T) the ids that follow, IGNORE if not a target; both int64."""
 
     x: Tensor
     y: Tensor
 
 
 def require_ids(batch: Batch, V: int) -> None:
-    """Check on the CPU that all ids are in 0 .. V-1: an mps device would take others without a word.
+    """Check on the CPU that all ids are in 0 .. V-1: mps would accept others silently.
 
     Raises:
         DataError: an id is out of range.
@@ -37,12 +36,12 @@ def require_ids(batch: Batch, V: int) -> None:
     low, high = int(batch.x.min()), int(torch.maximum(batch.x.max(), batch.y.max()))
     if low < 0 or high >= V:
         raise DataError(
-            f"token ids {low} .. {high} in a batch, but model.V={V}", "delete the cache; it is made anew"
+            f"token ids {low} .. {high} in a batch, but model.V={V}", "delete the cache; it will be built again"
         )
 
 
 class Source(Protocol):
-    """An endless, numbered run of sequences."""
+    """An endless, numbered series of sequences."""
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1: a pure function of the numbers."""
@@ -54,29 +53,29 @@ class Source(Protocol):
 
 
 class EpochOrder:
-    """Numbers rows so that each epoch visits every one once, in an order that (seed, epoch) decides."""
+    """Number rows so that each epoch visits every row once, in an order drawn from (seed, epoch)."""
 
     def __init__(self, rows: int, seed: int) -> None:
         self.rows, self.seed = rows, seed
         self._orders: dict[int, Tensor] = {}
 
-    def rows_of(self, first: int, count: int) -> Tensor:
+    def find_rows(self, first: int, count: int) -> Tensor:
         """Return the rows of sequences first .. first + count - 1, (count)."""
         numbers = torch.arange(first, first + count)
         epochs = numbers // self.rows
-        return torch.cat([self._order(e)[numbers[epochs == e] % self.rows] for e in epochs.unique().tolist()])
+        return torch.cat([self._draw_order(e)[numbers[epochs == e] % self.rows] for e in epochs.unique().tolist()])
 
-    def _order(self, epoch: int) -> Tensor:
+    def _draw_order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
             generator = torch.Generator().manual_seed(derived_seed("epoch", self.seed, epoch))
             self._orders[epoch] = torch.randperm(self.rows, generator=generator)
-            if len(self._orders) > 2:  # a batch spans two epochs at most times; older ones are past
+            if len(self._orders) > 2:  # a batch rarely spans more than two epochs
                 del self._orders[next(iter(self._orders))]
         return self._orders[epoch]
 
 
 class TokenStream:
-    """Documents one after the other, cut into rows of T tokens; every next token is a target."""
+    """Documents concatenated and cut into rows of T tokens; every next token is a target."""
 
     def __init__(self, files: TokenFiles, T: int, seed: int) -> None:
         self.ids, self.T = files.ids, T
@@ -93,35 +92,35 @@ class TokenStream:
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
-        starts = self.order.rows_of(first, count) * self.T
-        tokens = self.ids[starts[:, None] + torch.arange(self.T + 1)].long()  # (N, T+1)
+        offsets = self.order.find_rows(first, count) * self.T
+        tokens = self.ids[offsets[:, None] + torch.arange(self.T + 1)].long()  # (N, T+1)
         return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 
 class ChatStream:
-    """Whole dialogues packed into rows of T; targets are what the assistant says."""
+    """Whole dialogues packed into rows of T; the targets are the assistant's words."""
 
     def __init__(self, files: TokenFiles, T: int, seed: int) -> None:
         self.files, self.T = files, T
-        if len(files.starts) < 2:
-            raise DataError("there are no dialogues to learn from", "give more dialogues or raise model.T")
-        self.rows = pack((files.starts[1:] - files.starts[:-1]).tolist(), T + 1)
+        if len(files.offsets) < 2:
+            raise DataError("there are no dialogues to train on", "give more dialogues or raise model.T")
+        self.rows = pack((files.offsets[1:] - files.offsets[:-1]).tolist(), T + 1)
         self.order = EpochOrder(len(self.rows), seed)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def draw(self, first: int, count: int) -> Batch:
-        """Return sequences first .. first + count - 1; padding is id 0 behind the dialogues, never a target."""
+        """Return sequences first .. first + count - 1; padding after the dialogues is id 0 and never a target."""
         x = torch.zeros(count, self.T + 1, dtype=torch.int64)
         y = torch.full_like(x, IGNORE)
-        for n, row in enumerate(self.order.rows_of(first, count).tolist()):
+        for n, row in enumerate(self.order.find_rows(first, count).tolist()):
             at = 0
             for item in self.rows[row]:
-                start, end = self.files.starts[item : item + 2].tolist()
+                start, end = self.files.offsets[item : item + 2].tolist()
                 ids = self.files.ids[start:end].long()
                 x[n, at : at + len(ids)] = ids
-                y[n, at : at + len(ids)] = ids.where(self.files.learned[start:end].bool(), IGNORE)
+                y[n, at : at + len(ids)] = ids.where(self.files.target_mask[start:end].bool(), IGNORE)
                 at += len(ids)
         return Batch(x[:, :-1].contiguous(), y[:, 1:].contiguous())
 
@@ -148,7 +147,7 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
 
 
 class Mixture:
-    """Several sources by weight: of every 1024 sequences in a row, each has its share, in a seeded order."""
+    """Several sources by weight: each has its share of every 1024 sequences, in a seeded order."""
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int) -> None:
         self.sources, self.seed = sources, seed
@@ -161,10 +160,10 @@ class Mixture:
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
-        drawn = [self._one(number) for number in range(first, first + count)]
+        drawn = [self._draw_one(number) for number in range(first, first + count)]
         return Batch(torch.cat([batch.x for batch in drawn]), torch.cat([batch.y for batch in drawn]))
 
-    def _one(self, number: int) -> Batch:
+    def _draw_one(self, number: int) -> Batch:
         period, place = divmod(number, MIXTURE_PERIOD)
         generator = torch.Generator().manual_seed(derived_seed("mixture", self.seed, period))
         slots = self._slots[torch.randperm(MIXTURE_PERIOD, generator=generator)]

@@ -1,4 +1,4 @@
-"""The chat template: encode a dialogue as token ids, and mark the learned ones.
+"""The chat template: encode a dialogue as token ids, and mark the targets.
 
 <|system|>text<|end_of_turn|> <|user|>text<|end_of_turn|> <|assistant|>text<|end_of_turn|> (without the spaces)
 """
@@ -13,44 +13,44 @@ ROLE_TOKENS: dict[Role, str] = dict(zip(ROLES, (SYSTEM, USER, ASSISTANT), strict
 
 
 class ChatTokens(NamedTuple):
-    """Token ids and, for each, whether it is a target: what the assistant says and its end of turn."""
+    """Token ids, and a mask of the targets: the assistant's words and its end of turn."""
 
     ids: list[int]
-    learned: list[bool]
+    target_mask: list[bool]
 
 
 def encode_turn(message: Message, tokenizer: Tokenizer) -> ChatTokens:
-    """Return one turn; only the assistant's words and end of turn are learned, never its role token."""
+    """Return one turn; the targets are the assistant's words and end of turn, never its role token."""
     words = [*tokenizer.encode(message.content), tokenizer.special[END_OF_TURN]]
-    says = message.role == "assistant"
-    return ChatTokens([tokenizer.special[ROLE_TOKENS[message.role]], *words], [False] + [says] * len(words))
+    is_target = message.role == "assistant"
+    return ChatTokens([tokenizer.special[ROLE_TOKENS[message.role]], *words], [False] + [is_target] * len(words))
 
 
 def encode_dialogue(messages: Sequence[Message], tokenizer: Tokenizer, limit: int) -> ChatTokens | None:
-    """Return the first turns that fit into `limit` tokens, or None where no whole answer does."""
+    """Return the turns that fit into `limit` tokens, up to the last answer, or None if no answer fits."""
     ids: list[int] = []
-    learned: list[bool] = []
+    mask: list[bool] = []
     for turn in (encode_turn(message, tokenizer) for message in messages):
         if len(ids) + len(turn.ids) > limit:
             break
         ids += turn.ids
-        learned += turn.learned
-    answered = len(learned) - learned[::-1].index(True) if any(learned) else 0  # a cut ends with an answer
-    return ChatTokens(ids[:answered], learned[:answered]) if answered else None
+        mask += turn.target_mask
+    answered = len(mask) - mask[::-1].index(True) if any(mask) else 0
+    return ChatTokens(ids[:answered], mask[:answered]) if answered else None
 
 
 def encode_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """Return the ids that ask the assistant to answer `messages`."""
+    """Return the ids of `messages` and of the role token that starts the answer."""
     ids = [id for message in messages for id in encode_turn(message, tokenizer).ids]
     return [*ids, tokenizer.special[ASSISTANT]]
 
 
 def decode_turns(ids: Sequence[int], tokenizer: Tokenizer) -> list[Message]:
-    """Return the turns that `ids` spell, an unfinished one included; what stands before the first is left out."""
+    """Return the turns in `ids`, an unfinished one included; ids before the first turn are left out."""
     roles = {tokenizer.special[token]: role for role, token in ROLE_TOKENS.items()}
-    starts = [at for at, id in enumerate(ids) if id in roles]
-    ends = [*starts[1:], len(ids)]
+    begins = [at for at, id in enumerate(ids) if id in roles]
+    ends = [*begins[1:], len(ids)]
     return [
-        Message(roles[ids[start]], tokenizer.decode(ids[start + 1 : end]))
-        for start, end in zip(starts, ends, strict=False)
+        Message(roles[ids[begin]], tokenizer.decode(ids[begin + 1 : end]))
+        for begin, end in zip(begins, ends, strict=False)
     ]

@@ -1,4 +1,4 @@
-"""Read the documents and dialogues of a source, whatever its kind."""
+"""Read the documents and dialogues of a source of any kind."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from niels_gpt.data.readers.records import Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
-CODE = ("seeds.py", "tokenizer.py")  # outside this folder, but it decides what is cached
+CODE = ("seeds.py", "tokenizer.py")  # outside this folder, but the cache depends on them too
 
 KINDS: dict[SourceKind, ModuleType] = {
     "pydocs": pydocs,
@@ -25,38 +25,38 @@ KINDS: dict[SourceKind, ModuleType] = {
 }
 
 
-def records(cfg: SourceCfg, want: Want) -> Iterator[Document] | Iterator[Dialogue]:
-    """Yield what the source has of the wanted kind, in an order that is always the same.
+def read_records(cfg: SourceCfg, want: Want) -> Iterator[Document] | Iterator[Dialogue]:
+    """Yield the documents or dialogues of a source, always in the same order.
 
     Raises:
         DataError: a file, package or line that cannot be used.
     """
     module = KINDS[cfg.kind]
-    yield from module.documents(cfg) if want == "documents" else module.dialogues(cfg)
+    yield from module.read_documents(cfg) if want == "documents" else module.read_dialogues(cfg)
 
 
-def having(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
-    """Return the sources that have what is wanted: text has no dialogues, and JSONL what its first rows are.
+def select_sources(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
+    """Return the sources that have documents or dialogues. Plain text has no dialogues; JSONL may have either.
 
     Raises:
-        DataError: none has, or a file cannot be used.
+        DataError: none has them, or a file cannot be used.
     """
     found = [source for source in sources if _has(source, want)]
     if not found:
-        called = ", ".join(source.called for source in sources)
+        labels = ", ".join(source.label for source in sources)
         phase = "phase=sft" if want == "documents" else "phase=pretrain"
-        raise DataError(f"{called}: no {want} there", f"use {phase}, or add a source of them to data.sources")
+        raise DataError(f"{labels}: no {want} there", f"use {phase}, or add a source of them to data.sources")
     return found
 
 
 def _has(source: SourceCfg, want: Want) -> bool:
     if source.kind == "jsonl":
-        return local_files.starts_with(source, Document if want == "documents" else Dialogue)
+        return local_files.has_rows(source, Document if want == "documents" else Dialogue)
     return source.kind != "text" or want == "documents"
 
 
 def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
-    """Return a name for what token files of the source hold, without making it; other code gives another name."""
+    """Return a text that changes with the content of the source, and with the code that reads it."""
     module = KINDS[cfg.kind]
     own = local_files.fingerprint(cfg, index.sha256) if module is local_files else module.fingerprint(cfg)
     folder = Path(__file__).parent
@@ -65,26 +65,27 @@ def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
     return f"{cfg.kind}:{own}:{hashlib.sha256(code).hexdigest()[:16]}"
 
 
-def texts_of(record: Document | Dialogue) -> list[str]:
+def list_texts(record: Document | Dialogue) -> list[str]:
     """Return the texts of a record, without roles."""
     if isinstance(record, Document):
         return [record.text]
     return [message.content for message in record.messages]
 
 
-def content_of(record: Document | Dialogue) -> bytes:
+def encode_content(record: Document | Dialogue) -> bytes:
     """Return the bytes that a record adds to the hash of its source's content.
 
-    Roles that take turns are left out: they follow from the number of texts and from the name, which in JSONL is
-    that of the first question, and checkpoints have recorded the hash without them. Others are told apart.
+    Roles are left out if user and assistant alternate, because older checkpoints recorded the hash without them.
     """
-    content = "\0".join((record.name, *texts_of(record))).encode()
-    if isinstance(record, Document) or _take_turns(record.messages):
+    content = "\0".join((record.name, *list_texts(record))).encode()
+    if isinstance(record, Document) or _alternates(record.messages):
         return content
-    return content + b"\xff" + " ".join(message.role for message in record.messages).encode()  # 0xff: in no text
+    return (
+        content + b"\xff" + " ".join(message.role for message in record.messages).encode()
+    )  # UTF-8 text never has 0xff
 
 
-def _take_turns(messages: Sequence[Message]) -> bool:
-    """Return whether user and assistant follow one another, perhaps after the system."""
+def _alternates(messages: Sequence[Message]) -> bool:
+    """Return whether user and assistant alternate, perhaps after a system message."""
     first = int(messages[0].role == "system")
     return all(message.role == ("user", "assistant")[n % 2] for n, message in enumerate(messages[first:]))

@@ -1,4 +1,4 @@
-"""Procedural text whose every statement can be checked, the same on every machine."""
+"""Generate text with checkable statements, the same on every machine."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -31,38 +31,38 @@ SYSTEM = ("You answer in one word.", "You are a careful assistant.", "Answer the
 
 
 class Topic(NamedTuple):
-    """Something to talk about: what one may state of it, and what one may ask about it."""
+    """A subject with its true statements, and questions with their answers."""
 
     name: str
     statements: Sequence[str]
     questions: Sequence[tuple[str, str]]
 
 
-def documents(cfg: SourceCfg) -> Iterator[Document]:
+def read_documents(cfg: SourceCfg) -> Iterator[Document]:
     """Yield cfg.size documents of one to six lines, each a function of its index alone."""
-    return map(_document, range(cfg.size))
+    return map(_make_document, range(cfg.size))
 
 
-def dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
+def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
     """Yield cfg.size dialogues of one or two questions, each a function of its index alone."""
-    return map(_dialogue, range(cfg.size))
+    return map(_make_dialogue, range(cfg.size))
 
 
 def fingerprint(cfg: SourceCfg) -> str:
-    """Return a text that differs wherever the documents or the dialogues could."""
+    """Return a text that changes with the size and with this file."""
     return f"synthetic {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]} size={cfg.size}"
 
 
-def _document(index: int) -> Document:
-    topic = _topic(index, "document")
+def _make_document(index: int) -> Document:
+    topic = _draw_topic(index, "document")
     lines = 1 + _draw(6, index, "lines")
-    # Sorting by seeds is a shuffle that needs no random state.
+    # Sorting by seeds shuffles without a random state.
     order = sorted(range(len(topic.statements)), key=lambda i: derived_seed("synthetic", "order", index, i))
     return Document(topic.name, "\n".join(topic.statements[i] for i in order[:lines]))
 
 
-def _dialogue(index: int) -> Dialogue:
-    topic = _topic(index, "dialogue")
+def _make_dialogue(index: int) -> Dialogue:
+    topic = _draw_topic(index, "dialogue")
     first = _draw(len(topic.questions), index, "first")
     asked = [topic.questions[first]]
     if _draw(3, index, "turns") == 0:
@@ -74,13 +74,13 @@ def _dialogue(index: int) -> Dialogue:
     return Dialogue(topic.name, tuple(messages))
 
 
-def _topic(index: int, use: str) -> Topic:
-    """Draw a topic. A question belongs to one topic, so that its name keeps the question in one split."""
-    makers = (_numbers, _numbers, _word, _word, _animal, _in_order)
+def _draw_topic(index: int, use: str) -> Topic:
+    """Draw a topic. A question belongs to one topic, whose name keeps it in one split."""
+    makers = (_make_numbers, _make_numbers, _make_word, _make_word, _make_animal, _make_sequence)
     return makers[_draw(len(makers), index, use, "kind")](derived_seed("synthetic", use, index, "topic"))
 
 
-def _numbers(seed: int) -> Topic:
+def _make_numbers(seed: int) -> Topic:
     a, b = sorted((seed % LARGEST, seed // LARGEST % LARGEST))
     b += a == b  # so that one of them is larger
     total = [(f"What is {x} plus {y}?", f"{a + b}") for x, y in ((a, b), (b, a))]
@@ -97,7 +97,7 @@ def _numbers(seed: int) -> Topic:
     return Topic(f"{a} and {b}", statements, [*total, *larger, (f"What is {b} minus {a}?", f"{b - a}")])
 
 
-def _word(seed: int) -> Topic:
+def _make_word(seed: int) -> Topic:
     words = WORDS.split()
     word = words[seed % len(words)]
     backwards = word[::-1]
@@ -119,7 +119,7 @@ def _word(seed: int) -> Topic:
     return Topic(f"word {word}", statements, questions)
 
 
-def _animal(seed: int) -> Topic:
+def _make_animal(seed: int) -> Topic:
     animal = sorted(ANIMALS)[seed % len(ANIMALS)]
     colour, legs = ANIMALS[animal]
     statements = [
@@ -137,7 +137,7 @@ def _animal(seed: int) -> Topic:
     return Topic(f"animal {animal}", statements, questions)
 
 
-def _in_order(seed: int) -> Topic:
+def _make_sequence(seed: int) -> Topic:
     kind, names = (("day", DAYS), ("month", MONTHS))[seed % 2]
     i = seed // 2 % len(names)
     before, name, after = names[i - 1], names[i], names[(i + 1) % len(names)]

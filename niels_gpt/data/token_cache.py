@@ -4,11 +4,11 @@ import hashlib
 import logging
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich import get_console
@@ -18,59 +18,51 @@ from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.chat_template import ChatTokens, encode_dialogue
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.readers.records import Dialogue, Document
-from niels_gpt.data.sources import Want, content_of, fingerprint, having, records, texts_of
-from niels_gpt.data.token_files import Meta, TokenFiles, ids_dtype, open_split, read_meta, write_meta
+from niels_gpt.data.sources import Want, encode_content, fingerprint, list_texts, read_records, select_sources
+from niels_gpt.data.token_files import CHUNK, Meta, TokenFiles, ids_dtype, open_split, read_meta, write_meta
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
 from niels_gpt.storage import beside, naming, to_platter
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 
-FORMAT = 2
+FORMAT = 3
 SPLITS = ("train", "val")
 TYPECODES = {"uint16": "H", "uint32": "I", "uint8": "B", "int64": "q"}  # of the module array
-LEFTOVERS = (".documents-*.part", ".dialogues-*.part", ".tokenizer-*.json.part")  # others may write there too
+STALE = (".documents-*.part", ".dialogues-*.part", ".tokenizer-*.json.part")  # others may write there too
 log = logging.getLogger("niels_gpt")
 
 
-def tokenizer_for(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
-    """Return the tokenizer of this data: bytes, or BPE learned from the training split, V entries.
+def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
+    """Return the tokenizer of this data: bytes, or BPE of V entries trained on the training split.
 
     Raises:
-        DataError: the text gives fewer entries than V, or V does not fit the bytes.
+        DataError: the text gives fewer entries than V, V does not fit the bytes, or the cached file is damaged.
     """
     if cfg.tokenizer == "bytes":
         if V != 256:
             raise DataError(f"model.V={V} was asked for, but bytes have 256 entries", "use model.V=256")
         return BytesTokenizer()
-    sources = having(cfg.mixture(), want)
+    sources = select_sources(cfg.mixture(), want)
     index = HashIndex(Path(cfg.cache_dir))
-    key = _key([fingerprint(source, index) for source in sources], want, V, cfg.val_fraction)
+    key = _hash_parts([fingerprint(source, index) for source in sources], want, V, cfg.val_fraction)
     index.save()
     path = Path(cfg.cache_dir) / f"tokenizer-{key}.json"
-    with building(path) as missing:
+    hash_path = path.with_suffix(".sha256")  # a damaged tokenizer may still load, as another one
+    with lock_build(path) as missing:
         if missing:
-            log.info("tokenizer: learning %d entries from the training split", V)
-            texts = (text for source in sources for text in _training_texts(source, want, cfg.val_fraction))
-            learned = train_bpe(texts, V)
-            with naming(_recorded(path)):  # first: it counts once the other is there
-                _recorded(path).write_text(learned.hash(), encoding="utf-8")
-            learned.save(path)
-    return _learned_before(path)
-
-
-def _recorded(tokenizer: Path) -> Path:
-    return tokenizer.with_suffix(".sha256")
-
-
-def _learned_before(path: Path) -> Tokenizer:
-    """Load a tokenizer of the cache; a damaged one could still be a tokenizer, but another one."""
-    anew = f"delete {path}; it is learned anew"
+            log.info("tokenizer: training %d entries on the training split", V)
+            texts = (text for source in sources for text in _read_training_texts(source, want, cfg.val_fraction))
+            trained = train_bpe(texts, V)
+            with naming(hash_path):  # written first, because the build counts as done once `path` exists
+                hash_path.write_text(trained.hash(), encoding="utf-8")
+            trained.save(path)
+    hint = f"delete {path}; it will be trained again"
     try:
-        tokenizer, recorded = load_tokenizer(path), _recorded(path).read_bytes()
+        tokenizer, expected = load_tokenizer(path), hash_path.read_bytes()
     except (DataError, OSError) as error:
-        raise DataError(str(error), anew) from error
-    if tokenizer.hash().encode() != recorded:
-        raise DataError(f"{path} is damaged: it is not the tokenizer that was learned", anew)
+        raise DataError(str(error), hint) from error
+    if tokenizer.hash().encode() != expected:
+        raise DataError(f"{path} is damaged: it is not the tokenizer that was trained", hint)
     return tokenizer
 
 
@@ -84,7 +76,7 @@ class TokenCache:
     index: HashIndex
 
     def open(self, split: str) -> TokenFiles:
-        """Map a split; its ids and hashes are checked, unless they were and the files are as they were then.
+        """Map a split. Its ids and hashes are checked unless the files are unchanged since the last check.
 
         Raises:
             DataError: a file is damaged.
@@ -95,49 +87,48 @@ class TokenCache:
 
 
 def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> TokenCache:
-    """Return a source's token files, built if they are not there; dialogues have `limit` ids at most.
+    """Return a source's token files, built if they are missing; dialogues have `limit` ids at most.
 
     Raises:
-        DataError: the source has nothing to give, or its meta.json is damaged.
+        DataError: the source has too few records, or its meta.json is damaged.
     """
     index = HashIndex(Path(cfg.cache_dir))
     limit = limit if want == "dialogues" else 0  # a document may have any length
-    key = _key(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, limit)
+    key = _hash_parts(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, limit)
     folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"  # named by all that decides the content
-    with building(folder) as missing:
+    with lock_build(folder) as missing:
         if missing:
             _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
     meta = read_meta(folder)
     tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
-    log.info("data: %s of %s, %s, content %s", want, source.called, tokens, meta.content_sha256[:16])
+    log.info("data: %s of %s, %s, content %s", want, source.label, tokens, meta.content_sha256[:16])
     return TokenCache(folder, meta, tokenizer.V, index)
 
 
-def _key(*parts: Any) -> str:
-    """Return a short name for everything that the content depends on."""
+def _hash_parts(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Iterator[str]:
-    is_val, _ = _split_rule(source, want, val_fraction)
-    for record in records(source, want):
+def _read_training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Iterator[str]:
+    is_val, _ = _make_split_rule(source, want, val_fraction)
+    for record in read_records(source, want):
         if not is_val(record.name):
-            yield from texts_of(record)
+            yield from list_texts(record)
 
 
-def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Callable[[str], bool], int]:
-    """Return which names are for validation, and the number of records.
+def _make_split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Callable[[str], bool], int]:
+    """Return a test for names of the validation split, and the number of records.
 
-    A name is for validation if its hash falls into the lowest `val_fraction`; of a handful of documents, where
-    none or all of them may fall there, the lowest of all is, and the highest is not.
+    A name is in it if its hash is in the lowest `val_fraction`. The lowest hash of all always is and the highest
+    never is, so that a handful of documents has both splits.
     """
     count, names = 0, set()
-    for record in records(source, want):
+    for record in read_records(source, want):
         count += 1
         names.add(derived_seed("split", record.name))
     if len(names) < 2:
         raise DataError(
-            f"{source.called} has {len(names)} {want} to tell apart, but training and validation need one each",
+            f"{source.label} has {len(names)} {want} to tell apart, but training and validation need one each",
             "give more of it, or split text with data.documents=blank_lines",
         )
     threshold = min(max(val_fraction * 2**63, min(names) + 1), max(names))
@@ -145,60 +136,51 @@ def _split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Cal
 
 
 class _Writer:
-    """Collects one split and writes its files; what is not closed at the end is of a build that failed."""
+    """Write the files of one split, a buffer at a time."""
 
     def __init__(self, folder: Path, split: str, dtype: str) -> None:
-        self.columns = {"ids": dtype, "learned": "uint8", "starts": "int64"}
-        self.paths = {column: folder / f"{split}.{column}" for column in self.columns}
-        self.files = {column: path.open("wb") for column, path in self.paths.items()}
-        self.counts = dict.fromkeys(self.columns, 0)
-        self.hashes = {column: hashlib.sha256() for column in self.columns}
-        self._write("starts", [0])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self.files.values():
-            with suppress(OSError):  # what is still to be written may find no room either
-                file.close()
+        self.dtypes = {"ids": dtype, "target_mask": "uint8", "offsets": "int64"}
+        self.paths = {column: folder / f"{split}.{column}" for column in self.dtypes}
+        self.buffers = {column: array(TYPECODES[dtype]) for column, dtype in self.dtypes.items()}
+        self.hashes = {column: hashlib.sha256() for column in self.dtypes}
+        self.counts = dict.fromkeys(self.dtypes, 0)
+        self.buffers["offsets"].append(0)
 
     def add(self, tokens: ChatTokens) -> None:
         """Append one item."""
-        self._write("ids", tokens.ids)
-        self._write("learned", tokens.learned)
-        self._write("starts", [self.counts["ids"]])
+        self.buffers["ids"].extend(tokens.ids)
+        self.buffers["target_mask"].extend(tokens.target_mask)
+        self.buffers["offsets"].append(self.counts["ids"] + len(self.buffers["ids"]))
+        if len(self.buffers["ids"]) >= CHUNK:
+            self.flush()
 
-    def _write(self, column: str, numbers: Iterable[int]) -> None:
-        content = array(TYPECODES[self.columns[column]], numbers)
-        with naming(self.paths[column]):
-            self.files[column].write(content.tobytes())
-        self.hashes[column].update(content.tobytes())
-        self.counts[column] += len(content)
-
-    def close(self) -> dict[str, Any]:
-        """Put the files on disk and return what meta.json says of them."""
-        for column, file in self.files.items():
-            with naming(self.paths[column]), file:
+    def flush(self) -> dict[str, Any]:
+        """Put the buffers on disk and return the files' entry in meta.json."""
+        for column, buffer in self.buffers.items():
+            with naming(self.paths[column]), self.paths[column].open("ab") as file:
+                file.write(buffer)
                 file.flush()
                 to_platter(file.fileno())
+            self.hashes[column].update(buffer)
+            self.counts[column] += len(buffer)
+            del buffer[:]
         return {
             column: {"dtype": dtype, "count": self.counts[column], "sha256": self.hashes[column].hexdigest()}
-            for column, dtype in self.columns.items()
+            for column, dtype in self.dtypes.items()
         }
 
 
 def _build(
     folder: Path, source: SourceCfg, want: Want, tokenizer: Tokenizer, val_fraction: float, limit: int
 ) -> None:
-    """Write all files into a folder beside `folder`, which then takes that name."""
-    is_val, count = _split_rule(source, want, val_fraction)
-    with beside(folder) as part, ExitStack() as stack:
+    """Write all files into a temporary folder, which is then renamed to `folder`."""
+    is_val, count = _make_split_rule(source, want, val_fraction)
+    with beside(folder) as part:
         part.mkdir()
-        writers = {split: stack.enter_context(_Writer(part, split, ids_dtype(tokenizer.V))) for split in SPLITS}
+        writers = {split: _Writer(part, split, ids_dtype(tokenizer.V)) for split in SPLITS}
         content, dropped = hashlib.sha256(), 0
-        for record in _with_progress(records(source, want), f"tokenizing {source.called}", count):
-            content.update(content_of(record))
+        for record in _show_progress(read_records(source, want), f"tokenizing {source.label}", count):
+            content.update(encode_content(record))
             tokens = _encode(record, tokenizer, limit)
             if tokens is None:
                 dropped += 1
@@ -212,7 +194,7 @@ def _build(
             "content_sha256": content.hexdigest(),
             "records": count,
             "dropped": dropped,
-            "splits": {split: writer.close() for split, writer in writers.items()},
+            "splits": {split: writer.flush() for split, writer in writers.items()},
         }
         write_meta(part, meta)
     if dropped:
@@ -226,17 +208,17 @@ def _encode(record: Document | Dialogue, tokenizer: Tokenizer, limit: int) -> Ch
     return ChatTokens([*tokenizer.encode(record.text), tokenizer.special[END_OF_TEXT]], [])
 
 
-def _with_progress(items: Iterator[Any], what: str, total: int) -> Iterator[Any]:
+def _show_progress(items: Iterator[Any], task: str, total: int) -> Iterator[Any]:
     """Show a bar on a terminal, a line elsewhere."""
     if get_console().is_terminal:
-        return iter(track(items, what, total, transient=True, console=get_console()))
-    log.info("data: %s, %d records", what, total)
+        return iter(track(items, task, total, transient=True, console=get_console()))
+    log.info("data: %s, %d records", task, total)
     return items
 
 
 @contextmanager
-def building(target: Path) -> Iterator[bool]:
-    """Hold the lock of `target` and tell whether it is still to be built; wait while another process builds it.
+def lock_build(target: Path) -> Iterator[bool]:
+    """Hold the lock of `target` and yield whether it is still missing; wait while another process builds it.
 
     A target that exists under its name is complete. It needs no lock, so a finished cache may be read-only.
     """
@@ -244,7 +226,7 @@ def building(target: Path) -> Iterator[bool]:
         yield False
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock_of(target)
+    lock = _make_lock(target)
     try:
         held = lock.acquire(blocking=False)
     except Timeout:
@@ -252,20 +234,20 @@ def building(target: Path) -> Iterator[bool]:
         held = lock.acquire()
     with held:
         if missing := not target.exists():
-            _sweep(target)
+            _remove_stale(target)
         yield missing
 
 
-def _lock_of(target: Path) -> FileLock:
+def _make_lock(target: Path) -> FileLock:
     return FileLock(target.with_name(f".{target.name}.lock"))
 
 
-def _sweep(target: Path) -> None:
-    """Remove what killed builds have left: of `target`, whose lock we hold, and of others that nobody builds."""
-    for part in [part for pattern in LEFTOVERS for part in target.parent.glob(pattern)]:
+def _remove_stale(target: Path) -> None:
+    """Remove what killed builds left of `target`, whose lock we hold, and of targets that nobody builds now."""
+    for part in [part for pattern in STALE for part in target.parent.glob(pattern)]:
         other = part.with_name(part.name.removeprefix(".").removesuffix(".part"))
-        with suppress(Timeout), nullcontext() if other == target else _lock_of(other).acquire(blocking=False):
-            log.info("data: removed what a killed process left half built: %s", part.name)
+        with suppress(Timeout), nullcontext() if other == target else _make_lock(other).acquire(blocking=False):
+            log.info("data: removed the unfinished files of a killed process: %s", part.name)
             if part.is_dir():
                 shutil.rmtree(part)
             else:

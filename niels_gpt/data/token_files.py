@@ -15,26 +15,26 @@ from niels_gpt.storage import naming, to_platter
 from niels_gpt.untrusted import Unreadable, first_fault, read_json
 
 DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
-CHUNK = 1 << 22  # ids looked at together when a file is checked
+CHUNK = 1 << 22  # ids written or checked at a time
 META = "meta.json"
-LARGEST = 1 << 20  # bytes of it
+MAX_META = 1 << 20  # bytes
 Dtype = TypeVar("Dtype", bound=str)
-ANEW = "delete the folder; it is made anew"
+REBUILD = "delete the folder; it will be built again"
 
 
 class TokenFiles(NamedTuple):
-    """One split of one source. Item i is ids[starts[i] : starts[i + 1]], of which `learned` marks the targets."""
+    """One split of one source. Item i is ids[offsets[i] : offsets[i + 1]]; `target_mask` marks its targets."""
 
-    ids: Tensor  # uint16, or uint32 where V asks for it
-    learned: Tensor  # uint8; empty for documents, where every token is a target
-    starts: Tensor  # int64, items + 1
+    ids: Tensor  # uint16, or uint32 if V needs it
+    target_mask: Tensor  # uint8; empty for documents, where every token is a target
+    offsets: Tensor  # int64, items + 1
 
 
-class _Read(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
 
-class Column(_Read, Generic[Dtype]):
+class Column(_Record, Generic[Dtype]):
     """A file of numbers."""
 
     dtype: Dtype
@@ -42,45 +42,51 @@ class Column(_Read, Generic[Dtype]):
     sha256: str
 
 
-class Columns(_Read):
-    """The files of one split: token ids, marks of the targets, and where items start."""
+class Columns(_Record):
+    """The files of one split: token ids, target mask, and the offset of each item."""
 
     ids: Column[Literal["uint16", "uint32"]]
-    learned: Column[Literal["uint8"]]
-    starts: Column[Literal["int64"]]
+    target_mask: Column[Literal["uint8"]]
+    offsets: Column[Literal["int64"]]
 
 
-def open_split(folder: Path, split: str, said: Columns, V: int, index: HashIndex) -> TokenFiles:
-    """Map one split, its sizes, ids and hashes checked, so that damage is never learned from."""
-    paths = {name: folder / f"{split}.{name}" for name, _ in said}
-    if said.ids.dtype != ids_dtype(V):
-        raise DataError(f"{folder / META}: ids of {V} entries are {ids_dtype(V)}, not {said.ids.dtype}", ANEW)
-    files = TokenFiles(**{name: _map(paths[name], column.dtype, column.count) for name, column in said})
-    if all(index.known(paths[name]) == column.sha256 for name, column in said):
+def open_split(folder: Path, split: str, expected: Columns, V: int, index: HashIndex) -> TokenFiles:
+    """Map one split after checking its sizes, ids and hashes."""
+    paths = {name: folder / f"{split}.{name}" for name, _ in expected}
+    if expected.ids.dtype != ids_dtype(V):
+        raise DataError(
+            f"{folder / META}: ids of {V} entries are {ids_dtype(V)}, not {expected.ids.dtype}", REBUILD
+        )
+    files = TokenFiles(**{name: _map(paths[name], column.dtype, column.count) for name, column in expected})
+    if all(index.lookup(paths[name]) == column.sha256 for name, column in expected):
         return files
     _require_below(files.ids, V, paths["ids"])
-    for name, column in said:
+    for name, column in expected:
         if index.sha256(paths[name], final=True) != column.sha256:
-            raise DataError(f"{paths[name]} is damaged: its sha256 is not the one in meta.json", ANEW)
+            raise DataError(f"{paths[name]} is damaged: its sha256 differs from meta.json", REBUILD)
     _require_items(files, folder / split)
     return files
 
 
 def _require_items(files: TokenFiles, path: Path) -> None:
-    """Refuse starts that do not cut all of the ids into items, and marks that are not one for each id."""
-    starts, ids = files.starts, len(files.ids)
-    cut = [*starts[:1].tolist(), *starts[-1:].tolist()] == [0, ids] and bool((starts.diff() >= 0).all())
-    if not cut or len(files.learned) not in (0, ids):
-        raise DataError(f"{path}.starts and {path.name}.learned are not of the {ids} ids in {path.name}.ids", ANEW)
+    """Refuse offsets that do not cut all ids into items, and a mask that does not have one mark per id."""
+    offsets, ids = files.offsets, len(files.ids)
+    complete = [*offsets[:1].tolist(), *offsets[-1:].tolist()] == [0, ids]
+    ordered = bool((offsets.diff() >= 0).all())
+    if not complete or not ordered or len(files.target_mask) not in (0, ids):
+        columns = f"{path}.offsets and {path.name}.target_mask"
+        raise DataError(f"{columns} do not match the {ids} ids in {path.name}.ids", REBUILD)
 
 
 def _require_below(ids: Tensor, V: int, path: Path) -> None:
-    """Refuse ids that no embedding has, naming the first one and its offset in tokens."""
+    """Refuse ids of V or more, naming the first one and its offset in tokens."""
     for first in range(0, len(ids), CHUNK):
         part = ids[first : first + CHUNK].long()
         if int(part.max()) >= V:
             offset = int((part >= V).nonzero()[0])
-            raise DataError(f"{path}, offset {first + offset}: id {part[offset]} is not below model.V={V}", ANEW)
+            raise DataError(
+                f"{path}, offset {first + offset}: id {part[offset]} is not below model.V={V}", REBUILD
+            )
 
 
 def _map(path: Path, dtype: str, count: int) -> Tensor:
@@ -88,15 +94,15 @@ def _map(path: Path, dtype: str, count: int) -> Tensor:
     expected = count * DTYPES[dtype].itemsize
     size = path.stat().st_size if path.is_file() else -1
     if size != expected:
-        there = f"{size} bytes" if size >= 0 else "missing"
-        raise DataError(f"{path}: {there}, but {count} x {dtype} are {expected} bytes", ANEW)
+        found = f"{size} bytes" if size >= 0 else "missing"
+        raise DataError(f"{path}: {found}, but {count} x {dtype} are {expected} bytes", REBUILD)
     if not count:
         return torch.empty(0, dtype=DTYPES[dtype])
     return torch.from_file(str(path), size=count, dtype=DTYPES[dtype])
 
 
-class Meta(_Read):
-    """The part of meta.json that is read again; the rest is for people."""
+class Meta(_Record):
+    """The part of meta.json that is read back; the rest is for people."""
 
     folder: str
     content_sha256: str
@@ -104,7 +110,7 @@ class Meta(_Read):
 
 
 def ids_dtype(V: int) -> str:
-    """Return the type that token ids of V entries are stored in."""
+    """Return the dtype in which token ids below V are stored."""
     return "uint16" if V <= 1 << 16 else "uint32"
 
 
@@ -118,24 +124,24 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
 
 
 def read_meta(folder: Path) -> Meta:
-    """Return what `write_meta` wrote about this folder.
+    """Return the checked meta.json of a folder.
 
     Raises:
-        DataError: it is damaged, of another folder, or not about token files.
+        DataError: it is damaged, belongs to another folder, or does not describe token files.
     """
     path = folder / META
     try:
-        said = read_json(path, LARGEST)
-        if not isinstance(said, dict) or said.pop("sha256", None) != _hash(said):
-            raise DataError(f"{path} is damaged: its hash is not the one that it was written with", ANEW)
-        meta = Meta.model_validate(said)
+        content = read_json(path, MAX_META)
+        if not isinstance(content, dict) or content.pop("sha256", None) != _hash(content):
+            raise DataError(f"{path} is damaged: its content does not match its hash", REBUILD)
+        meta = Meta.model_validate(content)
     except Unreadable as error:
-        raise DataError(str(error), ANEW) from None
+        raise DataError(str(error), REBUILD) from None
     except ValidationError as error:
         setting, why = first_fault(error)
-        raise DataError(f"{path}: {setting:.80} is not what token files have ({why})", ANEW) from None
+        raise DataError(f"{path}: {setting:.80} does not describe token files ({why})", REBUILD) from None
     if meta.folder != folder.name:
-        raise DataError(f"{path} belongs to {meta.folder:.80}", ANEW)
+        raise DataError(f"{path} belongs to {meta.folder:.80}", REBUILD)
     return meta
 
 

@@ -1,4 +1,4 @@
-"""Load a trained model with its tokenizer, to complete a text or chat with it."""
+"""Complete text or chat with a trained model."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,32 +13,32 @@ from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, load_tokeni
 from niels_gpt.weights.checkpoint import load_model, phase_folder
 
 
-class Speaker:
-    """`chats` says whether the weights come from SFT. A conversation is remembered, as far as T tokens reach."""
+class ChatSession:
+    """A model with its tokenizer and conversation, of which it sees the last T tokens. `chats` after SFT."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, *, chats: bool) -> None:
         self.model, self.tokenizer, self.chats = model, tokenizer, chats
         self.conversation: list[Message] = []
 
-    def go_on(self, text: str, **sampling: Any) -> Iterator[str]:
-        """Yield, piece by piece, how the model goes on from `text`; `sampling` is as in `generate`."""
+    def complete(self, text: str, **sampling: Any) -> Iterator[str]:
+        """Yield the continuation of `text` piece by piece; `sampling` as in `generate`."""
         end = self.tokenizer.special[END_OF_TEXT]
         yield from self._pieces([end, *self.tokenizer.encode(text)], [end], sampling)
 
     def reply(self, question: str, **sampling: Any) -> Iterator[str]:
-        """Yield, piece by piece, the assistant's answer; `sampling` is as in `generate`.
+        """Yield the assistant's answer piece by piece; `sampling` as in `generate`.
 
-        The conversation has the question with as much of the answer as was yielded, and neither before that.
+        The question and the yielded part of the answer join the conversation with the first piece.
         """
-        asked, start, said = Message("user", question), len(self.conversation), ""
-        prompt = encode_prompt([*self.conversation, asked], self.tokenizer)
+        message, start, answer = Message("user", question), len(self.conversation), ""
+        prompt = encode_prompt([*self.conversation, message], self.tokenizer)
         for piece in self._pieces(prompt, [self.tokenizer.special[END_OF_TURN]], sampling):
-            said += piece
-            self.conversation[start:] = asked, Message("assistant", said)
+            answer += piece
+            self.conversation[start:] = message, Message("assistant", answer)
             yield piece
 
     def _pieces(self, prompt: Sequence[int], stop: Sequence[int], sampling: dict[str, Any]) -> Iterator[str]:
-        """Decode as tokens come; a character that is not whole yet is held back."""
+        """Decode tokens as they come; hold back an incomplete character."""
         ids: list[int] = []
         shown = ""
         for id in generate(self.model, prompt, stop=stop, **sampling):
@@ -50,14 +50,14 @@ class Speaker:
         yield self.tokenizer.decode(ids)[len(shown) :]
 
 
-def load_speaker(path: Path) -> Speaker:
-    """Return the best weights of a run folder's last phase, or those of a checkpoint in one.
+def load_session(path: Path) -> ChatSession:
+    """Load the best weights of a run's last phase, or a checkpoint in a run folder, with the tokenizer.
 
     Raises:
-        CheckpointError: there is nothing to load, or it was trained with another tokenizer than stands beside it.
-        DataError: its tokenizer cannot be used.
+        CheckpointError: there is no checkpoint, or it was trained with another tokenizer.
+        DataError: the tokenizer cannot be used.
     """
-    checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _best(path)
+    checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _find_best(path)
     phase = phase_folder(checkpoint)
     tokenizer = load_tokenizer(phase.parent / "tokenizer.json")
     model, train_cfg = load_model(checkpoint)
@@ -66,14 +66,14 @@ def load_speaker(path: Path) -> Speaker:
             f"{checkpoint} was trained with another tokenizer than {phase.parent / 'tokenizer.json'}",
             "put the run's own tokenizer.json back",
         )
-    return Speaker(model, tokenizer, chats=phase.name == "sft")
+    return ChatSession(model, tokenizer, chats=phase.name == "sft")
 
 
-def _best(run: Path) -> Path:
+def _find_best(run: Path) -> Path:
     for phase in ("sft", "pretrain"):
         if (run / phase / "best.pt").exists():
             return run / phase / "best.pt"
     raise CheckpointError(
         f"{run} has no sft/best.pt or pretrain/best.pt",
-        "name a run folder, as runs/default, that has been trained",
+        "give the folder of a trained run, such as runs/default",
     )

@@ -8,12 +8,12 @@ from torch import Tensor
 from niels_gpt.model.gpt import GPT
 
 
-def pick(logits: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> int:
-    """Return a token id from `logits` (V): the best at temperature 0, else a draw among the `top_k` best."""
+def sample_token(logits: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> int:
+    """Return a token id for `logits` (V): the best at temperature 0, else a draw from the `top_k` best."""
     if temperature == 0:
         return int(logits.argmax())
     best, ids = logits.topk(min(top_k, len(logits)))
-    # Counted from the best, and by a temperature that float32 can hold, else the smallest gives nan.
+    # Relative to the best, and with a temperature that float32 can hold: else the smallest gives nan.
     scaled = (best - best[0]) / max(temperature, torch.finfo(best.dtype).tiny)
     chosen = torch.multinomial(scaled.softmax(-1), 1, generator=generator)
     return int(ids[chosen])
@@ -30,16 +30,16 @@ def generate(
     top_k: int = 50,
     seed: int = 0,
 ) -> Iterator[int]:
-    """Yield up to `max_tokens` ids that go on from `prompt` (one id at least), ending before an id in `stop`.
+    """Yield up to `max_tokens` ids that continue `prompt` (at least one id), ending before an id in `stop`.
 
-    The model sees the last T ids. The draws are made on the CPU, so they are the same for every device.
+    The model sees the last T ids. Draws are made on the CPU, so they are equal on every device.
     """
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     ids = list(prompt)
     for _ in range(max_tokens):
         context = torch.tensor([ids[-model.cfg.T :]], device=model.device)  # (1, T)
-        chosen = pick(model(context)[0, -1].float().cpu(), temperature, top_k, generator)
+        chosen = sample_token(model(context)[0, -1].float().cpu(), temperature, top_k, generator)
         if chosen in stop:
             return
         ids.append(chosen)

@@ -1,4 +1,4 @@
-"""Causal attention: PyTorch's, or hand-written for the CPU up to T=512 (a third less time).
+"""Causal attention: hand-written autograd for CPU speed at T <= 512 (a third less time), PyTorch's otherwise.
 
 Shapes: N = B x H heads of D channels, T tokens; a part has Q queries of some heads and the K keys that they see.
 """
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LONGEST = 512  # tokens; beyond, PyTorch's kernel is the faster one
-QUERIES = 128  # of a part: with more of them more is computed that is masked away
-SCORES = 1 << 20  # of a part at most: they stay in the cache, and are all that is ever there of T x T
+LONGEST = 512  # tokens; beyond, PyTorch's kernel is faster
+QUERIES = 128  # per part: more queries compute more masked scores
+SCORES = 1 << 20  # per part at most: they stay in the cache; all T x T scores are never in memory
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return what each token attends to, (B, H, T, D), of queries, keys and values (B, H, T, D) each."""
+    """Return the attention output (B, H, T, D) of queries, keys and values (B, H, T, D) each."""
     if q.device.type != "cpu" or q.shape[2] > LONGEST:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     q = q * q.shape[-1] ** -0.5
@@ -36,7 +36,7 @@ def traced_attention(q: Tensor, k: Tensor, v: Tensor, trace: list[Tensor]) -> Te
 
 
 class _Part(NamedTuple):
-    """What picks a part's queries, and the keys that they see, out of (N, T, ...)."""
+    """Slices of (N, T, ...): the queries of a part, and the keys that they see."""
 
     queries: tuple[slice, slice]
     keys: tuple[slice, slice]
@@ -46,13 +46,13 @@ class _Part(NamedTuple):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return the attention of scaled queries, (N, T, D).
 
-    No T x T tensor is kept: the backward pass makes the probabilities again. That is the plan of FlashAttention
-    (Dao et al., 2022), in products large enough for the CPU to be good at. To torch.compile it is one operation.
+    No T x T tensor is kept: the backward pass computes the probabilities again, as FlashAttention does (Dao et
+    al., 2022), in products large enough to be fast on the CPU. To torch.compile it is one operation.
     """
-    out, room, future = torch.empty_like(q), _room(q), _future(q)
-    for part in _parts(q):
-        p = _probabilities(_packed(q, part.queries), _packed(k, part.keys), room, future)
-        torch.bmm(p, _packed(v, part.keys), out=out[part.queries])
+    out, room, future = torch.empty_like(q), _allocate_scores(q), _make_mask(q)
+    for part in _split_parts(q):
+        p = _compute_probabilities(_pack(q, part.queries), _pack(k, part.keys), room, future)
+        torch.bmm(p, _pack(v, part.keys), out=out[part.queries])
     return out
 
 
@@ -60,12 +60,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attend_backward(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v; a key's is a sum over the queries that see it."""
     d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    room, more_room, future = _room(q), _room(q), _future(q)
-    for part in _parts(q):
-        queries, d_here = _packed(q, part.queries), _packed(d_out, part.queries)  # (heads, Q, D)
-        keys, values = _packed(k, part.keys), _packed(v, part.keys)  # (heads, K, D)
-        p = _probabilities(queries, keys, room, future)  # (heads, Q, K)
-        begun = 0.0 if keys.shape[1] == k.shape[1] else 1.0  # the first part of some heads sees all of their keys
+    room, more_room, future = _allocate_scores(q), _allocate_scores(q), _make_mask(q)
+    for part in _split_parts(q):
+        queries, d_here = _pack(q, part.queries), _pack(d_out, part.queries)  # (heads, Q, D)
+        keys, values = _pack(k, part.keys), _pack(v, part.keys)  # (heads, K, D)
+        p = _compute_probabilities(queries, keys, room, future)  # (heads, Q, K)
+        begun = (
+            0.0 if keys.shape[1] == k.shape[1] else 1.0
+        )  # the first part of a group of heads sees all of their keys
         d_v[part.keys].baddbmm_(p.transpose(1, 2), d_here, beta=begun)
         d_p = torch.bmm(d_here, values.transpose(1, 2), out=more_room[: p.numel()].view_as(p))
         d_scores = torch.ops.aten._softmax_backward_data.out(d_p, p, -1, p.dtype, grad_input=d_p)
@@ -84,53 +86,53 @@ def _(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, T
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _gradients(ctx: Any, d_out: Tensor) -> tuple[Tensor, ...]:
+def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Tensor, ...]:
     gradients: tuple[Tensor, ...] = attend_backward(d_out.contiguous(), *ctx.saved_tensors)
     return gradients
 
 
-attend.register_autograd(_gradients, setup_context=_keep)
+attend.register_autograd(_differentiate, setup_context=_save_inputs)
 
 
-def _parts(q: Tensor) -> Iterator[_Part]:
-    """Yield the parts of (N, T, D), of each few heads the last queries first."""
+def _split_parts(q: Tensor) -> Iterator[_Part]:
+    """Yield the parts of (N, T, D), a group of heads at a time, the last queries first."""
     N, T, _ = q.shape
-    for head in range(0, N, _heads(q)):
-        heads = slice(head, min(head + _heads(q), N))
+    for head in range(0, N, _count_heads(q)):
+        heads = slice(head, min(head + _count_heads(q), N))
         for first in reversed(range(0, T, QUERIES)):
             after = min(first + QUERIES, T)
             yield _Part((heads, slice(first, after)), (heads, slice(0, after)))
 
 
-def _packed(x: Tensor, part: tuple[slice, slice]) -> Tensor:
-    """Return a part of (N, T, D) without gaps, which a transposed product would else close slowly."""
+def _pack(x: Tensor, part: tuple[slice, slice]) -> Tensor:
+    """Return a part of (N, T, D) without gaps, which would slow a transposed product."""
     return x[part].contiguous()
 
 
-def _heads(q: Tensor) -> int:
-    """Return the heads of a part of (N, T, D)."""
+def _count_heads(q: Tensor) -> int:
+    """Return the number of heads in a part of (N, T, D)."""
     N, T, _ = q.shape
     return min(N, max(1, SCORES // (min(QUERIES, T) * T)))
 
 
-def _room(q: Tensor) -> Tensor:
-    """Return memory for the scores of any part, which all of them use in turn."""
+def _allocate_scores(q: Tensor) -> Tensor:
+    """Allocate memory for the scores of a part; all parts reuse it."""
     T = q.shape[1]
-    return q.new_empty(_heads(q) * min(QUERIES, T) * T)
+    return q.new_empty(_count_heads(q) * min(QUERIES, T) * T)
 
 
-def _future(q: Tensor) -> Tensor:
-    """Return what hides the later ones of the keys at a part's own queries, (Q, Q)."""
+def _make_mask(q: Tensor) -> Tensor:
+    """Return the causal mask (Q, Q) between a part's queries and the keys at their own positions."""
     Q = min(QUERIES, q.shape[1])
     return q.new_full((Q, Q), float("-inf")).triu_(1)
 
 
-def _probabilities(queries: Tensor, keys: Tensor, room: Tensor, future: Tensor) -> Tensor:
-    """Return how much each of a part's queries attends to each key, (heads, Q, K); 0 in the query's future."""
+def _compute_probabilities(queries: Tensor, keys: Tensor, room: Tensor, future: Tensor) -> Tensor:
+    """Return the attention probabilities of a part, (heads, Q, K); 0 in a query's future."""
     n, Q, K = *queries.shape[:2], keys.shape[1]
     scores = torch.bmm(queries, keys.transpose(1, 2), out=room[: n * Q * K].view(n, Q, K))
     scores[:, :, K - Q :].add_(future[:Q, :Q])

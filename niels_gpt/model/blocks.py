@@ -1,4 +1,4 @@
-"""The parts of a GPT: rotary positions, attention, SwiGLU, and the Block made of them.
+"""The blocks of a GPT: rotary positions, attention and SwiGLU.
 
 Shapes: B sequences, T tokens, C channels, H heads of D = C / H channels.
 """
@@ -16,7 +16,7 @@ NORM_EPS = 1e-5
 def rope_tables(T: int, D: int, theta: float) -> tuple[Tensor, Tensor]:
     """Return cos and sin, (T, 2, D/2) each, in the half-split layout of Llama (Su et al., RoFormer, 2021).
 
-    The first half of the channels has the sine of the opposite angle.
+    In the first half the sine is negated.
     """
     frequencies = theta ** -(torch.arange(0, D, 2, dtype=torch.float32) / D)  # (D/2)
     angles = torch.outer(torch.arange(T, dtype=torch.float32), frequencies)  # (T, D/2)
@@ -33,8 +33,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal self-attention with rotary positions and no biases.
 
-    No dropout on the probabilities: it takes scaled_dot_product_attention off its fast path, and mps has
-    ignored or refused it.
+    No dropout on the probabilities: it takes scaled_dot_product_attention off its fast path, and versions of
+    mps have ignored or refused it.
     """
 
     def __init__(self, cfg: ModelCfg) -> None:
@@ -52,7 +52,7 @@ class Attention(nn.Module):
             project(x).view(B, T, self.H, C // self.H).transpose(1, 2)  # (B, H, T, D)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        # In fp32: mps may end the process over a product of two dtypes, where others promote.
+        # In fp32: a product of two dtypes, which other devices promote, may crash the process on mps.
         q, k = (rotate(part.float(), cos, sin).to(v.dtype) for part in (q, k))
         if trace is None:
             y = causal_attention(q, k, v)
@@ -78,7 +78,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the feed-forward layer, each normed before and added to the residual stream."""
+    """Pre-norm attention, then a pre-norm feed-forward layer, each added to the residual stream."""
 
     def __init__(self, cfg: ModelCfg) -> None:
         super().__init__()

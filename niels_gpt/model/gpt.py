@@ -1,4 +1,4 @@
-"""The GPT: a stack of blocks, each recomputed or traced on request."""
+"""The GPT: a stack of blocks between the embedding and the head."""
 
 from functools import partial
 from typing import Any
@@ -11,19 +11,19 @@ from torch.utils.checkpoint import checkpoint
 from niels_gpt.config import ModelCfg
 from niels_gpt.loss import head_loss
 from niels_gpt.model.blocks import NORM_EPS, Block, rope_tables
-from niels_gpt.model.replay import replaying_contexts
+from niels_gpt.model.replay import make_replay_contexts
 
 INIT_STD = 0.02
-UNTIED_STD = 0.5  # of an embedding that is not the head too
+UNTIED_STD = 0.5  # of an embedding that is not shared with the head
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer of Llama's kind: RMSNorm, RoPE, SwiGLU, no biases.
+    """A decoder-only transformer as in Llama: RMSNorm, RoPE, SwiGLU, no biases.
 
     With `activation_checkpointing` each block's activations are dropped in training and recomputed in the
-    backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016): the same numbers, less
-    memory, more time. With `compiled` the blocks are compiled for training when they are first used: the same
-    numbers but for rounding, less time.
+    backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016): same numbers, less memory,
+    more time. With `compiled` the blocks are compiled for training on first use: same numbers up to rounding,
+    less time.
     """
 
     cos: Tensor
@@ -45,10 +45,10 @@ class GPT(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Draw normal weights; what is added to the residual stream is smaller by the depth (GPT-2).
+        """Draw normal weights; those that add to the residual stream are scaled down by the depth (GPT-2).
 
-        A head of its own starts at zero, as what is added to the residual stream then does: the first steps are
-        about how often each token occurs. The embedding, whose size no logit depends on then, starts large.
+        An untied head starts at zero, and so do the weights that add to the residual stream: the first steps then
+        learn the token frequencies. The embedding starts large, since no logit depends on its size.
         """
         onto_residual = INIT_STD * (2 * self.cfg.L) ** -0.5 if self.head is None else 0.0
         for name, parameter in self.named_parameters():
@@ -63,25 +63,25 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each of `ids` (B, T), T at most cfg.T.
 
-        A `trace` list receives each block's attention probabilities, (B, H, T, T); nothing is recomputed
-        in such a call.
+        A `trace` list receives each block's attention probabilities, (B, H, T, T); such a call recomputes
+        nothing.
         """
         return self._head(self._hidden(ids, trace))
 
     def loss(self, ids: Tensor, targets: Tensor, denominator: float) -> Tensor:
-        """Return next_token_loss of the logits of `ids` (B, T), `targets` (B, T), which are never all there."""
+        """Return the next_token_loss of `ids` (B, T) and `targets` (B, T) without making all logits."""
         hidden = self._compiled(ids) if self._compiled and self.training else self._hidden(ids)  # (B, T, C)
         return head_loss(hidden, self.head_weight, targets, denominator)
 
     def _hidden(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
-        """Return what the head reads, (B, T, C)."""
+        """Return the input of the head, (B, T, C)."""
         T = ids.shape[1]
         cos, sin = self.cos[:T], self.sin[:T]
         recompute = self.activation_checkpointing and self.training and trace is None
         x = self.dropout(self.embedding(ids))  # (B, T, C)
         for block in self.blocks:
             if recompute:
-                x = checkpoint(block, x, cos, sin, use_reentrant=False, **self._replay())
+                x = checkpoint(block, x, cos, sin, use_reentrant=False, **self._replay_options())
             else:
                 x = block(x, cos, sin, trace)
         out: Tensor = self.norm(x)
@@ -90,27 +90,27 @@ class GPT(nn.Module):
     def _head(self, x: Tensor) -> Tensor:
         """Return the logits (B, T, V) of (B, T, C), in fp32 under autocast too.
 
-        In fp16 most gradients of the logits are below its smallest number: the loss would hardly be learned.
+        In fp16 most gradients of the logits would underflow.
         """
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.float(), self.head_weight.float())
 
-    def _replay(self) -> dict[str, Any]:
-        """Return what checkpoint needs for a block's recomputation to draw the same dropout."""
+    def _replay_options(self) -> dict[str, Any]:
+        """Return the arguments of checkpoint that make a recomputed block draw the same dropout."""
         if self.cfg.dropout == 0 or self.device.type == "cpu":  # PyTorch itself replays the CPU's state
             return {}
-        return {"context_fn": partial(replaying_contexts, self.device)}
+        return {"context_fn": partial(make_replay_contexts, self.device)}
 
     def parameter_count(self) -> int:
-        """Return the number of learned numbers, a tied embedding counted once."""
+        """Return the number of parameters; a tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def head_weight(self) -> Tensor:
-        """What makes logits of the last hidden states, (V, C)."""
+        """The weight of the head, (V, C); the embedding's if they are tied."""
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.embedding.weight.device

@@ -1,7 +1,7 @@
 """Replay the device's random state when a block is recomputed, so that dropout repeats.
 
-torch.utils.checkpoint does so for the CPU alone: on mps the recomputed block would draw other masks, and the
-gradients would be silently wrong (pytorch issue 127676).
+torch.utils.checkpoint does not do this for mps: the recomputed block would draw other masks, and the gradients
+would be silently wrong (pytorch issue 127676).
 """
 
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ from niels_gpt.device import get_random_state, set_random_state
 
 
 class _Remember(AbstractContextManager[None]):
-    """Around the block: note the state it starts from; the stream itself goes on as without recomputation."""
+    """Around the block: record the random state that it starts from, and do not change it."""
 
     state: Tensor
 
@@ -29,22 +29,24 @@ class _Remember(AbstractContextManager[None]):
 
 
 class _Replay(AbstractContextManager[None]):
-    """Around the recomputation: start from the noted state, then put the live stream back."""
+    """Around the recomputation: set the recorded state, then restore the current one."""
 
     live: Tensor
 
-    def __init__(self, noted: _Remember) -> None:
-        self.noted = noted
+    def __init__(self, recorded: _Remember) -> None:
+        self.recorded = recorded
 
     def __enter__(self) -> None:
-        self.live = get_random_state(self.noted.device)
-        set_random_state(self.noted.device, self.noted.state)
+        self.live = get_random_state(self.recorded.device)
+        set_random_state(self.recorded.device, self.recorded.state)
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        set_random_state(self.noted.device, self.live)
+        set_random_state(self.recorded.device, self.live)
 
 
-def replaying_contexts(device: torch.device) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts for `context_fn` of torch.utils.checkpoint: of the block and of its recomputation."""
-    noted = _Remember(device)
-    return noted, _Replay(noted)
+def make_replay_contexts(
+    device: torch.device,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return the two contexts that torch.utils.checkpoint's `context_fn` wants: forward and recomputation."""
+    recorded = _Remember(device)
+    return recorded, _Replay(recorded)

@@ -24,67 +24,65 @@ CHECKPOINT_KEYS: dict[str, Any] = {
     "step": int,
     "best_val_loss": float | int | None,
 }
-BAD_FILE = (None, errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)  # a bad offset, a bad path
+BAD_FILE = (None, errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)  # a bad offset or a bad path
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the six keys of a checkpoint, all tensors on the CPU.
 
-    The CRC-32 of every record is checked first, which torch's reader leaves out, and nothing in the file is
-    executed (weights_only).
+    The CRC-32 of every record is checked first, which torch does not do. Nothing in the file is executed
+    (weights_only).
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint of this project, or its weights are not those
-            of its settings.
-        OSError: it cannot be read now; that, as too little memory, says nothing against the file.
+        CheckpointError: the file is missing, damaged, not a checkpoint of this project, or its weights do not fit
+            its settings.
+        OSError: it cannot be read now. This error and too little memory do not mean that the file is bad.
     """
-    if path.exists() and not path.is_file():  # a FIFO would be waited for
+    if path.exists() and not path.is_file():  # opening a FIFO would wait
         raise CheckpointError(f"{path}: not a regular file", "give the path of a .pt file of a run")
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
-                raise CheckpointError(f"{path} is damaged (it holds more than its size)", _way_out(path))
+                raise CheckpointError(f"{path} is damaged (it holds more than its size)", _suggest_others(path))
             if broken := archive.testzip():
-                raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", _way_out(path))
-        return _required(torch.load(path, map_location="cpu", weights_only=True), path)
+                raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", _suggest_others(path))
+        return _check_content(torch.load(path, map_location="cpu", weights_only=True), path)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such checkpoint", _way_out(path)) from None
+        raise CheckpointError(f"{path}: there is no such checkpoint", _suggest_others(path)) from None
     except CheckpointError:
         raise
-    except Exception as error:  # zipfile and torch raise many kinds for the one thing: a damaged file
+    except Exception as error:  # zipfile and torch raise many kinds of error for a damaged file
         if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno not in BAD_FILE):
-            raise  # the file may be a good one
+            raise  # the file may be good
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read ({reason})", _way_out(path)) from error
+        raise CheckpointError(f"{path} cannot be read ({reason})", _suggest_others(path)) from error
 
 
-def _required(saved: Any, path: Path) -> dict[str, Any]:
-    """Return what was loaded from `path`, if it is what a run saves; a model may then be made of it."""
+def _check_content(saved: Any, path: Path) -> dict[str, Any]:
+    """Return the content of `path` if a model can be made from it."""
     if not isinstance(saved, dict) or set(saved) != set(CHECKPOINT_KEYS):
-        raise CheckpointError(
-            f"{path} is no checkpoint of niels_gpt", f"it must hold {', '.join(CHECKPOINT_KEYS)}"
-        )
+        raise CheckpointError(f"{path} is not a checkpoint of niels_gpt", f"its keys must be {[*CHECKPOINT_KEYS]}")
     if wrong := [key for key, kinds in CHECKPOINT_KEYS.items() if not isinstance(saved[key], kinds)]:
         raise CheckpointError(
-            f"{path} is no checkpoint of niels_gpt: {wrong[0]} is of a wrong kind", _way_out(path)
+            f"{path} is not a checkpoint of niels_gpt: {wrong[0]} has the wrong type", _suggest_others(path)
         )
-    if takes_more(saved, path.stat().st_size):
+    if _takes_more(saved, path.stat().st_size):
         raise CheckpointError(
-            f"{path}: its content is larger than the file, as that of no checkpoint is", _way_out(path)
+            f"{path}: its content is larger than the file, so it is forged", _suggest_others(path)
         )
-    if reason := misfit(saved["model_cfg"], saved["model_state"]):
-        raise CheckpointError(f"{path}: {reason}", _way_out(path))
+    if reason := _find_misfit(saved["model_cfg"], saved["model_state"]):
+        raise CheckpointError(f"{path}: {reason}", _suggest_others(path))
     return saved
 
 
-def _way_out(path: Path) -> str:
-    """Return what to use instead of a checkpoint: the others in its folder."""
+def _suggest_others(path: Path) -> str:
+    """Suggest the other checkpoints in the folder."""
     others = sorted(other.name for other in path.parent.glob("*.pt") if other != path)
     return f"others beside it: {', '.join(others)}" if others else "give the path of a .pt file of a run"
 
 
 def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:
-    """Return the GPT of a checkpoint, on the CPU, in evaluation mode, and the train_cfg that it was saved with.
+    """Return the GPT of a checkpoint, on the CPU and in evaluation mode, and its train_cfg.
 
     Raises:
         CheckpointError: the file cannot be used.
@@ -96,15 +94,12 @@ def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:
 
 
 def phase_folder(checkpoint: Path) -> Path:
-    """Return the whole path of a checkpoint's folder: its name is the phase, its parent the run's folder.
-
-    Whole, for within that folder `best.pt` is all that one says.
-    """
+    """Return a checkpoint's folder as an absolute path: its name is the phase, its parent the run folder."""
     return Path(os.path.abspath(checkpoint)).parent
 
 
-def misfit(model_cfg: dict[str, Any], model_state: dict[Any, Any]) -> str:
-    """Return why weights do not fit the settings beside them, which may ask for any memory; empty if they do."""
+def _find_misfit(model_cfg: dict[str, Any], model_state: dict[Any, Any]) -> str:
+    """Return why weights do not fit their settings, "" if they do. Forged settings must not allocate memory."""
     try:
         cfg = ModelCfg.model_validate(model_cfg)
     except ValidationError as error:
@@ -113,31 +108,31 @@ def misfit(model_cfg: dict[str, Any], model_state: dict[Any, Any]) -> str:
     with torch.device("meta"):
         expected = GPT(cfg).state_dict()
     for name in expected | model_state:
-        there, wanted = _shape(model_state.get(name)), _shape(expected.get(name))
-        if there != wanted:
-            return f"its model_state does not fit its model_cfg: {name!s:.80} is {there}, not {wanted}"
+        found, wanted = _describe_shape(model_state.get(name)), _describe_shape(expected.get(name))
+        if found != wanted:
+            return f"its model_state does not fit its model_cfg: {name!s:.80} is {found}, not {wanted}"
     return ""
 
 
-def values_in(tree: Any) -> Iterator[Any]:
-    """Yield everything in nested dicts, lists and tuples, including themselves; repeated values repeatedly."""
+def walk_values(tree: Any) -> Iterator[Any]:
+    """Yield a tree of dicts, lists and tuples and everything in it; repeated values repeatedly."""
     yield tree
     parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
     for part in parts:
-        yield from values_in(part)
+        yield from walk_values(part)
 
 
-def takes_more(tree: Any, most: int) -> bool:
-    """Return whether nested tensors take more than `most` bytes when dense, any other value counting as one."""
+def _takes_more(tree: Any, most: int) -> bool:
+    """Return whether the tensors of a tree take more than `most` bytes when dense; other values count as one."""
     taken = 0
-    for value in values_in(tree):  # stops early: nested lists may unfold to 2**64 values
+    for value in walk_values(tree):  # stops early, because nested lists may unfold to 2**64 values
         taken += value.nbytes if isinstance(value, Tensor) and value.layout == torch.strided else 1
         if taken > most:
             return True
     return False
 
 
-def _shape(value: Any) -> str:
+def _describe_shape(value: Any) -> str:
     """Return the shape of a dense tensor of real numbers, such as `512 x 32`."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
         return "no weight"

@@ -1,4 +1,4 @@
-"""Export a model for programs that know Llama."""
+"""Export a model in the Llama format."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ LLAMA_NAMES = {
 
 
 def llama_state(model: GPT) -> dict[str, torch.Tensor]:
-    """Return the weights under the names of Hugging Face's LlamaForCausalLM; the layout is the same."""
+    """Return the weights under the names of Hugging Face's LlamaForCausalLM; the layouts are equal."""
     return {
         ".".join(LLAMA_NAMES.get(part, part) for part in name.split(".")): tensor.detach().contiguous()
         for name, tensor in model.state_dict().items()
@@ -34,7 +34,7 @@ def llama_state(model: GPT) -> dict[str, torch.Tensor]:
 
 
 def llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the config.json of a LlamaForCausalLM of this shape."""
+    """Return the config.json of a LlamaForCausalLM with this shape."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -53,22 +53,22 @@ def llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
         "tie_word_embeddings": cfg.tie_embeddings,
         "torch_dtype": "float32",
         "bos_token_id": tokenizer.special[END_OF_TEXT],
-        # Pretraining ends a text with the one, SFT an answer with the other.
+        # The first ends a pretraining text, the second an SFT answer.
         "eos_token_id": [tokenizer.special[END_OF_TEXT], tokenizer.special[END_OF_TURN]],
     }
 
 
 def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write config.json, model.safetensors and tokenizer.json, which programs that know Llama can load.
+    """Write config.json, model.safetensors and tokenizer.json for programs that load Llama models.
 
     Raises:
-        ConfigError: the folder is there already.
-        OSError: it cannot be written; nothing of it is left.
+        ConfigError: the folder exists.
+        OSError: it cannot be written; nothing is left of it.
     """
-    from safetensors.torch import save  # save_file makes an error without an errno of any OSError
+    from safetensors.torch import save  # save_file drops the errno of an OSError
 
     if folder.exists() or folder.is_symlink():
-        raise ConfigError(f"{folder} is there already", "name a new folder")
+        raise ConfigError(f"{folder} exists already", "name a new folder")
     content = {
         "model.safetensors": save(llama_state(model), metadata={"format": "pt"}),
         "config.json": json.dumps(llama_config(model.cfg, tokenizer), indent=2).encode(),
@@ -77,6 +77,6 @@ def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with beside(folder) as part:
         part.mkdir()
-        for name, written in content.items():
+        for name, data in content.items():
             with naming(part / name):
-                (part / name).write_bytes(written)
+                (part / name).write_bytes(data)

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from warm import begin, context, nothing, settle
 
-from niels_gpt.device import bytes_of
+from niels_gpt.device import read_proc_bytes
 
 PHASES = {  # what is watched, by the number that stands for it in the file `phase`
     1: ("train.run.runner", "open_tokenizer"),
@@ -76,7 +76,7 @@ def forked(
 
 def with_memory_for(more: int) -> None:
     """Let this process have so many bytes of addresses beyond those it has."""
-    limit = bytes_of("/proc/self/status", "VmSize") + more
+    limit = read_proc_bytes("/proc/self/status", "VmSize") + more
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

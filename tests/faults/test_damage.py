@@ -15,16 +15,16 @@ from conftest import Plan, Run, cli, same
 from faults.folders import TINY, opened, require_equal, synthetic
 from faults.mutations import mutated
 from faults.scale import WHOLE, note, scaled
-from niels_gpt.data.token_cache import tokenizer_for
+from niels_gpt.data.token_cache import build_tokenizer
 from niels_gpt.errors import CheckpointError, DataError, NielsError
-from niels_gpt.generation.chat import load_speaker
+from niels_gpt.generation.chat import load_session
 from niels_gpt.tokenizer import BytesTokenizer, load_tokenizer, train_bpe
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.paths import step_path
 from train.run.resume import newest
 
 RUN = (*TINY, "train.total_steps=6", "train.ckpt_every=2", "train.eval_every=6", "train.keep_last=9")
-NAMED = r"warning: \S*step_0000006\.pt (is damaged|cannot be read|is no checkpoint)[^\n]*; using step 4$"
+NAMED = r"warning: \S*step_0000006\.pt (is damaged|cannot be read|is not a checkpoint)[^\n]*; using step 4$"
 
 
 @pytest.fixture
@@ -81,12 +81,12 @@ def test_damaged_weights_are_refused_by_whoever_samples_or_exports_or_starts_fro
         kind, damaged = mutated(content, draw, [b""])
         path.write_bytes(damaged)
         try:
-            speaker = load_speaker(path)  # what scripts/sample.py and scripts/export.py read with
+            session = load_session(path)  # what scripts/sample.py and scripts/export.py read with
         except CheckpointError as error:
             assert str(path) in str(error) and "beside it: " in error.hint, kind
             refused += 1
         else:
-            assert same(speaker.model.state_dict(), dict(state["model_state"])), kind
+            assert same(session.model.state_dict(), dict(state["model_state"])), kind
             assert same(read_checkpoint(path), state), kind
     assert refused > count / 2
     note(
@@ -176,7 +176,7 @@ def test_a_damaged_token_cache_is_refused_or_equal(tmp_path: Path) -> None:
             assert same(opened(cfg), whole), (path, kind)
         except DataError as error:
             assert path.name in str(error), kind
-            assert error.hint == "delete the folder; it is made anew"
+            assert error.hint == "delete the folder; it will be built again"
             refused += 1
         path.write_bytes(content[path])
     assert refused > count / 2
@@ -189,16 +189,16 @@ def test_a_damaged_token_cache_is_refused_or_equal(tmp_path: Path) -> None:
 
 def test_a_damaged_tokenizer_of_the_cache_is_refused_or_equal(tmp_path: Path) -> None:
     cfg, draw, refused = synthetic(tmp_path, tokenizer="bpe"), random.Random(5), 0
-    expected = tokenizer_for(cfg, "documents", 300).hash()
+    expected = build_tokenizer(cfg, "documents", 300).hash()
     path = next((tmp_path / "cache").glob("tokenizer-*.json"))
     content = path.read_bytes()
     for _ in range(count := scaled(15, 200)):
         kind, damaged = mutated(content, draw, [b"", BytesTokenizer()._file_text().encode()])
         path.write_bytes(damaged)
         try:
-            assert tokenizer_for(cfg, "documents", 300).hash() == expected, kind
+            assert build_tokenizer(cfg, "documents", 300).hash() == expected, kind
         except DataError as error:
-            assert path.name in str(error) and "learned anew" in error.hint, kind
+            assert path.name in str(error) and "trained again" in error.hint, kind
             refused += 1
     assert refused > count / 2
     note(
@@ -254,7 +254,7 @@ def test_a_tokenizer_of_the_same_size_but_another_one_is_refused(run_folder: Run
     with pytest.raises(CheckpointError, match=r"/pretrain/step_\d+\.pt: its tokenizer is"):
         run_folder(*RUN, *bpe, "train.total_steps=8")
     with pytest.raises(CheckpointError, match="was trained with another tokenizer"):
-        load_speaker(run)
+        load_session(run)
 
 
 def test_another_model_is_refused_with_what_differs(run_folder: Run) -> None:
@@ -291,7 +291,7 @@ def test_an_older_checkpoint_goes_on_with_the_defaults_of_what_it_lacks(run_fold
     (run / "pretrain" / "latest.pt").unlink()
     run_folder(*RUN)
     require_equal(run, straight)
-    assert load_speaker(run).model.cfg.rope_theta == 10000.0
+    assert load_session(run).model.cfg.rope_theta == 10000.0
 
 
 def test_a_mixed_up_or_foreign_checkpoint_ends_in_an_error_of_ours(run_folder: Run) -> None:

@@ -20,7 +20,7 @@ from faults.hostile_bytes import BYTES, JSON, Damage, other_json, other_value
 from faults.scale import note, scaled
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.readers import local_files
-from niels_gpt.data.token_files import ANEW, DTYPES, _hash
+from niels_gpt.data.token_files import DTYPES, REBUILD, _hash
 from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
 from train.config.legacy import experiment_yaml, plan_from_json
@@ -38,12 +38,12 @@ PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d|not JSON \(")  # a numb
 
 def _text(path: Path) -> None:
     for cut in ("file", "blank_lines"):
-        list(local_files.documents(SourceCfg(kind="text", files=(str(path),), documents=cut)))
+        list(local_files.read_documents(SourceCfg(kind="text", files=(str(path),), documents=cut)))
 
 
 def _jsonl(path: Path) -> None:
     cfg = SourceCfg(kind="jsonl", files=(str(path),))
-    list(local_files.documents(cfg)), list(local_files.dialogues(cfg))
+    list(local_files.read_documents(cfg)), list(local_files.read_dialogues(cfg))
     local_files.fingerprint(cfg)
 
 
@@ -70,9 +70,9 @@ class Kind:
 LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS * 3).encode() + b"\n"
 TEXT = "".join(f"line {i} é\n" + "\n" * (i % 3 == 0) for i in range(60)).encode()
 KINDS = {
-    "text": Kind(TEXT, _text, DataError, BYTES, "holds no text"),
+    "text": Kind(TEXT, _text, DataError, BYTES, "has no text"),
     "JSON lines": Kind(
-        LINES, _jsonl, DataError, BYTES | JSON | {"row": lambda c, d: _other_row(c, d)}, "holds no rows"
+        LINES, _jsonl, DataError, BYTES | JSON | {"row": lambda c, d: _other_row(c, d)}, "has no rows"
     ),
     "older config": Kind(
         json.dumps(OLD, indent=1).encode(),
@@ -189,7 +189,7 @@ def test_a_damaged_meta_is_refused_by_its_name_or_changes_no_token(tmp_path: Pat
         except DataError as error:
             said = str(error)
             ended["refused"] += 1
-            assert f"{path.parent}/" in said and error.hint == ANEW, (number, name, said)
+            assert f"{path.parent}/" in said and error.hint == REBUILD, (number, name, said)
             assert all(line.isprintable() for line in said.splitlines()) and len(said) < 500, (number, name, said)
         else:
             ended["harmless"] += 1

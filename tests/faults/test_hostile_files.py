@@ -151,8 +151,8 @@ def _dangling(path: Path, outside: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "text": lambda path: list(local_files.documents(SourceCfg(kind="text", files=(str(path),)))),
-    "jsonl": lambda path: list(local_files.dialogues(SourceCfg(kind="jsonl", files=(str(path),)))),
+    "text": lambda path: list(local_files.read_documents(SourceCfg(kind="text", files=(str(path),)))),
+    "jsonl": lambda path: list(local_files.read_dialogues(SourceCfg(kind="jsonl", files=(str(path),)))),
     "fingerprint": lambda path: local_files.fingerprint(SourceCfg(kind="text", files=(str(path),))),
     "tokenizer": load_tokenizer,
     "checkpoint": read_checkpoint,
@@ -175,7 +175,7 @@ def test_a_small_file_that_is_none_is_told_from_a_name_that_none_can_have(
     make: Callable[[Path, Path], None], outside: Path
 ) -> None:
     make(Path("input.x"), outside)
-    for name, said in (("input.x", "input.x: not a regular file"), ("a\0b", "no file can have this name")):
+    for name, said in (("input.x", "input.x: not a regular file"), ("a\0b", "not a possible file name")):
         with pytest.raises(ConfigError) as caught, never_forever():
             plan_from_json(Path(name))
         assert said in str(caught.value)

@@ -153,7 +153,7 @@ def test_killed_at_any_point_of_a_build_a_token_cache_ends_as_if_it_had_not_been
         require_whole_cache(cache)
         left = leftovers(cache)
         assert carried_out(loaded, said) == 0, points[at]
-        assert ("left half built" in said.read_text()) == bool(left), points[at]
+        assert ("unfinished files of a killed process" in said.read_text()) == bool(left), points[at]
         assert hashes(cache) == hashes(tmp_path / "whole"), points[at]
     note(
         "kill at each point of a cache build",

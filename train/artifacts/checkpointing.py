@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.storage import beside, part_of, sync_folder, to_platter
-from niels_gpt.weights.checkpoint import values_in
+from niels_gpt.weights.checkpoint import walk_values
 from train.artifacts.disk import explained_disk, writing
 from train.artifacts.paths import BEST, LATEST, step_files, step_path
 
@@ -79,7 +79,8 @@ def saved_size(model: GPT) -> int:
 
 def _bytes(content: Any) -> int:
     """Estimate the bytes that torch.save writes for nested values."""
-    return sum(value.nbytes + RECORD if isinstance(value, torch.Tensor) else OTHER for value in values_in(content))
+    values = walk_values(content)
+    return sum(value.nbytes + RECORD if isinstance(value, torch.Tensor) else OTHER for value in values)
 
 
 def _require_finite(model: GPT, step: int) -> None:

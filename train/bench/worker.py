@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from niels_gpt.device import bytes_of
+from niels_gpt.device import read_proc_bytes
 from train.bench.contestants import CPU, prepare_contestant
 from train.bench.shapes import Shape
 from train.cli.subprocesses import end_with_parent
@@ -37,9 +37,9 @@ class Laps:
     def __call__(self) -> None:
         """Note the end of a step; the first ones compile and allocate."""
         self.stamps.append((time.perf_counter(), time.process_time()))
-        self.after = bytes_of(STATUS, "VmHWM")
+        self.after = read_proc_bytes(STATUS, "VmHWM")
         if len(self.stamps) == self.warmup + 1:
-            self.before = bytes_of(STATUS, "VmRSS")
+            self.before = read_proc_bytes(STATUS, "VmRSS")
             forget_peak()
 
     def as_json(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def stay(asked: dict[str, Any]) -> list[dict[str, int]]:
         nonlocal taken
         taken += 1
         if taken in asked["marks"]:
-            resident = bytes_of(STATUS, "VmRSS")
+            resident = read_proc_bytes(STATUS, "VmRSS")
             held.append({"step": taken, "resident": resident, "live": live.now, "tensors": live.count})
 
     with LiveBytes(CPU) as live:  # weights and all

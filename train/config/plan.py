@@ -104,7 +104,7 @@ class PlanCfg(Cfg):
     @staticmethod
     def _validated_on(data: DataCfg) -> set[str]:
         """Return the kinds of source that validation is narrowed down to, none where it is not."""
-        return {source.kind for source in data.mixture() if data.val_source == source.called}
+        return {source.kind for source in data.mixture() if data.val_source == source.label}
 
     def plan(self) -> list[RunCfg]:
         """Return the phases to carry out, in order."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from niels_gpt.device import physical_memory, resolve_device, sysctl
+from niels_gpt.device import physical_memory, read_sysctl, resolve_device
 from train.cli.output import mib, table
 from train.config.schema import RunCfg
 from train.hardware.preflight import problems
@@ -78,7 +78,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
 def chip() -> str:
     """Return the processor's name, or its architecture where the system does not say."""
     if sys.platform == "darwin":
-        return sysctl("machdep.cpu.brand_string") or platform.machine()
+        return read_sysctl("machdep.cpu.brand_string") or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from niels_gpt.device import memory_said
+from niels_gpt.device import describe_memory
 from niels_gpt.errors import OutOfMemory, first_line, is_out_of_memory
 from train.config.schema import RunCfg
 
@@ -21,7 +21,7 @@ def explained_memory(cfg: RunCfg, device: torch.device) -> Iterator[None]:
         train = cfg.train
         raise OutOfMemory(
             f"out of memory on {device.type} with train.B={train.B} model.T={cfg.model.T} "
-            f"train.accum_steps={train.accum_steps}; {memory_said(device)} ({first_line(error)})",
+            f"train.accum_steps={train.accum_steps}; {describe_memory(device)} ({first_line(error)})",
             ways_out(cfg),
         ) from error
 

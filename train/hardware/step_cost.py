@@ -16,7 +16,7 @@ import torch
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch
 from niels_gpt.errors import NielsError, first_line, is_out_of_memory
-from niels_gpt.loss import ROWS, softmax_in_place
+from niels_gpt.loss import ROWS, allows_softmax_in_place
 from train.artifacts.checkpointing import TrainState
 from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.cpu import prefer_onednn
@@ -139,14 +139,14 @@ def theory(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> int:
     """Return the bytes above weights and optimizer state at the peak of a microbatch, in float32, dropout 0.
 
     A block keeps 10 N C + 4 N d_ff floats for the backward pass, attention being fused, or its input N C alone if
-    it is recomputed. The head has logits of ROWS tokens, the probabilities in their place (softmax_in_place) or
+    it is recomputed. The head has logits of ROWS tokens, the probabilities in their place (softmax in place) or
     beside them, and a gradient of V C. Without recomputation the peak is where all blocks wait for the
     backward pass; with it, where one is made again: the first to be, while the inputs of all wait, or the last,
     when the gradients of all blocks are there.
     """
     N = train.B * cfg.T
     inputs, block = N * cfg.C, N * (10 * cfg.C + 4 * cfg.d_ff)
-    buffers, gradient = 1 if softmax_in_place(device) else 2, cfg.V * cfg.C
+    buffers, gradient = 1 if allows_softmax_in_place(device) else 2, cfg.V * cfg.C
     head = buffers * min(N, ROWS) * cfg.V + gradient
     if not train.activation_checkpointing:
         return FLOAT * (cfg.L * block + head)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import Mixture, Source
-from niels_gpt.data.sources import Want, having
+from niels_gpt.data.sources import Want, select_sources
 from niels_gpt.data.token_cache import TokenCache, open_cache
 from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
@@ -40,21 +40,21 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
         DataError: a source has too little for one of its splits, or no source has the kind of text that is read.
     """
     data, T, want = cfg.data, cfg.model.T, WANTS[cfg.phase]
-    sources = having(data.mixture(), want)
-    if left_out := [source.called for source in data.mixture() if source not in sources]:
+    sources = select_sources(data.mixture(), want)
+    if left_out := [source.label for source in data.mixture() if source not in sources]:
         log.info("%s: no %s in %s; left out", cfg.phase, want, ", ".join(left_out))
-    held_out = [source for source in sources if data.val_source in ("", source.called)]
+    held_out = [source for source in sources if data.val_source in ("", source.label)]
     if not held_out:
         raise DataError(
             f"val_source={data.val_source} has no {want}, which {cfg.phase} validates on",
-            f"use one of {', '.join(source.called for source in sources)}, or leave val_source out",
+            f"use one of {', '.join(source.label for source in sources)}, or leave val_source out",
         )
 
     def opened(source: SourceCfg, cache: TokenCache, split: str, seed: int) -> Source:
         try:
             return stream(cache.open(split), T, seed)
         except DataError as error:
-            raise DataError(f"{source.called}, {split} split: {error}", error.hint) from None
+            raise DataError(f"{source.label}, {split} split: {error}", error.hint) from None
 
     train: list[Source] = []
     val: dict[str, tuple[Source, float]] = {}
@@ -64,7 +64,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
         facts.append((cache.meta.content_sha256, source.weight))
         train.append(opened(source, cache, "train", cfg.train.seed))
         if source in held_out:
-            name = source.called if source.called not in val else f"{source.called} {len(val) + 1}"
+            name = source.label if source.label not in val else f"{source.label} {len(val) + 1}"
             val[name] = opened(source, cache, "val", VAL_SEED), source.weight
             measured.append(facts[-1])
     return PhaseData(

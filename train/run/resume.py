@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from niels_gpt.config import Cfg
-from niels_gpt.data.token_cache import tokenizer_for
+from niels_gpt.data.token_cache import build_tokenizer
 from niels_gpt.errors import CheckpointError, DataError, is_out_of_memory
 from niels_gpt.storage import write_text
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
@@ -243,7 +243,7 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
     if not begun and theirs:
         adopt_tokenizer(theirs.path, cfg.tokenizer_path)
     elif not begun or not cfg.tokenizer_path.exists():
-        tokenizer_for(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
+        build_tokenizer(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
     tokenizer = load_tokenizer(cfg.tokenizer_path)
     if tokenizer.V != cfg.model.V:
         kind = CheckpointError if begun or theirs else DataError

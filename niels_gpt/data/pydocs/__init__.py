@@ -1,1 +1,1 @@
-"""Text that comes with every Python installation: docstrings, comments and topics."""
+"""Docstrings and help topics of the installed Python, as sample data."""

@@ -3,15 +3,15 @@
 import ast
 import importlib
 import inspect
+import sys
 import types
 import warnings
 from collections.abc import Iterator
 
 from niels_gpt.data.pydocs.locate import PUBLIC_MODULES
-from niels_gpt.data.pydocs.parse import signature
-from niels_gpt.data.pydocs.questions import Kind, Subject
+from niels_gpt.data.pydocs.parse import Kind, Subject, list_arguments
 
-# Modules written in C, without a twin in Python, whose import does nothing but define names
+# Modules written in C, without a twin in Python, whose import only defines names
 # (that of readline, for one, touches the terminal).
 COMPILED = (
     "_abc _blake2 _bz2 _codecs _collections _contextvars _csv _functools _hashlib _io _lzma _queue _random "
@@ -25,54 +25,61 @@ MEMBERS: dict[Kind, tuple[type, ...]] = {
 }
 
 
-def compiled(name: str) -> Iterator[Subject]:
-    """Yield the objects that a module written in C defines, or none where this Python has no such module."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            module = importlib.import_module(name)
-    except ImportError:
+def describe_module(name: str) -> Iterator[Subject]:
+    """Yield the objects of a module written in C, or none if this Python lacks the module."""
+    module = _import(name)
+    if module is None or getattr(module, "__file__", "").endswith(".py"):  # in Python after all, and parsed
         return
     public = PUBLIC_MODULES.get(name, name)
-    if getattr(module, "__file__", "").endswith(".py"):  # written in Python after all, and read already
-        return
+    twin_name = name.removeprefix("_")
+    twin = _import(twin_name) if twin_name in sys.stdlib_module_names - {name} else None
     yield Subject(public, public, "module", None, inspect.cleandoc(module.__doc__ or ""))
     for label in sorted(vars(module)):
-        # What a program may replace (sys.excepthook) is kept in the original between underscores.
+        # A program may replace sys.excepthook; the original is kept as sys.__excepthook__.
         value = vars(module).get(f"__{label}__", vars(module)[label])
         if isinstance(value, types.BuiltinFunctionType) and not label.startswith("__"):
-            yield _described(value, label, public, "function")
+            home = twin_name if getattr(twin, label, None) is value else public  # functools.reduce
+            yield _make_subject(value, label, home, "function")
         elif isinstance(value, type) and value.__name__ == label:
-            yield from _compiled_class(value, PUBLIC_MODULES.get(value.__module__, value.__module__))
+            yield from _describe_class(value, PUBLIC_MODULES.get(value.__module__, value.__module__))
 
 
-def _compiled_class(value: type, module: str) -> Iterator[Subject]:
-    yield _described(value, value.__qualname__, module, "class")
+def _import(name: str) -> types.ModuleType | None:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _describe_class(value: type, module: str) -> Iterator[Subject]:
+    yield _make_subject(value, value.__qualname__, module, "class")
     for label, member in sorted(vars(value).items()):
-        if label.startswith("__"):
-            continue
         for kind, kinds in MEMBERS.items():
-            if isinstance(member, kinds):
+            if isinstance(member, kinds) and not label.startswith("__"):
                 # Looked up on the class, a static or class method is the function that has the signature.
-                yield _described(getattr(value, label), f"{value.__qualname__}.{label}", module, kind)
+                yield _make_subject(getattr(value, label), f"{value.__qualname__}.{label}", module, kind)
 
 
-def _described(value: object, short: str, module: str, kind: Kind) -> Subject:
+def _make_subject(value: object, short: str, module: str, kind: Kind) -> Subject:
     name = short if module == "builtins" else f"{module}.{short}"
     doc = getattr(value, "__doc__", None)
-    return Subject(name, module, kind, _told(value), inspect.cleandoc(doc) if isinstance(doc, str) else "")
+    return Subject(
+        name, module, kind, _list_arguments(value), inspect.cleandoc(doc) if isinstance(doc, str) else ""
+    )
 
 
-def _told(value: object) -> tuple[str, ...] | None:
-    """Return the arguments as `signature` does, or None where the module does not tell them.
+def _list_arguments(value: object) -> tuple[str, ...] | None:
+    """Return the arguments as `list_arguments` does, or None if the module does not give them.
 
-    inspect.signature evaluates the defaults, with a result that depends on what has been imported.
+    inspect.signature would evaluate the defaults, and the result depends on which modules are imported.
     """
-    told = getattr(value, "__text_signature__", None) or "?"
+    text = getattr(value, "__text_signature__", None) or "?"
     try:
-        [function] = ast.parse(f"def f{told.replace('$', '')}: ...").body
-    except SyntaxError:  # none, or with a default that is no Python
+        [function] = ast.parse(f"def f{text.replace('$', '')}: ...").body
+    except SyntaxError:  # no signature, or a default that is not Python
         return None
     assert isinstance(function, ast.FunctionDef)
     # The dollar marks the argument that a caller does not write: self, type or module.
-    arguments = signature(function.args, bound="$" in told)
+    arguments = list_arguments(function.args, bound="$" in text)
     return None if arguments == ("*args", "**kwargs") else arguments

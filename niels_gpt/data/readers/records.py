@@ -7,21 +7,21 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 
 class Message(NamedTuple):
-    """What one role says in its turn."""
+    """One turn of a dialogue."""
 
     role: Role
     content: str
 
 
 class Document(NamedTuple):
-    """A text to learn from. `name` says what it is about: one name never stands in both splits."""
+    """A text to learn from. Records with the same `name` are in the same split."""
 
     name: str
     text: str
 
 
 class Dialogue(NamedTuple):
-    """Messages in turn, at least one of them the assistant's. `name` as in Document."""
+    """Messages in turn, at least one of them from the assistant. `name` as in Document."""
 
     name: str
     messages: tuple[Message, ...]

@@ -10,20 +10,20 @@ from conftest import Run
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.readers.records import Message
 from niels_gpt.errors import DataError
-from niels_gpt.generation.chat import Speaker, load_speaker
+from niels_gpt.generation.chat import ChatSession, load_session
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
 
 SHORT = ("data.size=200", "data.tokenizer=bytes", "model.V=256", "train.total_steps=1", "train.warmup_steps=0")
 
 
-def small_speaker() -> Speaker:
-    return Speaker(GPT(ModelCfg(V=256, T=32, C=16, L=1, H=2, d_ff=32)), BytesTokenizer(), chats=True)
+def small_session() -> ChatSession:
+    return ChatSession(GPT(ModelCfg(V=256, T=32, C=16, L=1, H=2, d_ff=32)), BytesTokenizer(), chats=True)
 
 
 def test_a_run_folder_may_be_named_like_a_checkpoint(run_folder: Run) -> None:
     run = run_folder(*SHORT, name="v1.pt")
-    assert load_speaker(run).tokenizer.V == 256
+    assert load_session(run).tokenizer.V == 256
 
 
 @pytest.mark.parametrize(("within", "path"), [(".", "best.pt"), ("..", "sft/best.pt"), ("deeper", "../best.pt")])
@@ -33,18 +33,18 @@ def test_a_checkpoint_is_found_from_within_its_run(
     phase = run_folder(*SHORT, experiment="smoke_sft") / "sft"
     (phase / "deeper").mkdir()
     monkeypatch.chdir(phase / within)
-    assert load_speaker(Path(path)).chats
+    assert load_session(Path(path)).chats
 
 
 def test_a_question_that_cannot_be_read_leaves_the_conversation_as_it_was() -> None:
-    speaker = small_speaker()
-    list(speaker.reply("hi", max_tokens=2))
-    before = list(speaker.conversation)
+    session = small_session()
+    list(session.reply("hi", max_tokens=2))
+    before = list(session.conversation)
     with pytest.raises(DataError, match="half a surrogate pair"):
-        list(speaker.reply("what is \ud800?", max_tokens=2))
-    assert speaker.conversation == before
-    list(speaker.reply("and now?", max_tokens=2))
-    assert [message.role for message in speaker.conversation] == ["user", "assistant"] * 2
+        list(session.reply("what is \ud800?", max_tokens=2))
+    assert session.conversation == before
+    list(session.reply("and now?", max_tokens=2))
+    assert [message.role for message in session.conversation] == ["user", "assistant"] * 2
 
 
 @pytest.mark.parametrize("said", ["", "é", "été"])
@@ -52,7 +52,7 @@ def test_a_question_that_cannot_be_read_leaves_the_conversation_as_it_was() -> N
 def test_a_reply_that_is_cut_short_keeps_the_question_with_the_partial_answer_or_neither(
     monkeypatch: pytest.MonkeyPatch, said: str, fault: type[BaseException]
 ) -> None:
-    speaker = small_speaker()
+    session = small_session()
 
     def cut_short(*_: object, **__: object) -> Iterator[int]:
         yield from [BytesTokenizer().special[END_OF_TEXT], *said.encode(), "é".encode()[0]]
@@ -60,18 +60,18 @@ def test_a_reply_that_is_cut_short_keeps_the_question_with_the_partial_answer_or
 
     monkeypatch.setattr("niels_gpt.generation.chat.generate", cut_short)
     with pytest.raises(fault):
-        list(speaker.reply("hi"))
-    assert speaker.conversation == ([Message("user", "hi"), Message("assistant", said)] if said else [])
+        list(session.reply("hi"))
+    assert session.conversation == ([Message("user", "hi"), Message("assistant", said)] if said else [])
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 2])
 def test_a_conversation_alternates_after_replies_that_nobody_heard_to_the_end(pieces: int) -> None:
-    speaker = small_speaker()
-    left = speaker.reply("hi", max_tokens=9)
+    session = small_session()
+    left = session.reply("hi", max_tokens=9)
     said = "".join(islice(left, pieces))
     heard = [Message("user", "hi"), Message("assistant", said)] if pieces else []
-    assert speaker.conversation == heard
-    list(speaker.reply("and now?", max_tokens=2))
+    assert session.conversation == heard
+    list(session.reply("and now?", max_tokens=2))
     del left
-    assert speaker.conversation[: len(heard)] == heard
-    assert [message.role for message in speaker.conversation[len(heard) :]] == ["user", "assistant"]
+    assert session.conversation[: len(heard)] == heard
+    assert [message.role for message in session.conversation[len(heard) :]] == ["user", "assistant"]
