@@ -1,4 +1,4 @@
-"""Benchmarks optimizer steps on this machine: a race, growth with size, memory over time, a run's overhead."""
+"""Benchmark optimizer steps on this machine: a race, growth with size, memory over time, a run's overhead."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
@@ -119,8 +119,8 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
     results = []
     for shape in options.shapes:
         found = race.race(shape, options.contestants, _effort(options), print)
-        print(race.as_table(found, reference))
-        results.append(race.as_json(found, reference))
+        print(race.race_table(found, reference))
+        results.append(race.race_to_json(found, reference))
     return {"races": results}
 
 
@@ -129,32 +129,32 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
     from train.bench import growth as grow
     from train.bench.shapes import SHAPES
 
-    found = grow.grow(SHAPES[options.shape], options.axes, options.factors, _effort(options), print)
-    print(grow.as_text(found))
+    found = grow.measure_growth(SHAPES[options.shape], options.axes, options.factors, _effort(options), print)
+    print(grow.growth_table(found))
     if options.figure:
-        grow.draw(found, options.figure)
+        grow.draw_growth(found, options.figure)
         print(f"drew {options.figure}")
-    return {"growth": grow.as_json(found)}
+    return {"growth": grow.growth_to_json(found)}
 
 
 def steady(options: argparse.Namespace) -> dict[str, Any]:
     """Take many steps at each shape and look at what is held."""
-    from train.bench.overhead import stay, stays_table
+    from train.bench.overhead import memory_table, watch_memory
     from train.bench.shapes import SHAPES
 
     results = {}
     for shape in options.shapes:
-        found = [stay(name, SHAPES[shape], options.steps, options.threads) for name in options.contestants]
-        print(stays_table(found))
+        found = [watch_memory(name, SHAPES[shape], options.steps, options.threads) for name in options.contestants]
+        print(memory_table(found))
         results[shape] = [asdict(one) | {"grew": one.grew} for one in found]
     return {"steady": results}
 
 
 def overhead(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what a run adds to the learning; files go to the working folder for a while."""
-    from train.bench.overhead import measure
+    from train.bench.overhead import measure_run
 
-    return measure(options.shapes, _effort(options), print)
+    return measure_run(options.shapes, _effort(options), print)
 
 
 def _effort(options: argparse.Namespace) -> "Effort":

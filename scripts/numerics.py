@@ -26,12 +26,12 @@ def main() -> None:
     """Compare, print, and write what was asked for."""
     options = arguments()
     with deferred_signals():  # torch is imported only now
-        from train.bench.numerics import as_text, numerics
+        from train.bench.numerics import compare_precisions, numerics_text
         from train.cli.output import report_path, write_report
 
     path = report_path(options.json) if options.json else None
-    result = numerics(options.run, options.sequences)
-    print(as_text(result))
+    result = compare_precisions(options.run, options.sequences)
+    print(numerics_text(result))
     if path:
         write_report(path, asdict(result))
         print(f"\nwrote {path}")
