@@ -18,7 +18,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if not options.to.is_dir():
-        raise ConfigError(f"--to {options.to}: there is no such folder", "make it, or leave --to out")
+        raise ConfigError(f"--to {options.to} is not a folder", "make it, or leave --to out")
     plan = plan_from_json(options.json)
     target, content = options.to / f"{plan[0].name}.yaml", experiment_yaml(options.json)
     try:

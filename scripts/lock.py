@@ -20,7 +20,9 @@ ENTRY = re.compile(r"^(\S+==\S+)(.*)((?: \\\n    --hash=\S+)+)$", re.MULTILINE)
 def main() -> None:
     """Resolve, then add the hashes that the lock had for the same versions."""
     known = {pin: hashes.split() for pin, _, hashes in ENTRY.findall(LOCK.read_text(encoding="utf-8"))}
-    subprocess.run([sys.executable, "-m", "uv", *RESOLVE, *sys.argv[1:], *PLAIN, str(LOCK)], cwd=ROOT, check=True)
+    done = subprocess.run([sys.executable, "-m", "uv", *RESOLVE, *sys.argv[1:], *PLAIN, str(LOCK)], cwd=ROOT)
+    if done.returncode:
+        raise SystemExit("error: uv could not make requirements.lock: see above\nhint: make lock installs uv")
 
     def add_known(entry: re.Match[str]) -> str:
         hashes = {*entry[3].split(), *known.get(entry[1], ())} - {"\\"}

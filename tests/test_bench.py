@@ -89,8 +89,9 @@ def test_a_turn_and_the_limits_of_the_machine_come_from_fresh_interpreters() -> 
         (["race", "toy", "--reference", "nobody"], "error: there is no contestant nobody"),
         (["growth", "T", "--shape", "toy", "--factors", "0.3"], "error: T=16 times 0.3 is 4.8"),
         (["growth", "V", "--shape", "toy", "--factors", "0.5"], "error: V=256 times 0.5 is 128"),
+        (["growth", "B", "--factors", "inf"], "error: B=4 times inf is inf"),
         (["growth", "--factors", "none"], "argument --factors: invalid _factors value: 'none'"),
-        (["growth", "C"], "must be T, B, L or V, got C"),
+        (["growth", "C"], "error: there is no axis C"),
         (["growth", "--figure", "no/where.svg"], "must be an .svg or .png in a folder that exists"),
         (["growth", "--reference=ours"], "unrecognized arguments: --reference=ours"),
         (["steady", "toy", "--steps", "5"], "argument --steps: must be at least 10, got 5"),
@@ -109,7 +110,7 @@ def test_the_commands_of_the_readme_are_understood(monkeypatch: pytest.MonkeyPat
     script = runpy.run_path(str(ROOT / "scripts" / "bench.py"))
     for command in commands:
         monkeypatch.setattr(sys, "argv", ["bench.py", *command.split()])
-        assert script["arguments"]().run
+        assert script["parse_arguments"]().run
 
 
 def test_the_work_of_a_step_is_that_of_its_matrix_products() -> None:

@@ -98,7 +98,7 @@ def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_h
         (["stray/pretrain/best.pt"], 4, "stray/pretrain/best.pt cannot be read (File is not a zip file)"),
         (["empty", "--json", "taken.json"], 2, "error: --json taken.json: it is there already"),
         (["empty", "--json", "no/where.json"], 2, "error: --json no/where.json: there is no folder no"),
-        (["empty", "--sequences", "0"], 2, "error: --sequences is 1 to 65536"),
+        (["empty", "--sequences", "0"], 2, "error: --sequences must be 1 to 65536"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:

@@ -84,7 +84,7 @@ def scale_shape(shape: Shape, axis: str, factor: float) -> Shape:
     """
     changed = get_size(shape, axis) * factor
     given = shape.model_dump()
-    (given if axis == "B" else given["model"])[axis] = int(changed) if changed == int(changed) else changed
+    (given if axis == "B" else given["model"])[axis] = int(changed) if changed.is_integer() else changed
     try:
         return Shape(**given)
     except ValidationError as error:
