@@ -1,4 +1,4 @@
-"""batch=auto: the fastest B that fits is found, shown, taken and remembered; a step's sequences stay as many."""
+"""batch=auto finds, shows and remembers the fastest B that fits; a step keeps its number of sequences."""
 
 import json
 import logging

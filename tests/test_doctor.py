@@ -1,4 +1,4 @@
-"""The doctor says what the machine is, does and costs, writes it down, and says what it could not check."""
+"""The doctor reports hardware, arithmetic and the cost of a step, and lists what it could not check."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Out of memory becomes one message that says what to try next; other errors pass through."""
+"""An out-of-memory error becomes one message with settings to try next; other errors pass through."""
 
 import pytest
 import torch

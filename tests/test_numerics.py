@@ -1,4 +1,4 @@
-"""The study of a run's precisions: exact where nothing differs, and clear about what fp16 loses."""
+"""The comparison of a run's precisions is exact if nothing differs, and shows the gradient that fp16 loses."""
 
 import json
 from dataclasses import replace

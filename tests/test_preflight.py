@@ -1,4 +1,4 @@
-"""The device is tried before anything is read; what it cannot do is said with the way out."""
+"""A run tries its device first, and refuses one that computes wrongly with the way out."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from train.loop.logger import Report
 from train.loop.steps import optimizer_step
 
 SAVED = ModelCfg(V=16384, T=512, C=512, L=5, H=8, d_ff=1488)  # 25 million parameters
-BATCHES, BATCH_SECONDS = 7, 0.1  # of a part's repeats; the median batch counts
+BATCHES, REPEATS = 7, 1000  # of a part; the median batch counts
 NOISE = 0.02  # of the resident size: pages come and go with the allocator
 Work = Callable[[], object]
 
@@ -85,20 +84,20 @@ def list_parts(shape: Shape, batch: Batch, state: TrainState, report: Report) ->
 
 def time_repeats(work: Work) -> float:
     """Return the CPU seconds of some short work, the median over batches of repeats."""
-    batches = []
-    for _ in range(BATCHES):
-        started, repeats = time.process_time(), 0
-        while (spent := time.process_time() - started) < BATCH_SECONDS:
-            for _ in range(10):
-                work()
-            repeats += 10
-        batches.append(spent / repeats)
-    return median(batches)
+
+    def repeat() -> None:
+        for _ in range(REPEATS):
+            work()
+
+    return median(taken.cpu for taken in time_steps(repeat, BATCHES, CPU)) / REPEATS
 
 
 def measure_saving(folder: Path, tries: int) -> Saving:
     """Save, verify and load a checkpoint with AdamW's state, as a run does, on the disk of `folder`."""
-    state = make_state_with_averages(SAVED)
+    shape = Shape(model=SAVED, B=1, accum_steps=1)
+    cfg = make_train_cfg(shape, {}, 1)
+    state = make_state(shape, cfg)
+    optimizer_step(state, cfg, make_source(shape), nullcontext, cfg.base_lr)  # makes AdamW's averages
     rounds: list[list[Seconds]] = []
     with tempfile.TemporaryDirectory(dir=folder) as inner:
         for state.step in range(1, tries + 1):
@@ -112,17 +111,6 @@ def measure_saving(folder: Path, tries: int) -> Saving:
         for times in zip(*rounds, strict=True)
     ]
     return Saving(state.model.parameter_count(), size, *medians)
-
-
-def make_state_with_averages(cfg: ModelCfg) -> TrainState:
-    """Return a model and its optimizer after a step, so that the optimizer has its averages."""
-    shape = Shape(model=cfg, B=1, accum_steps=1)
-    state = make_state(shape, make_train_cfg(shape, {}, 1))
-    for parameter in state.model.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    return state
 
 
 def write_as_many_bytes(like: Path) -> None:
