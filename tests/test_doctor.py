@@ -12,7 +12,7 @@ from conftest import Plan
 
 from niels_gpt.errors import ConfigError
 from train.cli.output import report_path, write_report
-from train.hardware import step_cost
+from train.hardware import preflight, step_cost
 from train.hardware.doctor import compare_memory, cost_table, examine, list_unchecked
 from train.hardware.memory_tracker import LiveBytes
 from train.hardware.step_cost import list_variants, measure_cost
@@ -126,7 +126,7 @@ def test_mps_has_every_precision_with_and_without_recomputation(plan: Plan) -> N
 
 def test_what_torch_computes_wrongly_on_mps_is_not_measured(plan: Plan) -> None:
     (cfg,) = plan("model.V=40000")
-    with mock.patch.object(step_cost, "torch_version", return_value=(2, 13)):
+    with mock.patch.object(preflight, "torch_version", return_value=(2, 13)):
         assert "model.V=40000 is 32767 or more" in measure_cost(MPS, cfg, 1).trouble
 
 

@@ -13,7 +13,7 @@ from niels_gpt.errors import NielsError
 from train.cli.subprocesses import end_with_parent
 from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.cpu import prepare_cpu
-from train.hardware.preflight import find_known_fault, torch_version
+from train.hardware.preflight import find_known_fault
 from train.hardware.step_cost import explain, make_step, time_steps
 
 FEW = 3  # microbatches that stand for all: from the second on there are gradients beside the activations
@@ -40,7 +40,7 @@ def measure_probe(cfg: RunCfg) -> Probe:
     """Measure a step of `cfg`; an error becomes the probe's trouble."""
     device, train = resolve_device(cfg.device), cfg.train.model_copy(update=SAFE)
     prepare_cpu(device)
-    if device.type == "mps" and (fault := find_known_fault(cfg, torch_version())):
+    if fault := find_known_fault(device, cfg):
         return Probe(train.B, trouble=fault[0])
     try:
         seconds = estimate_step(make_step(device, cfg.model_copy(update={"train": train})), train, device)

@@ -30,7 +30,7 @@ def preflight(device: torch.device, cfg: RunCfg) -> None:
     """
     if device.type != "mps":
         return
-    if fault := find_known_fault(cfg, torch_version()):
+    if fault := find_known_fault(device, cfg):
         raise ConfigError(fault[0], fault[1])
     active = amp_active(device, cfg.train)
     dtype = DTYPES[cfg.train.amp_dtype] if active else torch.float32
@@ -46,9 +46,11 @@ def torch_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def find_known_fault(cfg: RunCfg, version: tuple[int, int]) -> tuple[str, str] | None:
+def find_known_fault(device: torch.device, cfg: RunCfg) -> tuple[str, str] | None:
     """Return message and hint if this torch computes such a run wrongly on mps (pytorch 177116, 195910)."""
-    B, T, V = cfg.train.B, cfg.model.T, cfg.model.V
+    B, T, V, version = cfg.train.B, cfg.model.T, cfg.model.V, torch_version()
+    if device.type != "mps":
+        return None
     if version < (2, 13):
         return "this torch leaks later tokens into earlier ones on mps", "install torch 2.14 or later"
     if version >= (2, 14):

@@ -22,7 +22,7 @@ from train.artifacts.checkpointing import TrainState
 from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.cpu import prefer_onednn
 from train.hardware.memory_tracker import LiveBytes
-from train.hardware.preflight import find_known_fault, torch_version
+from train.hardware.preflight import find_known_fault
 from train.loop.amp import amp_factory
 from train.loop.model import make_model
 from train.loop.optim import lr_at, make_optimizer
@@ -100,7 +100,7 @@ def measure_cost(device: torch.device, cfg: RunCfg, steps: int) -> Cost:
     train = cfg.train
     memory = "ckpt" if train.activation_checkpointing else "off"
     cost = Cost(train.amp_dtype if train.amp else "off", memory, predict_peak(cfg.model, train, device))
-    if device.type == "mps" and (fault := find_known_fault(cfg, torch_version())):
+    if fault := find_known_fault(device, cfg):
         return replace(cost, trouble=". ".join(fault))
     try:
         step = partial(make_step(device, cfg), train)
