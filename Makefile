@@ -1,16 +1,16 @@
-# The commands of the project; `make help` lists them. A change of pyproject.toml or of the lock sets up anew.
+# The commands of the project; `make help` lists them. A change of pyproject.toml or of the lock sets up again.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types tests smoke smoke-mps doctor faults lock clean
+.PHONY: help setup train test lint types tests smoke smoke-mps doctor faults lock figures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
-setup: $(STAMP) ## make .venv with everything in it (Python 3.11 to 3.13)
+setup: $(STAMP) ## make .venv and install everything into it (Python 3.11 to 3.13)
 
 $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -22,37 +22,40 @@ $(STAMP): pyproject.toml requirements.lock
 train: setup ## pretrain and tune a small GPT on this Python's own docs (minutes)
 	$(BIN)/python scripts/train.py precision=fp16 memory=ckpt
 
-smoke: setup ## the same in seconds, on synthetic data
+smoke: setup ## do the same in seconds, on synthetic data
 	$(BIN)/python scripts/train.py experiment=smoke_pipeline
 
-smoke-mps: setup ## on a Mac: fifty steps in fp16, which must leave checkpoints
+smoke-mps: setup ## on a Mac, take fifty steps in fp16, which must leave checkpoints
 	rm -rf runs/smoke_mps
 	$(BIN)/python scripts/train.py experiment=smoke_pretrain name=smoke_mps precision=fp16 train.amp=true \
 	  memory=ckpt device=mps train.total_steps=50 train.eval_every=25 train.ckpt_every=25
 	grep -q 'amp=on amp_dtype=fp16' runs/smoke_mps/train.log
 	test -s runs/smoke_mps/pretrain/latest.pt && test -s runs/smoke_mps/pretrain/best.pt
 
-doctor: setup ## look this machine over: precision, speed, memory (ARGS="model=base train.B=8")
+doctor: setup ## examine this machine: precision, speed, memory (ARGS="model=base train.B=8")
 	$(BIN)/python scripts/doctor.py $(ARGS)
 
-faults: setup ## the whole harness of faults: half an hour, and a table of what was reached
+faults: setup ## run the whole harness of faults (half an hour) and print a table of its results
 	$(BIN)/python scripts/faults.py
 
-test: lint types tests ## everything that must stay green
+test: lint types tests ## run everything that must stay green
 
-lint: setup ## format and lint
+lint: setup ## check format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: setup ## mypy, strict
+types: setup ## check types with mypy, strict
 	$(BIN)/mypy
 
-tests: setup ## the test-suite
+tests: setup ## run the test-suite
 	$(BIN)/pytest
 
-lock: setup ## make requirements.lock anew; newer versions by ARGS=--upgrade, or ARGS="--upgrade-package numpy"
+lock: setup ## make requirements.lock again (newer versions: ARGS=--upgrade or ARGS="--upgrade-package numpy")
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'
 	$(BIN)/python scripts/lock.py $(ARGS)
+
+figures: setup ## count the lines, files and functions of each room
+	$(BIN)/python scripts/count_lines.py
 
 clean: ## remove runs and caches of the tools, never .venv
 	rm -rf runs cache .pytest_cache .mypy_cache .ruff_cache

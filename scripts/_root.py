@@ -1,20 +1,19 @@
-"""Set the import path for the scripts, and stop quietly on a signal before train.cli listens."""
+"""Set the import path for the scripts, and exit quietly on a signal during the imports."""
 
 import os
 import signal
 import sys
 from pathlib import Path
 
-# Here in place of scripts/, where train.py would hide the package `train`.
+# Replaces scripts/, where train.py would hide the package `train`.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-# Until train.cli.command listens, nothing is begun: no traceback of whatever is being imported, and the usual exit
-# code.
+# Until train.cli.command handles signals, exit with the usual code and no traceback of the imports.
 for _signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(_signum) is not signal.SIG_IGN:
         signal.signal(_signum, lambda signum, _: os._exit(128 + signum))
 
-# Workers of other launchers are processes of their own, and the project need not be installed.
+# Worker processes of other launchers find the project too, even if it is not installed.
 _paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 if sys.path[0] not in _paths:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*_paths, sys.path[0]]))

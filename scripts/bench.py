@@ -1,4 +1,4 @@
-"""Benchmarks optimizer steps on this machine: a race, growth with size, memory over time, a run's overhead."""
+"""Benchmark optimizer steps on this machine: a race, growth with size, memory over time, a run's overhead."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.cli.command import command, deferred_signals
+from train.cli.command import Parser, command, deferred_signals
 from train.config.suggest import require_known
 
 if TYPE_CHECKING:
@@ -19,39 +19,36 @@ EXAMPLES = """examples:
   python scripts/bench.py growth T L --figure growth.svg
   python scripts/bench.py steady small --steps 500
   python scripts/bench.py overhead small"""
-CONTESTANTS = (
-    "ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile, ours and bare with -muon; separated by commas "
-    "(default: %(default)s)"
-)
+CONTESTANTS = """ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile, ours and bare with -muon; separated
+by commas (default: %(default)s)"""
+AXES = "TBLV"
 ONE_PROGRAM = "; all precisions are one program on the CPU; on a Mac scripts/doctor.py times each"
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_subparsers(metavar="race|growth|steady|overhead", required=True)
 
-    mode = _add(modes, "race", race, "race contestants in turns, each turn in a fresh process")
+    mode = _add(modes, "race", run_race, "race contestants in turns, each turn in a fresh process")
     _add_shapes(mode)
     mode.add_argument("--contestants", type=_names, default="ours,bare,hf", help=CONTESTANTS)
-    mode.add_argument("--reference", help="whom the others are compared with (default: the last one)")
+    mode.add_argument("--reference", help="the contestant to compare with (default: the last one)")
     _add_effort(mode, rounds=3)
 
-    mode = _add(modes, "growth", growth, "vary one size of a shape at a time, with memory off and ckpt")
-    mode.add_argument("axes", nargs="*", type=_axis, default=list("TBLV"), help="T, B, L, V (default: all four)")
-    mode.add_argument("--shape", default="middle", help="whose sizes (default: %(default)s)")
+    mode = _add(modes, "growth", run_growth, "vary one size of a shape at a time, with memory off and ckpt")
+    mode.add_argument("axes", nargs="*", default=list(AXES), help="T, B, L, V (default: all four)")
+    mode.add_argument("--shape", default="middle", help="the shape to vary (default: %(default)s)")
     mode.add_argument("--factors", type=_factors, default="0.25,0.5,1,2,4", help="(default: %(default)s)")
-    mode.add_argument("--figure", type=_figure, metavar="FILE", help="an .svg or .png, replaced if it exists")
+    mode.add_argument("--figure", type=_figure, metavar="FILE", help="an .svg or .png to write or replace")
     _add_effort(mode, rounds=1)
 
-    mode = _add(modes, "steady", steady, "see whether memory grows over many steps")
+    mode = _add(modes, "steady", run_steady, "check that memory does not grow over many steps")
     _add_shapes(mode)
     mode.add_argument("--contestants", type=_names, default="ours,ours-ckpt", help=CONTESTANTS)
     mode.add_argument("--steps", type=_at_least(10), default=500, help="(default: %(default)s)")
 
-    mode = _add(modes, "overhead", overhead, "measure the checks of a step, and saving 25 million parameters")
+    mode = _add(modes, "overhead", run_overhead, "measure the checks of a step, and saving 25 million parameters")
     _add_shapes(mode)
     _add_effort(mode, rounds=3)
     return parser.parse_args()
@@ -61,7 +58,7 @@ def _add(modes: Any, name: str, run: Callable[..., Any], what: str) -> argparse.
     mode: argparse.ArgumentParser = modes.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
     mode.set_defaults(run=run)
     mode.add_argument("--threads", type=_at_least(1), default=os.cpu_count(), help="of torch (default: all cores)")
-    mode.add_argument("--json", type=Path, metavar="FILE", help="a new file for all of it")
+    mode.add_argument("--json", type=Path, metavar="FILE", help="a new file for all results")
     return mode
 
 
@@ -71,9 +68,7 @@ def _add_shapes(mode: argparse.ArgumentParser) -> None:
 
 def _add_effort(mode: argparse.ArgumentParser, rounds: int) -> None:
     mode.add_argument("--rounds", type=_at_least(1), default=rounds, help="turns of each (default: %(default)s)")
-    mode.add_argument(
-        "--steps", type=_at_least(1), default=10, help="timed steps in a turn (default: %(default)s)"
-    )
+    mode.add_argument("--steps", type=_at_least(1), default=10, help="timed steps a turn (default: %(default)s)")
     mode.add_argument("--warmup", type=_at_least(1), default=2, help="steps before them (default: %(default)s)")
 
 
@@ -86,21 +81,12 @@ def _at_least(least: int) -> Callable[[str], int]:
     return number
 
 
-def _axis(text: str) -> str:
-    if text not in list("TBLV"):
-        raise argparse.ArgumentTypeError(f"must be T, B, L or V, got {text}")
-    return text
-
-
 def _names(text: str) -> list[str]:
     return text.split(",")
 
 
 def _factors(text: str) -> list[float]:
-    found = [float(part) for part in text.split(",")]
-    if not all(0 < factor < float("inf") for factor in found):
-        raise argparse.ArgumentTypeError(f"must be numbers above 0, separated by commas, got {text}")
-    return found
+    return [float(part) for part in text.split(",")]
 
 
 def _figure(text: str) -> Path:
@@ -110,7 +96,7 @@ def _figure(text: str) -> Path:
     return path
 
 
-def race(options: argparse.Namespace) -> dict[str, Any]:
+def run_race(options: argparse.Namespace) -> dict[str, Any]:
     """Race the contestants at each shape."""
     from train.bench import race
 
@@ -119,42 +105,43 @@ def race(options: argparse.Namespace) -> dict[str, Any]:
     results = []
     for shape in options.shapes:
         found = race.race(shape, options.contestants, _effort(options), print)
-        print(race.as_table(found, reference))
-        results.append(race.as_json(found, reference))
+        print(race.race_table(found, reference))
+        results.append(race.race_to_json(found, reference))
     return {"races": results}
 
 
-def growth(options: argparse.Namespace) -> dict[str, Any]:
-    """Vary the sizes of a shape, and draw what comes of it."""
+def run_growth(options: argparse.Namespace) -> dict[str, Any]:
+    """Vary the sizes of a shape, print the results and draw them if asked."""
     from train.bench import growth as grow
     from train.bench.shapes import SHAPES
 
-    found = grow.grow(SHAPES[options.shape], options.axes, options.factors, _effort(options), print)
-    print(grow.as_text(found))
+    require_known("axis", options.axes, AXES)
+    found = grow.measure_growth(SHAPES[options.shape], options.axes, options.factors, _effort(options), print)
+    print(grow.growth_table(found))
     if options.figure:
-        grow.draw(found, options.figure)
+        grow.draw_growth(found, options.figure)
         print(f"drew {options.figure}")
-    return {"growth": grow.as_json(found)}
+    return {"growth": grow.growth_to_json(found)}
 
 
-def steady(options: argparse.Namespace) -> dict[str, Any]:
-    """Take many steps at each shape and look at what is held."""
-    from train.bench.overhead import stay, stays_table
+def run_steady(options: argparse.Namespace) -> dict[str, Any]:
+    """Take many steps at each shape and compare the memory held early and late."""
+    from train.bench.overhead import memory_table, watch_memory
     from train.bench.shapes import SHAPES
 
     results = {}
     for shape in options.shapes:
-        found = [stay(name, SHAPES[shape], options.steps, options.threads) for name in options.contestants]
-        print(stays_table(found))
+        found = [watch_memory(name, SHAPES[shape], options.steps, options.threads) for name in options.contestants]
+        print(memory_table(found))
         results[shape] = [asdict(one) | {"grew": one.grew} for one in found]
     return {"steady": results}
 
 
-def overhead(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what a run adds to the learning; files go to the working folder for a while."""
-    from train.bench.overhead import measure
+def run_overhead(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what a run adds to learning; it writes temporary files in the working folder."""
+    from train.bench.overhead import measure_run
 
-    return measure(options.shapes, _effort(options), print)
+    return measure_run(options.shapes, _effort(options), print)
 
 
 def _effort(options: argparse.Namespace) -> "Effort":
@@ -164,9 +151,9 @@ def _effort(options: argparse.Namespace) -> "Effort":
 
 
 def main() -> None:
-    """Check, carry out, and write what was asked for."""
-    options = arguments()
-    with deferred_signals():  # torch is imported only now
+    """Check the arguments, run the benchmark, and write its report."""
+    options = parse_arguments()
+    with deferred_signals():  # imports torch, which takes seconds
         from train.bench.contestants import CONTESTANTS as KNOWN
         from train.bench.shapes import SHAPES
         from train.cli.output import report_path, write_report

@@ -13,25 +13,21 @@ from train.report.tables import describe_row, draw_console_table
 from train.report.write import write_report
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument(
-        "runs", nargs="+", type=Path, help="run folders, as runs/a runs/b, or a sweep's, for all its jobs"
-    )
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or a sweep's folder for all its jobs")
     parser.add_argument("--out", type=Path, help="a new folder (default compare, compare-2, ...)")
-    parser.add_argument(
-        "--budget-gb", type=float, help="memory in GiB that the fastest may take (default: no bound)"
-    )
+    parser.add_argument("--budget-gb", type=float, help="memory limit in GiB for the fastest run (default: none)")
     options = parser.parse_args()
     if options.budget_gb is not None and not options.budget_gb > 0:
-        parser.error("--budget-gb is more than 0")
+        parser.error("--budget-gb must be above 0")
     return options
 
 
 def main() -> None:
     """Read the runs, print the table, write the report."""
-    options = arguments()
+    options = parse_arguments()
     findings = analyze_runs(read_runs(options.runs), options.budget_gb)
     folder = make_folder(options.out)
     write_report(folder, findings, f"{len(findings.rows)} runs compared")

@@ -1,4 +1,4 @@
-"""Examine this machine: what it is, whether it computes correctly, what a step costs."""
+"""Examine this machine: its hardware, its arithmetic, and the cost of a step."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
@@ -11,27 +11,25 @@ FILE = "doctor.json"
 EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument(
-        "overrides", nargs="*", help="settings as of scripts/train.py, such as model=base train.B=8"
-    )
-    parser.add_argument("--steps", type=int, default=3, help="optimizer steps by the clock, a variant (default 3)")
+    parser.add_argument("overrides", nargs="*", help="settings of scripts/train.py, such as model=base train.B=8")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps per variant (default 3)")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="a new file (default doctor.json, doctor-2.json)"
     )
     options = parser.parse_intermixed_args()
     if options.steps < 1:
-        parser.error("--steps is at least 1")
+        parser.error("--steps must be at least 1")
     return options
 
 
 def main() -> None:
-    """Examine the machine, print what is found, write it."""
-    options = arguments()
+    """Examine the machine, print the report and write it."""
+    options = parse_arguments()
     cfg = compose_run(options.overrides)
-    with deferred_signals():  # torch is imported only now
+    with deferred_signals():  # imports torch, which takes seconds
         from niels_gpt.storage import unused
         from train.cli.output import report_path, write_report
         from train.hardware.doctor import examine

@@ -1,4 +1,4 @@
-"""Export a trained model for programs that know Llama."""
+"""Export a trained model as a Llama for other programs."""
 
 import _root  # noqa: F401  isort: skip
 from pathlib import Path
@@ -9,10 +9,10 @@ from train.cli.command import Parser, command, deferred_signals
 def main() -> None:
     """Write the export folder."""
     parser = Parser(description=__doc__)
-    parser.add_argument("run", type=Path, help="a run folder, as runs/default, or a checkpoint in it")
+    parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
     options = parser.parse_args()
-    with deferred_signals():  # torch is imported only now
+    with deferred_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
         from niels_gpt.weights.llama import export_llama
 

@@ -1,4 +1,4 @@
-"""Run all tests of tests/faults/, and print a table of the targets and the results."""
+"""Run all tests of tests/faults/ and print a table of the targets and results."""
 
 import _root  # noqa: F401  isort: skip
 import json
@@ -17,7 +17,7 @@ TESTS = Path(__file__).resolve().parent.parent / "tests" / "faults"
 
 
 def main() -> None:
-    """Run, print the table, and end as pytest does."""
+    """Run pytest, print the table, and exit with pytest's code."""
     with tempfile.TemporaryDirectory() as folder:
         variables = os.environ | {"NIELS_FAULTS": "whole", "NIELS_FAULTS_TABLE": folder}
         done = subprocess.run([sys.executable, "-m", "pytest", str(TESTS), *sys.argv[1:]], env=variables)

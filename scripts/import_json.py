@@ -18,14 +18,13 @@ def main() -> None:
     )
     options = parser.parse_args()
     if not options.to.is_dir():
-        raise ConfigError(f"--to {options.to}: there is no such folder", "make it, or leave --to out")
+        raise ConfigError(f"--to {options.to} is not a folder", "make it, or leave --to out")
     plan = plan_from_json(options.json)
     target, content = options.to / f"{plan[0].name}.yaml", experiment_yaml(options.json)
-    try:
-        with naming(target), target.open("x", encoding="utf-8") as file:
-            file.write(content)
-    except FileExistsError:
-        raise ConfigError(f"{target} is there already", "rename the JSON file, or delete the experiment") from None
+    if target.exists():
+        raise ConfigError(f"{target} is there already", "rename the JSON file, or delete the experiment")
+    with naming(target):
+        target.write_text(content, encoding="utf-8")
     print(f"wrote {target}; {way_to_run(target)}")
     for source in dict.fromkeys(source for cfg in plan for source in cfg.data.sources):
         print(f"source {source.name}: older configs knew it by name; it now reads {', '.join(source.files)}")

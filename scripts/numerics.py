@@ -10,28 +10,28 @@ from train.cli.command import Parser, command, deferred_signals
 MOST = 65536  # sequences
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("run", type=Path, help="a run folder, as runs/default, a phase's in it, or a checkpoint")
+    parser.add_argument("run", type=Path, help="a run folder, a phase's folder in it, or a checkpoint")
     parser.add_argument("--sequences", type=int, help="size of the batch (default: a step of the run)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="a new file for the same as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="a new file for the results")
     options = parser.parse_args()
     if options.sequences is not None and not 1 <= options.sequences <= MOST:
-        parser.error(f"--sequences is 1 to {MOST}")
+        parser.error(f"--sequences must be 1 to {MOST}")
     return options
 
 
 def main() -> None:
-    """Compare, print, and write what was asked for."""
-    options = arguments()
-    with deferred_signals():  # torch is imported only now
-        from train.bench.numerics import as_text, numerics
+    """Compare, print, and write the report if asked."""
+    options = parse_arguments()
+    with deferred_signals():  # imports torch, which takes seconds
+        from train.bench.numerics import compare_precisions, numerics_text
         from train.cli.output import report_path, write_report
 
     path = report_path(options.json) if options.json else None
-    result = numerics(options.run, options.sequences)
-    print(as_text(result))
+    result = compare_precisions(options.run, options.sequences)
+    print(numerics_text(result))
     if path:
         write_report(path, asdict(result))
         print(f"\nwrote {path}")

@@ -14,11 +14,11 @@ from train.cli.command import Parser, command, deferred_signals
 SEEDS = 2**64  # that torch can tell apart
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("run", type=Path, help="a run folder, as runs/default, or a checkpoint in it")
-    parser.add_argument("--prompt", help="a text to go on from; after SFT, a question to answer")
+    parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
+    parser.add_argument("--prompt", help="a text to continue; after SFT, a question to answer")
     parser.add_argument("--chat", action="store_true", help="talk in turns; an empty line ends it")
     parser.add_argument("--max-tokens", type=int, default=200, help="longest answer (default 200)")
     parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the best token (default 0.7)")
@@ -28,16 +28,16 @@ def arguments() -> argparse.Namespace:
     if options.chat == (options.prompt is not None):
         parser.error("give one of --prompt TEXT and --chat")
     if not 0 <= options.temperature < math.inf or options.top_k < 1 or options.max_tokens < 1:
-        parser.error("--temperature is at least 0 and finite, --top-k and --max-tokens at least 1")
+        parser.error("--temperature must be at least 0 and finite, --top-k and --max-tokens at least 1")
     if not 0 <= options.seed < SEEDS:
-        parser.error("--seed is 0 to 2**64 - 1")
+        parser.error("--seed must be 0 to 2**64 - 1")
     return options
 
 
 def main() -> None:
-    """Load the newest phase's best weights and say what they say."""
-    options = arguments()
-    with deferred_signals():  # torch is imported only now
+    """Load the best weights of the newest phase and print their answers."""
+    options = parse_arguments()
+    with deferred_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
 
     session = load_session(options.run)

@@ -1,4 +1,4 @@
-"""batch=auto: the fastest B that fits is found, shown, taken and remembered; a step's sequences stay as many."""
+"""batch=auto finds, shows and remembers the fastest B that fits; a step keeps its number of sequences."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from train.artifacts.results import read_results
 from train.config.schema import RunCfg
 from train.hardware import batch_search
 from train.hardware.batch_probe import Probe
-from train.hardware.batch_search import candidates, fastest, search, settled, with_B
+from train.hardware.batch_search import choose_batch, list_candidates, pick_fastest, search, with_B
 
 CPU, MIB = torch.device("cpu"), 2**20
 AUTO = ["batch=auto", "global_B=8"]
@@ -35,20 +35,20 @@ def fake(
 ) -> AbstractContextManager[Any]:
     """Let a table stand in for the child processes; `asked` gets the B of each."""
 
-    def measured(cfg: RunCfg) -> Probe:
+    def probe(cfg: RunCfg) -> Probe:
         B = cfg.train.B
         asked.append(B)
         assert cfg.train.effective_batch % B == 0
         return Probe(B, 1.0, speeds[B], mib(B) * MIB)
 
-    return mock.patch.object(batch_search, "_measured_in_child", measured)
+    return mock.patch.object(batch_search, "_probe_in_child", probe)
 
 
 def never(cfg: RunCfg) -> Probe:
     raise AssertionError("measured again")
 
 
-NOT_MEASURED = mock.patch.object(batch_search, "_measured_in_child", never)
+NOT_MEASURED = mock.patch.object(batch_search, "_probe_in_child", never)
 
 
 def split_of(folder: Path) -> tuple[int, int]:
@@ -110,7 +110,7 @@ def test_what_took_more_than_the_budget_is_not_taken(plan: Plan) -> None:
     with fake(FASTER, [], mib=lambda B: 900 if B > 1 else 300):
         tried = search(cfg, 800 * MIB)
     assert [probe.trouble for probe in tried] == ["", "out of memory: takes 900 MiB"]
-    assert (best := fastest(tried)) and best.B == 1
+    assert (best := pick_fastest(tried)) and best.B == 1
 
 
 def test_the_search_ends_where_larger_ones_only_get_slower(plan: Plan) -> None:
@@ -119,20 +119,20 @@ def test_the_search_ends_where_larger_ones_only_get_slower(plan: Plan) -> None:
     with fake({1: 100.0, 2: 200.0, 4: 150.0, 8: 140.0}, asked):
         tried = search(cfg, 1 << 40)
     assert asked == [1, 2, 4, 8, 2], "the best once more, since the machine may have become busy"
-    assert (best := fastest(tried)) and best.B == 2
+    assert (best := pick_fastest(tried)) and best.B == 2
 
 
 def test_a_machine_that_becomes_busy_does_not_end_the_search(plan: Plan) -> None:
     (cfg,) = plan("batch=auto", "global_B=16")
     speeds = iter([(1, 100.0), (2, 20.0), (4, 30.0), (1, 10.0), (8, 40.0), (16, 50.0)])
 
-    def measured(cfg: RunCfg) -> Probe:
+    def probe(cfg: RunCfg) -> Probe:
         B, speed = next(speeds)
         assert B == cfg.train.B
         return Probe(B, 1.0, speed, MIB)
 
-    with mock.patch.object(batch_search, "_measured_in_child", measured):
-        assert (best := fastest(search(cfg, 1 << 40))) and best.B == 16
+    with mock.patch.object(batch_search, "_probe_in_child", probe):
+        assert (best := pick_fastest(search(cfg, 1 << 40))) and best.B == 16
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_child_that_dies_is_explained(
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(error, match=said) as caught:
-        settled(plan(*AUTO))
+        choose_batch(plan(*AUTO)[0])
     assert type(caught.value) is error and caught.value.hint
 
 
@@ -176,32 +176,32 @@ def test_a_finished_phase_is_not_measured_and_is_known_again_whatever_B_was_take
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"choices": [{"asked": {"effective_batch": 8}, "B": 3}]}', '{"choices": [7]}']
 )
-def test_a_damaged_memory_is_measured_anew(
+def test_a_damaged_memory_is_measured_again(
     plan: Plan, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "batch.json").write_text(content)
     asked: Asked = []
     with fake(FASTER, asked):
-        (cfg,) = settled(plan(*AUTO))
+        cfg = choose_batch(plan(*AUTO)[0])
     assert cfg.train.B == 8 and asked
     assert "batch.json cannot be used" in caplog.text
     with NOT_MEASURED:
-        assert settled(plan(*AUTO)) == [cfg]
+        assert choose_batch(plan(*AUTO)[0]) == cfg
 
 
-def test_what_changes_the_cost_of_a_step_is_measured_anew(plan: Plan, tmp_path: Path) -> None:
+def test_what_changes_the_cost_of_a_step_is_measured_again(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     costly = ["memory=ckpt", "memory_budget_gb=3", "model.C=64", "global_B=4", "optim=adamw", "compile=on"]
     for other in ([], *([one] for one in costly)):
         asked: Asked = []
         with fake(FASTER, asked):
-            settled(plan(*AUTO, *other))
+            choose_batch(plan(*AUTO, *other)[0])
         assert asked, other
     with NOT_MEASURED:
-        settled(plan(*AUTO, "train.base_lr=0.1", "train.total_steps=9"))
+        choose_batch(plan(*AUTO, "train.base_lr=0.1", "train.total_steps=9")[0])
     with mock.patch.object(torch, "get_num_threads", return_value=7), fake(FASTER, asked := []):
-        settled(plan(*AUTO))
+        choose_batch(plan(*AUTO)[0])
     assert asked, "other threads"
 
 
@@ -219,13 +219,13 @@ def test_what_changes_the_cost_of_a_step_is_measured_anew(plan: Plan, tmp_path: 
     ],
 )
 def test_candidates_divide_the_effective_batch_and_are_few(effective_batch: int, expected: list[int]) -> None:
-    assert candidates(effective_batch) == expected
+    assert list_candidates(effective_batch) == expected
 
 
 @pytest.mark.parametrize("effective_batch", [8, 131072, 196608, 2**32])
 def test_every_candidate_is_a_split_that_the_command_line_takes_too(plan: Plan, effective_batch: int) -> None:
     (cfg,) = plan("batch=auto", f"global_B={effective_batch}")
-    for B in [cfg.train.B, *candidates(effective_batch)]:
+    for B in [cfg.train.B, *list_candidates(effective_batch)]:
         (asked,) = plan(f"train.B={B}", f"train.accum_steps={effective_batch // B}")
         assert RunCfg.model_validate_json(with_B(cfg, B).model_dump_json()).train == asked.train
 

@@ -1,4 +1,4 @@
-"""The benchmark races what it says, in fresh processes, and counts the work rightly; it never judges a time."""
+"""The benchmark takes turns in fresh processes and counts the work correctly; no test judges a time."""
 
 import json
 import os
@@ -21,14 +21,14 @@ from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from train.bench import overhead, race
 from train.bench.contestants import CONTESTANTS, Contestant
-from train.bench.overhead import Held, Stay, stays_table
+from train.bench.overhead import Held, MemoryWatch, memory_table
 from train.bench.race import Effort
 from train.bench.shapes import SHAPES
 
 RACER = "train.bench.worker"
 
 
-def begun(folder: Path, B: int) -> None:
+def note_process(folder: Path, B: int) -> None:
     """Leave a file for each process that is begun; measure the machine once, and toy with B sequences."""
     vars(race)["TRIES"] = 1  # a child of this process does so again
     SHAPES["toy"] = SHAPES["toy"].model_copy(update={"B": B})
@@ -38,7 +38,7 @@ def begun(folder: Path, B: int) -> None:
 def bench(*arguments: str, cwd: Path, B: int = 2) -> tuple[str, list[str]]:
     """Return what the benchmark prints, and the scripts and modules that were begun, each as a process."""
     (pids := cwd / "pids").mkdir()
-    done = warm.cli(*arguments, "--threads", "1", cwd=cwd, script="bench", before=partial(begun, pids, B))
+    done = warm.cli(*arguments, "--threads", "1", cwd=cwd, script="bench", before=partial(note_process, pids, B))
     assert done.returncode == 0, done.stderr
     return done.stdout, sorted(path.read_text(encoding="utf-8") for path in pids.iterdir())
 
@@ -70,7 +70,7 @@ def test_a_turn_and_the_limits_of_the_machine_come_from_fresh_interpreters() -> 
         return run(command, **keywords)
 
     with mock.patch.object(race, "TRIES", 1), mock.patch.object(subprocess, "run", noted):
-        turn = race.take_turn("bare", SHAPES["toy"], Effort(1, 2, 1, 1), frugal=True)
+        turn = race.take_turn("bare", SHAPES["toy"], Effort(1, 2, 1, 1), peak="resident")
         limits = race.measure_limits(1)
     assert len(turn.wall) == len(turn.cpu) == 2 and limits.keys() == {"gflops", "copy_gb"}
     python = (sys.executable, "-m")
@@ -89,8 +89,9 @@ def test_a_turn_and_the_limits_of_the_machine_come_from_fresh_interpreters() -> 
         (["race", "toy", "--reference", "nobody"], "error: there is no contestant nobody"),
         (["growth", "T", "--shape", "toy", "--factors", "0.3"], "error: T=16 times 0.3 is 4.8"),
         (["growth", "V", "--shape", "toy", "--factors", "0.5"], "error: V=256 times 0.5 is 128"),
+        (["growth", "B", "--factors", "inf"], "error: B=4 times inf is inf"),
         (["growth", "--factors", "none"], "argument --factors: invalid _factors value: 'none'"),
-        (["growth", "C"], "must be T, B, L or V, got C"),
+        (["growth", "C"], "error: there is no axis C"),
         (["growth", "--figure", "no/where.svg"], "must be an .svg or .png in a folder that exists"),
         (["growth", "--reference=ours"], "unrecognized arguments: --reference=ours"),
         (["steady", "toy", "--steps", "5"], "argument --steps: must be at least 10, got 5"),
@@ -109,7 +110,7 @@ def test_the_commands_of_the_readme_are_understood(monkeypatch: pytest.MonkeyPat
     script = runpy.run_path(str(ROOT / "scripts" / "bench.py"))
     for command in commands:
         monkeypatch.setattr(sys, "argv", ["bench.py", *command.split()])
-        assert script["arguments"]().run
+        assert script["parse_arguments"]().run
 
 
 def test_the_work_of_a_step_is_that_of_its_matrix_products() -> None:
@@ -164,7 +165,9 @@ def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path
         assert points[128, memory]["peak"] > 4 * points[16, memory]["peak"]
         assert points[128, memory]["tokens_in_theory"] < points[16, memory]["tokens_in_theory"]
     assert "| T=16 " in said and "| T=128 " in said and "fitted there" in said
-    assert (tmp_path / "growth.svg").read_text(encoding="utf-8").count('<g id="axes_') == 2
+    svg = (tmp_path / "growth.svg").read_text(encoding="utf-8")
+    assert svg.count('<g id="axes_') == 2
+    assert "fill: #ffffff" in svg.partition('<g id="axes_')[0], "a white card on a page of any colour"
 
 
 def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
@@ -183,10 +186,10 @@ def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
     ("late", "grew"), [((100, 8, 2), False), ((101, 8, 2), False), ((103, 8, 2), True), ((100, 9, 3), True)]
 )
 def test_what_grew_is_told_from_the_noise_of_an_allocator(late: tuple[int, int, int], grew: bool) -> None:
-    stay = Stay("ours", Held(50, 100, 8, 2), Held(500, *late))
-    assert stay.grew is grew
-    assert stays_table([stay]).endswith("grew\n" if grew else "did not grow\n")
-    assert ("did not grow" in stays_table([stay])) is not grew
+    watch = MemoryWatch("ours", Held(50, 100, 8, 2), Held(500, *late))
+    assert watch.grew is grew
+    assert memory_table([watch]).endswith("grew\n" if grew else "did not grow\n")
+    assert ("did not grow" in memory_table([watch])) is not grew
 
 
 def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(
@@ -194,9 +197,9 @@ def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(overhead, "SAVED", SHAPES["toy"].model)
-    monkeypatch.setattr(overhead, "BATCH_SECONDS", 0.001)
+    monkeypatch.setattr(overhead, "REPEATS", 10)
     said: list[str] = []
-    found = overhead.measure(["toy"], Effort(rounds=2, steps=2, warmup=1, threads=1), said.append)
+    found = overhead.measure_run(["toy"], Effort(rounds=2, steps=2, warmup=1, threads=1), said.append)
     toy = found["overhead"]["toy"]
     assert toy["parts"].keys() == {"draw", "require_ids", "finite", "metrics"}
     assert all(0 < seconds < toy["step"] for seconds in toy["parts"].values())

@@ -150,8 +150,11 @@ def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
     [
         (["nothing", "--prompt", "a"], 4, "error: nothing has no sft/best.pt or pretrain/best.pt"),
         (["nothing"], 2, "give one of --prompt TEXT and --chat"),
-        *((["nothing", "--prompt", "a", "--temperature", t], 2, "--temperature is at least 0") for t in NO_HEAT),
-        *((["nothing", "--prompt", "a", "--seed", seed], 2, "--seed is 0 to 2**64 - 1") for seed in NO_SEED),
+        *(
+            (["nothing", "--prompt", "a", "--temperature", t], 2, "--temperature must be at least 0")
+            for t in NO_HEAT
+        ),
+        *((["nothing", "--prompt", "a", "--seed", seed], 2, "--seed must be 0 to 2**64 - 1") for seed in NO_SEED),
     ],
 )
 def test_sampling_refuses_what_it_cannot_do(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:

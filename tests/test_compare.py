@@ -46,7 +46,7 @@ def test_what_a_record_from_others_says_is_harmless_on_the_console(tmp_path: Pat
         (["runs/x", "runs"], "error: runs/x: no such folder\nerror: runs: holds no run\nhint: "),
         (["file"], "error: file: not a folder\nhint: name run folders"),
         (["a", "--out", "a"], "error: a already exists\nhint: give --out another name"),
-        (["a", "--budget-gb", "nan"], "--budget-gb is more than 0"),
+        (["a", "--budget-gb", "nan"], "--budget-gb must be above 0"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_and_leaves_nothing(

@@ -1,4 +1,4 @@
-"""The doctor says what the machine is, does and costs, writes it down, and says what it could not check."""
+"""The doctor reports hardware, arithmetic and the cost of a step, and lists what it could not check."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ from conftest import Plan
 
 from niels_gpt.errors import ConfigError
 from train.cli.output import report_path, write_report
-from train.hardware import step_cost
-from train.hardware.doctor import cost_table, examine, unchecked
+from train.hardware import preflight, step_cost
+from train.hardware.doctor import compare_memory, cost_table, examine, list_unchecked
 from train.hardware.memory_tracker import LiveBytes
-from train.hardware.step_cost import measured, savings, variants
+from train.hardware.step_cost import list_variants, measure_cost
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 DEEP = ["experiment=smoke_pretrain", "model.L=8", "--steps", "1"]
@@ -29,7 +29,7 @@ def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert {line.split()[0] for line in lines if line} >= MACHINE | {"step", "preflight", "off", "precision"}
     for precision in ("fp16", "bf16", "off"):
-        assert f"precision={precision:<4}  computes rightly" in lines
+        assert f"precision={precision:<4}  computes correctly" in lines
     assert any(line.startswith("not checked: mps (") for line in lines)
     assert lines[-1] == "wrote doctor-2.json"
     report = json.loads((tmp_path / "doctor-2.json").read_text())
@@ -104,14 +104,16 @@ def test_what_has_no_room_is_said_in_its_row(plan: Plan) -> None:
     error = RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)\nand more")
     (cfg,) = plan()
     with mock.patch.object(step_cost, "optimizer_step", side_effect=error):
-        costs = [measured(CPU, variant, 1) for variant in variants(CPU, cfg)]
+        costs = [measure_cost(CPU, variant, 1) for variant in list_variants(CPU, cfg)]
     assert [cost.trouble for cost in costs] == ["out of memory"] * 2
     assert cost_table(costs).splitlines()[1].split(maxsplit=2) == ["off", "off", "out of memory"]
-    assert savings(costs)[0].keys() == {"precision", "theory"}
+    assert compare_memory(*costs).keys() == {"precision", "theory"}
 
 
 def test_mps_has_every_precision_with_and_without_recomputation(plan: Plan) -> None:
-    found = [(v.train.amp, v.train.amp_dtype, v.train.activation_checkpointing) for v in variants(MPS, plan()[0])]
+    found = [
+        (v.train.amp, v.train.amp_dtype, v.train.activation_checkpointing) for v in list_variants(MPS, plan()[0])
+    ]
     assert found == [
         (True, "fp16", False),
         (True, "fp16", True),
@@ -124,17 +126,17 @@ def test_mps_has_every_precision_with_and_without_recomputation(plan: Plan) -> N
 
 def test_what_torch_computes_wrongly_on_mps_is_not_measured(plan: Plan) -> None:
     (cfg,) = plan("model.V=40000")
-    with mock.patch.object(step_cost, "torch_version", return_value=(2, 13)):
-        assert "model.V=40000 is 32767 or more" in measured(MPS, cfg, 1).trouble
+    with mock.patch.object(preflight, "torch_version", return_value=(2, 13)):
+        assert "model.V=40000 is 32767 or more" in measure_cost(MPS, cfg, 1).trouble
 
 
 def test_what_could_not_be_checked_is_said(plan: Plan) -> None:
     (cfg,) = plan()
     with mock.patch.object(torch.backends.mps, "is_available", return_value=False):
-        notes = unchecked(CPU, cfg)
-    assert notes[0].startswith("mps (this machine has none)") and "run this command on a Mac" in notes[0]
+        notes = list_unchecked(CPU, cfg)
+    assert notes[0].startswith("mps (this machine has none)") and "run this on a Mac" in notes[0]
     assert "verdicts on them are of the CPU's autocast" in notes[1]
-    assert "T x T scores" in unchecked(MPS, cfg)[1]
+    assert "T x T scores" in list_unchecked(MPS, cfg)[1]
 
 
 @pytest.mark.mps

@@ -170,7 +170,7 @@ def test_the_way_to_run_it_that_is_printed_finds_the_experiment(folder: Path) ->
 def test_a_folder_that_is_not_there_is_refused_with_the_way_out(folder: Path) -> None:
     done = warm.cli("flat.json", "--to", "none", cwd=folder, script="import_json")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --to none: there is no such folder\nhint: make it, or leave --to out\n"
+    assert done.stderr == "error: --to none is not a folder\nhint: make it, or leave --to out\n"
 
 
 def test_a_config_without_sources_says_what_it_reads_now(folder: Path) -> None:

@@ -1,11 +1,11 @@
-"""Out of memory becomes one message that says what to try next; other errors pass through."""
+"""An out-of-memory error becomes one message with settings to try next; other errors pass through."""
 
 import pytest
 import torch
 from conftest import Plan
 
 from niels_gpt.errors import OutOfMemory, is_out_of_memory
-from train.hardware.out_of_memory import explained_memory, ways_out
+from train.hardware.out_of_memory import explain_out_of_memory, suggest_less_memory
 
 CPU = torch.device("cpu")
 TEXTS = [
@@ -20,9 +20,9 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_texts_of_both_devices_become_one_message_with_the_ways_out(plan: Plan, text: str) -> None:
+def test_the_texts_of_both_devices_become_one_message_with_the_suggest_less_memory(plan: Plan, text: str) -> None:
     cfg = plan("train.B=8", "train.accum_steps=3")[0]
-    with pytest.raises(OutOfMemory) as caught, explained_memory(cfg, CPU):
+    with pytest.raises(OutOfMemory) as caught, explain_out_of_memory(cfg, CPU):
         raise RuntimeError(text)
     assert "train.B=8 model.T=64 train.accum_steps=3" in str(caught.value) and "GiB were in use" in str(
         caught.value
@@ -34,18 +34,18 @@ def test_the_texts_of_both_devices_become_one_message_with_the_ways_out(plan: Pl
 
 
 def test_what_has_been_tried_is_not_advised_again(plan: Plan) -> None:
-    assert "memory=ckpt" not in ways_out(plan("memory=ckpt", "train.B=1")[0])
-    assert "train.B=" not in ways_out(plan("memory=ckpt", "train.B=1")[0])
-    assert "train.B=1 train.accum_steps=15" in ways_out(plan("train.B=5", "train.accum_steps=3")[0])
+    assert "memory=ckpt" not in suggest_less_memory(plan("memory=ckpt", "train.B=1")[0])
+    assert "train.B=" not in suggest_less_memory(plan("memory=ckpt", "train.B=1")[0])
+    assert "train.B=1 train.accum_steps=15" in suggest_less_memory(plan("train.B=5", "train.accum_steps=3")[0])
 
 
 def test_other_errors_pass_through(plan: Plan) -> None:
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
-    with pytest.raises(RuntimeError, match="shape mismatch"), explained_memory(plan()[0], CPU):
+    with pytest.raises(RuntimeError, match="shape mismatch"), explain_out_of_memory(plan()[0], CPU):
         raise RuntimeError("shape mismatch")
 
 
 def test_a_real_allocation_that_fails_is_explained(plan: Plan) -> None:
-    with pytest.raises(OutOfMemory), explained_memory(plan()[0], CPU):
+    with pytest.raises(OutOfMemory), explain_out_of_memory(plan()[0], CPU):
         torch.empty(1 << 50)

@@ -1,4 +1,4 @@
-"""The study of a run's precisions: exact where nothing differs, and clear about what fp16 loses."""
+"""The comparison of a run's precisions is exact if nothing differs, and shows the gradient that fp16 loses."""
 
 import json
 from dataclasses import replace
@@ -10,7 +10,7 @@ import warm
 from conftest import Run
 
 from niels_gpt.errors import CheckpointError
-from train.bench.numerics import choose_checkpoint, numerics, with_verdicts
+from train.bench.numerics import add_verdicts, choose_checkpoint, compare_precisions
 
 NAMES = ["fp32", "fp16", "fp16_scaled", "bf16"]
 PARTS = ["embedding", "blocks.0", "blocks.1", "norm", "head", "total"]
@@ -39,7 +39,7 @@ def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run,
 
 @ON_THE_CPU
 def test_fp32_equals_itself_exactly_dropout_or_not(run_folder: Run) -> None:
-    fp32, *others = numerics(run_folder("model.dropout=0.3")).rows
+    fp32, *others = compare_precisions(run_folder("model.dropout=0.3")).rows
     assert fp32.loss_difference == 0
     assert all((part.cosine, part.error, part.flushed) == (1, 0, 0) for part in fp32.parts.values())
     assert all(part.error > 0 and part.cosine > 0.99 for row in others for part in row.parts.values())
@@ -49,7 +49,7 @@ def test_fp32_equals_itself_exactly_dropout_or_not(run_folder: Run) -> None:
 def test_with_many_tokens_the_scale_keeps_what_plain_fp16_loses(run_folder: Run) -> None:
     own = ["model.L=1", "train.B=16", "train.accum_steps=1", "train.total_steps=120", "train.base_lr=0.01"]
     folder = run_folder(*own, "train.eval_every=120", "train.ckpt_every=120")  # gradients shrink as it learns
-    _, plain, scaled, bf16 = rows = numerics(folder, 1024).rows
+    _, plain, scaled, bf16 = rows = compare_precisions(folder, 1024).rows
     error = {row.name: row.parts["total"].error for row in rows}
     assert error["fp16_scaled"] < error["fp16"]
     assert (plain.scale, scaled.scale, bf16.scale) == (1, 65536, 1)
@@ -61,9 +61,9 @@ def test_with_many_tokens_the_scale_keeps_what_plain_fp16_loses(run_folder: Run)
 
 
 def test_numbers_that_are_not_finite_are_an_overflow_never_a_success(run_folder: Run) -> None:
-    result = numerics(run_folder(), 2)
+    result = compare_precisions(run_folder(), 2)
     bad = [row if row.name == "fp32" else replace(row, loss=float("nan")) for row in result.rows]
-    verdicts = [row.verdict for row in with_verdicts(bad, result.targets)]
+    verdicts = [row.verdict for row in add_verdicts(bad, result.targets)]
     assert all("overflows" in words for words in verdicts[1:])
     assert all("use precision=off" in words for words in verdicts[1:]), "nothing else did well"
 
@@ -72,20 +72,20 @@ def test_a_folder_or_a_checkpoint_may_be_named_too(run_folder: Run) -> None:
     folder = run_folder(experiment="smoke_pipeline")
     assert choose_checkpoint(folder) == folder / "sft" / "best.pt"
     assert choose_checkpoint(folder / "pretrain") == folder / "pretrain" / "best.pt"
-    latest = numerics(folder / "pretrain" / "latest.pt", 1)
+    latest = compare_precisions(folder / "pretrain" / "latest.pt", 1)
     assert latest.step == 4 and latest.sequences == 1 and latest.targets == 64
 
 
 def test_a_checkpoint_is_found_from_within_its_run(run_folder: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run_folder() / "pretrain")
-    assert numerics(Path("latest.pt"), 1).step == 4
+    assert compare_precisions(Path("latest.pt"), 1).step == 4
 
 
 @ON_THE_CPU
 def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_have(run_folder: Run) -> None:
     tiny = ["model.C=16", "model.L=1", "train.total_steps=2"]
-    found = numerics(run_folder(*tiny, "batch=auto", "global_B=2", name="found"))
-    said = numerics(run_folder(*tiny, "train.B=1", "train.accum_steps=2", name="said"))
+    found = compare_precisions(run_folder(*tiny, "batch=auto", "global_B=2", name="found"))
+    said = compare_precisions(run_folder(*tiny, "train.B=1", "train.accum_steps=2", name="said"))
     assert (found.sequences, found.targets) == (said.sequences, said.targets) == (2, 2 * 64)
     assert found.rows[0].loss == pytest.approx(said.rows[0].loss), "the very sequences"
 
@@ -98,7 +98,7 @@ def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_h
         (["stray/pretrain/best.pt"], 4, "stray/pretrain/best.pt cannot be read (File is not a zip file)"),
         (["empty", "--json", "taken.json"], 2, "error: --json taken.json: it is there already"),
         (["empty", "--json", "no/where.json"], 2, "error: --json no/where.json: there is no folder no"),
-        (["empty", "--sequences", "0"], 2, "error: --sequences is 1 to 65536"),
+        (["empty", "--sequences", "0"], 2, "error: --sequences must be 1 to 65536"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
@@ -123,11 +123,11 @@ def test_settings_of_another_version_or_another_model_are_refused(run_folder: Ru
     with pytest.raises(
         CheckpointError, match=r"best\.pt holds another model than .*/result\.json asks for:\nmodel\.L=2, not 3$"
     ):
-        numerics(folder)
+        compare_precisions(folder)
     settings["train"]["color"] = "blue"
     path.write_text(json.dumps(result))
     with pytest.raises(CheckpointError, match=r"settings of pretrain cannot be used \(train.color: Extra"):
-        numerics(folder)
+        compare_precisions(folder)
 
 
 @pytest.mark.parametrize("settings", [None, [], "none", 3])
@@ -138,4 +138,4 @@ def test_settings_that_are_no_object_are_no_settings(run_folder: Run, settings: 
     result["phases"][0]["settings"] = settings
     path.write_text(json.dumps(result))
     with pytest.raises(CheckpointError, match="has no result.json that names a finished phase"):
-        numerics(folder)
+        compare_precisions(folder)

@@ -1,4 +1,4 @@
-"""A phase's peak memory is its own: what its process held before, and has freed, does not count."""
+"""A phase's peak memory leaves out memory that its process freed before."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The device is tried before anything is read; what it cannot do is said with the way out."""
+"""A run tries its device first, and refuses one that computes wrongly with the way out."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,7 +13,7 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
 from train.config.schema import RunCfg
 from train.hardware import preflight as module
-from train.hardware.preflight import known_fault, preflight, problems
+from train.hardware.preflight import find_known_fault, find_problems, preflight
 from train.loop.amp import Amp
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -25,16 +25,16 @@ BF16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     ("amp", "dtype"), [(nullcontext, torch.float32), (FP16, torch.float16), (BF16, torch.bfloat16)]
 )
 def test_a_device_that_computes_rightly_passes(amp: Amp, dtype: torch.dtype) -> None:
-    assert list(problems(CPU, amp, dtype)) == []
+    assert list(find_problems(CPU, amp, dtype)) == []
 
 
 def test_an_autocast_that_does_nothing_is_seen() -> None:
-    assert list(problems(CPU, nullcontext, torch.float16)) == ["a projection gave torch.float32"]
+    assert list(find_problems(CPU, nullcontext, torch.float16)) == ["a projection gave torch.float32"]
 
 
 def test_an_autocast_that_turns_itself_off_is_seen() -> None:
     unsupported = partial(torch.autocast, "cpu", dtype=torch.float64)
-    assert list(problems(CPU, unsupported, torch.float64)) == [
+    assert list(find_problems(CPU, unsupported, torch.float64)) == [
         "a projection gave torch.float32",
         "autocast turned itself off",
     ]
@@ -46,31 +46,31 @@ def test_an_operation_that_raises_is_seen() -> None:
         raise RuntimeError("MPS does not support this dtype\nand more")
         yield
 
-    assert list(problems(CPU, broken, torch.float16)) == ["it raised MPS does not support this dtype"]
+    assert list(find_problems(CPU, broken, torch.float16)) == ["it raised MPS does not support this dtype"]
 
 
 def test_a_gradient_that_differs_from_the_cpus_is_seen() -> None:
     gradients = iter([1.0, -1.0, 1.0, 1.0])  # of the CPU, the device, and two passes with dropout
-    pass_ = module._pass
+    pass_ = module._run_pass
 
     def wrong(device: torch.device, amp: Amp, model: GPT) -> tuple[torch.Tensor, torch.Tensor, torch.dtype]:
         loss, gradient, dtype = pass_(device, amp, model)
         return loss, gradient * next(gradients), dtype
 
-    with mock.patch.object(module, "_pass", wrong):
-        seen = list(problems(CPU, nullcontext, torch.float32))
+    with mock.patch.object(module, "_run_pass", wrong):
+        seen = list(find_problems(CPU, nullcontext, torch.float32))
     assert len(seen) == 1 and "gradient differ from fp32 on the CPU" in seen[0]
 
 
 def test_wrong_kernels_without_gradients_are_seen() -> None:
-    logits = module._logits
+    logits = module._compute_logits
 
     def wrong(device: torch.device, amp: Amp, ids: torch.Tensor) -> torch.Tensor:
         exact = logits(device, amp, ids)
         return exact if amp is nullcontext else -exact
 
-    with mock.patch.object(module, "_logits", wrong):
-        seen = list(problems(CPU, FP16, torch.float16))
+    with mock.patch.object(module, "_compute_logits", wrong):
+        seen = list(find_problems(CPU, FP16, torch.float16))
     assert seen == ["logits without gradients differ from fp32 on the CPU"]
 
 
@@ -81,7 +81,7 @@ def test_attention_that_sees_the_future_is_seen() -> None:
         return attend(q, k, v, is_causal=torch.is_grad_enabled())  # as mps did, in evaluation alone
 
     with mock.patch("niels_gpt.model.blocks.causal_attention", leaking):
-        assert list(problems(CPU, nullcontext, torch.float32)) == ["a later token changed an earlier one"]
+        assert list(find_problems(CPU, nullcontext, torch.float32)) == ["a later token changed an earlier one"]
 
 
 def test_a_recomputation_with_other_masks_is_seen() -> None:
@@ -92,7 +92,7 @@ def test_a_recomputation_with_other_masks_is_seen() -> None:
 
     with mock.patch.object(torch.nn.Dropout, "forward", unreplayed):
         assert "recomputation with dropout gave another gradient" in list(
-            problems(CPU, nullcontext, torch.float32)
+            find_problems(CPU, nullcontext, torch.float32)
         )
 
 
@@ -100,13 +100,13 @@ def test_an_error_without_a_word_is_told_by_its_kind() -> None:
     def broken() -> AbstractContextManager[None]:
         raise RuntimeError
 
-    assert list(problems(CPU, broken, torch.float32)) == ["it raised RuntimeError"]
+    assert list(find_problems(CPU, broken, torch.float32)) == ["it raised RuntimeError"]
 
 
 def test_a_dtype_that_the_device_cannot_do_fails_with_what_was_seen_and_the_way_out(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "problems", lambda *_: iter(["a projection gave torch.float32"]))
+    monkeypatch.setattr(module, "find_problems", lambda *_: iter(["a projection gave torch.float32"]))
     monkeypatch.setattr(module, "torch_version", lambda: (2, 14))
     with pytest.raises(ConfigError, match=r"amp_dtype=bf16 was asked for on mps, but a projection gave") as caught:
         preflight(MPS, plan("precision=bf16")[0])
@@ -115,7 +115,7 @@ def test_a_dtype_that_the_device_cannot_do_fails_with_what_was_seen_and_the_way_
 
 
 def test_preflight_asks_nothing_of_the_cpu(plan: Plan) -> None:
-    with mock.patch.object(module, "problems", side_effect=AssertionError):
+    with mock.patch.object(module, "find_problems", side_effect=AssertionError):
         preflight(CPU, plan("precision=fp16")[0])
 
 
@@ -135,5 +135,7 @@ def test_what_a_torch_multiplies_wrongly_is_refused(
     plan: Plan, overrides: list[str], version: tuple[int, int], said: str | None
 ) -> None:
     cfg: RunCfg = plan(*overrides)[0]
-    fault = known_fault(cfg, version)
+    with mock.patch.object(module, "torch_version", return_value=version):
+        assert find_known_fault(CPU, cfg) is None
+        fault = find_known_fault(MPS, cfg)
     assert (fault is None) if said is None else (fault and said in fault[0] and "2.14" in fault[1])

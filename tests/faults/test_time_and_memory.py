@@ -20,7 +20,7 @@ from niels_gpt.errors import OutOfMemory, TimeIsUp
 from niels_gpt.weights.checkpoint import CHECKPOINT_KEYS, read_checkpoint
 from train.artifacts.metrics import read_metrics
 from train.artifacts.results import read_results
-from train.hardware.out_of_memory import explained_memory
+from train.hardware.out_of_memory import explain_out_of_memory
 from train.loop.steps import optimizer_step
 from train.run import time_limit
 from train.run.time_limit import Budget
@@ -162,7 +162,7 @@ def test_what_mps_says_of_memory_is_explained_with_both_figures(plan: Plan, text
     (cfg,) = plan("train.B=8", "train.accum_steps=2")
     figures = {"current_allocated_memory": 3 << 30, "driver_allocated_memory": 7 << 30}
     with mock.patch.multiple(torch.mps, **{name: mock.Mock(return_value=n) for name, n in figures.items()}):
-        with pytest.raises(OutOfMemory) as caught, explained_memory(cfg, torch.device("mps")):
+        with pytest.raises(OutOfMemory) as caught, explain_out_of_memory(cfg, torch.device("mps")):
             raise RuntimeError(text)
     said = str(caught.value)
     for part in ("train.B=8", "model.T=64", "train.accum_steps=2", "3.0 GiB in tensors", "7.0 GiB", text[:100]):

@@ -1,7 +1,7 @@
 """The contestants of a race: each takes optimizer steps and calls `lap` after each."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from train.loop.optim import make_optimizer
 from train.loop.steps import train_loop
 
 Lap = Callable[[], None]
+Loss = Callable[[Tensor, Tensor], Tensor]
 CPU = torch.device("cpu")
 SEQUENCES = 512  # of random ids, to draw from
 
@@ -40,10 +41,10 @@ class Contestant:
     as_a_run: bool = True
 
 
-def the_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
-    """Take steps as a user's run does: train_loop, its checks, its report, batches from a token file."""
-    cfg = train_cfg(shape, settings, steps)
-    state = built(shape, cfg)
+def run_train_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
+    """Take steps as a user's run does: train_loop with its checks and logger, batches from a token file."""
+    cfg = make_train_cfg(shape, settings, steps)
+    state = make_state(shape, cfg)
 
     class Stopwatch(Report):
         def advance(self, step: int) -> None:
@@ -53,34 +54,29 @@ def the_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> No
 
     with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
         report = Stopwatch(Path(folder), cfg.total_steps, state, Yardstick(1.0, 1.0))
-        train_loop(state, cfg, source(shape), [], out=Path(folder), report=report)
+        train_loop(state, cfg, make_source(shape), [], out=Path(folder), report=report)
 
 
 class _Enough(Exception):
-    """All steps of the race are taken."""
+    """All steps of the turn are taken."""
 
 
-def bare(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
-    """Take steps with the same GPT, loss and optimizer, in the shortest loop there is."""
-    cfg = train_cfg(shape, settings, steps)
-    state = built(shape, cfg)
-    targets = float(shape.B * shape.model.T)
-    bare_loop(
-        shape,
-        state.model,
-        state.optimizer,
-        lambda x, y: state.model.loss(x, y, targets),
-        cfg.grad_clip,
-        steps,
-        lap,
-    )
+def run_bare_gpt(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
+    """Take steps with the same GPT, loss and optimizer in the shortest loop."""
+    cfg = make_train_cfg(shape, settings, steps)
+    state, targets = make_state(shape, cfg), float(shape.B * shape.model.T)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return state.model.loss(x, y, targets)
+
+    _run_bare_loop(shape, state.model, state.optimizer, loss, cfg, steps, lap)
 
 
-def hugging_face(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
-    """Take steps with Hugging Face's Llama of the same shape, its own loss, fused AdamW, in a bare loop."""
+def run_hugging_face(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
+    """Take steps with Hugging Face's Llama of the same shape, its own loss and fused AdamW in a bare loop."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    m, cfg = shape.model, train_cfg(shape, settings, steps)
+    m, cfg = shape.model, make_train_cfg(shape, settings, steps)
     config = LlamaConfig(  # its attention is the fused one by default
         vocab_size=m.V,
         hidden_size=m.C,
@@ -98,52 +94,49 @@ def hugging_face(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -
     if cfg.compile:
         model.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.base_lr, betas=cfg.betas, fused=True)
-    bare_loop(
-        shape,
-        model,
-        optimizer,
-        lambda x, y: model(input_ids=x, shift_labels=y, labels=y).loss,
-        cfg.grad_clip,
-        steps,
-        lap,
-    )
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        result: Tensor = model(input_ids=x, shift_labels=y, labels=y).loss
+        return result
+
+    _run_bare_loop(shape, model, optimizer, loss, cfg, steps, lap)
 
 
-def bare_loop(
+def _run_bare_loop(
     shape: Shape,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    grad_clip: float,
+    loss: Loss,
+    cfg: TrainCfgSchema,
     steps: int,
     lap: Lap,
 ) -> None:
     """Draw, forward, backward, clip, update: nothing else."""
-    drawn = source(shape)
+    source = make_source(shape)
     for step in range(steps):
         for part in range(shape.accum_steps):
-            x, y = drawn.draw((step * shape.accum_steps + part) * shape.B, shape.B)
+            x, y = source.draw((step * shape.accum_steps + part) * shape.B, shape.B)
             (loss(x, y) / shape.accum_steps).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         lap()
 
 
-def train_cfg(shape: Shape, settings: dict[str, Any], steps: int) -> TrainCfgSchema:
-    """Return the settings of a phase that is long enough not to end within the race."""
+def make_train_cfg(shape: Shape, settings: dict[str, Any], steps: int) -> TrainCfgSchema:
+    """Return the settings of a phase that is too long to end within the race."""
     far = 10 * steps + 1000
     every = {"eval_every": far, "ckpt_every": far, "total_steps": far, "warmup_steps": 1, "base_lr": 1e-4}
     return TrainCfgSchema(B=shape.B, accum_steps=shape.accum_steps, **every | settings)
 
 
-def built(shape: Shape, cfg: TrainCfgSchema) -> TrainState:
-    """Return the model and its optimizer, as a run builds them."""
+def make_state(shape: Shape, cfg: TrainCfgSchema) -> TrainState:
+    """Return the model and its optimizer, as a run makes them."""
     model = make_model(shape.model, cfg, CPU)
     return TrainState(model, make_optimizer(model, cfg))
 
 
-def source(shape: Shape) -> TokenStream:
+def make_source(shape: Shape) -> TokenStream:
     """Return sequences of random ids, drawn as a run draws them."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(shape.model.V, (SEQUENCES * shape.model.T + 1,), generator=generator).to(torch.uint16)
@@ -152,7 +145,7 @@ def source(shape: Shape) -> TokenStream:
 
 
 def prepare_contestant(name: str, threads: int, *, frugal: bool = False) -> Contestant:
-    """Return a contestant, this process being prepared for it; a frugal process keeps no freed memory."""
+    """Prepare this process for a contestant and return it; a frugal process keeps no freed memory."""
     contestant = CONTESTANTS[name]
     torch.set_num_threads(threads)
     if contestant.as_a_run and not frugal:
@@ -160,28 +153,31 @@ def prepare_contestant(name: str, threads: int, *, frugal: bool = False) -> Cont
     return contestant
 
 
-def variants() -> Iterator[tuple[str, Contestant]]:
-    """Yield each contestant with each memory and with compile off and on, and the name of that.
+def list_contestants() -> dict[str, Contestant]:
+    """Return each contestant with each memory and with compile off and on, by name.
 
-    All have AdamW, this project's also its default recipe, Muon. No precision is varied: on the CPU all are the
-    same program.
+    All have AdamW; this project's also have its default recipe, Muon. The precision does not vary: on the CPU all
+    are the same program.
     """
-    memory, compiled = {"activation_checkpointing": True}, {"compile": True}
-    for name, one in PLAIN.items():
-        yield name, one
-        if one.as_a_run:
-            yield f"{name}-muon", replace(one, says=f"{one.says}, optim=muon", settings={"optim": "muon"})
-        yield f"{name}-compile", replace(one, says=f"{one.says}, compile=on", settings=compiled)
-        yield f"{name}-ckpt", replace(one, says=f"{one.says}, memory=ckpt", settings=memory)
-        both = f"{one.says}, memory=ckpt compile=on"
-        yield f"{name}-ckpt-compile", replace(one, says=both, settings=memory | compiled)
+    hf = "Hugging Face LlamaForCausalLM of the same shape in a bare loop"
+    plain = {
+        "ours": Contestant("this project's loop, as a user runs it", run_train_loop),
+        "bare": Contestant("the same GPT in a bare loop", run_bare_gpt),
+        "hf": Contestant(hf, run_hugging_face, as_a_run=False),
+    }
+    ckpt, compiled = {"activation_checkpointing": True}, {"compile": True}
+    found = {}
+    for name, one in plain.items():
+        for ending, said, settings in (
+            ("", "", {}),
+            ("-muon", ", optim=muon", {"optim": "muon"}),
+            ("-compile", ", compile=on", compiled),
+            ("-ckpt", ", memory=ckpt", ckpt),
+            ("-ckpt-compile", ", memory=ckpt compile=on", ckpt | compiled),
+        ):
+            if one.as_a_run or ending != "-muon":
+                found[name + ending] = replace(one, says=one.says + said, settings=settings)
+    return found
 
 
-PLAIN = {
-    "ours": Contestant("this project's loop, as a user runs it", the_loop),
-    "bare": Contestant("the same GPT in a bare loop", bare),
-    "hf": Contestant(
-        "Hugging Face LlamaForCausalLM of the same shape in a bare loop", hugging_face, as_a_run=False
-    ),
-}
-CONTESTANTS = dict(variants())
+CONTESTANTS = list_contestants()

@@ -1,8 +1,8 @@
-"""Compares the precisions on a run's own weights: how much of one step's gradient each of them keeps."""
+"""Compare the precisions on a run's weights by how much of a step's gradient each of them keeps."""
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,13 +39,14 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bf16": {"amp": True, "amp_dtype": "bf16", "loss_scaling": False},
 }
 MPS = torch.device("mps")  # where precision takes effect; on the CPU it is emulated with that device's settings
-ROUNDINGS = 8  # an error of so many of a dtype's steps is rounding, which averages out; above it is a loss
-NARROW = 0.25  # of a dtype's range; activations that reach further may leave it as training goes on
+EMULATED = 'low precision is emulated with torch.autocast("cpu"): near what mps does, not to the bit'
+ROUNDINGS = 8  # an error below so many roundings of a dtype averages out; a larger one loses gradient
+NARROW = 0.25  # of a dtype's range; activations beyond it may leave the range as training goes on
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a gradient against fp32; `flushed` is the share that became 0 and was not in fp32."""
+class PartError:
+    """A part of a gradient against fp32; `flushed` is the share that became 0 and was not 0 in fp32."""
 
     cosine: float
     error: float
@@ -53,8 +54,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A precision against fp32. Losses in nats a target; `error` is relative, in `parts`."""
+class PrecisionResult:
+    """A precision against fp32. Losses in nats a target; errors are relative."""
 
     name: str
     scale: float
@@ -62,13 +63,13 @@ class Row:
     loss_difference: float
     largest_activation: float
     dtype_max: float
-    parts: dict[str, Part]
+    parts: dict[str, PartError]
     verdict: str = ""
 
 
 @dataclass(frozen=True)
 class Numerics:
-    """The comparison: its subject, and a row for each precision."""
+    """The checkpoint and batch of a comparison, and a row for each precision."""
 
     checkpoint: str
     step: int
@@ -78,23 +79,23 @@ class Numerics:
     sequences: int
     tokens: int
     targets: int
-    rows: list[Row]
+    rows: list[PrecisionResult]
 
 
-class Pass(NamedTuple):
-    """A step in one precision: mean loss a target, gradient by part, largest absolute activation."""
+class Gradient(NamedTuple):
+    """A step's loss scale, mean loss a target, gradient by part, and largest absolute activation."""
 
     scale: float
     loss: float
-    gradient: dict[str, Tensor]
+    parts: dict[str, Tensor]
     largest: float
 
 
-def numerics(path: Path, sequences: int | None = None) -> Numerics:
-    """Compare the precisions on a batch that a run would learn from next.
+def compare_precisions(path: Path, sequences: int | None = None) -> Numerics:
+    """Compare the precisions on the batch that a run would learn from next.
 
-    `path` is a run folder, a phase's folder or a checkpoint in one. fp32 is computed twice: its own row is what
-    the device does not repeat exactly, 0 on the CPU. Dropout is off, since other masks are another gradient.
+    `path` is a run folder, a phase's folder or a checkpoint in one. fp32 is computed twice; its row shows the
+    error of repeating it on this device, 0 on the CPU. Dropout is off, since other masks change the gradient.
 
     Raises:
         NielsError: the checkpoint, its settings or its data cannot be used.
@@ -103,34 +104,29 @@ def numerics(path: Path, sequences: int | None = None) -> Numerics:
     found = Found.at(checkpoint)
     cfg, device = read_settings(checkpoint), resolve_device("auto")
     preflight(device, cfg)
-    model = load_weights(found, cfg, device)
-    batch, targets = next_batch(found, cfg, sequences or cfg.train.effective_batch)
-    passes = {name: compute_gradient(name, model, cfg.train, batch, targets) for name in PRECISIONS}
+    model = load_model(found, cfg, device)
+    batch, targets = draw_next_batch(found, cfg, sequences or cfg.train.effective_batch)
+    gradients = {name: compute_gradient(name, model, cfg.train, batch, targets) for name in PRECISIONS}
     reference = compute_gradient(FP32, model, cfg.train, batch, targets)
-    emulated = (
-        f'low precision is emulated with torch.autocast("{device.type}"): near what mps does, not to the bit'
-    )
+    rows = [compare_gradients(name, gradient, reference) for name, gradient in gradients.items()]
     return Numerics(
         checkpoint=str(found.path),
         step=found.saved["step"],
         device=device.type,
-        how="low precision is the device's own" if device.type == "mps" else emulated,
+        how="low precision is the device's own" if device.type == "mps" else EMULATED,
         torch=torch.__version__,
         sequences=len(batch.x),
         tokens=batch.x.numel(),
         targets=targets,
-        rows=with_verdicts([compare(name, made, reference) for name, made in passes.items()], targets),
+        rows=add_verdicts(rows, targets),
     )
 
 
-# --- the checkpoint, its settings and its next batch
-
-
 def choose_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a path stands for: of a run folder the best of its last phase.
+    """Return the checkpoint at a path; for a run folder, the best checkpoint of its last phase.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
     if not path.is_dir() or (path / "best.pt").exists():
         return checkpoint_path(str(path))
@@ -139,7 +135,7 @@ def choose_checkpoint(path: Path) -> Path:
     if last is None:
         raise CheckpointError(
             f"{path} has no {RESULT} that names a finished phase",
-            "name a run folder, as runs/default, whose training has come to its end",
+            "name a run folder, such as runs/default, whose training has finished",
         )
     return checkpoint_path(str(path / last.checkpoint))
 
@@ -148,7 +144,7 @@ def read_settings(checkpoint: Path) -> RunCfg:
     """Return the settings of the phase that a checkpoint belongs to, from its run's results.
 
     Raises:
-        CheckpointError: they are missing or of another version of the project.
+        CheckpointError: they are missing or belong to another version of the project.
     """
     out = phase_folder(checkpoint)
     folder, phase = out.parent, out.name
@@ -156,10 +152,10 @@ def read_settings(checkpoint: Path) -> RunCfg:
     if result is None:
         raise CheckpointError(
             f"{folder / RESULT} has no settings of a phase {phase}, which {checkpoint} needs",
-            "give a checkpoint that lies in its run folder, as runs/<name>/<phase>/best.pt, of a finished phase",
+            "give a checkpoint of a finished phase in its run folder, such as runs/<name>/<phase>/best.pt",
         )
     kept = {key: result.settings.get(key) for key in ("model", "data", "train")}
-    if isinstance(train := kept["train"], dict) and "effective_batch" in train:  # all that batch=auto keeps
+    if isinstance(train := kept["train"], dict) and "effective_batch" in train:  # batch=auto keeps no more
         rest = {key: value for key, value in train.items() if key != "effective_batch"}
         kept["train"] = rest | {"B": 1, "accum_steps": train["effective_batch"]}
     own = {"name": folder.name, "phase": phase, "dir": str(folder)}
@@ -172,11 +168,11 @@ def read_settings(checkpoint: Path) -> RunCfg:
         ) from None
 
 
-def load_weights(found: Found, cfg: RunCfg, device: torch.device) -> GPT:
-    """Return the weights in a GPT that is ready to learn, without dropout; recomputation saves memory.
+def load_model(found: Found, cfg: RunCfg, device: torch.device) -> GPT:
+    """Return the checkpoint's model ready to learn, without dropout; recomputation saves memory.
 
     Raises:
-        CheckpointError: the weights are of another model.
+        CheckpointError: the weights belong to another model.
     """
     require_same_model(found, cfg.model, str(Path(cfg.dir) / RESULT))
     model = GPT(cfg.model.model_copy(update={"dropout": 0.0}), activation_checkpointing=True)
@@ -184,8 +180,8 @@ def load_weights(found: Found, cfg: RunCfg, device: torch.device) -> GPT:
     return model.to(device).train()
 
 
-def next_batch(found: Found, cfg: RunCfg, sequences: int) -> tuple[Batch, int]:
-    """Return the sequences that the step after the checkpoint would learn from, and their number of targets."""
+def draw_next_batch(found: Found, cfg: RunCfg, sequences: int) -> tuple[Batch, int]:
+    """Return the sequences of the step after the checkpoint, and their number of targets."""
     batch = DATA[cfg.phase](cfg, load_tokenizer(cfg.tokenizer_path)).train.draw(found.sequences, sequences)
     require_ids(batch, cfg.model.V)
     targets = int((batch.y != IGNORE).sum())
@@ -194,31 +190,28 @@ def next_batch(found: Found, cfg: RunCfg, sequences: int) -> tuple[Batch, int]:
     return batch, targets
 
 
-# --- a step in each precision, against fp32
-
-
-def compute_gradient(name: str, model: GPT, train: TrainCfgSchema, batch: Batch, targets: int) -> Pass:
+def compute_gradient(name: str, model: GPT, train: TrainCfgSchema, batch: Batch, targets: int) -> Gradient:
     """Compute the gradient of a step as training does, in microbatches, without changing the weights."""
     cfg, device = train.model_copy(update=PRECISIONS[name]), model.device
     amp = partial(torch.autocast, device.type, dtype=DTYPES[cfg.amp_dtype], enabled=cfg.amp)
     scale = loss_scale(targets, MPS, cfg)
     loss = torch.zeros((), device=device)
     model.zero_grad()
-    with largest_activation(model) as largest:
+    with watch_activations(model) as largest:
         for x, y in zip(batch.x.split(cfg.B), batch.y.split(cfg.B), strict=True):
             with amp():
                 share = model.loss(x.to(device), y.to(device), targets)
             (share * scale).backward()
             loss += share.detach()
     unscale_gradients(model, scale)
-    return Pass(scale, loss.item(), gradient_by_part(model), max(value.item() for value in largest))
+    return Gradient(scale, loss.item(), split_gradient(model), max(value.item() for value in largest))
 
 
 @contextmanager
-def largest_activation(model: GPT) -> Iterator[list[Tensor]]:
-    """Collect, for each call of a projection, the largest absolute number that goes in or comes out.
+def watch_activations(model: GPT) -> Iterator[list[Tensor]]:
+    """Collect the largest absolute input and output of each call of a projection.
 
-    What goes in is included for the sake of the gated product and the attended values, which no module returns.
+    The inputs include the gated product and the attended values, which no module returns.
     """
     seen: list[Tensor] = []
 
@@ -233,7 +226,7 @@ def largest_activation(model: GPT) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def gradient_by_part(model: GPT) -> dict[str, Tensor]:
+def split_gradient(model: GPT) -> dict[str, Tensor]:
     """Return the gradient on the CPU, one vector for the embedding, each block, the last norm and the head."""
     parts: dict[str, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -244,61 +237,47 @@ def gradient_by_part(model: GPT) -> dict[str, Tensor]:
     return {part: torch.cat(vectors) for part, vectors in parts.items()}
 
 
-def compare(name: str, made: Pass, reference: Pass) -> Row:
-    """Compare a precision's pass with that of fp32."""
-    sums = {part: _products(made.gradient[part], exact) for part, exact in reference.gradient.items()}
+def compare_gradients(name: str, ours: Gradient, reference: Gradient) -> PrecisionResult:
+    """Compare a precision's gradient with that of fp32."""
+    sums = {part: _sum_products(ours.parts[part], exact) for part, exact in reference.parts.items()}
     sums[TOTAL] = [sum(column) for column in zip(*sums.values(), strict=True)]
-    return Row(
-        name=name,
-        scale=made.scale,
-        loss=made.loss,
-        loss_difference=made.loss - reference.loss,
-        largest_activation=made.largest,
-        dtype_max=torch.finfo(_dtype(name)).max,
-        parts={part: _part(*values) for part, values in sums.items()},
-    )
+    parts = {}
+    for part, (aa, bb, ab, difference, flushed, entries) in sums.items():
+        lengths = math.sqrt(aa * bb)
+        parts[part] = PartError(
+            cosine=ab / lengths if lengths else float(aa == bb),
+            error=math.sqrt(difference / bb) if bb else float(difference > 0),
+            flushed=flushed / entries if entries else 0.0,
+        )
+    difference, largest = ours.loss - reference.loss, torch.finfo(_dtype(name)).max
+    return PrecisionResult(name, ours.scale, ours.loss, difference, ours.largest, largest, parts)
+
+
+def _sum_products(ours: Tensor, exact: Tensor) -> list[float]:
+    """Return the sums that a comparison needs; the sums of all parts add up to those of the whole gradient."""
+    a, b = ours.double(), exact.double()  # squares of small gradients are below fp32's range
+    flushed = (a == 0) & (b != 0)
+    return [float(terms.sum()) for terms in (a * a, b * b, a * b, (a - b).square(), flushed, b != 0)]
 
 
 def _dtype(name: str) -> torch.dtype:
     return DTYPES[PRECISIONS[name]["amp_dtype"]] if PRECISIONS[name]["amp"] else torch.float32
 
 
-def _products(ours: Tensor, exact: Tensor) -> list[float]:
-    """Return the sums that a comparison is made of; those of parts add up to those of the whole."""
-    a, b = ours.double(), exact.double()  # squares of small gradients are below fp32's range
-    flushed = (a == 0) & (b != 0)
-    sums = ((a * a), (b * b), (a * b), (a - b).square(), flushed, b != 0)
-    return [float(terms.sum()) for terms in sums]
-
-
-def _part(aa: float, bb: float, ab: float, difference: float, flushed: float, entries: float) -> Part:
-    """Return the comparison that sums of products stand for."""
-    lengths = math.sqrt(aa * bb)
-    return Part(
-        cosine=ab / lengths if lengths else float(aa == bb),
-        error=math.sqrt(difference / bb) if bb else float(difference > 0),
-        flushed=flushed / entries if entries else 0.0,
-    )
-
-
-# --- what it means
-
-
-def with_verdicts(rows: Sequence[Row], targets: int) -> list[Row]:
-    """Return the rows with their verdicts, which recommend a precision that did well here."""
+def add_verdicts(rows: Sequence[PrecisionResult], targets: int) -> list[PrecisionResult]:
+    """Return the rows with verdicts, which recommend a precision from its error against fp32."""
     good = {row.name for row in rows if _keeps_gradient(row)}
     advice = " or ".join(f"precision={name}" for name in ("bf16", "fp16_scaled") if name in good)
-    return [
-        replace(row, verdict=f"{row.name}: {_verdict(row, targets, advice or 'precision=off')}") for row in rows
-    ]
+    advice = advice or "precision=off"
+    return [replace(row, verdict=f"{row.name}: {_judge(row, targets, advice)}") for row in rows]
 
 
-def _keeps_gradient(row: Row) -> bool:
-    """Return whether the gradient is that of fp32 but for rounding; one that is not finite never is."""
+def _keeps_gradient(row: PrecisionResult) -> bool:
+    """Return whether only rounding separates the gradient from that of fp32; False if it is not finite."""
     return row.parts[TOTAL].error <= ROUNDINGS * torch.finfo(_dtype(row.name)).eps and math.isfinite(row.loss)
 
 
-def _verdict(row: Row, targets: int, advice: str) -> str:
+def _judge(row: PrecisionResult, targets: int, advice: str) -> str:
     error = row.parts[TOTAL].error
     if row.name == FP32:
         repeated = f"; repeated with an error of {error:.1e}" if error else ", repeated exactly"
@@ -317,36 +296,32 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
-def as_text(result: Numerics) -> str:
+def numerics_text(result: Numerics) -> str:
     """Return the comparison as plain tables and sentences."""
-    head = (
-        f"{result.checkpoint}, step {result.step}: {result.sequences} sequences, {result.tokens} tokens, "
-        f"{result.targets} targets\n{result.device}, torch {result.torch}: {result.how}\n"
-    )
-    losses = {
-        row.name: (
-            f"{row.scale:.0f}",
-            f"{row.loss:.6f}",
-            f"{row.loss_difference:+.1e}",
-            f"{row.largest_activation:.4g}",
-            f"{row.dtype_max:.4g}",
-        )
+    facts = ["precision", "scale", "loss", "difference", "largest activation", "dtype's max"]
+    losses = [
+        [
+            *(row.name, f"{row.scale:.0f}", f"{row.loss:.6f}", f"{row.loss_difference:+.1e}"),
+            *(f"{row.largest_activation:.4g}", f"{row.dtype_max:.4g}"),
+        ]
         for row in result.rows
-    }
-    tables = [
-        _table(["precision", "scale", "loss", "difference", "largest activation", "dtype's max"], losses),
-        _parts_table("relative error of the gradient", result.rows, "error", "{:.2e}"),
-        _parts_table("cosine with the gradient of fp32", result.rows, "cosine", "{:.6f}"),
-        _parts_table("share of the gradient flushed to zero", result.rows, "flushed", "{:.2%}"),
     ]
-    return "\n".join([head, *tables, *(row.verdict for row in result.rows)])
-
-
-def _parts_table(title: str, rows: Sequence[Row], fact: str, form: str) -> str:
-    """Return a line for each part of the network, a column for each precision."""
-    lines = {part: [form.format(getattr(row.parts[part], fact)) for row in rows] for part in rows[0].parts}
-    return _table([title, *(row.name for row in rows)], lines)
-
-
-def _table(head: Sequence[str], lines: Mapping[str, Sequence[str]]) -> str:
-    return table([head, *((name, *cells) for name, cells in lines.items())], right=range(1, len(head)))
+    tables = [[facts, *losses]]
+    for title, fact, form in (
+        ("relative error of the gradient", "error", "{:.2e}"),
+        ("cosine with the gradient of fp32", "cosine", "{:.6f}"),
+        ("share of the gradient flushed to zero", "flushed", "{:.2%}"),
+    ):
+        lines = [
+            [part, *(form.format(getattr(row.parts[part], fact)) for row in result.rows)]
+            for part in result.rows[0].parts
+        ]
+        tables.append([[title, *(row.name for row in result.rows)], *lines])
+    return "\n".join(
+        [
+            f"{result.checkpoint}, step {result.step}: {result.sequences} sequences, {result.tokens} tokens, "
+            f"{result.targets} targets\n{result.device}, torch {result.torch}: {result.how}\n",
+            *(table(rows, right=range(1, len(rows[0]))) for rows in tables),
+            *(row.verdict for row in result.rows),
+        ]
+    )

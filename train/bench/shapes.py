@@ -1,6 +1,6 @@
-"""The shapes that are raced, and the work of a step of each in theory.
+"""The benchmark's shapes, and the work of a step of each in theory.
 
-Shapes: B sequences of T tokens; other letters are ModelCfg's.
+B sequences have T tokens each; other letters are ModelCfg's.
 """
 
 from pydantic import Field
@@ -9,7 +9,7 @@ from niels_gpt.config import Cfg, ModelCfg
 
 
 class Shape(Cfg):
-    """A model and how a step of it is split."""
+    """A model, and the microbatches of its step."""
 
     model: ModelCfg
     B: int = Field(ge=1)
@@ -24,7 +24,7 @@ class Shape(Cfg):
     def flops(self) -> int:
         """Floating-point operations of a step's matrix products, forward and backward, recomputation not counted.
 
-        A token takes 6 for each weight of a matrix, the head's V x C among them and the embedding's look-up not,
+        A token takes 6 for each weight of a matrix, with the head's V x C and without the embedding's look-up,
         and 6 L T C for the products of attention, half of which are masked away.
         """
         m = self.model
@@ -33,7 +33,7 @@ class Shape(Cfg):
 
     @property
     def flops_again(self) -> int:
-        """What recomputation adds: each block made again, but for its last product, which nothing needs."""
+        """Operations that recomputation adds: each block again, without its last product, which nothing needs."""
         m = self.model
         weights = 4 * m.C * m.C + 2 * m.C * m.d_ff
         return self.tokens * m.L * (2 * weights + 2 * m.T * m.C)

@@ -1,1 +1,1 @@
-"""What this machine can do: precision, speed and memory."""
+"""Check and measure this machine: precision, speed and memory."""

@@ -1,4 +1,4 @@
-"""Set the CPU up for a run: the library for matrix products, and keeping freed memory."""
+"""Set the CPU up for a run: choose the library for matrix products, and keep freed memory."""
 
 import ctypes
 import platform
@@ -10,17 +10,17 @@ NEVER = 2**31 - 1
 
 
 def prepare_cpu(device: torch.device) -> None:
-    """Make this process fast at training on the CPU; nothing is changed for another device."""
+    """Make this process fast at training on the CPU; change nothing for another device."""
     if device.type == "cpu":
         prefer_onednn()
         keep_freed_memory()
 
 
 def prefer_onednn() -> bool:
-    """Let oneDNN multiply float32 matrices instead of MKL, where it does so in float32; return whether it will.
+    """Let oneDNN multiply float32 matrices instead of MKL if it stays exact; return whether it will.
 
-    On AMD's processors it is a tenth faster. The setting that hands products to it would allow it bfloat16, which
-    it takes with AMX (and on ARM) alone: there MKL stays.
+    It is a tenth faster on AMD's processors. The setting also allows bfloat16, which oneDNN uses only with AMX and
+    on ARM; there MKL stays.
     """
     exact = platform.machine() == "x86_64" and not torch.cpu.get_capabilities().get("amx_tile", True)
     if exact:
@@ -29,11 +29,10 @@ def prefer_onednn() -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc keep what is freed; return whether it will.
+    """Make glibc keep freed memory; return whether it will. Other C libraries are left as they are.
 
-    A step frees and takes the same sizes again; pages fresh from the system have to be filled with zeros each
-    time. The peak of what is resident stays within some percent, with recomputation too. Elsewhere than on Linux
-    with glibc nothing is changed.
+    Each step takes the same sizes again, and the system would fill fresh pages with zeros each time. The peak
+    resident size stays within some percent, with recomputation too.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,11 +1,11 @@
-"""Examine a machine: its hardware, whether it computes correctly, and what a step costs."""
+"""Examine a machine: its hardware, its arithmetic, and the cost of a step."""
 
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,51 +15,54 @@ import torch
 from niels_gpt.device import physical_memory, read_sysctl, resolve_device
 from train.cli.output import mib, table
 from train.config.schema import RunCfg
-from train.hardware.preflight import problems
-from train.hardware.step_cost import PRECISIONS, Cost, measured, pairs, savings, variants
-from train.loop.amp import DTYPES, Amp
+from train.hardware.preflight import find_problems
+from train.hardware.step_cost import PRECISIONS, Cost, list_variants, measure_cost
+from train.loop.amp import DTYPES
 
-Say = Callable[[str], None]
+METAL_UNCHECKED = [
+    "peak memory within an operation; tensors and driver are looked at after each one",
+    "the theory on mps, which is for float32 and fused attention; there attention keeps T x T scores, "
+    "and activations in fp16 or bf16 take half",
+]
+CPU_UNCHECKED = [
+    "fp16 and bf16 in a run: the CPU computes in float32 whatever the precision, so a step is measured once; "
+    "the verdicts on them are of the CPU's autocast",
+    "memory within an operation; tensors are counted after each one",
+]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What preflight said of a precision; nothing wrong is an empty tuple."""
-
-    precision: str
-    wrong: tuple[str, ...]
-
-
-def examine(cfg: RunCfg, steps: int, say: Say) -> dict[str, Any]:
-    """Tell, piece by piece, what this machine is and does with the model and batch of `cfg`; return it for JSON.
+def examine(cfg: RunCfg, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Report piece by piece on this machine and on steps of `cfg`; return all of it for JSON.
 
     Raises:
         ConfigError: the asked device is not there.
     """
-    device = resolve_device(cfg.device)
-    facts = machine(device)
-    say(table([*((name, str(value)) for name, value in facts.items()), ("step", settings(cfg))]))
-    verdicts = [Verdict(name, tuple(problems(device, *_probe(device, name)))) for name in PRECISIONS]
-    say(verdict_table(device, verdicts))
-    costs = [measured(device, variant, steps) for variant in variants(device, cfg)]
+    device, m, t = resolve_device(cfg.device), cfg.model, cfg.train
+    machine = describe_machine(device)
+    step = f"V={m.V} T={m.T} C={m.C} L={m.L} H={m.H} d_ff={m.d_ff} B={t.B} accum_steps={t.accum_steps}"
+    say(table([*((name, str(value)) for name, value in machine.items()), ("step", step)]))
+    wrong = {precision: check_precision(device, precision) for precision in PRECISIONS}
+    verdicts = [(f"precision={name}", "; ".join(seen) or "computes correctly") for name, seen in wrong.items()]
+    say(table([("preflight", f"on {device.type}, against float32 on the CPU"), *verdicts]))
+    costs = [measure_cost(device, variant, steps) for variant in list_variants(device, cfg)]
     say(cost_table(costs))
-    notes = unchecked(device, cfg)
+    notes = list_unchecked(device, cfg)
     say("\n".join(f"not checked: {note}" for note in notes))
     return {
-        "machine": facts,
-        "preflight": [asdict(verdict) for verdict in verdicts],
+        "machine": machine,
+        "preflight": [{"precision": name, "wrong": seen} for name, seen in wrong.items()],
         "costs": [asdict(cost) for cost in costs],
-        "saving": savings(costs),
+        "saving": [compare_memory(off, ckpt) for off, ckpt in pair(costs)],
         "unchecked": notes,
-        "settings": {"model": cfg.model.model_dump(), "train": cfg.train.model_dump(), "timed_steps": steps},
+        "settings": {"model": m.model_dump(), "train": t.model_dump(), "timed_steps": steps},
     }
 
 
-def machine(device: torch.device) -> dict[str, str | int]:
-    """Return what there is: platform, chip, memory, versions, and on mps what Metal gives and holds."""
+def describe_machine(device: torch.device) -> dict[str, str | int]:
+    """Return platform, chip, memory and versions, and on mps the memory that Metal recommends and holds."""
     facts: dict[str, str | int] = {
         "platform": platform.platform(),
-        "chip": chip(),
+        "chip": read_chip_name(),
         "cores": os.cpu_count() or 1,
         "memory": f"{physical_memory() / 2**30:.1f} GiB",
         "python": platform.python_version(),
@@ -75,69 +78,57 @@ def machine(device: torch.device) -> dict[str, str | int]:
     return facts
 
 
-def chip() -> str:
-    """Return the processor's name, or its architecture where the system does not say."""
+def read_chip_name() -> str:
+    """Return the processor's name, or its architecture if the system does not say."""
     if sys.platform == "darwin":
         return read_sysctl("machdep.cpu.brand_string") or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
-def settings(cfg: RunCfg) -> str:
-    """Return the shapes of the measured step."""
-    m, t = cfg.model, cfg.train
-    return f"V={m.V} T={m.T} C={m.C} L={m.L} H={m.H} d_ff={m.d_ff} B={t.B} accum_steps={t.accum_steps}"
-
-
-def _probe(device: torch.device, precision: str) -> tuple[Amp, torch.dtype]:
-    """Return the autocast that preflight tries, and the dtype that it should compute in."""
+def check_precision(device: torch.device, precision: str) -> list[str]:
+    """Return what preflight finds wrong with a precision on a device."""
     if precision == "off":
-        return nullcontext, torch.float32
-    return partial(torch.autocast, device.type, dtype=DTYPES[precision]), DTYPES[precision]
+        return list(find_problems(device, nullcontext, torch.float32))
+    dtype = DTYPES[precision]
+    return list(find_problems(device, partial(torch.autocast, device.type, dtype=dtype), dtype))
 
 
-def verdict_table(device: torch.device, verdicts: list[Verdict]) -> str:
-    """Return what preflight said, a line per precision."""
-    rows = [(f"precision={v.precision}", "; ".join(v.wrong) or "computes rightly") for v in verdicts]
-    return table([("preflight", f"on {device.type}, against float32 on the CPU"), *rows])
-
-
-def unchecked(device: torch.device, cfg: RunCfg) -> list[str]:
-    """Return what this examination cannot tell, in sentences."""
-    notes = []
+def list_unchecked(device: torch.device, cfg: RunCfg) -> list[str]:
+    """Return what this examination cannot tell."""
     if device.type == "mps":
-        notes.append("peak memory within an operation; tensors and driver are looked at after each one")
-        notes.append(
-            "the theory on mps: it is for float32 and fused attention; there attention keeps T x T scores, "
-            "and activations in fp16 or bf16 take half"
-        )
-    else:
-        why = (
-            f"device={cfg.device} was asked for" if torch.backends.mps.is_available() else "this machine has none"
-        )
-        notes.append(f"mps ({why}): Metal's arithmetic, autocast, speed and memory; run this command on a Mac")
-        notes.append(
-            "fp16 and bf16 in a run: on the CPU it computes in float32 whatever the precision, so it is measured "
-            "once; the verdicts on them are of the CPU's autocast"
-        )
-        notes.append("memory within an operation; tensors are counted after each one")
-    return notes
+        return METAL_UNCHECKED
+    mps = torch.backends.mps.is_available()
+    why = f"device={cfg.device} was asked for" if mps else "this machine has none"
+    return [f"mps ({why}): Metal's arithmetic, autocast, speed and memory; run this on a Mac", *CPU_UNCHECKED]
 
 
-def cost_table(costs: list[Cost]) -> str:
-    """Return the measurements, a line per variant; what is saved is against the line above."""
-    head = ("precision", "memory", "s/step", "tokens/s", "peak MiB", "driver MiB", "saved", "in theory")
-    rows = [cost_row(cost, off) for off, ckpt in pairs(costs) for cost in (off, ckpt)]
-    return table([head, *rows])
+def pair(costs: Sequence[Cost]) -> list[tuple[Cost, Cost]]:
+    """Return each precision's costs without and with recomputation."""
+    return list(zip(costs[::2], costs[1::2], strict=True))
 
 
-def cost_row(cost: Cost, off: Cost) -> tuple[str, ...]:
-    """Return the cells of one measurement; `off` is the one without recomputation."""
-    if cost.seconds is None:
-        return cost.precision, cost.memory, cost.trouble
-    cells = (f"{cost.seconds:.3f}", f"{cost.tokens_per_second:,.0f}", mib(cost.peak), mib(cost.driver))
-    saved = off.peak - cost.peak if off.peak and cost.peak else None
-    compared = ("-", "-") if cost is off else (mib(saved), mib(off.theory - cost.theory))
-    return cost.precision, cost.memory, *cells, *compared
+def compare_memory(off: Cost, ckpt: Cost) -> dict[str, Any]:
+    """Return the bytes that memory=ckpt saves, measured and in theory, and its time ratio."""
+    saving: dict[str, Any] = {"precision": off.precision, "theory": off.theory - ckpt.theory}
+    if off.peak and ckpt.peak and off.seconds and ckpt.seconds:
+        saving |= {"peak": off.peak - ckpt.peak, "time": ckpt.seconds / off.seconds}
+    return saving
+
+
+def cost_table(costs: Sequence[Cost]) -> str:
+    """Return the measurements, a line per variant; each saving is against the line above."""
+    rows: list[tuple[str, ...]] = [
+        ("precision", "memory", "s/step", "tokens/s", "peak MiB", "driver MiB", "saved", "in theory")
+    ]
+    for off, ckpt in pair(costs):
+        saving = compare_memory(off, ckpt)
+        for cost, saved in ((off, ("-", "-")), (ckpt, (mib(saving.get("peak")), mib(saving["theory"])))):
+            if cost.seconds is None:
+                rows.append((cost.precision, cost.memory, cost.trouble))
+                continue
+            cells = f"{cost.seconds:.3f}", f"{cost.tokens_per_second:,.0f}", mib(cost.peak), mib(cost.driver)
+            rows.append((cost.precision, cost.memory, *cells, *saved))
+    return table(rows)

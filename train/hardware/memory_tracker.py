@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that were made under it and still live; `peak` is the most there were.
+    """Count the bytes of live tensors that were made under it; `peak` is the most so far.
 
-    Allocators hide freed pages, so this looks at the storages themselves, after each operation: a kernel's
-    own workspace is not seen. On mps `driver` is the most that the Metal driver held after an operation.
+    Allocators hide freed pages, so it counts storages after each operation; it does not see a kernel's workspace.
+    On mps `driver` is the most that the Metal driver held after an operation.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -25,11 +25,11 @@ class LiveBytes(TorchDispatchMode):
 
     @property
     def count(self) -> int:
-        """How many storages were made under it and still live."""
+        """Number of live storages that were made under it."""
         return len(self._live)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, then count what it made."""
+        """Run an operation, then count the storages that it made."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         given = {storage._cdata for storage in _storages((args, kwargs))}

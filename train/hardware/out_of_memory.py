@@ -11,8 +11,8 @@ from train.config.schema import RunCfg
 
 
 @contextmanager
-def explained_memory(cfg: RunCfg, device: torch.device) -> Iterator[None]:
-    """Turn a device's out of memory into one message with the ways out; let other errors pass."""
+def explain_out_of_memory(cfg: RunCfg, device: torch.device) -> Iterator[None]:
+    """Turn a device's out-of-memory error into an OutOfMemory with suggestions; let other errors pass."""
     try:
         yield
     except Exception as error:
@@ -22,12 +22,12 @@ def explained_memory(cfg: RunCfg, device: torch.device) -> Iterator[None]:
         raise OutOfMemory(
             f"out of memory on {device.type} with train.B={train.B} model.T={cfg.model.T} "
             f"train.accum_steps={train.accum_steps}; {describe_memory(device)} ({first_line(error)})",
-            ways_out(cfg),
+            suggest_less_memory(cfg),
         ) from error
 
 
-def ways_out(cfg: RunCfg) -> str:
-    """Return what to try next, in order, ready to paste."""
+def suggest_less_memory(cfg: RunCfg) -> str:
+    """Return settings to try next, in order, ready to paste."""
     train = cfg.train
     ways = [] if train.activation_checkpointing else ["memory=ckpt (the same numbers, more time)"]
     fixed = "batch=fixed " if cfg.batch == "auto" else ""

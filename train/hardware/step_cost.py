@@ -1,4 +1,4 @@
-"""Measure the time and memory of a training step, and predict them from theory.
+"""Time training steps, measure their memory, and predict it from theory.
 
 N is the number of tokens in a microbatch; other letters are ModelCfg's.
 """
@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -21,8 +22,8 @@ from train.artifacts.checkpointing import TrainState
 from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.cpu import prefer_onednn
 from train.hardware.memory_tracker import LiveBytes
-from train.hardware.preflight import known_fault, torch_version
-from train.loop.amp import Amp, amp_factory
+from train.hardware.preflight import find_known_fault
+from train.loop.amp import amp_factory
 from train.loop.model import make_model
 from train.loop.optim import lr_at, make_optimizer
 from train.loop.steps import optimizer_step
@@ -32,12 +33,47 @@ FLOAT = 4  # bytes
 NO_ROOM = "out of memory"
 
 
+class Seconds(NamedTuple):
+    """Wall seconds, and CPU seconds of all threads, which leave out waiting for a busy machine."""
+
+    wall: float
+    cpu: float
+
+
+class StepTimer:
+    """Time steps: call it at the end of each."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stamps = [Seconds(time.perf_counter(), time.process_time())]
+
+    def __call__(self) -> None:
+        """Note the end of a step."""
+        if self.device.type == "mps":
+            torch.mps.synchronize()
+        self.stamps.append(Seconds(time.perf_counter(), time.process_time()))
+
+    @property
+    def seconds(self) -> list[Seconds]:
+        """Seconds of each step."""
+        return [Seconds(b.wall - a.wall, b.cpu - a.cpu) for a, b in pairwise(self.stamps)]
+
+
+def time_steps(step: Callable[[], object], count: int, device: torch.device) -> list[Seconds]:
+    """Take `count` steps and return the seconds of each."""
+    timer = StepTimer(device)
+    for _ in range(count):
+        step()
+        timer()
+    return timer.seconds
+
+
 @dataclass(frozen=True)
 class Cost:
-    """What an optimizer step takes: median seconds, and bytes above the weights and the optimizer's state.
+    """The cost of an optimizer step: median seconds, and bytes above the weights and the optimizer's state.
 
-    `theory` is for float32 and fused attention. `driver` is all that the Metal driver held at the highest,
-    weights included, None on the CPU. `trouble` says why there is no measurement.
+    `theory` is for float32 and fused attention. `driver` is the most that the Metal driver held, weights included,
+    None on the CPU. `trouble` says why there is no measurement.
     """
 
     precision: str
@@ -50,73 +86,54 @@ class Cost:
     trouble: str = ""
 
 
-def variants(device: torch.device, cfg: RunCfg) -> Iterator[RunCfg]:
+def list_variants(device: torch.device, cfg: RunCfg) -> Iterator[RunCfg]:
     """Yield `cfg` with each precision and memory; on the CPU all precisions are the same program."""
     for precision in PRECISIONS if device.type == "mps" else ("off",):
         amp = {"amp": False} if precision == "off" else {"amp": True, "amp_dtype": precision}
         for ckpt in (False, True):
             chosen = amp | {"loss_scaling": False, "activation_checkpointing": ckpt}
-            train = cfg.train.model_copy(update=chosen)
-            yield cfg.model_copy(update={"train": train})
+            yield cfg.model_copy(update={"train": cfg.train.model_copy(update=chosen)})
 
 
-def measured(device: torch.device, cfg: RunCfg, steps: int) -> Cost:
-    """Measure a variant; what goes wrong is part of the answer."""
+def measure_cost(device: torch.device, cfg: RunCfg, steps: int) -> Cost:
+    """Measure one warm step's memory and the time of `steps` more; an error becomes the cost's trouble."""
     train = cfg.train
     memory = "ckpt" if train.activation_checkpointing else "off"
-    cost = Cost(train.amp_dtype if train.amp else "off", memory, theory(cfg.model, train, device))
-    if device.type == "mps" and (fault := known_fault(cfg, torch_version())):
+    cost = Cost(train.amp_dtype if train.amp else "off", memory, predict_peak(cfg.model, train, device))
+    if fault := find_known_fault(device, cfg):
         return replace(cost, trouble=". ".join(fault))
     try:
-        return _stepped(device, cfg, steps, cost)
+        step = partial(make_step(device, cfg), train)
+        step()
+        with LiveBytes(device) as live:
+            step()
+        seconds = median(taken.wall for taken in time_steps(step, steps, device))
+        speed = train.effective_batch * cfg.model.T / seconds
+        return replace(cost, seconds=seconds, tokens_per_second=speed, peak=live.peak, driver=live.driver or None)
     except (NielsError, RuntimeError, MemoryError) as error:
-        return replace(cost, trouble=reason(error))
+        return replace(cost, trouble=explain(error))
     finally:
         gc.collect()
         if device.type == "mps":
             torch.mps.empty_cache()
 
 
-def reason(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return in a few words why there is no measurement."""
-    if is_out_of_memory(error):
-        return NO_ROOM
-    return first_line(error)
+    return NO_ROOM if is_out_of_memory(error) else first_line(error)
 
 
-def _stepped(device: torch.device, cfg: RunCfg, steps: int, cost: Cost) -> Cost:
-    """Take a step to warm up, one under the counter, and `steps` by the clock."""
-    train, step = cfg.train, stepper(device, cfg)
-    step(train)
-    with LiveBytes(device) as live:
-        step(train)
-    seconds = median(step(train) for _ in range(steps))
-    return replace(
-        cost,
-        seconds=seconds,
-        tokens_per_second=train.effective_batch * cfg.model.T / seconds,
-        peak=live.peak,
-        driver=live.driver or None,
-    )
+def make_step(device: torch.device, cfg: RunCfg) -> Callable[[TrainCfgSchema], object]:
+    """Return a function that takes an optimizer step of a new model on random ids.
 
-
-def stepper(device: torch.device, cfg: RunCfg) -> Callable[[TrainCfgSchema], float]:
-    """Return what takes a timed step, of as many microbatches as it is told, of a new model on random ids."""
-    train = cfg.train
+    Its argument is `cfg.train`, with any number of microbatches.
+    """
     if device.type == "cpu":
         prefer_onednn()  # as in a run
-    model = make_model(cfg.model, train, device)
-    state = TrainState(model, make_optimizer(model, train))
-    return partial(_step, state, RandomIds(cfg.model), amp_factory(device, train))
-
-
-def _step(state: TrainState, source: "RandomIds", amp: Amp, cfg: TrainCfgSchema) -> float:
-    """Take one optimizer step and return its seconds."""
-    started = time.perf_counter()
-    optimizer_step(state, cfg, source, amp, lr_at(state.step, cfg))
-    if state.model.device.type == "mps":
-        torch.mps.synchronize()
-    return time.perf_counter() - started
+    model = make_model(cfg.model, cfg.train, device)
+    state = TrainState(model, make_optimizer(model, cfg.train))
+    source, amp = RandomIds(cfg.model), amp_factory(device, cfg.train)
+    return lambda train: optimizer_step(state, train, source, amp, lr_at(state.step, train))
 
 
 class RandomIds:
@@ -135,14 +152,14 @@ class RandomIds:
         return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
 
 
-def theory(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> int:
+def predict_peak(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> int:
     """Return the bytes above weights and optimizer state at the peak of a microbatch, in float32, dropout 0.
 
-    A block keeps 10 N C + 4 N d_ff floats for the backward pass, attention being fused, or its input N C alone if
-    it is recomputed. The head has logits of ROWS tokens, the probabilities in their place (softmax in place) or
-    beside them, and a gradient of V C. Without recomputation the peak is where all blocks wait for the
-    backward pass; with it, where one is made again: the first to be, while the inputs of all wait, or the last,
-    when the gradients of all blocks are there.
+    A block keeps 10 N C + 4 N d_ff floats for the backward pass with fused attention, or its input N C alone if
+    it is recomputed. The head has logits of ROWS tokens, the probabilities in their place (softmax_in_place) or
+    beside them, and a gradient of V C. Without recomputation the peak comes when all blocks wait for the backward
+    pass. With it, the peak comes in the head or when a block is recomputed: the first one, while the inputs of
+    all wait, or the last one, when the gradients of all blocks are there.
     """
     N = train.B * cfg.T
     inputs, block = N * cfg.C, N * (10 * cfg.C + 4 * cfg.d_ff)
@@ -153,19 +170,3 @@ def theory(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> int:
     weights = 4 * cfg.C * cfg.C + 3 * cfg.C * cfg.d_ff  # of a block
     again = gradient + block + max(cfg.L * inputs, inputs + cfg.L * weights)
     return FLOAT * max(cfg.L * inputs + head, again)
-
-
-def savings(costs: list[Cost]) -> list[dict[str, Any]]:
-    """Return for each precision the bytes that memory=ckpt saves, measured and in theory, and its time ratio."""
-    found = []
-    for off, ckpt in pairs(costs):
-        saving: dict[str, Any] = {"precision": off.precision, "theory": off.theory - ckpt.theory}
-        if off.peak and ckpt.peak and off.seconds and ckpt.seconds:
-            saving |= {"peak": off.peak - ckpt.peak, "time": ckpt.seconds / off.seconds}
-        found.append(saving)
-    return found
-
-
-def pairs(costs: list[Cost]) -> Iterator[tuple[Cost, Cost]]:
-    """Yield each precision's costs without and with recomputation."""
-    yield from zip(costs[::2], costs[1::2], strict=True)

@@ -18,9 +18,9 @@ from train.artifacts.results import PhaseResult, finished, read_results, setting
 from train.artifacts.run_folder import claim, sweep_leftovers
 from train.cli.signals import stop_on_signals
 from train.config.schema import RunCfg
-from train.hardware.batch_search import settled
+from train.hardware.batch_search import choose_batch
 from train.hardware.cpu import prepare_cpu
-from train.hardware.out_of_memory import explained_memory
+from train.hardware.out_of_memory import explain_out_of_memory
 from train.hardware.preflight import preflight
 from train.loop.amp import amp_active, precision_advice
 from train.loop.evaluate import Yardstick, yardstick
@@ -45,14 +45,14 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     """
     claim(plan)
     sweep_leftovers(plan)
-    plan = settled(plan)
+    plan = [choose_batch(cfg) for cfg in plan]
     phases = {cfg.phase for cfg in plan}
     others = [result for phase, result in read_results(Path(plan[0].dir)).items() if phase not in phases]
     results: list[PhaseResult] = []
     for cfg in plan:
         if (result := finished(cfg)) is None:
             before = Path(cfg.dir) / results[-1].phase if results else None
-            with explained_memory(cfg, resolve_device(cfg.device)):
+            with explain_out_of_memory(cfg, resolve_device(cfg.device)):
                 result = run_phase(cfg, before, last=cfg is plan[-1])
             write_results(cfg, [*others, *results, result])
         else:
