@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.job_record import JOB, Job, read_job
-from train.artifacts.run_folder import release
+from train.artifacts.run_folder import unlock_folder
 from train.config import load_plan
 from train.config.hydra_schema import register
 from train.config.schema import RunCfg
@@ -66,7 +66,7 @@ def run_folder(plan: Plan) -> Run:
         try:
             run(loaded)
         finally:
-            release(loaded[0].dir)
+            unlock_folder(loaded[0].dir)
         return Path(loaded[0].dir)
 
     return go

@@ -14,12 +14,12 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, DiskError, NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights.checkpoint import CHECKPOINT_KEYS, read_checkpoint
-from train.artifacts.checkpointing import TrainState, save, save_step
-from train.artifacts.compatibility import Found
+from train.artifacts.checkpointing import TrainState, save_checkpoint, save_step
+from train.artifacts.compatibility import LoadedCheckpoint
 from train.artifacts.paths import step_files, step_path
 from train.config.schema import TrainCfgSchema
 from train.loop.optim import make_optimizer
-from train.run.resume import changed_settings, newest, resume, warm_start
+from train.run.resume import find_newest, list_changes, load_state, load_weights
 
 CFG = ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32)
 
@@ -35,10 +35,10 @@ def state(step: int = 0, seed: int = 0, cfg: ModelCfg = CFG) -> TrainState:
 
 def test_a_checkpoint_holds_the_six_keys_and_resumes_all_of_them(tmp_path: Path) -> None:
     first, second = state(7), state(0, seed=1)
-    save(tmp_path / "a.pt", first, {"B": 4})
-    found = Found.at(tmp_path / "a.pt")
+    save_checkpoint(tmp_path / "a.pt", first, {"B": 4})
+    found = LoadedCheckpoint.load(tmp_path / "a.pt")
     assert found.saved.keys() == CHECKPOINT_KEYS.keys()
-    resume(second, found)
+    load_state(second, found)
     assert (second.step, second.best_val_loss) == (7, 1.5)
     assert same(first.model.state_dict(), second.model.state_dict())
     assert same(first.optimizer.state_dict(), second.optimizer.state_dict())
@@ -47,16 +47,16 @@ def test_a_checkpoint_holds_the_six_keys_and_resumes_all_of_them(tmp_path: Path)
 def test_a_warm_start_takes_the_weights_alone(tmp_path: Path) -> None:
     first, second = state(7), state(0, seed=1)
     before = second.optimizer.state_dict()
-    save(tmp_path / "a.pt", first, {})
+    save_checkpoint(tmp_path / "a.pt", first, {})
     second.best_val_loss = None
-    warm_start(second, Found.at(tmp_path / "a.pt"))
+    load_weights(second, LoadedCheckpoint.load(tmp_path / "a.pt"))
     assert same(first.model.state_dict(), second.model.state_dict())
     assert same(before, second.optimizer.state_dict())
     assert (second.step, second.best_val_loss) == (0, None)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path / "a.pt", state(1), {})
+    save_checkpoint(tmp_path / "a.pt", state(1), {})
     before = (tmp_path / "a.pt").read_bytes()
 
     def torn(content: object, file: object) -> None:
@@ -65,7 +65,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(torch, "save", torn)
     with pytest.raises(DiskError, match="disk full"):
-        save(tmp_path / "a.pt", state(2), {})
+        save_checkpoint(tmp_path / "a.pt", state(2), {})
     assert (tmp_path / "a.pt").read_bytes() == before
     assert os.listdir(tmp_path) == ["a.pt"]
 
@@ -75,7 +75,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         spoilt.model.norm.weight[0] = float("nan")
     with pytest.raises(NonFiniteError, match=r"norm.weight is not finite at step 3"):
-        save(tmp_path / "a.pt", spoilt, {})
+        save_checkpoint(tmp_path / "a.pt", spoilt, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -103,7 +103,7 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(
     path = step_path(tmp_path, 2)
     damage(path, path.stat().st_size // 2)
     with caplog.at_level(logging.WARNING, logger="niels_gpt"):
-        found = newest(tmp_path)
+        found = find_newest(tmp_path)
     assert found and found.saved["step"] == 1
     assert re.search(
         r"warning: .*step_0000002.pt is damaged \(bad CRC-32 of .*\); using step 1$", caplog.text, re.M
@@ -118,24 +118,24 @@ def test_latest_stands_in_for_the_newest_step_where_it_is_a_file_of_its_own(tmp_
     (tmp_path / "latest.pt").unlink()
     (tmp_path / "latest.pt").write_bytes(content)
     damage(step_path(tmp_path, 2), len(content) // 2)
-    found = newest(tmp_path)
+    found = find_newest(tmp_path)
     assert found and found.saved["step"] == 2
     for path in step_files(tmp_path):
         path.unlink()
-    assert newest(tmp_path) is not None, "never silently from scratch"
+    assert find_newest(tmp_path) is not None, "never silently from scratch"
 
 
 def test_a_damaged_later_step_does_not_push_a_good_one_out(tmp_path: Path) -> None:
     for step in (1, 3):
         save_step(tmp_path, state(step), {}, best=False, keep_last=2)
     damage(step_path(tmp_path, 3), 3000)
-    assert newest(tmp_path)
+    assert find_newest(tmp_path)
     save_step(tmp_path, state(2), {}, best=False, keep_last=1)
     assert step_files(tmp_path) == [step_path(tmp_path, 2)]
 
 
 def test_a_save_never_writes_into_what_a_killed_process_had_linked(tmp_path: Path) -> None:
-    save(tmp_path / "best.pt", state(3), {})
+    save_checkpoint(tmp_path / "best.pt", state(3), {})
     os.link(tmp_path / "best.pt", tmp_path / ".step_0000003.pt.part")
     before = (tmp_path / "best.pt").read_bytes()
     save_step(tmp_path, state(3, seed=1), {}, best=False, keep_last=2)
@@ -147,8 +147,8 @@ def test_when_all_are_damaged_nothing_starts_from_scratch_silently(tmp_path: Pat
     path = step_path(tmp_path, 1)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CheckpointError, match=r"step_0000001.pt cannot be read"):
-        newest(tmp_path)
-    assert newest(tmp_path / "empty") is None
+        find_newest(tmp_path)
+    assert find_newest(tmp_path / "empty") is None
 
 
 def test_loading_never_executes_what_is_in_the_file(tmp_path: Path) -> None:
@@ -179,11 +179,11 @@ def test_an_older_checkpoint_without_a_newer_setting_of_the_model_has_its_defaul
         "model_cfg": CFG.model_dump(exclude={"rope_theta", "dropout"}),
         "model_state": state(1).model.state_dict(),
     }
-    found = Found(tmp_path / "a.pt", saved)
-    warm_start(state(seed=1), found)
+    found = LoadedCheckpoint(tmp_path / "a.pt", saved)
+    load_weights(state(seed=1), found)
     other = state(cfg=CFG.model_copy(update={"rope_theta": 500.0}))
     with pytest.raises(CheckpointError, match=r"model.rope_theta=10000.0, not 500.0"):
-        warm_start(other, found)
+        load_weights(other, found)
 
 
 def test_steps_are_numbers_not_words(tmp_path: Path) -> None:
@@ -194,10 +194,10 @@ def test_steps_are_numbers_not_words(tmp_path: Path) -> None:
 
 
 def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> None:
-    save(tmp_path / "a.pt", state(1), {})
+    save_checkpoint(tmp_path / "a.pt", state(1), {})
     other = state(cfg=CFG.model_copy(update={"C": 32, "d_ff": 64, "dropout": 0.5}))
     with pytest.raises(CheckpointError) as caught:
-        resume(other, Found.at(tmp_path / "a.pt"))
+        load_state(other, LoadedCheckpoint.load(tmp_path / "a.pt"))
     assert str(caught.value).splitlines() == [
         f"{tmp_path / 'a.pt'} holds another model than this run asks for:",
         "model.C=16, not 32",
@@ -206,10 +206,10 @@ def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> 
 
 
 def test_an_older_checkpoint_without_the_newer_settings_resumes(tmp_path: Path) -> None:
-    save(tmp_path / "a.pt", state(3), {"B": 8, "total_steps": 9})
+    save_checkpoint(tmp_path / "a.pt", state(3), {"B": 8, "total_steps": 9})
     fresh = state(seed=1)
-    found = Found.at(tmp_path / "a.pt")
-    resume(fresh, found)
+    found = LoadedCheckpoint.load(tmp_path / "a.pt")
+    load_state(fresh, found)
     assert fresh.step == 3
     changed = {"step": 3, "setting": "train.B", "before": 8, "after": 4}
-    assert list(changed_settings(found.saved, train=TrainCfgSchema(total_steps=9))) == [changed]
+    assert list(list_changes(found.saved, train=TrainCfgSchema(total_steps=9))) == [changed]

@@ -15,7 +15,7 @@ from niels_gpt.data.batches import ChatStream, TokenStream
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE, next_token_loss
 from niels_gpt.model.gpt import GPT
-from train.loop.evaluate import batches, evaluate, share_out, yardstick
+from train.loop.evaluate import allocate_sequences, draw_batches, evaluate, fit_unigram_baseline
 
 MODEL = GPT(ModelCfg(V=256, T=T, C=16, L=1, H=2, d_ff=32, dropout=0.5))
 CHATS = ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6] * 3), T, 1)
@@ -25,12 +25,12 @@ CHATS = ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6] * 3), T, 1)
 def test_the_loss_does_not_depend_on_B(B: int) -> None:
     x, y = CHATS.draw(0, len(CHATS))
     expected = next_token_loss(MODEL.eval()(x), y, int((y != IGNORE).sum())).item()
-    loss = evaluate(MODEL, share_out({"chats": (CHATS, 1.0)}, 1000), B, nullcontext)
+    loss = evaluate(MODEL, allocate_sequences({"chats": (CHATS, 1.0)}, 1000), B, nullcontext)
     assert loss and loss.mean == loss.by_source["chats"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_it_sees_as_many_sequences_as_asked_for_in_batches_of_one_shape() -> None:
-    seen = list(batches(CHATS, 5, 3))
+    seen = list(draw_batches(CHATS, 5, 3))
     assert [batch.x.shape for batch in seen] == [(3, T), (3, T)]
     assert (seen[1].y[2] == IGNORE).all() and (seen[1].y[1] != IGNORE).any()
 
@@ -39,7 +39,7 @@ def test_evaluation_rests_dropout_draws_nothing_and_leaves_the_mode() -> None:
     MODEL.train()
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    losses = [evaluate(MODEL, share_out({"chats": (CHATS, 1.0)}, 5), 2, nullcontext) for _ in range(2)]
+    losses = [evaluate(MODEL, allocate_sequences({"chats": (CHATS, 1.0)}, 5), 2, nullcontext) for _ in range(2)]
     assert losses[0] == losses[1] and MODEL.training
     assert torch.equal(state, torch.get_rng_state())
 
@@ -47,7 +47,7 @@ def test_evaluation_rests_dropout_draws_nothing_and_leaves_the_mode() -> None:
 def test_each_row_validates_once_at_most_and_a_source_counts_by_its_share() -> None:
     """A source of few rows gives all of them; the others make up for it, and its share of the loss stays."""
     few, many = TokenStream(documents(4 * T + 1), T, 0), TokenStream(documents(200, 50), T, 0)
-    parts = share_out({"few": (few, 1.0), "many": (many, 3.0)}, 20)
+    parts = allocate_sequences({"few": (few, 1.0), "many": (many, 3.0)}, 20)
     assert [(part.name, part.share, part.sequences) for part in parts] == [("few", 0.25, 4), ("many", 0.75, 16)]
     loss = evaluate(MODEL, parts, 3, nullcontext)
     assert loss and list(loss.by_source) == ["few", "many"]
@@ -76,12 +76,12 @@ def test_an_evaluation_is_shared_out_by_weight(
         str(n): (TokenStream(documents(count * T + 1), T, 0), w)
         for n, (count, w) in enumerate(zip(rows, weights, strict=True))
     }
-    assert tuple(part.sequences for part in share_out(sources, asked)) == expected
+    assert tuple(part.sequences for part in allocate_sequences(sources, asked)) == expected
 
 
 def test_the_unigram_model_knows_how_often_each_token_occurs() -> None:
     source = TokenStream(documents(161), T, 1)  # every id but the first is a target once
-    measure = yardstick(source, share_out({"text": (source, 1.0)}, 1000), [2] * 256, 4)
+    measure = fit_unigram_baseline(source, allocate_sequences({"text": (source, 1.0)}, 1000), [2] * 256, 4)
     counts = torch.ones(256, dtype=torch.float64)
     counts[1:161] += 1
     assert measure.unigram_loss == pytest.approx(-math.log(2 / counts.sum().item()))

@@ -7,7 +7,7 @@ import torch
 from conftest import ROOT
 
 from train.config.schema import TrainCfgSchema
-from train.loop.model import compile_active
+from train.loop.model import will_compile
 
 FOLDERS = ("niels_gpt", "train", "scripts", "hydra_plugins")
 LOOP = "def optimizer_step():\n    for x in y:\n        loss = f(x)\n        loss.backward()\n        "
@@ -60,4 +60,4 @@ def test_a_load_that_could_run_code_is_found(given: str) -> None:
 
 
 def test_what_compiles_is_for_the_cpu() -> None:
-    assert not compile_active(torch.device("mps"), TrainCfgSchema(compile=True))
+    assert not will_compile(torch.device("mps"), TrainCfgSchema(compile=True))

@@ -8,7 +8,7 @@ from conftest import Plan, Run, final, metrics, same, stopped_after
 
 from niels_gpt.errors import ConfigError, Interrupted
 from train.config.schema import TrainCfgSchema
-from train.loop.model import compile_active, require_compiler
+from train.loop.model import require_compiler, will_compile
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 
@@ -36,9 +36,9 @@ def test_a_compiled_run_resumes_to_the_bit_dropout_included(run_folder: Run) -> 
 
 def test_compiling_takes_effect_on_the_cpu_alone_and_only_when_asked_for() -> None:
     asked = TrainCfgSchema(compile=True)
-    assert compile_active(CPU, asked)
-    assert not compile_active(MPS, asked)
-    assert not compile_active(CPU, TrainCfgSchema())
+    assert will_compile(CPU, asked)
+    assert not will_compile(MPS, asked)
+    assert not will_compile(CPU, TrainCfgSchema())
 
 
 def test_a_machine_without_a_compiler_is_told_before_training(plan: Plan) -> None:

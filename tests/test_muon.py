@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 
-from train.loop.muon import Muon, fast_dtype, orthogonal
+from train.loop.muon import Muon, fast_dtype, orthogonalize
 
 SHAPES = [(24, 24), (48, 24), (24, 72)]
 
@@ -34,7 +34,7 @@ def test_singular_values_come_near_one_and_singular_vectors_stay(
     torch.manual_seed(0)
     matrix = torch.randn(shape)
     with mock.patch("train.loop.muon.fast_dtype", return_value=dtype):
-        made = orthogonal(matrix).float()
+        made = orthogonalize(matrix).float()
     u, values, vt = torch.linalg.svd(matrix, full_matrices=False)
     assert made.shape == matrix.shape
     assert torch.linalg.svdvals(made)[values / values[0] > 0.1].sub(1).abs().max() < 0.4

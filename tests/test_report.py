@@ -10,10 +10,10 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.model.gpt import GPT
 from train.artifacts.checkpointing import TrainState
 from train.artifacts.metrics import read_metrics
-from train.loop.evaluate import ValLoss, Yardstick
-from train.loop.logger import Report
+from train.loop.evaluate import UnigramBaseline, ValLoss
+from train.loop.logger import RunLogger
 
-MEASURE = Yardstick(unigram_loss=6.0, bytes_per_target=4.0)
+MEASURE = UnigramBaseline(unigram_loss=6.0, bytes_per_target=4.0)
 
 
 def state(step: int = 0) -> TrainState:
@@ -22,17 +22,17 @@ def state(step: int = 0) -> TrainState:
     return TrainState(model, SGD(model.parameters()), step=step, sequences=8 * step)
 
 
-def report(out: Path, step: int = 0) -> Report:
-    return Report(out, 10, state(step), MEASURE)
+def report(out: Path, step: int = 0) -> RunLogger:
+    return RunLogger(out, 10, state(step), MEASURE)
 
 
 LOSS = ValLoss(2.0, {"synthetic": 2.0})
 
 
 def test_an_event_says_what_was_measured(tmp_path: Path) -> None:
-    voice = report(tmp_path)
-    voice.train(state(1), 2.5, 1e-3, 0.5)
-    voice.val(state(1), LOSS)
+    logger = report(tmp_path)
+    logger.log_step(state(1), 2.5, 1e-3, 0.5)
+    logger.log_evaluation(state(1), LOSS)
     train, val = read_metrics(tmp_path / "metrics.jsonl")
     assert {key: train[key] for key in ("event", "step", "loss", "lr", "grad_norm", "tokens")} == {
         "event": "train", "step": 1, "loss": 2.5, "lr": 1e-3, "grad_norm": 0.5, "tokens": 64,
@@ -42,20 +42,20 @@ def test_an_event_says_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_events_after_the_resumed_step_and_a_torn_line_are_cut(tmp_path: Path) -> None:
-    voice = report(tmp_path)
+    logger = report(tmp_path)
     for step in range(1, 6):
-        voice.train(state(step), float(step), 1e-3, 0.5)
+        logger.log_step(state(step), float(step), 1e-3, 0.5)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "train", "st')
     resumed = report(tmp_path, step=3)
-    resumed.train(state(4), 4.0, 1e-3, 0.5)
+    resumed.log_step(state(4), 4.0, 1e-3, 0.5)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_curves_are_drawn_from_what_was_measured(tmp_path: Path) -> None:
-    voice = report(tmp_path)
-    voice.train(state(1), 2.5, 1e-3, 0.5)
-    voice.val(state(1), LOSS)
-    voice.curves()
+    logger = report(tmp_path)
+    logger.log_step(state(1), 2.5, 1e-3, 0.5)
+    logger.log_evaluation(state(1), LOSS)
+    logger.draw_curves()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

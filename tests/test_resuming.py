@@ -120,7 +120,7 @@ NO_ROOM = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator:
     [
         ("zipfile.ZipFile.testzip", MemoryError()),
         ("torch.load", NO_ROOM),
-        ("train.run.resume.load_averages", NO_ROOM),
+        ("train.run.resume.load_optimizer_state", NO_ROOM),
         ("zipfile.ZipFile.testzip", OSError(errno.EIO, "Input/output error")),
         ("zipfile.ZipFile", PermissionError(errno.EACCES, "Permission denied")),
     ],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_runs import made_job, made_run, write_metrics, write_result
 
 from train.artifacts.metrics import read_metrics
-from train.artifacts.run_folder import hold, release
+from train.artifacts.run_folder import lock_folder, unlock_folder
 from train.report.rows import compute_seconds, is_run, read_row
 
 JSON = st.recursive(
@@ -67,9 +67,9 @@ def test_a_job_runs_only_while_somebody_carries_it_out(tmp_path: Path) -> None:
     folder = made_run(tmp_path / "sweep" / "job", job={"status": "running", "exit_code": None, "reason": ""})
     assert read_row(folder).status == "interrupted", "its sweep was killed"
     for holder in (folder, folder.parent):
-        hold(holder)
+        lock_folder(holder)
         assert read_row(folder).status == "running"
-        release(str(holder))
+        unlock_folder(str(holder))
 
 
 @pytest.mark.parametrize("status", ["failed", "killed", "timed out", "interrupted"])

@@ -17,7 +17,7 @@ from conftest import ROOT, Plan, Run, final, metrics, same, stopped_after
 
 from niels_gpt.errors import CheckpointError, DataError, Interrupted, NielsError, OutOfMemory, RunFolderInUse
 from niels_gpt.weights.checkpoint import read_checkpoint
-from train.artifacts.run_folder import claim, release
+from train.artifacts.run_folder import claim_run_folder, unlock_folder
 from train.loop.steps import optimizer_step
 from train.run import run
 from train.run import runner as run_module
@@ -401,8 +401,8 @@ def test_two_runs_on_one_folder_the_second_is_refused_naming_the_first(plan: Pla
         with pytest.raises(RunFolderInUse, match="in use by process 1 on host"):
             run(loaded)
         owner.kill()
-    claim(loaded)  # the kernel drops the lock of a killed process
-    release(loaded[0].dir)
+    claim_run_folder(loaded)  # the kernel drops the lock of a killed process
+    unlock_folder(loaded[0].dir)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -24,7 +24,7 @@ from train.artifacts.checkpointing import TrainState
 from train.config.schema import TrainCfgSchema
 from train.hardware.memory_tracker import LiveBytes
 from train.loop import steps as train_loop
-from train.loop.logger import Report
+from train.loop.logger import RunLogger
 from train.loop.optim import clip_gradients, lr_at, make_optimizer
 from train.run import run
 
@@ -197,13 +197,13 @@ def test_as_many_tensors_live_after_sixty_steps_as_after_ten(
     run_folder: Run, monkeypatch: pytest.MonkeyPatch, memory: str
 ) -> None:
     held: dict[int, tuple[int, int]] = {}
-    advance = Report.advance
+    advance = RunLogger.advance
 
-    def noted(report: Report, step: int) -> None:
+    def noted(report: RunLogger, step: int) -> None:
         held[step] = (live.count, live.now)
         advance(report, step)
 
-    monkeypatch.setattr(Report, "advance", noted)
+    monkeypatch.setattr(RunLogger, "advance", noted)
     every = [f"train.{what}_every=10" for what in ("eval", "ckpt", "log")]
     every += ["train.eval_sequences=8"]  # the counter takes its time
     with LiveBytes(torch.device("cpu")) as live:

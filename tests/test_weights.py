@@ -17,7 +17,7 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, BytesTokenizer, Tokenizer, train_bpe
 from niels_gpt.weights.checkpoint import load_model
 from niels_gpt.weights.llama import export_llama, llama_config
-from train.artifacts.checkpointing import TrainState, save
+from train.artifacts.checkpointing import TrainState, save_checkpoint
 from train.config.schema import TrainCfgSchema
 from train.loop.optim import make_optimizer
 
@@ -33,7 +33,7 @@ def model() -> GPT:
 
 def test_a_saved_model_loads_and_says_the_same(tmp_path: Path) -> None:
     network = model()
-    save(tmp_path / "a.pt", TrainState(network, make_optimizer(network, TrainCfgSchema())), {"B": 2})
+    save_checkpoint(tmp_path / "a.pt", TrainState(network, make_optimizer(network, TrainCfgSchema())), {"B": 2})
     loaded, train_cfg = load_model(tmp_path / "a.pt")
     ids = torch.arange(16)[None]
     assert torch.equal(loaded(ids), network.eval()(ids))

@@ -15,7 +15,7 @@ from unittest import mock
 
 from conftest import ROOT, cli
 
-from train.artifacts.run_folder import _held, release
+from train.artifacts.run_folder import _held, unlock_folder
 from train.cli.command import exit_codes
 from train.config.schema import RunCfg
 from train.sweep.callback import PlanCallback
@@ -88,7 +88,7 @@ def train(*words: str) -> Said:
             code = end.code if isinstance(end.code, int) else 1
     seconds = time.process_time() - started
     for folder in list(_held):
-        release(str(folder))
+        unlock_folder(str(folder))
     logging.getLogger().handlers.clear()
     return Said(code, stderr.getvalue(), plans[0] if plans else None, seconds)
 

@@ -21,7 +21,7 @@ from niels_gpt.generation.chat import load_session
 from niels_gpt.tokenizer import BytesTokenizer, load_tokenizer, train_bpe
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.paths import step_path
-from train.run.resume import newest
+from train.run.resume import find_newest
 
 RUN = (*TINY, "train.total_steps=6", "train.ckpt_every=2", "train.eval_every=6", "train.keep_last=9")
 NAMED = r"warning: \S*step_0000006\.pt (is damaged|cannot be read|is not a checkpoint)[^\n]*; using step 4$"
@@ -56,7 +56,7 @@ def test_a_damaged_step_is_named_and_the_one_before_is_used(
         step_path(phase, 6).write_bytes(damaged)
         (phase / "best.pt").unlink()
         caplog.clear()
-        found = newest(phase)
+        found = find_newest(phase)
         assert found and same(found.saved, states[found.saved["step"]]), kind
         if found.saved["step"] == 4:
             assert re.search(NAMED, caplog.text, re.M), kind

@@ -33,7 +33,7 @@ from niels_gpt.weights.llama import export_llama
 from train.artifacts import disk, metrics
 from train.artifacts.checkpointing import TrainState, save_step
 from train.artifacts.paths import step_path
-from train.artifacts.run_folder import release
+from train.artifacts.run_folder import unlock_folder
 from train.cli.output import write_report
 from train.config.schema import TrainCfgSchema
 from train.loop import logger
@@ -205,12 +205,12 @@ def test_a_line_of_metrics_that_went_half_onto_the_disk_is_taken_back() -> None:
         written = 0
         with pytest.raises(OSError, match="No space left"):
             for step in range(1000):
-                metrics.append(path, {"step": step, "event": "train", "loss": 1.25})
+                metrics.append_event(path, {"step": step, "event": "train", "loss": 1.25})
                 written += 1
         assert [event["step"] for event in metrics.read_metrics(path)] == list(range(written))
         assert path.read_bytes().endswith(b"}\n")
-        metrics.keep_until(path, 10, evaluated=True)  # as a resumed run does, still without room
-        metrics.append(path, {"step": 11, "event": "train"})
+        metrics.truncate_metrics(path, 10, evaluated=True)  # as a resumed run does, still without room
+        metrics.append_event(path, {"step": 11, "event": "train"})
         assert [event["step"] for event in metrics.read_metrics(path)] == list(range(12))
 
 
@@ -260,7 +260,7 @@ def test_whatever_finds_no_room_is_named_with_what_is_there(
     with allowed(2048):
         with pytest.raises(OSError) as caught:
             write(tmp_path)
-        said = str(disk.disk_error(caught.value))
+        said = str(disk.make_disk_error(caught.value))
     assert re.fullmatch(rf"disk full: have 0\.0 MB at {tmp_path}\S* for {name}", said), said
 
 
@@ -315,8 +315,8 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_before_any_step(
         ):  # the command line makes 8 of both
             run(loaded)
     finally:
-        release(loaded[0].dir)
-    error = disk.disk_error(caught.value) if isinstance(caught.value, OSError) else caught.value
+        unlock_folder(loaded[0].dir)
+    error = disk.make_disk_error(caught.value) if isinstance(caught.value, OSError) else caught.value
     assert isinstance(error, DiskError)
     assert error.exit_code == 8
     assert f"{open_folder}/{what}/" in str(error) and "Permission denied" in str(error)

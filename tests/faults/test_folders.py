@@ -15,7 +15,7 @@ from warm import context
 from faults.forked import LONGEST, Forked, forked
 from faults.scale import note, scaled
 from niels_gpt.errors import RunFolderInUse
-from train.artifacts.run_folder import hold, is_held, release
+from train.artifacts.run_folder import is_locked, lock_folder, unlock_folder
 
 RUN = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "data.cache_dir=cache", "name=run"]
 ENDLESS = [*RUN, "train.total_steps=100000000", "train.log_every=1000000", "train.eval_every=1000000"]
@@ -27,7 +27,7 @@ def claims(folder: Path, barrier: Barrier, done: Event) -> None:
     """Take the folder at the same moment as all others; leave a file that says how that went."""
     barrier.wait()
     try:
-        hold(folder)
+        lock_folder(folder)
     except RunFolderInUse as error:
         (folder / f"refused-{os.getpid()}").write_text(str(error))
         sys.exit(error.exit_code)
@@ -95,8 +95,8 @@ def test_asking_whether_a_folder_is_held_keeps_nobody_from_taking_it(tmp_path: P
     asking.start()
     try:
         for _ in range(scaled(300, 5000)):
-            hold(tmp_path)
-            release(str(tmp_path))
+            lock_folder(tmp_path)
+            unlock_folder(str(tmp_path))
     finally:
         done.set()
         asking.join(LONGEST)
@@ -105,11 +105,11 @@ def test_asking_whether_a_folder_is_held_keeps_nobody_from_taking_it(tmp_path: P
 
 def asks(folder: Path, done: Event) -> None:
     while not done.is_set():
-        is_held(folder)
+        is_locked(folder)
 
 
 def test_a_run_that_has_ended_leaves_its_folder_to_the_next(tmp_path: Path) -> None:
     short = [*RUN, "train.total_steps=2"]
     assert forked(*short, cwd=tmp_path)[0] == 0
-    assert not is_held(tmp_path / "runs" / "run")
+    assert not is_locked(tmp_path / "runs" / "run")
     assert forked(*short, cwd=tmp_path)[0] == 0

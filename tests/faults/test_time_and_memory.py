@@ -23,7 +23,7 @@ from train.artifacts.results import read_results
 from train.hardware.out_of_memory import explain_out_of_memory
 from train.loop.steps import optimizer_step
 from train.run import time_limit
-from train.run.time_limit import Budget
+from train.run.time_limit import TimeLimit
 
 SETTINGS = ["train.total_steps=9", "train.ckpt_every=4", "train.eval_every=3", "model.dropout=0.1"]
 MPS_TEXTS = (
@@ -94,22 +94,22 @@ def test_a_killed_process_has_used_its_time_too(tmp_path: Path) -> None:
     (tmp_path / "step_0000001.pt").touch()
     now = [50.0]
     with mock.patch.object(time_limit, "time", mock.Mock(monotonic=lambda: now[0])):
-        first = Budget(tmp_path, 1.0)
+        first = TimeLimit(tmp_path, 1.0)
         for later in (55.0, 70.0, 75.0):
             now[0] = later
-            assert not first.used_up()
+            assert not first.is_reached()
         now[0] = 500.0  # `first` is gone: it had noted 20 seconds
-        second = Budget(tmp_path, 1.0)
+        second = TimeLimit(tmp_path, 1.0)
         now[0] = 539.0
-        assert second.seconds() == 59.0 and not second.used_up()
+        assert second.seconds() == 59.0 and not second.is_reached()
         now[0] = 540.0
-        assert second.used_up()
+        assert second.is_reached()
 
 
 @pytest.mark.parametrize("damage", ["", "null", "[]", '{"seconds": "x"}', '{"seconds": NaN}', '{"seconds": -5}'])
 def test_a_damaged_note_of_the_time_has_noted_nothing(tmp_path: Path, damage: str) -> None:
     (tmp_path / time_limit.TIME).write_text(damage)
-    assert 0 <= Budget(tmp_path, 1.0).seconds() < 30
+    assert 0 <= TimeLimit(tmp_path, 1.0).seconds() < 30
 
 
 def test_the_command_line_ends_with_75_and_goes_on(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.storage import beside, part_of, sync_folder, to_platter
 from niels_gpt.weights.checkpoint import walk_values
-from train.artifacts.disk import explained_disk, writing
+from train.artifacts.disk import explain_disk_errors, open_to_write
 from train.artifacts.paths import BEST, LATEST, step_files, step_path
 
 RECORD = 512  # bytes that a tensor takes besides its numbers: header, name (twice), alignment
@@ -35,7 +35,7 @@ class TrainState:
     evaluated: bool = True
 
 
-def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
     """Write a checkpoint. A file that is visible under `path` is complete.
 
     Raises:
@@ -51,7 +51,7 @@ def save(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
         "step": state.step,
         "best_val_loss": state.best_val_loss,
     }
-    with beside(path) as part, writing(part, _bytes(content)) as file:
+    with beside(path) as part, open_to_write(part, _bytes(content)) as file:
         torch.save(content, file)
         file.flush()
         to_platter(file.fileno())
@@ -62,17 +62,17 @@ def save_step(folder: Path, state: TrainState, train_cfg: dict[str, Any], *, bes
     """Save this step, point latest.pt (and best.pt) at it, and delete all but the last `keep_last` steps."""
     path = step_path(folder, state.step)
     if best:  # first, so that a run resumed from this step finds the best that it refers to
-        save(folder / BEST, state, train_cfg)
-        link(folder / BEST, path)
+        save_checkpoint(folder / BEST, state, train_cfg)
+        link_checkpoint(folder / BEST, path)
     else:
-        save(path, state, train_cfg)
-    link(path, folder / LATEST)
+        save_checkpoint(path, state, train_cfg)
+    link_checkpoint(path, folder / LATEST)
     sync_folder(folder)  # the new file is on the disk before an old one goes
     for old in step_files(folder)[keep_last:]:
         old.unlink()
 
 
-def saved_size(model: GPT) -> int:
+def estimate_size(model: GPT) -> int:
     """Estimate the bytes of a checkpoint: the weights, and AdamW's two averages of each."""
     return 3 * _bytes(dict(model.named_parameters()))
 
@@ -101,9 +101,9 @@ def _on_cpu(value: Any) -> Any:
     return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
-def link(path: Path, name: Path) -> None:
+def link_checkpoint(path: Path, name: Path) -> None:
     """Make `name` a second name of the file at `path`, in one step."""
-    with explained_disk(part_of(name), path.stat().st_size), beside(name) as part:
+    with explain_disk_errors(part_of(name), path.stat().st_size), beside(name) as part:
         try:
             os.link(path, part)
         except OSError:  # a file system without hard links

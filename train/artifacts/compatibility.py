@@ -12,14 +12,14 @@ from train.config.suggest import shown
 UNRECORDED = {"init_from": "none", "resume": "none", "optim": "adamw"}  # the values of older checkpoints
 
 
-class Found(NamedTuple):
+class LoadedCheckpoint(NamedTuple):
     """A checkpoint in memory, with the path that error messages name."""
 
     path: Path
     saved: dict[str, Any]
 
     @classmethod
-    def at(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> Self:
         """Read a checkpoint.
 
         Raises:
@@ -34,19 +34,19 @@ class Found(NamedTuple):
         return int(cfg.get("sequences", self.saved["step"] * cfg.get("B", 1) * cfg.get("accum_steps", 1)))
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """Phase, step and best loss, which identify the checkpoint wherever it is."""
         saved = self.saved
         return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
 
 
-def recorded(found: Found) -> dict[str, Any]:
+def read_history(found: LoadedCheckpoint) -> dict[str, Any]:
     """Return the history of a checkpoint, for the ones that follow it."""
     then = found.saved["train_cfg"]
     return {key: then[key] for key in ("init_from", "resume", "changes") if key in then}
 
 
-def require_same_model(found: Found, asked: ModelCfg, whose: str = "this run") -> None:
+def require_same_model(found: LoadedCheckpoint, asked: ModelCfg, whose: str = "this run") -> None:
     """Require the shape of network that `whose` settings ask for. Dropout may differ; missing keys are defaults.
 
     Raises:
@@ -65,7 +65,7 @@ def require_same_model(found: Found, asked: ModelCfg, whose: str = "this run") -
         )
 
 
-def require_same_origin(found: Found, now: Mapping[str, str]) -> None:
+def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, str]) -> None:
     """Require the phase, the tokenizer and whatever else `now` has; older checkpoints do not record all of it.
 
     Raises:

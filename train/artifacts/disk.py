@@ -22,7 +22,7 @@ _warned: set[Path] = set()
 log = logging.getLogger("niels_gpt")
 
 
-class FaithfulFile(io.BufferedWriter):
+class ErrorKeepingFile(io.BufferedWriter):
     """A file that keeps its first OSError: torch.save turns it into a RuntimeError without an errno."""
 
     error: OSError | None = None
@@ -37,15 +37,15 @@ class FaithfulFile(io.BufferedWriter):
 
 
 @contextmanager
-def writing(path: Path, need: int) -> Iterator[FaithfulFile]:
+def open_to_write(path: Path, need: int) -> Iterator[ErrorKeepingFile]:
     """Open a file to write about `need` bytes.
 
     Raises:
         DiskError: there is no room for it, or it cannot be written.
     """
-    with explained_disk(path, need):
+    with explain_disk_errors(path, need):
         require_room(path.parent, need)
-        with FaithfulFile(path.open("wb", buffering=0)) as file:
+        with ErrorKeepingFile(path.open("wb", buffering=0)) as file:
             try:
                 yield file
             except Exception as error:
@@ -53,23 +53,23 @@ def writing(path: Path, need: int) -> Iterator[FaithfulFile]:
 
 
 @contextmanager
-def explained_disk(path: Path, need: int = 0) -> Iterator[None]:
+def explain_disk_errors(path: Path, need: int = 0) -> Iterator[None]:
     """Turn an OSError while `path` is written into a DiskError with the way out."""
     try:
         yield
     except OSError as error:
-        raise disk_error(error, path, need) from error
+        raise make_disk_error(error, path, need) from error
 
 
 @contextmanager
-def tolerated(path: Path) -> Iterator[None]:
+def tolerate_disk_errors(path: Path) -> Iterator[None]:
     """Warn once that `path` cannot be written, and go on."""
     try:
         yield
     except OSError as error:
         if path not in _warned:
             _warned.add(path)
-            log.warning("warning: %s cannot be written (%s); training goes on", path, disk_error(error, path))
+            log.warning("warning: %s cannot be written (%s); training goes on", path, make_disk_error(error, path))
 
 
 def require_room(folder: Path, need: int) -> None:
@@ -85,7 +85,7 @@ def require_writable(folder: Path, need: int) -> None:
         DiskError: the folder cannot be written to, or has no room for `need` bytes.
     """
     trial = folder / ".trial.part"
-    with explained_disk(trial):
+    with explain_disk_errors(trial):
         try:
             trial.write_bytes(b"x")
         finally:
@@ -93,7 +93,7 @@ def require_writable(folder: Path, need: int) -> None:
     require_room(folder, need)
 
 
-def disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskError:
+def make_disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskError:
     """Return the DiskError for an OSError; `path` is the file, where the error does not name it."""
     path = path or (Path(os.fsdecode(error.filename)) if error.filename else None)
     folder = next((folder for folder in path.parents if folder.is_dir()), None) if path else None

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from train.artifacts.results import WITHOUT_EFFECT, completed, settings_of
+from train.artifacts.results import WITHOUT_EFFECT, find_complete_result, outcome_settings
 from train.config.schema import RunCfg
 
 JOB = "job.json"
@@ -40,7 +40,7 @@ class Job:
 
 def config_hash(plan: Sequence[RunCfg]) -> str:
     """Return a hash (16 hex digits) of the settings that decide the outcome of a plan."""
-    content = [{"phase": cfg.phase} | settings_of(cfg) for cfg in plan]
+    content = [{"phase": cfg.phase} | outcome_settings(cfg) for cfg in plan]
     for phase in content:
         for section in phase.values():
             if isinstance(section, dict):
@@ -52,7 +52,7 @@ def config_hash(plan: Sequence[RunCfg]) -> str:
 def is_complete(earlier: Job | None, config_hash: str, plan: Sequence[RunCfg]) -> bool:
     """Return whether a job finished with settings of this hash, and its results exist."""
     done = earlier is not None and earlier.status == "finished" and earlier.config_hash == config_hash
-    return done and all(completed(cfg) for cfg in plan)
+    return done and all(find_complete_result(cfg) for cfg in plan)
 
 
 def read_job(folder: Path) -> Job | None:

@@ -27,7 +27,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def append(path: Path, event: dict[str, Any]) -> None:
+def append_event(path: Path, event: dict[str, Any]) -> None:
     """Append an event. A line that a full disk cuts short is removed again, and OSError raised."""
     line = (json.dumps(event) + "\n").encode()
     with path.open("ab", buffering=0) as file:
@@ -37,13 +37,13 @@ def append(path: Path, event: dict[str, Any]) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def settle(path: Path) -> None:
+def sync_metrics(path: Path) -> None:
     """Flush all events to the disk, before the checkpoint that they lead up to is written."""
     with path.open("rb") as file:
         to_platter(file.fileno())
 
 
-def keep_until(path: Path, step: int, *, evaluated: bool) -> None:
+def truncate_metrics(path: Path, step: int, *, evaluated: bool) -> None:
     """Drop the events after `step` and any line that a kill cut short; this takes no room on the disk.
 
     An evaluation at `step` stays only if the checkpoint of that step was `evaluated`.

@@ -55,7 +55,7 @@ class PhaseResult:
 RESULTS = TypeAdapter(list[PhaseResult])
 
 
-def settings_of(cfg: RunCfg) -> dict[str, Any]:
+def outcome_settings(cfg: RunCfg) -> dict[str, Any]:
     """Return the settings that decide the outcome of a phase, as plain JSON."""
     settings = cfg.model_dump(mode="json", include={"model", "data", "train", "init_from"})
     if cfg.batch == "auto":  # the split is not a setting then: a finished run is recognized whatever it was
@@ -83,12 +83,12 @@ def write_results(cfg: RunCfg, results: list[PhaseResult]) -> None:
     write_json(path, {"name": cfg.name, "phases": [asdict(result) for result in results]})
 
 
-def finished(cfg: RunCfg) -> PhaseResult | None:
+def find_reusable_result(cfg: RunCfg) -> PhaseResult | None:
     """Return the result of an earlier process if it took all the steps, unless resume=never."""
-    return None if cfg.resume == "never" else completed(cfg)
+    return None if cfg.resume == "never" else find_complete_result(cfg)
 
 
-def completed(cfg: RunCfg) -> PhaseResult | None:
+def find_complete_result(cfg: RunCfg) -> PhaseResult | None:
     """Return the result of a phase if it took all the steps that the settings ask for."""
     result = read_results(Path(cfg.dir)).get(cfg.phase)
     if result is None or result.step < cfg.train.total_steps:
@@ -108,8 +108,8 @@ def require_unchanged(plan: list[RunCfg]) -> None:
         CheckpointError: a line per setting that differs.
     """
     for at, cfg in enumerate(plan):
-        if result := finished(cfg):
-            if changes := list(_changes(result.settings, settings_of(cfg))):
+        if result := find_reusable_result(cfg):
+            if changes := list(_changes(result.settings, outcome_settings(cfg))):
                 raise CheckpointError(
                     "\n".join(f"{cfg.out} is complete with other settings: {change}" for change in changes),
                     "use another name=... for another run",

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout, lock_descriptor
 
 from niels_gpt.errors import CheckpointError, RunFolderInUse
-from train.artifacts.disk import explained_disk
+from train.artifacts.disk import explain_disk_errors
 from train.artifacts.results import has_begun, require_unchanged
 from train.config.schema import RunCfg
 
@@ -19,7 +19,7 @@ _held: dict[Path, FileLock] = {}  # the kernel drops a lock when its process end
 log = logging.getLogger("niels_gpt")
 
 
-def claim(plan: list[RunCfg]) -> None:
+def claim_run_folder(plan: list[RunCfg]) -> None:
     """Lock the run folder of a plan until this process ends.
 
     Raises:
@@ -35,10 +35,10 @@ def claim(plan: list[RunCfg]) -> None:
             "choose another name=..., or resume=auto to continue this one",
         )
     require_unchanged(plan)
-    hold(folder)
+    lock_folder(folder)
 
 
-def hold(folder: Path) -> None:
+def lock_folder(folder: Path) -> None:
     """Lock a folder until this process ends.
 
     Raises:
@@ -48,7 +48,7 @@ def hold(folder: Path) -> None:
     if folder.resolve() in _held:
         return
     path = folder / LOCK
-    with explained_disk(path):
+    with explain_disk_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, PATIENCE, poll_interval=0.02, thread_local=False)
         try:
@@ -61,7 +61,7 @@ def hold(folder: Path) -> None:
     _held[folder.resolve()] = lock
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Return whether a living process holds a folder's lock."""
     try:
         with (folder / LOCK).open("rb") as file:
@@ -70,13 +70,13 @@ def is_held(folder: Path) -> bool:
         return False
 
 
-def release(folder: str) -> None:
+def unlock_folder(folder: str) -> None:
     """Unlock a run folder before the process ends."""
     if lock := _held.pop(Path(folder).resolve(), None):
         lock.release()
 
 
-def sweep_leftovers(plan: Sequence[RunCfg]) -> None:
+def remove_stale_files(plan: Sequence[RunCfg]) -> None:
     """Remove partly written files from a run folder that this process has locked."""
     found = list(Path(plan[0].dir).glob(".*.json.part"))  # only these: other programs may write to this folder
     found += [path for cfg in plan for path in cfg.out.glob(".*.part")]

@@ -16,8 +16,8 @@ from train.artifacts.checkpointing import TrainState
 from train.bench.shapes import Shape
 from train.config.schema import TrainCfgSchema
 from train.hardware.cpu import prepare_cpu
-from train.loop.evaluate import Yardstick
-from train.loop.logger import Report
+from train.loop.evaluate import UnigramBaseline
+from train.loop.logger import RunLogger
 from train.loop.model import make_model
 from train.loop.optim import make_optimizer
 from train.loop.steps import train_loop
@@ -46,15 +46,15 @@ def run_train_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap)
     cfg = make_train_cfg(shape, settings, steps)
     state = make_state(shape, cfg)
 
-    class Stopwatch(Report):
+    class Stopwatch(RunLogger):
         def advance(self, step: int) -> None:
             lap()
             if step == steps:
                 raise _Enough  # a stop would save first, and count as part of the step
 
     with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
-        report = Stopwatch(Path(folder), cfg.total_steps, state, Yardstick(1.0, 1.0))
-        train_loop(state, cfg, make_source(shape), [], out=Path(folder), report=report)
+        logger = Stopwatch(Path(folder), cfg.total_steps, state, UnigramBaseline(1.0, 1.0))
+        train_loop(state, cfg, make_source(shape), [], out=Path(folder), logger=logger)
 
 
 class _Enough(Exception):

@@ -21,7 +21,7 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import load_tokenizer
 from niels_gpt.untrusted import first_fault
 from niels_gpt.weights.checkpoint import phase_folder
-from train.artifacts.compatibility import Found, require_same_model
+from train.artifacts.compatibility import LoadedCheckpoint, require_same_model
 from train.artifacts.results import RESULT, read_results
 from train.cli.output import table
 from train.config.schema import RunCfg, TrainCfgSchema
@@ -29,7 +29,7 @@ from train.hardware.preflight import preflight
 from train.loop.amp import DTYPES, loss_scale
 from train.loop.optim import unscale_gradients
 from train.run.resume import checkpoint_path
-from train.run.runner import DATA
+from train.run.runner import OPEN_DATA
 
 FP32, TOTAL = "fp32", "total"
 PRECISIONS: dict[str, dict[str, Any]] = {
@@ -101,7 +101,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> Numerics:
         NielsError: the checkpoint, its settings or its data cannot be used.
     """
     checkpoint = choose_checkpoint(path)
-    found = Found.at(checkpoint)
+    found = LoadedCheckpoint.load(checkpoint)
     cfg, device = read_settings(checkpoint), resolve_device("auto")
     preflight(device, cfg)
     model = load_model(found, cfg, device)
@@ -168,7 +168,7 @@ def read_settings(checkpoint: Path) -> RunCfg:
         ) from None
 
 
-def load_model(found: Found, cfg: RunCfg, device: torch.device) -> GPT:
+def load_model(found: LoadedCheckpoint, cfg: RunCfg, device: torch.device) -> GPT:
     """Return the checkpoint's model ready to learn, without dropout; recomputation saves memory.
 
     Raises:
@@ -180,9 +180,9 @@ def load_model(found: Found, cfg: RunCfg, device: torch.device) -> GPT:
     return model.to(device).train()
 
 
-def draw_next_batch(found: Found, cfg: RunCfg, sequences: int) -> tuple[Batch, int]:
+def draw_next_batch(found: LoadedCheckpoint, cfg: RunCfg, sequences: int) -> tuple[Batch, int]:
     """Return the sequences of the step after the checkpoint, and their number of targets."""
-    batch = DATA[cfg.phase](cfg, load_tokenizer(cfg.tokenizer_path)).train.draw(found.sequences, sequences)
+    batch = OPEN_DATA[cfg.phase](cfg, load_tokenizer(cfg.tokenizer_path)).train.draw(found.sequences, sequences)
     require_ids(batch, cfg.model.V)
     targets = int((batch.y != IGNORE).sum())
     if not targets:

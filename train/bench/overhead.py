@@ -23,8 +23,8 @@ from train.bench.race import Effort, Say, ask_worker
 from train.bench.shapes import SHAPES, Shape
 from train.cli.output import mib, table
 from train.hardware.step_cost import Seconds, time_steps
-from train.loop.evaluate import Yardstick
-from train.loop.logger import Report
+from train.loop.evaluate import UnigramBaseline
+from train.loop.logger import RunLogger
 from train.loop.steps import optimizer_step
 
 SAVED = ModelCfg(V=16384, T=512, C=512, L=5, H=8, d_ff=1488)  # 25 million parameters
@@ -63,14 +63,14 @@ def measure_overhead(shape: Shape, steps: int, warmup: int) -> Overhead:
     state, drawn = make_state(shape, cfg), make_source(shape)
     times = time_steps(lambda: optimizer_step(state, cfg, drawn, nullcontext, cfg.base_lr), warmup + steps, CPU)
     with tempfile.TemporaryDirectory() as folder:
-        report = Report(Path(folder), cfg.total_steps, state, Yardstick(1.0, 1.0))
-        parts = list_parts(shape, drawn.draw(0, cfg.effective_batch), state, report)
+        logger = RunLogger(Path(folder), cfg.total_steps, state, UnigramBaseline(1.0, 1.0))
+        parts = list_parts(shape, drawn.draw(0, cfg.effective_batch), state, logger)
         seconds = {name: time_repeats(work) for name, work in parts.items()}
     seconds["metrics"] /= cfg.log_every  # a line is written only so often
     return Overhead(median(taken.cpu for taken in times[warmup:]), seconds)
 
 
-def list_parts(shape: Shape, batch: Batch, state: TrainState, report: Report) -> dict[str, Work]:
+def list_parts(shape: Shape, batch: Batch, state: TrainState, logger: RunLogger) -> dict[str, Work]:
     """Return the work of each step besides learning; `metrics` is one line of metrics.jsonl."""
     drawn, numbers, loss, norm = make_source(shape), count(), torch.tensor(2.5), torch.tensor(0.5)
     sequences = len(batch.x)
@@ -78,7 +78,7 @@ def list_parts(shape: Shape, batch: Batch, state: TrainState, report: Report) ->
         "draw": lambda: drawn.draw(next(numbers) * sequences, sequences),
         "require_ids": lambda: require_ids(batch, shape.model.V),
         "finite": lambda: bool(torch.isfinite(loss + norm)),
-        "metrics": lambda: report.train(state, loss.item(), 1e-3, norm.item()),
+        "metrics": lambda: logger.log_step(state, loss.item(), 1e-3, norm.item()),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, first_line, is_out_of_memory
 from niels_gpt.interruptible import has_abandoned_call
-from train.artifacts.disk import disk_error
+from train.artifacts.disk import make_disk_error
 from train.cli.console import ConsoleHandler, outlive_readers
 from train.cli.signals import ENDING, Terminated, end_at_once
 from train.cli.subprocesses import end_with_parent
@@ -124,7 +124,7 @@ def _in_our_words(error: Exception) -> NielsError:
     if is_out_of_memory(error):
         return OutOfMemory(f"out of memory ({first_line(error)})", SMALLER)
     if isinstance(error, OSError):
-        return disk_error(error)
+        return make_disk_error(error)
     if _comes_from_hydra(error):
         return ConfigError(explain_refusal(error), HELP)
     return NielsError(

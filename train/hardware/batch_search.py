@@ -15,7 +15,7 @@ from niels_gpt.device import memory_budget, resolve_device
 from niels_gpt.errors import NielsError, OutOfMemory
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from train.artifacts.results import finished
+from train.artifacts.results import find_reusable_result
 from train.cli.output import mib, table
 from train.cli.subprocesses import ask
 from train.config.schema import RunCfg, possible_B
@@ -41,7 +41,7 @@ def choose_batch(cfg: RunCfg) -> RunCfg:
     Raises:
         OutOfMemory: not even the smallest B fits.
     """
-    if cfg.batch != "auto" or finished(cfg):
+    if cfg.batch != "auto" or find_reusable_result(cfg):
         return cfg
     choices, asked = _read_choices(cfg), _describe_question(cfg)
     for choice in choices:

@@ -16,7 +16,7 @@ from train.loop.amp import Amp
 UNIGRAM_SEQUENCES = 4096  # enough of the training split to count how often each token occurs
 
 
-class Yardstick(NamedTuple):
+class UnigramBaseline(NamedTuple):
     """The loss of a unigram model on the validation sequences, in nats per target, and their bytes per target."""
 
     unigram_loss: float
@@ -27,7 +27,7 @@ class Yardstick(NamedTuple):
         return loss / math.log(2) / self.bytes_per_target
 
 
-def batches(source: Source, sequences: int, B: int) -> Iterator[Batch]:
+def draw_batches(source: Source, sequences: int, B: int) -> Iterator[Batch]:
     """Yield the first `sequences` of an epoch, at most all of it, in batches of exactly B.
 
     The last batch is filled up with rows without targets.
@@ -58,7 +58,7 @@ class ValLoss(NamedTuple):
     by_source: dict[str, float]
 
 
-def share_out(sources: Mapping[str, tuple[Source, float]], sequences: int) -> list[ValSource]:
+def allocate_sequences(sources: Mapping[str, tuple[Source, float]], sequences: int) -> list[ValSource]:
     """Divide the sequences of an evaluation among weighted sources, by name.
 
     No source gives a row twice; the others make up for one with fewer rows than its share.
@@ -80,7 +80,7 @@ def evaluate(
     model.eval()
     losses = dict[str, float]()
     for part in sources:
-        loss = mean_loss(model, part.source, part.sequences, B, amp, stop)
+        loss = compute_mean_loss(model, part.source, part.sequences, B, amp, stop)
         if loss is None:
             break
         losses[part.name] = loss
@@ -91,12 +91,12 @@ def evaluate(
 
 
 @torch.no_grad()
-def mean_loss(
+def compute_mean_loss(
     model: GPT, source: Source, sequences: int, B: int, amp: Amp, stop: Callable[[], bool] = lambda: False
 ) -> float | None:
     """Return the mean loss per target over the first `sequences`, in nats, or None if stopped."""
     total, targets = torch.zeros((), device=model.device), 0
-    for x, y in batches(source, sequences, B):
+    for x, y in draw_batches(source, sequences, B):
         if stop():
             return None
         require_ids(Batch(x, y), model.cfg.V)
@@ -106,7 +106,9 @@ def mean_loss(
     return total.item() / targets
 
 
-def yardstick(train: Source, val: Sequence[ValSource], token_bytes: Sequence[int], B: int) -> Yardstick:
+def fit_unigram_baseline(
+    train: Source, val: Sequence[ValSource], token_bytes: Sequence[int], B: int
+) -> UnigramBaseline:
     """Fit a unigram model to the training targets and evaluate it on the validation sequences.
 
     Raises:
@@ -127,12 +129,12 @@ def yardstick(train: Source, val: Sequence[ValSource], token_bytes: Sequence[int
             f"the {targets} targets in {sequences} validation sequences stand for no byte of text",
             "use more train.eval_sequences or a larger model.T, or give longer texts",
         )
-    return Yardstick(mean(surprise), bytes_per_target)
+    return UnigramBaseline(mean(surprise), bytes_per_target)
 
 
 def _counts(source: Source, sequences: int, V: int, B: int) -> Tensor:
     """Return how often each id is a target, (V), float64."""
     counts = torch.zeros(V, dtype=torch.float64)  # noqa: TID251  on the CPU
-    for _, y in batches(source, sequences, B):
+    for _, y in draw_batches(source, sequences, B):
         counts += torch.bincount(y[y != IGNORE], minlength=V)
     return counts

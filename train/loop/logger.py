@@ -13,27 +13,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from niels_gpt.device import memory_in_use
 from niels_gpt.storage import beside
 from train.artifacts.checkpointing import TrainState
-from train.artifacts.disk import tolerated
-from train.artifacts.metrics import METRICS, append, keep_until, read_metrics, settle
-from train.loop.evaluate import ValLoss, Yardstick
+from train.artifacts.disk import tolerate_disk_errors
+from train.artifacts.metrics import METRICS, append_event, read_metrics, sync_metrics, truncate_metrics
+from train.loop.evaluate import UnigramBaseline, ValLoss
 
 CURVES = "curves.png"
 log = logging.getLogger("niels_gpt")
 
 
-class Report:
+class RunLogger:
     """Log the numbers of a phase to metrics.jsonl, one object per event, and to the console."""
 
-    def __init__(self, out: Path, total_steps: int, state: TrainState, measure: Yardstick) -> None:
+    def __init__(self, out: Path, total_steps: int, state: TrainState, baseline: UnigramBaseline) -> None:
         """Continue after the step of `state`; later events in the file belong to a process that was killed."""
-        self.out, self.total_steps, self.measure = out, total_steps, measure
+        self.out, self.total_steps, self.baseline = out, total_steps, baseline
         self.device, self.T = state.model.device, state.model.cfg.T
         self._since, self._since_step, self._since_tokens = time.monotonic(), state.step, self._tokens(state)
         self._progress: Progress | None = None
-        with tolerated(out / METRICS):
-            keep_until(out / METRICS, state.step, evaluated=state.evaluated)
+        with tolerate_disk_errors(out / METRICS):
+            truncate_metrics(out / METRICS, state.step, evaluated=state.evaluated)
 
-    def train(self, state: TrainState, loss: float, lr: float, grad_norm: float) -> None:
+    def log_step(self, state: TrainState, loss: float, lr: float, grad_norm: float) -> None:
         """Log an optimizer step; `loss` is the mean per target, in nats."""
         speed, left = self._speed_and_seconds_left(state)
         numbers = {"step": state.step, "loss": loss, "lr": lr, "grad_norm": grad_norm}
@@ -49,24 +49,24 @@ class Report:
                 f"grad_norm {grad_norm:.2f}  {speed:,.0f} tokens/s  {left:.0f} s left"
             )
 
-    def val(self, state: TrainState, loss: ValLoss) -> None:
+    def log_evaluation(self, state: TrainState, loss: ValLoss) -> None:
         """Log an evaluation in nats per target and bits per byte, beside the unigram model's."""
-        bits = self.measure.bits_per_byte(loss.mean)
+        bits = self.baseline.bits_per_byte(loss.mean)
         several = {"by_source": loss.by_source} if len(loss.by_source) > 1 else {}
         losses = {"loss": loss.mean, "bits_per_byte": bits}
         self._write(event="val", step=state.step, **losses, tokens=self._tokens(state), **several)
-        unigram = self.measure.unigram_loss
+        unigram = self.baseline.unigram_loss
         parts = ", ".join(f"{name} {part:.4f}" for name, part in loss.by_source.items())
         log.info(
             f"step {state.step}/{self.total_steps}  validation loss {loss.mean:.4f} (unigram {unigram:.4f})  "
-            f"bits per byte {bits:.3f} (unigram {self.measure.bits_per_byte(unigram):.3f})"
+            f"bits per byte {bits:.3f} (unigram {self.baseline.bits_per_byte(unigram):.3f})"
             + (f"  by source: {parts}" if several else "")
         )
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Flush metrics.jsonl to the disk."""
-        with tolerated(self.out / METRICS):
-            settle(self.out / METRICS)
+        with tolerate_disk_errors(self.out / METRICS):
+            sync_metrics(self.out / METRICS)
 
     def advance(self, step: int) -> None:
         """Move the progress bar, if there is one."""
@@ -74,7 +74,7 @@ class Report:
             self._progress.update(self._progress.task_ids[0], completed=step)
 
     @contextmanager
-    def live(self, title: str) -> Iterator[None]:
+    def show_progress(self, title: str) -> Iterator[None]:
         """Show a progress bar while a phase trains, if the console is a terminal."""
         if not get_console().is_terminal:
             yield
@@ -91,7 +91,7 @@ class Report:
             yield
         self._progress = None
 
-    def curves(self) -> None:
+    def draw_curves(self) -> None:
         """Draw the losses so far into curves.png."""
         from matplotlib.figure import Figure  # here: importing it takes as long as ten steps
 
@@ -101,10 +101,10 @@ class Report:
         for kind, style in (("train", "-"), ("val", "o-")):
             points = [(event["step"], event["loss"]) for event in events if event["event"] == kind]
             axes.plot(*zip(*points, strict=True), style, label=kind, markersize=4) if points else None
-        axes.axhline(self.measure.unigram_loss, color="grey", linestyle=":", label="unigram, val")
+        axes.axhline(self.baseline.unigram_loss, color="grey", linestyle=":", label="unigram, val")
         axes.set(xlabel="step", ylabel="loss (nats per target)", title=self.out.name)
         axes.legend()
-        with tolerated(self.out / CURVES), beside(self.out / CURVES) as part:
+        with tolerate_disk_errors(self.out / CURVES), beside(self.out / CURVES) as part:
             figure.savefig(part, dpi=120, format="png")
 
     def _tokens(self, state: TrainState) -> int:
@@ -121,5 +121,5 @@ class Report:
         return speed, left
 
     def _write(self, **event: Any) -> None:
-        with tolerated(self.out / METRICS):
-            append(self.out / METRICS, event)
+        with tolerate_disk_errors(self.out / METRICS):
+            append_event(self.out / METRICS, event)

@@ -16,11 +16,11 @@ log = logging.getLogger("niels_gpt")
 def make_model(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> GPT:
     """Return a GPT with new weights on a device. The weights are drawn on the CPU, the same for every device."""
     torch.manual_seed(derived_seed("weights", train.seed))
-    recompute, compiled = train.activation_checkpointing, compile_active(device, train)
+    recompute, compiled = train.activation_checkpointing, will_compile(device, train)
     return GPT(cfg, activation_checkpointing=recompute, compiled=compiled).to(device)
 
 
-def compile_active(device: torch.device, train: TrainCfgSchema) -> bool:
+def will_compile(device: torch.device, train: TrainCfgSchema) -> bool:
     """Return whether this run compiles its model: on request, on the CPU only (unmeasured on mps)."""
     return train.compile and device.type == "cpu"
 
@@ -31,7 +31,7 @@ def require_compiler(device: torch.device, train: TrainCfgSchema) -> None:
     Raises:
         ConfigError: torch.compile fails here.
     """
-    if not compile_active(device, train):
+    if not will_compile(device, train):
         return
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))  # noqa: TID251

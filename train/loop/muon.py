@@ -36,12 +36,12 @@ class Muon(Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
         mean = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-        direction = orthogonal(gradient.lerp(mean, group["momentum"]))
+        direction = orthogonalize(gradient.lerp(mean, group["momentum"]))
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
         matrix.add_(direction, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """Return the matrix (rows, columns) with its singular values moved near 1."""
     a, b, c = QUINTIC
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix

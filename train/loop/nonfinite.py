@@ -11,7 +11,9 @@ from niels_gpt.data.batches import Batch
 from niels_gpt.model.gpt import GPT
 
 
-def first_not_finite(model: GPT, parts: Sequence[Batch], first: int, backward: Callable[[Batch], Tensor]) -> str:
+def find_first_nonfinite(
+    model: GPT, parts: Sequence[Batch], first: int, backward: Callable[[Batch], Tensor]
+) -> str:
     """Repeat a failed step and return its first non-finite weight, module or gradient, with the microbatch.
 
     `first` is the number of the step's first sequence; `backward` adds a microbatch's gradients. The caller has

@@ -15,7 +15,7 @@ from train.loop.muon import Muon
 STATE_KEYS = {AdamW: {"step", "exp_avg", "exp_avg_sq"}, Muon: {"momentum_buffer"}}  # of each weight
 
 
-class Together(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Several optimizers that step together, each on its own parameters."""
 
     def __init__(self, *parts: Optimizer) -> None:
@@ -55,10 +55,10 @@ def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
     adamw = AdamW(groups, lr=cfg.base_lr, betas=cfg.betas, fused=True)
     if not hidden:
         return adamw
-    return Together(adamw, Muon(hidden, cfg.base_lr, cfg.weight_decay, cfg.momentum))
+    return CombinedOptimizer(adamw, Muon(hidden, cfg.base_lr, cfg.weight_decay, cfg.momentum))
 
 
-def load_averages(optimizer: Optimizer, saved: dict[str, Any], step: int) -> None:
+def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any], step: int) -> None:
     """Load the averages of a state that was saved after `step` steps; the settings stay those of this run.
 
     Raises:
@@ -69,7 +69,7 @@ def load_averages(optimizer: Optimizer, saved: dict[str, Any], step: int) -> Non
     optimizer.load_state_dict(saved)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own | {"lr": group["lr"]})  # the rate of the last step
-    for part in optimizer.parts if isinstance(optimizer, Together) else [optimizer]:
+    for part in optimizer.parts if isinstance(optimizer, CombinedOptimizer) else [optimizer]:
         weights = [weight for group in part.param_groups for weight in group["params"]]
         if step and (without := sum(weight not in part.state for weight in weights)):
             raise ValueError(f"{without} of {len(weights)} weights have no averages")

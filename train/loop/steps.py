@@ -16,8 +16,8 @@ from train.artifacts.checkpointing import TrainState, save_step
 from train.config.schema import TrainCfgSchema
 from train.loop.amp import Amp, amp_factory, loss_scale
 from train.loop.evaluate import ValSource, evaluate
-from train.loop.logger import Report
-from train.loop.nonfinite import first_not_finite
+from train.loop.logger import RunLogger
+from train.loop.nonfinite import find_first_nonfinite
 from train.loop.optim import clip_gradients, lr_at, set_lr, unscale_gradients
 
 DIVERGED_HINT = (
@@ -33,7 +33,7 @@ def train_loop(
     val: Sequence[ValSource],
     *,
     out: Path,
-    report: Report,
+    logger: RunLogger,
     origin: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -49,11 +49,11 @@ def train_loop(
     train_cfg = cfg.model_dump() | dict(origin or {})
 
     def save(*, best: bool) -> None:
-        report.settle()
+        logger.sync()
         save_step(out, state, train_cfg, best=best, keep_last=cfg.keep_last)
 
     cut_short = not state.evaluated and is_due(state.step, cfg.eval_every, cfg)  # by a stop during an evaluation
-    if cut_short and is_best(state, cfg, val, amp, report, stop):
+    if cut_short and evaluate_state(state, cfg, val, amp, logger, stop):
         save(best=True)
     stopping = stop()
     while state.step < cfg.total_steps and not stopping:
@@ -61,13 +61,13 @@ def train_loop(
         loss, grad_norm = optimizer_step(state, cfg, train_source, amp, lr)
         improved = False
         if is_due(state.step, cfg.log_every, cfg):
-            report.train(state, loss.item(), lr, grad_norm.item())
+            logger.log_step(state, loss.item(), lr, grad_norm.item())
         if is_due(state.step, cfg.eval_every, cfg):
-            improved = is_best(state, cfg, val, amp, report, stop)
+            improved = evaluate_state(state, cfg, val, amp, logger, stop)
         stopping = stop()  # once a step: a later request stops after the next one
         if improved or stopping or is_due(state.step, cfg.ckpt_every, cfg):
             save(best=improved)
-        report.advance(state.step)
+        logger.advance(state.step)
 
 
 def is_due(step: int, every: int, cfg: TrainCfgSchema) -> bool:
@@ -75,12 +75,12 @@ def is_due(step: int, every: int, cfg: TrainCfgSchema) -> bool:
     return step % every == 0 or step >= cfg.total_steps
 
 
-def is_best(
+def evaluate_state(
     state: TrainState,
     cfg: TrainCfgSchema,
     val: Sequence[ValSource],
     amp: Amp,
-    report: Report,
+    logger: RunLogger,
     stop: Callable[[], bool],
 ) -> bool:
     """Evaluate, log the loss and return whether it is the best so far; if stopped, leave it to the next process.
@@ -93,7 +93,7 @@ def is_best(
         return False
     if not math.isfinite(loss.mean):
         raise NonFiniteError(f"step {state.step}: the validation loss is {loss.mean}", DIVERGED_HINT)
-    report.val(state, loss)
+    logger.log_evaluation(state, loss)
     state.evaluated = True
     improved = state.best_val_loss is None or loss.mean < state.best_val_loss
     if improved:
@@ -135,7 +135,7 @@ def optimizer_step(
     grad_norm = clip_gradients(model, cfg.grad_clip)
     if not torch.isfinite(mean_loss + grad_norm):  # reads the device once a step
         torch.manual_seed(dropout_seed)
-        where = first_not_finite(model, parts, state.sequences, backward)
+        where = find_first_nonfinite(model, parts, state.sequences, backward)
         losses = f"loss {mean_loss.item()}, gradient norm {grad_norm.item()}"
         message = f"step {state.step + 1}: {losses}, first not finite in {where}; the weights are unchanged"
         raise NonFiniteError(message, DIVERGED_HINT)

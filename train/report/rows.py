@@ -16,7 +16,7 @@ from niels_gpt.untrusted import read_text
 from train.artifacts.job_record import JOB, Job, Status, read_job
 from train.artifacts.metrics import METRICS, read_metrics
 from train.artifacts.results import RESULT, PhaseResult, read_results
-from train.artifacts.run_folder import is_held
+from train.artifacts.run_folder import is_locked
 from train.config.schema import PhaseName
 
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
@@ -147,7 +147,7 @@ def _read_record(folder: Path) -> Job | None:
     job = read_job(folder)
     if job is None and (folder / JOB).exists():
         raise ValueError(f"{JOB} is damaged; delete it, and the same sweep writes it again")
-    if job and job.status == "running" and not is_held(folder) and not is_held(folder.parent):
+    if job and job.status == "running" and not is_locked(folder) and not is_locked(folder.parent):
         return replace(job, status="interrupted", reason="its sweep was ended; the same command continues it")
     return job
 

@@ -13,7 +13,7 @@ from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import Tokenizer
 from train.config.schema import PhaseName, RunCfg
-from train.loop.evaluate import ValSource, share_out
+from train.loop.evaluate import ValSource, allocate_sequences
 
 WANTS: dict[PhaseName, Want] = {"pretrain": "documents", "sft": "dialogues"}
 VAL_SEED = 0  # for the order of validation sequences, the same in all runs so that their losses compare
@@ -69,7 +69,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
             measured.append(facts[-1])
     return PhaseData(
         train[0] if len(train) == 1 else Mixture(train, [source.weight for source in sources], cfg.train.seed),
-        share_out(val, cfg.train.eval_sequences),
+        allocate_sequences(val, cfg.train.eval_sequences),
         _hash(facts, "", data.val_fraction),  # "" stands for val_source, which may change
         _hash(measured, cfg.train.eval_sequences),
     )

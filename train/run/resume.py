@@ -11,14 +11,14 @@ from niels_gpt.errors import CheckpointError, DataError, is_out_of_memory
 from niels_gpt.storage import write_text
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from niels_gpt.weights.checkpoint import phase_folder
-from train.artifacts.checkpointing import TrainState, link
-from train.artifacts.compatibility import Found, recorded, require_same_model, require_same_origin
+from train.artifacts.checkpointing import TrainState, link_checkpoint
+from train.artifacts.compatibility import LoadedCheckpoint, read_history, require_same_model, require_same_origin
 from train.artifacts.paths import BEST, LATEST, step_files, step_of, step_path
 from train.artifacts.results import WITHOUT_EFFECT
 from train.config.schema import RunCfg
 from train.loop.amp import amp_factory
 from train.loop.evaluate import evaluate
-from train.loop.optim import load_averages
+from train.loop.optim import load_optimizer_state
 from train.run.data import WANTS, PhaseData
 
 log = logging.getLogger("niels_gpt")
@@ -31,9 +31,9 @@ class StartingPoint(NamedTuple):
     the weights of `initial`, or new ones.
     """
 
-    own: Found | None
-    earlier: Found | None
-    initial: Found | None
+    own: LoadedCheckpoint | None
+    earlier: LoadedCheckpoint | None
+    initial: LoadedCheckpoint | None
 
 
 def starting_point(cfg: RunCfg, before: Path | None) -> StartingPoint:
@@ -42,11 +42,11 @@ def starting_point(cfg: RunCfg, before: Path | None) -> StartingPoint:
     Raises:
         CheckpointError: one cannot be used, and the phase has no checkpoint yet.
     """
-    own = newest(cfg.out)
+    own = find_newest(cfg.out)
 
-    def read(path: Path) -> Found | None:
+    def read(path: Path) -> LoadedCheckpoint | None:
         try:
-            return Found.at(path)
+            return LoadedCheckpoint.load(path)
         except (CheckpointError, OSError) as error:
             if not own:
                 raise
@@ -57,7 +57,7 @@ def starting_point(cfg: RunCfg, before: Path | None) -> StartingPoint:
     if cfg.resume not in ("auto", "never"):
         earlier = read(checkpoint_path(cfg.resume))
     if before:
-        initial = read(before / BEST) if own else best_in(before)
+        initial = read(before / BEST) if own else find_best(before)
     elif cfg.init_from:
         initial = read(checkpoint_path(cfg.init_from))
     return StartingPoint(own, earlier, initial)
@@ -75,33 +75,33 @@ def restore(
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": data.content_hash}
     origin["optim"] = cfg.train.optim  # whose averages are in the checkpoint
     if initial:
-        origin["init_from"] = initial.described
+        origin["init_from"] = initial.description
     if earlier:
         require_same_origin(earlier, origin)
-        origin["resume"] = earlier.described
+        origin["resume"] = earlier.description
     if own:
         require_same_origin(own, origin)
     if found := own or earlier:
-        resume(state, found)
+        load_state(state, found)
         log.info("%s: resumed from step %d", cfg.phase, state.step)
-        origin = recorded(found) | origin
-        for change in changed_settings(found.saved, model=cfg.model, train=cfg.train):
+        origin = read_history(found) | origin
+        for change in list_changes(found.saved, model=cfg.model, train=cfg.train):
             log.warning("%s: changed setting: %s", cfg.phase, "{setting} {before} -> {after}".format(**change))
             if change["setting"].partition(".")[2] not in WITHOUT_EFFECT - {"total_steps"}:
                 origin["changes"] = [*origin.get("changes", []), change]
-        best = mend_names(state, cfg.out)
+        best = repair_names(state, cfg.out)
         if best and found.saved["train_cfg"].get("val_hash") != data.val_hash:
-            _measure_again(state, best, cfg, data)
+            _remeasure_best(state, best, cfg, data)
     elif initial:
         require_same_origin(initial, {"tokenizer": origin["tokenizer"]})
-        warm_start(state, initial)
+        load_weights(state, initial)
         log.info("%s: weights from %s, step %d", cfg.phase, initial.path, initial.saved["step"])
     elif cfg.phase == "sft":
         log.warning("sft: starts from random weights; init_from=PATH takes those of a pretrained run")
     return origin | {"val_hash": data.val_hash}
 
 
-def newest(folder: Path) -> Found | None:
+def find_newest(folder: Path) -> LoadedCheckpoint | None:
     """Return the undamaged checkpoint with the highest step, or None if the folder has no checkpoints.
 
     Damaged ones are logged and renamed to *.damaged.
@@ -112,7 +112,7 @@ def newest(folder: Path) -> Found | None:
     damaged: dict[Path, CheckpointError] = {}
     for path in _candidates(folder):
         try:
-            found = Found.at(path)
+            found = LoadedCheckpoint.load(path)
             if step_of(path) not in (None, step := found.saved["step"]):
                 raise CheckpointError(f"{path} is damaged (it holds step {step})", "use an earlier checkpoint")
         except CheckpointError as error:
@@ -139,23 +139,23 @@ def _candidates(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def best_in(folder: Path) -> Found:
+def find_best(folder: Path) -> LoadedCheckpoint:
     """Return best.pt of a finished phase; if it is damaged, replace it by the newest good step.
 
     Raises:
         CheckpointError: all its checkpoints are damaged.
     """
     try:
-        return Found.at(folder / BEST)
+        return LoadedCheckpoint.load(folder / BEST)
     except CheckpointError as error:
-        if not (found := newest(folder)):
+        if not (found := find_newest(folder)):
             raise
         log.warning("warning: %s; replaced by step %d", error, found.saved["step"])
-        link(found.path, folder / BEST)
+        link_checkpoint(found.path, folder / BEST)
         return found
 
 
-def mend_names(state: TrainState, folder: Path) -> Found | None:
+def repair_names(state: TrainState, folder: Path) -> LoadedCheckpoint | None:
     """Point latest.pt at the step that a run resumes from, and return best.pt, if it is good.
 
     A kill may have come between saving a step and linking its second name. A damaged best.pt is replaced by this
@@ -163,20 +163,20 @@ def mend_names(state: TrainState, folder: Path) -> Found | None:
     """
     own = step_path(folder, state.step)
     if own.exists() and not ((folder / LATEST).exists() and own.samefile(folder / LATEST)):
-        link(own, folder / LATEST)
+        link_checkpoint(own, folder / LATEST)
     if state.best_val_loss is None:
         return None
     try:
-        return Found.at(folder / BEST)
+        return LoadedCheckpoint.load(folder / BEST)
     except CheckpointError as error:
         state.best_val_loss, state.evaluated = None, False
         if (folder / LATEST).exists():
             log.warning("warning: %s; replaced by step %d until the next evaluation", error, state.step)
-            link(folder / LATEST, folder / BEST)
+            link_checkpoint(folder / LATEST, folder / BEST)
         return None
 
 
-def _measure_again(state: TrainState, best: Found, cfg: RunCfg, data: PhaseData) -> None:
+def _remeasure_best(state: TrainState, best: LoadedCheckpoint, cfg: RunCfg, data: PhaseData) -> None:
     """Evaluate best.pt on the present validation sequences, since losses on others do not compare."""
     require_same_model(best, state.model.cfg)
     own = {name: weight.clone() for name, weight in state.model.state_dict().items()}
@@ -191,15 +191,15 @@ def _measure_again(state: TrainState, best: Found, cfg: RunCfg, data: PhaseData)
     state.best_val_loss, state.evaluated = after, False
 
 
-def resume(state: TrainState, found: Found) -> None:
+def load_state(state: TrainState, found: LoadedCheckpoint) -> None:
     """Load weights, optimizer, step and best loss from a checkpoint.
 
     Raises:
         CheckpointError: the checkpoint holds another model, or its optimizer state does not fit.
     """
-    warm_start(state, found)
+    load_weights(state, found)
     try:
-        load_averages(state.optimizer, found.saved["optimizer_state"], found.saved["step"])
+        load_optimizer_state(state.optimizer, found.saved["optimizer_state"], found.saved["step"])
     except Exception as error:  # torch checks little of the state, and fails in many ways
         if is_out_of_memory(error):
             raise
@@ -212,7 +212,7 @@ def resume(state: TrainState, found: Found) -> None:
     state.evaluated = bool(found.saved["train_cfg"].get("evaluated"))  # older: evaluate again
 
 
-def warm_start(state: TrainState, found: Found) -> None:
+def load_weights(state: TrainState, found: LoadedCheckpoint) -> None:
     """Load the weights alone from a checkpoint.
 
     Raises:
@@ -222,7 +222,7 @@ def warm_start(state: TrainState, found: Found) -> None:
     state.model.load_state_dict(found.saved["model_state"])
 
 
-def changed_settings(saved: dict[str, Any], **now: Cfg) -> Iterator[dict[str, Any]]:
+def list_changes(saved: dict[str, Any], **now: Cfg) -> Iterator[dict[str, Any]]:
     """Yield the settings of `model` and `train` that differ from the saved ones, with the saved step."""
     for part, cfg in now.items():
         then = saved[f"{part}_cfg"]
@@ -241,7 +241,7 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
     begun = any(Path(cfg.dir).glob("*/*.pt"))
     theirs = start.earlier or start.initial
     if not begun and theirs:
-        adopt_tokenizer(theirs.path, cfg.tokenizer_path)
+        copy_tokenizer(theirs.path, cfg.tokenizer_path)
     elif not begun or not cfg.tokenizer_path.exists():
         build_tokenizer(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
     tokenizer = load_tokenizer(cfg.tokenizer_path)
@@ -254,7 +254,7 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
     return tokenizer
 
 
-def adopt_tokenizer(checkpoint: Path, target: Path) -> None:
+def copy_tokenizer(checkpoint: Path, target: Path) -> None:
     """Copy the tokenizer of the run that a checkpoint belongs to."""
     theirs = phase_folder(checkpoint).parent / target.name
     if not theirs.exists():

@@ -10,12 +10,18 @@ import torch
 from niels_gpt.data.batches import Source
 from niels_gpt.device import reset_peak_memory, resolve_device
 from niels_gpt.errors import Interrupted, TimeIsUp
-from train.artifacts.checkpointing import TrainState, saved_size
+from train.artifacts.checkpointing import TrainState, estimate_size
 from train.artifacts.disk import require_writable
 from train.artifacts.metrics import METRICS, read_metrics
 from train.artifacts.paths import BEST
-from train.artifacts.results import PhaseResult, finished, read_results, settings_of, write_results
-from train.artifacts.run_folder import claim, sweep_leftovers
+from train.artifacts.results import (
+    PhaseResult,
+    find_reusable_result,
+    outcome_settings,
+    read_results,
+    write_results,
+)
+from train.artifacts.run_folder import claim_run_folder, remove_stale_files
 from train.cli.signals import stop_on_signals
 from train.config.schema import RunCfg
 from train.hardware.batch_search import choose_batch
@@ -23,17 +29,17 @@ from train.hardware.cpu import prepare_cpu
 from train.hardware.out_of_memory import explain_out_of_memory
 from train.hardware.preflight import preflight
 from train.loop.amp import amp_active, precision_advice
-from train.loop.evaluate import Yardstick, yardstick
-from train.loop.logger import Report
-from train.loop.model import compile_active, make_model, require_compiler
+from train.loop.evaluate import UnigramBaseline, fit_unigram_baseline
+from train.loop.logger import RunLogger
+from train.loop.model import make_model, require_compiler, will_compile
 from train.loop.optim import make_optimizer
 from train.loop.steps import train_loop
 from train.run import pretrain, sft
 from train.run.resume import open_tokenizer, restore, starting_point
-from train.run.sample import show_sample
-from train.run.time_limit import Budget
+from train.run.sample import log_sample
+from train.run.time_limit import TimeLimit
 
-DATA = {"pretrain": pretrain.data, "sft": sft.data}
+OPEN_DATA = {"pretrain": pretrain.open_documents, "sft": sft.open_dialogues}
 log = logging.getLogger("niels_gpt")
 
 
@@ -43,14 +49,14 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     Raises:
         NielsError: the subclass tells what went wrong; saved checkpoints are intact.
     """
-    claim(plan)
-    sweep_leftovers(plan)
+    claim_run_folder(plan)
+    remove_stale_files(plan)
     plan = [choose_batch(cfg) for cfg in plan]
     phases = {cfg.phase for cfg in plan}
     others = [result for phase, result in read_results(Path(plan[0].dir)).items() if phase not in phases]
     results: list[PhaseResult] = []
     for cfg in plan:
-        if (result := finished(cfg)) is None:
+        if (result := find_reusable_result(cfg)) is None:
             before = Path(cfg.dir) / results[-1].phase if results else None
             with explain_out_of_memory(cfg, resolve_device(cfg.device)):
                 result = run_phase(cfg, before, last=cfg is plan[-1])
@@ -72,17 +78,17 @@ def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
     tokenizer = open_tokenizer(cfg, start)
     model = make_model(cfg.model, cfg.train, device)
     state = TrainState(model, make_optimizer(model, cfg.train))
-    data = DATA[cfg.phase](cfg, tokenizer)
+    data = OPEN_DATA[cfg.phase](cfg, tokenizer)
     origin = restore(state, start, cfg, tokenizer, data)
     del start  # frees the memory of the checkpoints
-    log.info(startup_line(cfg, state, data.train))
+    log.info(describe_start(cfg, state, data.train))
     if advice := precision_advice(device, cfg.train, cfg.model.T):
         log.warning("%s: %s", cfg.phase, advice)
-    measure = yardstick(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
-    require_writable(cfg.out, saved_size(model))
-    report = Report(cfg.out, cfg.train.total_steps, state, measure)
-    started, budget = (time.monotonic(), time.process_time()), Budget(cfg.out, cfg.train.max_minutes)
-    with stop_on_signals() as stop, report.live(cfg.phase):
+    baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
+    require_writable(cfg.out, estimate_size(model))
+    logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
+    started, limit = (time.monotonic(), time.process_time()), TimeLimit(cfg.out, cfg.train.max_minutes)
+    with stop_on_signals() as stop, logger.show_progress(cfg.phase):
         reset_peak_memory(device)
         train_loop(
             state,
@@ -90,18 +96,18 @@ def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
             data.train,
             data.val,
             out=cfg.out,
-            report=report,
+            logger=logger,
             origin=origin,
-            stop=lambda: stop() or budget.used_up(),
+            stop=lambda: stop() or limit.is_reached(),
         )
     took = time.monotonic() - started[0], time.process_time() - started[1]
-    budget.note()
+    limit.save()
     if stop.signum is None:  # after a signal, end soon
-        report.curves()
+        logger.draw_curves()
     require_complete(cfg, state, stop.signum)
     if last:
-        show_sample(cfg.phase, state.model, tokenizer, data.val[0].source)
-    return phase_result(cfg, state, measure, origin, took)
+        log_sample(cfg.phase, state.model, tokenizer, data.val[0].source)
+    return make_result(cfg, state, baseline, origin, took)
 
 
 def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None:
@@ -124,8 +130,8 @@ def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None
         )
 
 
-def phase_result(
-    cfg: RunCfg, state: TrainState, measure: Yardstick, origin: dict[str, Any], took: tuple[float, float]
+def make_result(
+    cfg: RunCfg, state: TrainState, baseline: UnigramBaseline, origin: dict[str, Any], took: tuple[float, float]
 ) -> PhaseResult:
     """Return the result of a phase that `took` wall and CPU seconds."""
     losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
@@ -135,20 +141,20 @@ def phase_result(
         step=state.step,
         val_loss=losses[-1] if losses else None,
         best_val_loss=best,
-        bits_per_byte=None if best is None else measure.bits_per_byte(best),
-        unigram_loss=measure.unigram_loss,
-        unigram_bits_per_byte=measure.bits_per_byte(measure.unigram_loss),
+        bits_per_byte=None if best is None else baseline.bits_per_byte(best),
+        unigram_loss=baseline.unigram_loss,
+        unigram_bits_per_byte=baseline.bits_per_byte(baseline.unigram_loss),
         tokens=state.sequences * cfg.model.T,
         seconds=round(took[0], 1),
         checkpoint=f"{cfg.phase}/{BEST}",
-        settings=settings_of(cfg),
+        settings=outcome_settings(cfg),
         cpu_seconds=round(took[1], 1),
         tokenizer=origin["tokenizer"],
         changes=origin.get("changes", []),
     )
 
 
-def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
+def describe_start(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
     """Return the line that tells what a phase will do on this device."""
     facts = {
         "device": state.model.device.type,
@@ -162,7 +168,7 @@ def startup_line(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
         "parameters": f"{state.model.parameter_count():,}",
         "steps": f"{state.step}..{cfg.train.total_steps}",
         "sequences_per_epoch": len(train_source),
-        "compile": "on" if compile_active(state.model.device, cfg.train) else "off",
+        "compile": "on" if will_compile(state.model.device, cfg.train) else "off",
         "threads": torch.get_num_threads(),
     }
     return f"{cfg.phase}: " + " ".join(f"{key}={value}" for key, value in facts.items())

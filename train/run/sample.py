@@ -14,13 +14,15 @@ TEMPERATURE = 0.3
 log = logging.getLogger("niels_gpt")
 
 
-def show_sample(phase: PhaseName, model: GPT, tokenizer: Tokenizer, val_source: Source) -> None:
+def log_sample(phase: PhaseName, model: GPT, tokenizer: Tokenizer, val_source: Source) -> None:
     """Log a sample: an answer after SFT, a text after pretraining."""
-    for line in answer(model, tokenizer, val_source) if phase == "sft" else [story(model, tokenizer)]:
+    for line in (
+        sample_answer(model, tokenizer, val_source) if phase == "sft" else [sample_story(model, tokenizer)]
+    ):
         log.info("sample  %s", line)
 
 
-def answer(model: GPT, tokenizer: Tokenizer, val_source: Source) -> list[str]:
+def sample_answer(model: GPT, tokenizer: Tokenizer, val_source: Source) -> list[str]:
     """Return a held-out question with the model's answer, turn by turn, and the held-out answer."""
     held_out = val_source.draw(0, 1).x[0].tolist()
     begins = held_out.index(tokenizer.special[ASSISTANT]) + 1
@@ -32,7 +34,7 @@ def answer(model: GPT, tokenizer: Tokenizer, val_source: Source) -> list[str]:
     return [*turns, f"(held-out answer: {tokenizer.decode(expected)})"]
 
 
-def story(model: GPT, tokenizer: Tokenizer) -> str:
+def sample_story(model: GPT, tokenizer: Tokenizer) -> str:
     """Return a text that the model makes up."""
     end = tokenizer.special[END_OF_TEXT]
     return tokenizer.decode(list(generate(model, [end], MAX_TOKENS, stop=[end], temperature=TEMPERATURE)))

@@ -6,7 +6,7 @@ from train.config.schema import RunCfg
 from train.run.data import PhaseData, open_data
 
 
-def data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
+def open_dialogues(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     """Return the dialogues, packed whole into sequences of T tokens.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from train.artifacts.disk import tolerated
+from train.artifacts.disk import tolerate_disk_errors
 from train.artifacts.paths import any_saved
 
 TIME = "time.json"
@@ -13,7 +13,7 @@ LARGEST = 1 << 10  # bytes of time.json
 NOTED_EVERY = 10.0  # seconds: the most that a kill loses
 
 
-class Budget:
+class TimeLimit:
     """The time that a phase has taken in all its processes, and its limit in `minutes`, if any."""
 
     def __init__(self, folder: Path, minutes: float | None) -> None:
@@ -26,16 +26,16 @@ class Budget:
         """Return the seconds used so far."""
         return self._before + time.monotonic() - self._started
 
-    def used_up(self) -> bool:
+    def is_reached(self) -> bool:
         """Return whether the limit is reached; save the time now and then."""
         if self.seconds() - self._noted >= NOTED_EVERY:
-            self.note()
+            self.save()
         return self.minutes is not None and self.seconds() >= self.minutes * 60
 
-    def note(self) -> None:
+    def save(self) -> None:
         """Save the time for the next process."""
         self._noted = self.seconds()
-        with tolerated(self.path):
+        with tolerate_disk_errors(self.path):
             write_json(self.path, {"seconds": round(self._noted, 3)})
 
 

@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from niels_gpt.printable import printable
-from train.artifacts.run_folder import claim, hold
+from train.artifacts.run_folder import claim_run_folder, lock_folder
 from train.cli.command import exit_codes
 from train.config import load_plan
 from train.sweep.checks import require_a_device_each, require_valid_limits
@@ -21,7 +21,7 @@ class PlanCallback(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a plan that cannot be carried out."""
         with exit_codes():
-            claim(load_plan(config))
+            claim_run_folder(load_plan(config))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a sweep if any of its jobs cannot be carried out."""
@@ -33,7 +33,7 @@ class PlanCallback(Callback):
                 jobs = plan_once(config, loader, batch, 0)
                 require_distinct(jobs)
                 require_a_device_each(config, jobs)
-            hold(Path(config.hydra.sweep.dir))
+            lock_folder(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Write the report, show its table, and exit with code 1 if any job failed."""

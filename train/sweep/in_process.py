@@ -8,7 +8,7 @@ from typing import Any
 
 from niels_gpt.errors import Interrupted, NielsError, TimeIsUp
 from train.artifacts.job_record import Status, write_job
-from train.artifacts.run_folder import release
+from train.artifacts.run_folder import unlock_folder
 from train.cli.signals import hand_on
 from train.config.schema import RunCfg
 from train.report.rows import read_objective
@@ -51,5 +51,5 @@ def run_job(job: PlannedJob, carry_out: Callable[[list[RunCfg]], Any]) -> float 
     except SystemExit as error:
         write_end("failed", error.code if isinstance(error.code, int) else 1, f"exit({error.code!r}) was called")
     finally:
-        release(str(job.folder))  # this process may live on, and another try the job again
+        unlock_folder(str(job.folder))  # this process may live on, and another try the job again
     return read_objective(job.folder, job.objective)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from niels_gpt.errors import Interrupted, NielsError
 from train.artifacts.job_record import is_complete, read_job, write_job
-from train.artifacts.results import completed
-from train.artifacts.run_folder import is_held
+from train.artifacts.results import find_complete_result
+from train.artifacts.run_folder import is_locked
 from train.cli.signals import stop_on_signals
 from train.cli.subprocesses import GRACE, lifeline
 from train.report.findings import shorten_names
@@ -83,7 +83,7 @@ class SweepRun:
 
     def _is_free(self, job: PlannedJob) -> bool:
         """Return whether a job's folder is free; a killed sweep may have left its job saving."""
-        return not is_held(job.folder) or time.monotonic() - self._began > GRACE
+        return not is_locked(job.folder) or time.monotonic() - self._began > GRACE
 
     def _start(self, job: PlannedJob, reading: int, variables: Mapping[str, str]) -> None:
         record = job.read_record()
@@ -126,7 +126,7 @@ class SweepRun:
 def write_end(job: PlannedJob, end: Exit) -> None:
     """Record how a job's process ended; an end without a result is a failure."""
     status, reason = end.status, end.reason
-    if status == "finished" and not all(completed(cfg) for cfg in job.plan):
+    if status == "finished" and not all(find_complete_result(cfg) for cfg in job.plan):
         status, reason = "failed", "exited with code 0 but wrote no result.json"
     record = read_job(job.folder) or job.read_record()
     seconds = round(record.seconds + end.seconds, 1)
