@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.cli.command import Parser, command, deferred_signals
+from train.cli.command import Parser, command, defer_signals
 from train.config.suggest import require_known
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _effort(options: argparse.Namespace) -> "Effort":
 def main() -> None:
     """Check the arguments, run the benchmark, and write its report."""
     options = parse_arguments()
-    with deferred_signals():  # imports torch, which takes seconds
+    with defer_signals():  # imports torch, which takes seconds
         from train.bench.contestants import CONTESTANTS as KNOWN
         from train.bench.shapes import SHAPES
         from train.cli.output import report_path, write_report

@@ -3,7 +3,7 @@
 import _root  # noqa: F401  isort: skip
 from pathlib import Path
 
-from train.cli.command import Parser, command, deferred_signals
+from train.cli.command import Parser, command, defer_signals
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
     options = parser.parse_args()
-    with deferred_signals():  # imports torch, which takes seconds
+    with defer_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
         from niels_gpt.weights.llama import export_llama
 

@@ -5,7 +5,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from train.cli.command import Parser, command, deferred_signals
+from train.cli.command import Parser, command, defer_signals
 
 MOST = 65536  # sequences
 
@@ -25,7 +25,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Compare, print, and write the report if asked."""
     options = parse_arguments()
-    with deferred_signals():  # imports torch, which takes seconds
+    with defer_signals():  # imports torch, which takes seconds
         from train.bench.numerics import compare_precisions, numerics_text
         from train.cli.output import report_path, write_report
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import harmless
-from train.cli.command import Parser, command, deferred_signals
+from train.cli.command import Parser, command, defer_signals
 
 SEEDS = 2**64  # that torch can tell apart
 
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Load the best weights of the newest phase and print their answers."""
     options = parse_arguments()
-    with deferred_signals():  # imports torch, which takes seconds
+    with defer_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
 
     session = load_session(options.run)

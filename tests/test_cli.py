@@ -16,7 +16,7 @@ import warm
 import yaml
 from conftest import ROOT, cli
 
-from train.cli.subprocesses import lifeline
+from train.cli.subprocesses import parent_pipe
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
 NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
@@ -233,7 +233,7 @@ command(main)
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_a_job_with_a_lifeline_waits_until_an_import_is_whole(signum: int) -> None:
-    with lifeline() as (reading, end):
+    with parent_pipe() as (reading, end):
         done = subprocess.run(
             [sys.executable, "-c", DEFERRING, str(int(signum))],
             env=os.environ | end | {"PYTHONPATH": os.pathsep.join(sys.path)},

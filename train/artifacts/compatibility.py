@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import read_checkpoint
-from train.config.suggest import shown
+from train.config.suggest import format_value
 
 UNRECORDED = {"init_from": "none", "resume": "none", "optim": "adamw"}  # the values of older checkpoints
 
@@ -75,6 +75,6 @@ def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, str]) -> None
     for key, value in now.items():
         if (theirs := then.get(key, UNRECORDED.get(key, value))) != value:
             raise CheckpointError(
-                f"{found.path}: its {key} is {shown(theirs)}, but this run's is {value}",
+                f"{found.path}: its {key} is {format_value(theirs)}, but this run's is {value}",
                 "use the original setting, init_from=PATH to start from its weights, or another name=...",
             )

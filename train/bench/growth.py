@@ -16,7 +16,7 @@ from niels_gpt.errors import ConfigError
 from train.bench.contestants import CONTESTANTS, CPU, make_train_cfg
 from train.bench.race import Effort, Say, Turn, measure_limits, take_turn
 from train.bench.shapes import Shape
-from train.cli.output import MIB, mib, table
+from train.cli.output import MIB, draw_table, format_mib
 from train.hardware.step_cost import predict_peak
 from train.report.figures import HUES, STYLE
 
@@ -112,11 +112,11 @@ def growth_table(growth: Growth) -> str:
                     f"{axis}={get_size(shape, axis)}",
                     *(f"{one['tokens_per_second']:,.0f} ({one['tokens_in_theory']:,.0f})" for one in points),
                     *(f"{one['cpu']:.3f}" for one in points),
-                    *(f"{mib(one['peak'])} ({mib(one['peak_in_theory'])})" for one in points),
+                    *(f"{format_mib(one['peak'])} ({format_mib(one['peak_in_theory'])})" for one in points),
                 ]
             )
     return (
-        f"{table(rows, right=range(1, len(rows[0])), markdown=True)}\n"
+        f"{draw_table(rows, right=range(1, len(rows[0])), markdown=True)}\n"
         f"one size varied at a time around {describe_shape(growth.middle)}; memory off and ckpt; (in theory)\n"
         f"theory of tokens/s: {growth.share:.0%} of {growth.limit:.0f} GFLOP/s, fitted there with memory=off"
     )

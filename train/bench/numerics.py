@@ -23,7 +23,7 @@ from niels_gpt.untrusted import first_fault
 from niels_gpt.weights.checkpoint import phase_folder
 from train.artifacts.compatibility import LoadedCheckpoint, require_same_model
 from train.artifacts.results import RESULT, read_results
-from train.cli.output import table
+from train.cli.output import draw_table
 from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.preflight import preflight
 from train.loop.amp import DTYPES, loss_scale
@@ -321,7 +321,7 @@ def numerics_text(result: Numerics) -> str:
         [
             f"{result.checkpoint}, step {result.step}: {result.sequences} sequences, {result.tokens} tokens, "
             f"{result.targets} targets\n{result.device}, torch {result.torch}: {result.how}\n",
-            *(table(rows, right=range(1, len(rows[0]))) for rows in tables),
+            *(draw_table(rows, right=range(1, len(rows[0]))) for rows in tables),
             *(row.verdict for row in result.rows),
         ]
     )

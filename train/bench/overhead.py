@@ -21,7 +21,7 @@ from train.artifacts.paths import step_path
 from train.bench.contestants import CPU, SEQUENCES, make_source, make_state, make_train_cfg
 from train.bench.race import Effort, Say, ask_worker
 from train.bench.shapes import SHAPES, Shape
-from train.cli.output import mib, table
+from train.cli.output import draw_table, format_mib
 from train.hardware.step_cost import Seconds, time_steps
 from train.loop.evaluate import UnigramBaseline
 from train.loop.logger import RunLogger
@@ -133,7 +133,7 @@ def measure_run(shapes: Sequence[str], effort: Effort, say: Say) -> dict[str, An
         report["overhead"][name] = asdict(overhead) | {"share": overhead.share()}
     head = (f"{saving.parameters / 1e6:.1f} million parameters, {saving.size / 1e6:.0f} MB", "s", "CPU s")
     works = (("save", saving.save), ("verify and load", saving.load), ("write as many bytes", saving.plain))
-    say(table([head, *((work, f"{took.wall:.2f}", f"{took.cpu:.2f}") for work, took in works)]))
+    say(draw_table([head, *((work, f"{took.wall:.2f}", f"{took.cpu:.2f}") for work, took in works)]))
     return report
 
 
@@ -142,7 +142,7 @@ def overhead_table(shape: str, overhead: Overhead) -> str:
     rows = [(shape, "CPU ms a step", "share")]
     rows += [(name, f"{1e3 * cpu:.3f}", f"{overhead.share(name):.3%}") for name, cpu in overhead.parts.items()]
     rows += [("all but draw", f"{1e3 * overhead.share() * overhead.step:.3f}", f"{overhead.share():.3%}")]
-    return table([*rows, ("the whole step", f"{1e3 * overhead.step:.3f}", "")])
+    return draw_table([*rows, ("the whole step", f"{1e3 * overhead.step:.3f}", "")])
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,6 @@ def memory_table(watches: Sequence[MemoryWatch]) -> str:
     rows: list[tuple[str, ...]] = [("", "step", "resident MiB", "tensors", "their bytes", "")]
     for one in watches:
         for held, verdict in ((one.early, ""), (one.late, "grew" if one.grew else "did not grow")):
-            facts = (str(held.step), mib(held.resident or None), str(held.tensors), f"{held.live:,}")
+            facts = (str(held.step), format_mib(held.resident or None), str(held.tensors), f"{held.live:,}")
             rows.append((one.contestant, *facts, verdict))
-    return table(rows)
+    return draw_table(rows)

@@ -9,8 +9,8 @@ from typing import Any
 from niels_gpt.errors import NielsError
 from train.bench.contestants import CONTESTANTS
 from train.bench.shapes import SHAPES, Shape
-from train.cli.output import mib, table
-from train.cli.subprocesses import ask
+from train.cli.output import draw_table, format_mib
+from train.cli.subprocesses import run_module
 
 SEPARATE_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives freed memory back at once
 TRIES = 12  # of each measurement of the machine
@@ -93,7 +93,7 @@ def measure_limits(threads: int) -> dict[str, float]:
 def ask_worker(task: str, question: dict[str, Any], variables: dict[str, str] | None = None) -> Any:
     """Return the result of a task of train/bench/worker.py in a fresh process."""
     text, threads = json.dumps({"task": task} | question), question["threads"]
-    done = ask("train.bench.worker", text, threads=threads, variables=variables)
+    done = run_module("train.bench.worker", text, threads=threads, variables=variables)
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         way_out = "pip install -e '.[bench]'" if "transformers" in words else ""
@@ -117,10 +117,10 @@ def race_table(race: Race, reference: str) -> str:
                 *(name, f"{facts['wall']:.4f}", f"{facts['cpu']:.4f}"),
                 *(f"{ratio['median']:.3f} ({ratio['lowest']:.2f}-{ratio['highest']:.2f})" for ratio in ratios),
                 *(f"{facts['tokens_per_second']:,.0f}", f"{facts['share_of_limit']:.0%}"),
-                *(mib(facts["peak"]), f"{facts['first']:.1f}"),
+                *(format_mib(facts["peak"]), f"{facts['first']:.1f}"),
             )
         )
-    return table(rows)
+    return draw_table(rows)
 
 
 def summarize(race: Race, name: str, reference: str) -> dict[str, Any]:

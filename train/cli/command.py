@@ -78,7 +78,7 @@ def exit_codes() -> Iterator[None]:
 
 
 @contextmanager
-def deferred_signals() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Let signals wait, as while torch is imported: it turns an interrupt into an error of its own.
 
     Their handlers are replaced. Blocking the signals here would not do: another thread, such as the lifeline's or

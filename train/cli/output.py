@@ -16,12 +16,12 @@ from niels_gpt.storage import naming
 MIB = 2**20
 
 
-def mib(size: int | None) -> str:
+def format_mib(size: int | None) -> str:
     """Return bytes in MiB, a dash for None."""
     return "-" if size is None else f"{size / MIB:,.0f}"
 
 
-def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), markdown: bool = False) -> str:
+def draw_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), markdown: bool = False) -> str:
     """Return rows in columns, the first as the head; the columns numbered in `right` are set to the right.
 
     The last cell of a short row goes into the last column.

@@ -38,7 +38,7 @@ def _end(signum: int) -> NoReturn:
 
 
 @dataclass
-class Stop:
+class StopRequest:
     """Whether, and by which signal, the run was asked to stop."""
 
     signum: int | None = None
@@ -49,13 +49,13 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[Stop]:
+def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[StopRequest]:
     """Listen for the signals while a phase learns; what listened before is put back.
 
     A second one calls `again`, or ends the process where there is none; but clusters send several at once, so a
     preemption outweighs the others. SIGHUP stays ignored where it is, as under nohup.
     """
-    stop = Stop()
+    stop = StopRequest()
 
     def ask(signum: int, _: FrameType | None) -> None:
         if stop.signum is None or signum in PREEMPTION:
@@ -80,7 +80,7 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[Stop]:
             signal.signal(signum, handler)
 
 
-def hand_on(signum: int) -> None:
+def forward_preemption(signum: int) -> None:
     """Tell whoever else listens of a preemption, once all is saved: submitit queues the job anew and exits."""
     listener = signal.getsignal(signum)
     if signum in PREEMPTION and callable(listener):

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIFELINE = "NIELS_LIFELINE"  # names the pipe's reading end in a child's environment
+LIFELINE = "NIELS_PARENT_PIPE"  # names the pipe's reading end in a child's environment
 GRACE = 60.0  # seconds to finish the step and save it
 
 
-def ask(
+def run_module(
     module: str,
     question: str,
     *,
@@ -28,7 +28,7 @@ def ask(
     Raises:
         subprocess.TimeoutExpired: it took more than `timeout` seconds.
     """
-    with lifeline() as (reading, end):
+    with parent_pipe() as (reading, end):
         return subprocess.run(
             [sys.executable, "-m", module],
             input=question,
@@ -42,7 +42,7 @@ def ask(
 
 
 @contextmanager
-def lifeline() -> Iterator[tuple[int, dict[str, str]]]:
+def parent_pipe() -> Iterator[tuple[int, dict[str, str]]]:
     """Hold a lifeline; children get its reading end by `pass_fds`, and the variables in their environment.
 
     The kernel closes the writing end with this process, even where a signal gives no time to act.

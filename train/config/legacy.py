@@ -11,7 +11,7 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.untrusted import Unreadable, read_json
 from train.config.load import Settings, plan_from_settings
 from train.config.schema import PhaseName, RunCfg, TrainCfgSchema
-from train.config.suggest import CONF, shown
+from train.config.suggest import CONF, format_value
 
 MAX_BYTES = 1 << 20  # of a config; anything larger is something else
 EVALUATION_KEYS = {"eval_steps", "eval_batches"}  # both meant batches per evaluation
@@ -67,14 +67,16 @@ def _read(path: Path) -> Settings:
         raise ConfigError(f"{path}: holds no JSON object", "name an older JSON config")
     if (text := json.dumps(old, ensure_ascii=False)).count("${"):  # Hydra would put something in its place
         raise ConfigError(
-            f"{path}: {shown(text[text.index('${') :], 20)} has to be a value", "write the value itself"
+            f"{path}: {format_value(text[text.index('${') :], 20)} has to be a value", "write the value itself"
         )
     return old
 
 
 def _refuse_others(path: Path, old: Settings, known: set[str]) -> None:
     if unknown := sorted(set(old) - known):
-        raise ConfigError(f"{path}: unknown {shown(', '.join(unknown))}", f"known are {', '.join(sorted(known))}")
+        raise ConfigError(
+            f"{path}: unknown {format_value(', '.join(unknown))}", f"known are {', '.join(sorted(known))}"
+        )
 
 
 def _phase(path: Path) -> Settings:
@@ -118,7 +120,8 @@ def _evaluation(path: Path, train: Settings) -> None:
     for key in EVALUATION_KEYS & train.keys():
         if type(train[key]) is not int or type(B) is not int:  # to isinstance, true is a whole number
             raise ConfigError(
-                f"{path}: {key}={shown(train[key])} and B={shown(B)} must be whole numbers", "write whole numbers"
+                f"{path}: {key}={format_value(train[key])} and B={format_value(B)} must be whole numbers",
+                "write whole numbers",
             )
         train["eval_sequences"] = train.pop(key) * B
 
@@ -148,7 +151,7 @@ def experiment_yaml(path: Path) -> str:
             section: _without(values, told if section == "train" else first[section])
             for section, values in second[0].items()
         }
-    head = HEAD.format(name=shown(path.name), groups=", ".join(GROUPS))
+    head = HEAD.format(name=format_value(path.name), groups=", ".join(GROUPS))
     return head + str(yaml.safe_dump(content, sort_keys=False))
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from niels_gpt.errors import ConfigError
 from train.config.plan import PlanCfg
 from train.config.schema import RunCfg
-from train.config.suggest import HELP, did_you_mean, keys, shown
+from train.config.suggest import HELP, did_you_mean, format_value, setting_names
 
 Settings = dict[str, Any]
 LONGEST_RULE = 400  # characters of a sentence in a message
@@ -39,16 +39,16 @@ def plan_from_settings(settings: Settings) -> list[RunCfg]:
         ConfigError: one line per bad setting, in Hydra's dotted form.
     """
     try:
-        return PlanCfg.model_validate(as_tuples(settings)).plan()
+        return PlanCfg.model_validate(lists_to_tuples(settings)).plan()
     except ValidationError as error:
         raise ConfigError(explain_invalid(error, PlanCfg), HELP) from None
 
 
-def as_tuples(value: Any) -> Any:
+def lists_to_tuples(value: Any) -> Any:
     """Make lists tuples, which is what frozen settings hold."""
     if isinstance(value, dict):
-        return {key: as_tuples(item) for key, item in value.items()}
-    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+        return {key: lists_to_tuples(item) for key, item in value.items()}
+    return tuple(map(lists_to_tuples, value)) if isinstance(value, list) else value
 
 
 def explain_invalid(error: ValidationError, model: type[BaseModel]) -> str:
@@ -59,15 +59,15 @@ def explain_invalid(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _explain(detail: Any, model: type[BaseModel]) -> list[str]:
-    where, given = shown(".".join(map(str, detail["loc"]))), shown(detail["input"])
+    where, given = format_value(".".join(map(str, detail["loc"]))), format_value(detail["input"])
     match detail["type"]:
         case "value_error":  # our own rules, a sentence each
-            rules = [shown(rule, LONGEST_RULE) for rule in str(detail["ctx"]["error"]).split("\n")]
+            rules = [format_value(rule, LONGEST_RULE) for rule in str(detail["ctx"]["error"]).split("\n")]
             return [f"{where}: {rule}" if where else rule for rule in rules]
         case "missing":
             return [f"{where} is missing"]
         case "extra_forbidden":
-            return [f"{where} is unknown{did_you_mean(where, keys(model))}"]
+            return [f"{where} is unknown{did_you_mean(where, setting_names(model))}"]
         case "string_too_short":
             return [f"{where} is empty; leave it out, or give it a value"]
         case "string_pattern_mismatch":

@@ -14,11 +14,11 @@ HELP = "python scripts/train.py --help lists all settings"
 LONGEST = 80  # characters of a value in a message
 
 
-def keys(model: type[BaseModel], path: str = "") -> Iterator[str]:
+def setting_names(model: type[BaseModel], path: str = "") -> Iterator[str]:
     """Yield every setting in Hydra's dotted form."""
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from keys(info.annotation, f"{path}{name}.")
+            yield from setting_names(info.annotation, f"{path}{name}.")
         else:
             yield f"{path}{name}"
 
@@ -32,7 +32,7 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(alike[:2])}?" if alike else ""
 
 
-def shown(value: object, longest: int = LONGEST) -> str:
+def format_value(value: object, longest: int = LONGEST) -> str:
     """Return a value as one printable line of bounded length."""
     text = printable(str(list(value) if isinstance(value, tuple) else value)[: longest + 1])
     return text if len(text) <= longest else f"{text[:longest]}..."

@@ -16,8 +16,8 @@ from niels_gpt.errors import NielsError, OutOfMemory
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
 from train.artifacts.results import find_reusable_result
-from train.cli.output import mib, table
-from train.cli.subprocesses import ask
+from train.cli.output import draw_table, format_mib
+from train.cli.subprocesses import run_module
 from train.config.schema import RunCfg, possible_B
 from train.hardware.batch_probe import Probe
 from train.hardware.out_of_memory import suggest_less_memory
@@ -60,7 +60,7 @@ def _search_and_report(cfg: RunCfg) -> tuple[list[Probe], RunCfg]:
     preflight(device, with_B(cfg, list_candidates(sequences)[0]))
     budget = memory_budget(device) if cfg.memory_budget_gb is None else int(cfg.memory_budget_gb * 2**30)
     said = "%s: batch=auto: trying how to split the %d sequences of a step; memory budget %s MiB"
-    log.info(said, cfg.phase, sequences, mib(budget))
+    log.info(said, cfg.phase, sequences, format_mib(budget))
     tried = search(cfg, budget)
     best = pick_fastest(tried)
     log.info(_probe_table(sequences, tried, best))
@@ -80,9 +80,9 @@ def _probe_table(sequences: int, tried: Sequence[Probe], best: Probe | None) -> 
     for probe in tried:
         cells: tuple[str, ...] = (probe.trouble,)
         if not probe.trouble:
-            cells = f"{probe.tokens_per_second:,.0f}", mib(probe.peak), "taken" if probe is best else ""
+            cells = f"{probe.tokens_per_second:,.0f}", format_mib(probe.peak), "taken" if probe is best else ""
         rows.append((str(probe.B), str(sequences // probe.B), *cells))
-    return table(rows).rstrip()
+    return draw_table(rows).rstrip()
 
 
 def _explain_no_choice(cfg: RunCfg, smallest: Probe, budget: int) -> NielsError:
@@ -91,7 +91,7 @@ def _explain_no_choice(cfg: RunCfg, smallest: Probe, budget: int) -> NielsError:
         return NielsError(f"batch=auto: train.B={smallest.B} could not be measured: {smallest.trouble}", way_out)
     asked = "" if cfg.memory_budget_gb is None else f" (memory_budget_gb={cfg.memory_budget_gb})"
     return OutOfMemory(
-        f"batch=auto: not even train.B={smallest.B} fits {mib(budget)} MiB{asked} with model.T={cfg.model.T}: "
+        f"batch=auto: not even train.B={smallest.B} fits {format_mib(budget)} MiB{asked} with model.T={cfg.model.T}: "
         f"{smallest.trouble}",
         f"{suggest_less_memory(with_B(cfg, 1))}; a larger memory_budget_gb",
     )
@@ -179,10 +179,10 @@ def _is_slowing(tried: Sequence[Probe], times: float) -> bool:
 def _probe_within(cfg: RunCfg, before: Sequence[Probe], budget: int) -> Probe:
     """Measure a candidate unless the ones before show that it will not fit."""
     if (expected := _extrapolate_peak(cfg, before)) > budget:
-        return Probe(cfg.train.B, trouble=f"would take about {mib(round(expected))} MiB: not tried")
+        return Probe(cfg.train.B, trouble=f"would take about {format_mib(round(expected))} MiB: not tried")
     probe = _probe_in_child(cfg)
     if probe.peak and probe.peak > budget:
-        return replace(probe, trouble=f"{NO_ROOM}: takes {mib(probe.peak)} MiB")
+        return replace(probe, trouble=f"{NO_ROOM}: takes {format_mib(probe.peak)} MiB")
     return probe
 
 
@@ -202,7 +202,7 @@ def _extrapolate_peak(cfg: RunCfg, before: Sequence[Probe]) -> float:
 def _probe_in_child(cfg: RunCfg) -> Probe:
     threads = torch.get_num_threads()
     try:
-        done = ask("train.hardware.batch_probe", cfg.model_dump_json(), threads=threads, timeout=TIMEOUT)
+        done = run_module("train.hardware.batch_probe", cfg.model_dump_json(), threads=threads, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         return Probe(cfg.train.B, trouble=f"no answer in {TIMEOUT} seconds")
     if done.returncode < 0:  # Linux kills the process that takes the most

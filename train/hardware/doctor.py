@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from niels_gpt.device import physical_memory, read_sysctl, resolve_device
-from train.cli.output import mib, table
+from train.cli.output import draw_table, format_mib
 from train.config.schema import RunCfg
 from train.hardware.preflight import find_problems
 from train.hardware.step_cost import PRECISIONS, Cost, list_variants, measure_cost
@@ -40,10 +40,10 @@ def examine(cfg: RunCfg, steps: int, say: Callable[[str], None]) -> dict[str, An
     device, m, t = resolve_device(cfg.device), cfg.model, cfg.train
     machine = describe_machine(device)
     step = f"V={m.V} T={m.T} C={m.C} L={m.L} H={m.H} d_ff={m.d_ff} B={t.B} accum_steps={t.accum_steps}"
-    say(table([*((name, str(value)) for name, value in machine.items()), ("step", step)]))
+    say(draw_table([*((name, str(value)) for name, value in machine.items()), ("step", step)]))
     wrong = {precision: check_precision(device, precision) for precision in PRECISIONS}
     verdicts = [(f"precision={name}", "; ".join(seen) or "computes correctly") for name, seen in wrong.items()]
-    say(table([("preflight", f"on {device.type}, against float32 on the CPU"), *verdicts]))
+    say(draw_table([("preflight", f"on {device.type}, against float32 on the CPU"), *verdicts]))
     costs = [measure_cost(device, variant, steps) for variant in list_variants(device, cfg)]
     say(cost_table(costs))
     notes = list_unchecked(device, cfg)
@@ -74,7 +74,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
     }
     if torch.backends.mps.is_available():
         recommended, held = torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()
-        facts["mps memory"] = f"{mib(recommended)} MiB recommended, {mib(held)} MiB allocated"
+        facts["mps memory"] = f"{format_mib(recommended)} MiB recommended, {format_mib(held)} MiB allocated"
     return facts
 
 
@@ -125,10 +125,18 @@ def cost_table(costs: Sequence[Cost]) -> str:
     ]
     for off, ckpt in pair(costs):
         saving = compare_memory(off, ckpt)
-        for cost, saved in ((off, ("-", "-")), (ckpt, (mib(saving.get("peak")), mib(saving["theory"])))):
+        for cost, saved in (
+            (off, ("-", "-")),
+            (ckpt, (format_mib(saving.get("peak")), format_mib(saving["theory"]))),
+        ):
             if cost.seconds is None:
                 rows.append((cost.precision, cost.memory, cost.trouble))
                 continue
-            cells = f"{cost.seconds:.3f}", f"{cost.tokens_per_second:,.0f}", mib(cost.peak), mib(cost.driver)
+            cells = (
+                f"{cost.seconds:.3f}",
+                f"{cost.tokens_per_second:,.0f}",
+                format_mib(cost.peak),
+                format_mib(cost.driver),
+            )
             rows.append((cost.precision, cost.memory, *cells, *saved))
-    return table(rows)
+    return draw_table(rows)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from train.cli.output import table
+from train.cli.output import draw_table
 from train.report.findings import GIB, Findings
 from train.report.rows import Row
 
@@ -88,7 +88,7 @@ def format_markdown(rows: Sequence[Row]) -> str:
         cells = format_cells(row)
         lines.append([str(number), *(escape_markdown(cells[column]) for column in columns)])
     right = [0, *(n for n, column in enumerate(columns, 1) if column.format)]
-    return table(lines, right=right, markdown=True)
+    return draw_table(lines, right=right, markdown=True)
 
 
 def escape_markdown(text: str) -> str:

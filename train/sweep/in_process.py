@@ -9,7 +9,7 @@ from typing import Any
 from niels_gpt.errors import Interrupted, NielsError, TimeIsUp
 from train.artifacts.job_record import Status, write_job
 from train.artifacts.run_folder import unlock_folder
-from train.cli.signals import hand_on
+from train.cli.signals import forward_preemption
 from train.config.schema import RunCfg
 from train.report.rows import read_objective
 from train.report.write import is_recent, rewrite_report
@@ -39,7 +39,7 @@ def run_job(job: PlannedJob, carry_out: Callable[[list[RunCfg]], Any]) -> float 
         write_end("finished")
     except Interrupted as error:
         write_end("interrupted", error.exit_code, str(error))
-        hand_on(error.signum)
+        forward_preemption(error.signum)
         raise
     except TimeIsUp as error:  # of this job alone
         write_end("interrupted", error.exit_code, str(error))

@@ -22,7 +22,7 @@ from train.artifacts.results import has_begun, require_unchanged
 from train.config import load_plan
 from train.config.hydra_errors import Refusal, explain_refusal
 from train.config.schema import RunCfg
-from train.config.suggest import CONF, shown
+from train.config.suggest import CONF, format_value
 
 MOST_JOBS = 1000  # of a sweep
 OF_THE_SWEEP = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
@@ -159,7 +159,7 @@ def require_distinct(jobs: Sequence[PlannedJob]) -> None:
             if len(same) > 1:
                 identical = ", ".join(names) if any(names) else f"{same[0].folder.name}, {len(same)} times"
                 raise ConfigError(
-                    f"these overrides give identical jobs: {shown(identical, 200)}",
+                    f"these overrides give identical jobs: {format_value(identical, 200)}",
                     "sweep over settings that change the result, and name each value once",
                 )
 

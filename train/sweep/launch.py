@@ -14,7 +14,7 @@ from train.artifacts.job_record import is_complete, read_job, write_job
 from train.artifacts.results import find_complete_result
 from train.artifacts.run_folder import is_locked
 from train.cli.signals import stop_on_signals
-from train.cli.subprocesses import GRACE, lifeline
+from train.cli.subprocesses import GRACE, parent_pipe
 from train.report.findings import shorten_names
 from train.report.rows import Row, read_row
 from train.report.tables import describe_row
@@ -47,7 +47,7 @@ class SweepRun:
             Interrupted: a signal came; the running jobs were stopped resumably, the rest was not started.
         """
         todo = deque(job for job in self.jobs if not self._skip(job))
-        with stop_on_signals(again=self._kill) as stop, lifeline() as (reading, variables):
+        with stop_on_signals(again=self._kill) as stop, parent_pipe() as (reading, variables):
             try:
                 while self._running or (todo and not stop()):
                     while todo and not stop() and len(self._running) < self.n_jobs and self._is_free(todo[0]):
