@@ -40,7 +40,9 @@ class ModelCfg(Cfg):
     d_ff: Size = Field(description="width of the feed-forward layer")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on embeddings and residual branches")
     rope_theta: float = Field(10000.0, gt=1.0, le=1e9, description="base of the rotary position angles")
-    tie_embeddings: bool = Field(True, description="the head has the embedding's weights; false: V x C of its own")
+    tie_embeddings: bool = Field(
+        False, description="use the embedding's weights as the head's; false: V x C more weights"
+    )
 
     def rules(self) -> Iterator[str]:
         """The heads share C evenly, rotary positions turn pairs of channels, and their tables have room."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from niels_gpt.errors import ConfigError
 from niels_gpt.storage import naming
 from train.cli.command import Parser, command
-from train.config.legacy import EXPERIMENTS, experiment_yaml, plan_from_json, way_to_run
+from train.config.legacy import EXPERIMENTS, describe_use, experiment_yaml, plan_from_json
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
             file.write(content)
     except FileExistsError:
         raise ConfigError(f"{target} is there already", "rename the JSON file, or delete the experiment") from None
-    print(f"wrote {target}; {way_to_run(target)}")
+    print(f"wrote {target}; {describe_use(target)}")
     for source in dict.fromkeys(source for cfg in plan for source in cfg.data.sources):
         print(f"source {source.name}: older configs knew it by name; it now reads {', '.join(source.files)}")
     for cfg in plan:

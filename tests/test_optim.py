@@ -8,7 +8,7 @@ from niels_gpt.model.gpt import GPT
 from train.config.schema import TrainCfgSchema
 from train.loop.optim import clip_gradients, lr_at, make_optimizer, set_lr
 
-CFG = TrainCfgSchema(total_steps=100, warmup_steps=10, base_lr=1.0, min_lr=0.1)
+CFG = TrainCfgSchema(optim="adamw", schedule="cosine", total_steps=100, warmup_steps=10, base_lr=1.0, min_lr=0.1)
 
 
 def test_the_learning_rate_warms_up_then_falls_to_min_lr() -> None:

@@ -16,12 +16,12 @@ from faults.door import Said, command, left, train
 from faults.in_range import in_range
 from faults.scale import note, scaled
 from train.config import load_plan
-from train.config.load import as_tuples
+from train.config.load import lists_to_tuples
 from train.config.plan import PlanCfg
 from train.config.schema import RunCfg
-from train.config.suggest import keys
+from train.config.suggest import setting_names
 
-KNOWN = sorted(keys(PlanCfg))
+KNOWN = sorted(setting_names(PlanCfg))
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 OPTIONS = [f"{path.parent.name}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")]
 # What people and programs write where a number, a name or a list belongs.
@@ -111,7 +111,7 @@ def require_right(words: list[str], said: Said, folder: Path) -> None:
 def round_trips(plan: list[RunCfg]) -> bool:
     """Whether a plan, written down and read again, is the same."""
     written = [json.dumps(cfg.model_dump(mode="json")) for cfg in plan]
-    return [RunCfg.model_validate(as_tuples(json.loads(text))) for text in written] == plan
+    return [RunCfg.model_validate(lists_to_tuples(json.loads(text))) for text in written] == plan
 
 
 def saved(plan: list[RunCfg]) -> list[RunCfg]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import read_checkpoint
-from train.config.suggest import shown
+from train.config.suggest import format_value
 
 UNRECORDED = {"init_from": "none", "resume": "none", "optim": "adamw"}  # what older checkpoints do not say
 
@@ -75,6 +75,6 @@ def require_same_origin(found: Found, now: Mapping[str, str]) -> None:
     for key, value in now.items():
         if (theirs := then.get(key, UNRECORDED.get(key, value))) != value:
             raise CheckpointError(
-                f"{found.path}: its {key} is {shown(theirs)}, but this run's is {value}",
+                f"{found.path}: its {key} is {format_value(theirs)}, but this run's is {value}",
                 "ask for what it was; or use init_from=PATH to take the weights alone, or another name=...",
             )

@@ -27,7 +27,7 @@ from train.loop.evaluate import Yardstick
 from train.loop.logger import Report
 from train.loop.steps import optimizer_step
 
-SAVED = ModelCfg(V=16384, T=512, C=512, L=5, H=8, d_ff=1488)  # 25 million parameters
+SAVED = ModelCfg(V=16384, T=512, C=512, L=5, H=8, d_ff=1488, tie_embeddings=True)  # 25 million parameters
 BATCHES, BATCH_SECONDS = 7, 0.1  # of a part's repeats; the middle batch counts
 NOISE = 0.02  # of what is resident: pages come and go with the allocator
 Work = Callable[[], object]

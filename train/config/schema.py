@@ -1,4 +1,4 @@
-"""The settings of one phase: how it trains, and everything it needs."""
+"""Settings of one phase, with their defaults and limits."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,16 +38,21 @@ class TrainCfgSchema(Cfg):
     )
     keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints kept, besides the best")
     optim: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
+        "muon", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
     )
-    base_lr: float = Field(1e-3, gt=0.0, le=10.0, description="learning rate after warm-up")
-    schedule: Literal["cosine", "linear"] = Field("cosine", description="how the rate falls after warm-up")
-    min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate that the schedule ends at")
+    base_lr: float = Field(
+        0.014,
+        gt=0.0,
+        le=10.0,
+        description="learning rate after warm-up; model, optim=adamw and phase set it in turn",
+    )
+    schedule: Literal["cosine", "linear"] = Field("linear", description="fall of the rate after warm-up")
+    min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate at the end of the schedule")
     warmup_steps: int | None = Field(
         None, ge=0, le=10**9, description="steps of linear warm-up; null: a tenth of total_steps"
     )
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="decoupled decay, on matrices only")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's averaging, each in [0, 1)")
+    betas: tuple[float, float] = Field((0.8, 0.98), description="AdamW's averaging, each in [0, 1)")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Muon's averaging")
     grad_clip: float = Field(1.0, gt=0.0, le=1e9, description="largest gradient norm of a step")
     amp: bool = Field(True, description="autocast; takes effect on mps only")

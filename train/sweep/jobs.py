@@ -23,7 +23,7 @@ from train.artifacts.results import has_begun, require_unchanged
 from train.config import load_plan
 from train.config.hydra_errors import Refusal, explain_refusal
 from train.config.schema import RunCfg
-from train.config.suggest import CONF, shown
+from train.config.suggest import CONF, format_value
 
 MOST_JOBS = 1000  # of a sweep
 SEARCHPATH = "hydra.searchpath="
@@ -135,7 +135,9 @@ def require_distinct(jobs: Sequence[PlannedJob]) -> None:
         alike.setdefault(job.folder, []).append(set(job.overrides))
     for folder, combinations in alike.items():
         if apart := sorted(set().union(*combinations) - combinations[0].intersection(*combinations)):
-            raise ConfigError(f"{shown(' and '.join(apart), 200)} give one and the same job, {folder}", DIFFERENT)
+            raise ConfigError(
+                f"{format_value(' and '.join(apart), 200)} give one and the same job, {folder}", DIFFERENT
+            )
         if (times := len(combinations)) > 1:
             raise ConfigError(f"{folder} is asked for {times} times", "name each combination once")
     for _, same in groupby(sorted(jobs, key=by_hash), by_hash):
