@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.cli.command import command, deferred_signals
+from train.cli.command import Parser, command, defer_signals
 from train.config.suggest import require_known
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ ONE_PROGRAM = "; all precisions are one program on the CPU; on a Mac scripts/doc
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_subparsers(metavar="race|growth|steady|overhead", required=True)
 
     mode = _add(modes, "race", race, "race contestants in turns, each turn in a fresh process")
@@ -166,7 +164,7 @@ def _effort(options: argparse.Namespace) -> "Effort":
 def main() -> None:
     """Check, carry out, and write what was asked for."""
     options = arguments()
-    with deferred_signals():  # torch is imported only now
+    with defer_signals():  # torch is imported only now
         from train.bench.contestants import CONTESTANTS as KNOWN
         from train.bench.shapes import SHAPES
         from train.cli.output import report_path, write_report

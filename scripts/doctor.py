@@ -4,7 +4,7 @@ import _root  # noqa: F401  isort: skip
 import argparse
 from pathlib import Path
 
-from train.cli.command import Parser, command, deferred_signals
+from train.cli.command import Parser, command, defer_signals
 from train.config.hydra_errors import compose_run
 
 FILE = "doctor.json"
@@ -31,7 +31,7 @@ def main() -> None:
     """Examine the machine, print what is found, write it."""
     options = arguments()
     cfg = compose_run(options.overrides)
-    with deferred_signals():  # torch is imported only now
+    with defer_signals():  # torch is imported only now
         from niels_gpt.storage import unused
         from train.cli.output import report_path, write_report
         from train.hardware.doctor import examine

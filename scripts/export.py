@@ -3,7 +3,7 @@
 import _root  # noqa: F401  isort: skip
 from pathlib import Path
 
-from train.cli.command import Parser, command, deferred_signals
+from train.cli.command import Parser, command, defer_signals
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run folder, as runs/default, or a checkpoint in it")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
     options = parser.parse_args()
-    with deferred_signals():  # torch is imported only now
+    with defer_signals():  # torch is imported only now
         from niels_gpt.generation.chat import load_speaker
         from niels_gpt.weights.llama import export_llama
 

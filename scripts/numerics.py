@@ -5,7 +5,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from train.cli.command import Parser, command, deferred_signals
+from train.cli.command import Parser, command, defer_signals
 
 MOST = 65536  # sequences
 
@@ -25,7 +25,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Compare, print, and write what was asked for."""
     options = arguments()
-    with deferred_signals():  # torch is imported only now
+    with defer_signals():  # torch is imported only now
         from train.bench.numerics import as_text, numerics
         from train.cli.output import report_path, write_report
 

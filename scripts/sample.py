@@ -9,7 +9,7 @@ from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import harmless
-from train.cli.command import Parser, command, deferred_signals
+from train.cli.command import Parser, command, defer_signals
 
 SEEDS = 2**64  # that torch can tell apart
 
@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Load the newest phase's best weights and say what they say."""
     options = arguments()
-    with deferred_signals():  # torch is imported only now
+    with defer_signals():  # torch is imported only now
         from niels_gpt.generation.chat import load_speaker
 
     speaker = load_speaker(options.run)

@@ -4,7 +4,7 @@ import _root  # noqa: F401  isort: skip
 import hydra
 from omegaconf import DictConfig
 
-from train.cli.command import command, deferred_signals, exit_codes
+from train.cli.command import command, defer_signals, exit_codes
 from train.config import load_plan
 from train.config.hydra_schema import register
 from train.config.schema import RunCfg
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 def carry_out(plan: list[RunCfg]) -> None:
     """Run the phases; torch is imported only now: help and config errors need not wait for it."""
-    with deferred_signals():
+    with defer_signals():
         from train.run import run
     run(plan)
 

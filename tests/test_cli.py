@@ -16,7 +16,7 @@ import warm
 import yaml
 from conftest import ROOT, cli
 
-from train.cli.subprocesses import lifeline
+from train.cli.subprocesses import parent_pipe
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
 NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
@@ -215,10 +215,10 @@ def test_sigterm_before_the_loop_has_its_exit_code_too(tmp_path: Path, delay: fl
 
 DEFERRING = """
 import os, sys, time
-from train.cli.command import command, deferred_signals
+from train.cli.command import command, defer_signals
 
 def main():
-    with deferred_signals():
+    with defer_signals():
         os.kill(os.getpid(), int(sys.argv[1]))
         time.sleep(0.3)
         print("whole")
@@ -229,8 +229,8 @@ command(main)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_a_job_with_a_lifeline_waits_until_an_import_is_whole(signum: int) -> None:
-    with lifeline() as (reading, end):
+def test_a_signal_to_a_job_of_a_parent_waits_until_an_import_is_whole(signum: int) -> None:
+    with parent_pipe() as (reading, end):
         done = subprocess.run(
             [sys.executable, "-c", DEFERRING, str(int(signum))],
             env=os.environ | end | {"PYTHONPATH": os.pathsep.join(sys.path)},
@@ -257,7 +257,7 @@ def test_a_signal_ends_a_command_at_once_while_it_learns_a_tokenizer(tmp_path: P
         process.send_signal(signum)
         said = process.communicate(timeout=120)
     assert time.monotonic() - sent < 3
-    assert (process.returncode, *said) == (128 + signum, "", "stopped; what was saved before is as it was\n")
+    assert (process.returncode, *said) == (128 + signum, "", "stopped; saved files are intact\n")
     assert not list((tmp_path / "cache").glob("tokenizer-*"))
 
 

@@ -10,7 +10,7 @@ from niels_gpt.errors import NielsError
 from train.bench.contestants import CONTESTANTS
 from train.bench.shapes import SHAPES, Shape
 from train.cli.output import mib, table
-from train.cli.subprocesses import ask
+from train.cli.subprocesses import run_module
 
 OWN_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives freed memory back at once
 TRIES = 12  # of each measurement of the machine
@@ -94,7 +94,7 @@ def measure_limits(threads: int) -> dict[str, float]:
 def answer(task: str, question: dict[str, Any], variables: dict[str, str]) -> Any:
     """Let a fresh process do a task of train/bench/worker.py, and return its answer."""
     text, threads = json.dumps({"task": task} | question), question["threads"]
-    done = ask("train.bench.worker", text, threads=threads, variables=variables)
+    done = run_module("train.bench.worker", text, threads=threads, variables=variables)
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         way_out = "pip install -e '.[bench]'" if "transformers" in words else ""

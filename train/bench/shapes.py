@@ -3,6 +3,8 @@
 Shapes: B sequences of T tokens; other letters are ModelCfg's.
 """
 
+from functools import partial
+
 from pydantic import Field
 
 from niels_gpt.config import Cfg, ModelCfg

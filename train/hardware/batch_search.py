@@ -16,7 +16,7 @@ from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
 from train.artifacts.results import finished
 from train.cli.output import mib, table
-from train.cli.subprocesses import ask
+from train.cli.subprocesses import run_module
 from train.config.schema import RunCfg, possible_B
 from train.hardware.batch_probe import Probe
 from train.hardware.out_of_memory import ways_out
@@ -224,7 +224,7 @@ def _measured_in_child(cfg: RunCfg) -> Probe:
     """Measure in a child process."""
     threads = torch.get_num_threads()
     try:
-        done = ask("train.hardware.batch_probe", cfg.model_dump_json(), threads=threads, timeout=TIMEOUT)
+        done = run_module("train.hardware.batch_probe", cfg.model_dump_json(), threads=threads, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         return Probe(cfg.train.B, trouble=f"no answer in {TIMEOUT} seconds")
     if done.returncode < 0:  # Linux ends the process that takes the most

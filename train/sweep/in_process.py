@@ -9,7 +9,7 @@ from typing import Any
 from niels_gpt.errors import Interrupted, NielsError, TimeIsUp
 from train.artifacts.job_record import Status, write_job
 from train.artifacts.run_folder import release
-from train.cli.signals import hand_on
+from train.cli.signals import forward_preemption
 from train.config.schema import RunCfg
 from train.report.rows import reached
 from train.report.write import rewrite
@@ -38,7 +38,7 @@ def recorded(job: PlannedJob, carry_out: Callable[[list[RunCfg]], Any]) -> float
         ended("finished")
     except Interrupted as error:
         ended("interrupted", error.exit_code, str(error))
-        hand_on(error.signum)
+        forward_preemption(error.signum)
         raise
     except TimeIsUp as error:  # of this job alone
         ended("interrupted", error.exit_code, str(error))

@@ -14,8 +14,8 @@ from niels_gpt.printable import printable
 from train.artifacts.job_record import Job, is_complete, read_job, write_job
 from train.artifacts.results import completed
 from train.artifacts.run_folder import is_held
-from train.cli.signals import Stop, stop_on_signals
-from train.cli.subprocesses import GRACE, lifeline
+from train.cli.signals import StopRequest, stop_on_signals
+from train.cli.subprocesses import GRACE, parent_pipe
 from train.report.findings import labels
 from train.report.rows import Row
 from train.report.tables import one_line
@@ -47,7 +47,7 @@ class SweepRun:
             Interrupted: a signal came; the running jobs were stopped resumably, the rest was not started.
         """
         todo = deque(job for job in self.jobs if not self._skipped(job))
-        with stop_on_signals(again=self._kill) as stop, lifeline() as (reading, variables):
+        with stop_on_signals(again=self._kill) as stop, parent_pipe() as (reading, variables):
             try:
                 while self._running or (todo and not stop()):
                     while todo and not stop() and len(self._running) < self.n_jobs and self._free(todo[0]):
@@ -94,7 +94,7 @@ class SweepRun:
         )
         self._running[child] = job
 
-    def _pass_on(self, stop: Stop) -> None:
+    def _pass_on(self, stop: StopRequest) -> None:
         """Tell the running jobs, once, that a signal came."""
         if stop() and not self._told:
             self._told = True
