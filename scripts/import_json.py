@@ -10,12 +10,10 @@ from train.config.legacy import EXPERIMENTS, describe_use, experiment_yaml, plan
 
 
 def main() -> None:
-    """Write the experiment; an existing one is never overwritten."""
+    """Write the experiment without overwriting one."""
     parser = Parser(description=__doc__)
     parser.add_argument("json", type=Path, help="the older config")
-    parser.add_argument(
-        "--to", type=Path, default=EXPERIMENTS, help="folder for the YAML (default conf/experiment)"
-    )
+    parser.add_argument("--to", type=Path, default=EXPERIMENTS, help="folder for it (default conf/experiment)")
     options = parser.parse_args()
     if not options.to.is_dir():
         raise ConfigError(f"--to {options.to}: there is no such folder", "make it, or leave --to out")
@@ -25,13 +23,13 @@ def main() -> None:
         with naming(target), target.open("x", encoding="utf-8") as file:
             file.write(content)
     except FileExistsError:
-        raise ConfigError(f"{target} is there already", "rename the JSON file, or delete the experiment") from None
+        raise ConfigError(f"{target} already exists", "rename the JSON file, or delete the experiment") from None
     print(f"wrote {target}; {describe_use(target)}")
     for source in dict.fromkeys(source for cfg in plan for source in cfg.data.sources):
-        print(f"source {source.name}: older configs knew it by name; it now reads {', '.join(source.files)}")
+        print(f"source {source.name}: older configs named it only; it now reads {', '.join(source.files)}")
     for cfg in plan:
         if not cfg.data.sources:
-            print(f"{cfg.phase}: no sources are named; it now reads what comes with Python (data=pydocs)")
+            print(f"{cfg.phase}: no sources are named; it now reads Python's docs (data=pydocs)")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from train.config.schema import TrainCfgSchema
 from train.loop.optim import make_optimizer
 from train.run.resume import changed_settings, newest, resume, warm_start
 
-CFG = ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32)
+CFG = ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32, tie_embeddings=True)
 
 
 def state(step: int = 0, seed: int = 0, cfg: ModelCfg = CFG) -> TrainState:
@@ -187,7 +187,7 @@ def test_an_older_checkpoint_without_a_newer_setting_of_the_model_has_its_defaul
 
 
 def test_a_checkpoint_from_before_the_separate_head_loads_with_a_tied_one(tmp_path: Path) -> None:
-    tied = state(1, cfg=CFG.model_copy(update={"tie_embeddings": True}))
+    tied = state(1)
     save(tmp_path / "a.pt", tied, {})
     saved = torch.load(tmp_path / "a.pt")
     del saved["model_cfg"]["tie_embeddings"]

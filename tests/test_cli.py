@@ -109,7 +109,7 @@ def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
         "sequences in a microbatch",
         "python scripts/train.py precision=fp16 memory=ckpt",
         "batch: auto, fixed, iso\ncompile: ",
-        "whose total_steps and base_lr are its own",
+        "which has its own total_steps and base_lr",
     ):
         assert said in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120

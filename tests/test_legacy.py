@@ -167,7 +167,7 @@ def test_the_script_writes_an_experiment_once(folder: Path) -> None:
     assert done.returncode == 0 and done.stdout.startswith("wrote flat.yaml; to run it, move it to "), done.stderr
     before = (folder / "flat.yaml").read_bytes()
     again = warm.cli("flat.json", "--to", ".", cwd=folder, script="import_json")
-    assert again.returncode == 2 and "is there already" in again.stderr
+    assert again.returncode == 2 and "already exists" in again.stderr
     assert (folder / "flat.yaml").read_bytes() == before
 
 
