@@ -72,9 +72,8 @@ def _required(saved: Any, path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: its content is larger than the file, as that of no checkpoint is", _way_out(path)
         )
-    saved["model_cfg"] = {"tie_embeddings": True} | saved[
-        "model_cfg"
-    ]  # checkpoints without the key have a tied head
+    # The oldest checkpoints lack the key, and their head is tied.
+    saved["model_cfg"] = {"tie_embeddings": True} | saved["model_cfg"]
     if reason := misfit(saved["model_cfg"], saved["model_state"]):
         raise CheckpointError(f"{path}: {reason}", _way_out(path))
     return saved
