@@ -41,7 +41,7 @@ class ModelCfg(Cfg):
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on embeddings and residual branches")
     rope_theta: float = Field(10000.0, gt=1.0, le=1e9, description="base of the rotary position angles")
     tie_embeddings: bool = Field(
-        True, description="the head shares the embedding's weights; false: it has V x C more"
+        False, description="use the embedding's weights as the head's; false: V x C more weights"
     )
 
     def rules(self) -> Iterator[str]:

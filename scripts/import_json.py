@@ -6,31 +6,30 @@ from pathlib import Path
 from niels_gpt.errors import ConfigError
 from niels_gpt.storage import naming
 from train.cli.command import Parser, command
-from train.config.legacy import EXPERIMENTS, experiment_yaml, plan_from_json, way_to_run
+from train.config.legacy import EXPERIMENTS, describe_use, experiment_yaml, plan_from_json
 
 
 def main() -> None:
-    """Write the experiment; an existing one is never overwritten."""
+    """Write the experiment without overwriting one."""
     parser = Parser(description=__doc__)
     parser.add_argument("json", type=Path, help="the older config")
-    parser.add_argument(
-        "--to", type=Path, default=EXPERIMENTS, help="folder for the YAML (default conf/experiment)"
-    )
+    parser.add_argument("--to", type=Path, default=EXPERIMENTS, help="folder for it (default conf/experiment)")
     options = parser.parse_args()
     if not options.to.is_dir():
         raise ConfigError(f"--to {options.to} is not a folder", "make it, or leave --to out")
     plan = plan_from_json(options.json)
     target, content = options.to / f"{plan[0].name}.yaml", experiment_yaml(options.json)
-    if target.exists():
-        raise ConfigError(f"{target} is there already", "rename the JSON file, or delete the experiment")
-    with naming(target):
-        target.write_text(content, encoding="utf-8")
-    print(f"wrote {target}; {way_to_run(target)}")
+    try:
+        with naming(target), target.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        raise ConfigError(f"{target} already exists", "rename the JSON file, or delete the experiment") from None
+    print(f"wrote {target}; {describe_use(target)}")
     for source in dict.fromkeys(source for cfg in plan for source in cfg.data.sources):
-        print(f"source {source.name}: older configs knew it by name; it now reads {', '.join(source.files)}")
+        print(f"source {source.name}: older configs named it only; it now reads {', '.join(source.files)}")
     for cfg in plan:
         if not cfg.data.sources:
-            print(f"{cfg.phase}: no sources are named; it now reads what comes with Python (data=pydocs)")
+            print(f"{cfg.phase}: no sources are named; it now reads Python's docs (data=pydocs)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train: compose a config with Hydra, check it, and carry out the run."""
+"""Compose a config with Hydra, check it, and train."""
 
 import _root  # noqa: F401  isort: skip
 import hydra
@@ -15,7 +15,7 @@ register()
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
-    """Carry out the plan; in a sweep, return what its sweeper minimises."""
+    """Run the plan; in a sweep, return the objective for its sweeper."""
     if job := find_job(cfg):
         from train.sweep.in_process import run_job
 
@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 
 def carry_out(plan: list[RunCfg]) -> None:
-    """Run the phases; torch is imported only now: help and config errors need not wait for it."""
+    """Run the phases; torch is imported only now, so that help and config errors are fast."""
     with defer_signals():
         from train.run import run
     run(plan)

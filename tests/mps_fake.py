@@ -22,7 +22,7 @@ from train.config.schema import TrainCfgSchema
 from train.loop.amp import amp_factory
 
 MPS = torch.device("mps")
-CFG = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=48, dropout=0.1)
+CFG = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=48, dropout=0.1, tie_embeddings=True)
 Seen = dict[str, list[str]]  # of each module "NAME.in" and "NAME.out", and of what is no module
 
 

@@ -80,7 +80,7 @@ def test_precision_off_and_fp16_are_the_same_program_on_the_cpu(run_folder: Run)
 
 
 # A study of what fp16 does to the gradient: CPU autocast has other rules than that of mps, but the same numbers.
-STUDY = ModelCfg(V=2048, T=128, C=64, L=2, H=2, d_ff=128)
+STUDY = ModelCfg(V=2048, T=128, C=64, L=2, H=2, d_ff=128, tie_embeddings=True)
 TOKENS = 64 * 128
 
 

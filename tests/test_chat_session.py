@@ -18,7 +18,9 @@ SHORT = ("data.size=200", "data.tokenizer=bytes", "model.V=256", "train.total_st
 
 
 def small_session() -> ChatSession:
-    return ChatSession(GPT(ModelCfg(V=256, T=32, C=16, L=1, H=2, d_ff=32)), BytesTokenizer(), chats=True)
+    return ChatSession(
+        GPT(ModelCfg(V=256, T=32, C=16, L=1, H=2, d_ff=32, tie_embeddings=True)), BytesTokenizer(), chats=True
+    )
 
 
 def test_a_run_folder_may_be_named_like_a_checkpoint(run_folder: Run) -> None:

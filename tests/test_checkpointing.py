@@ -13,7 +13,7 @@ from conftest import same
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, DiskError, NonFiniteError
 from niels_gpt.model.gpt import GPT
-from niels_gpt.weights.checkpoint import CHECKPOINT_KEYS, read_checkpoint
+from niels_gpt.weights.checkpoint import CHECKPOINT_KEYS, load_model, read_checkpoint
 from train.artifacts.checkpointing import TrainState, save_checkpoint, save_step
 from train.artifacts.compatibility import LoadedCheckpoint
 from train.artifacts.paths import step_files, step_path
@@ -21,7 +21,7 @@ from train.config.schema import TrainCfgSchema
 from train.loop.optim import make_optimizer
 from train.run.resume import find_newest, list_changes, load_state, load_weights
 
-CFG = ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32)
+CFG = ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32, tie_embeddings=True)
 
 
 def state(step: int = 0, seed: int = 0, cfg: ModelCfg = CFG) -> TrainState:
@@ -184,6 +184,15 @@ def test_an_older_checkpoint_without_a_newer_setting_of_the_model_has_its_defaul
     other = state(cfg=CFG.model_copy(update={"rope_theta": 500.0}))
     with pytest.raises(CheckpointError, match=r"model.rope_theta=10000.0, not 500.0"):
         load_weights(other, found)
+
+
+def test_a_checkpoint_from_before_the_separate_head_loads_with_a_tied_one(tmp_path: Path) -> None:
+    tied = state(1)
+    save_checkpoint(tmp_path / "a.pt", tied, {})
+    saved = torch.load(tmp_path / "a.pt")
+    del saved["model_cfg"]["tie_embeddings"]
+    torch.save(saved, tmp_path / "a.pt")
+    assert same(load_model(tmp_path / "a.pt")[0].state_dict(), tied.model.state_dict())
 
 
 def test_steps_are_numbers_not_words(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
         "sequences in a microbatch",
         "python scripts/train.py precision=fp16 memory=ckpt",
         "batch: auto, fixed, iso\ncompile: ",
-        "whose total_steps and base_lr are its own",
+        "which has its own total_steps and base_lr",
     ):
         assert said in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
@@ -218,10 +218,10 @@ def test_sigterm_before_the_loop_has_its_exit_code_too(tmp_path: Path, delay: fl
 
 DEFERRING = """
 import os, sys, time
-from train.cli.command import command, deferred_signals
+from train.cli.command import command, defer_signals
 
 def main():
-    with deferred_signals():
+    with defer_signals():
         os.kill(os.getpid(), int(sys.argv[1]))
         time.sleep(0.3)
         print("whole")
@@ -232,7 +232,7 @@ command(main)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_a_job_with_a_lifeline_waits_until_an_import_is_whole(signum: int) -> None:
+def test_a_signal_to_a_job_of_a_parent_waits_until_an_import_is_whole(signum: int) -> None:
     with parent_pipe() as (reading, end):
         done = subprocess.run(
             [sys.executable, "-c", DEFERRING, str(int(signum))],
@@ -260,7 +260,7 @@ def test_a_signal_ends_a_command_at_once_while_it_learns_a_tokenizer(tmp_path: P
         process.send_signal(signum)
         said = process.communicate(timeout=120)
     assert time.monotonic() - sent < 3
-    assert (process.returncode, *said) == (128 + signum, "", "stopped; what was saved before is as it was\n")
+    assert (process.returncode, *said) == (128 + signum, "", "stopped; saved files are intact\n")
     assert not list((tmp_path / "cache").glob("tokenizer-*"))
 
 

@@ -7,6 +7,7 @@ from conftest import CONF, Compose
 from hydra import compose
 from omegaconf import OmegaConf
 
+from niels_gpt.config import ModelCfg
 from train.config import load_plan
 from train.config.schema import TrainCfgSchema
 
@@ -75,13 +76,17 @@ def test_precision_and_memory_set_what_their_names_say(composed: Compose) -> Non
         assert (train.amp, train.amp_dtype, train.activation_checkpointing) == (amp, dtype, False)
 
 
-def test_defaults_stand_in_the_schema_and_yaml_holds_only_choices(composed: Compose) -> None:
-    schema = TrainCfgSchema()
-    composed_train = load_plan(composed())[0].train
-    chosen = {"base_lr": composed_train.base_lr, "optim": "muon", "schedule": "linear", "betas": (0.8, 0.98)}
-    assert composed_train == schema.model_copy(update=chosen)
-    assert load_plan(composed("optim=adamw"))[0].train == schema
-    assert (schema.amp, schema.amp_dtype, schema.activation_checkpointing) == (True, "fp16", False)
+def test_a_plain_run_has_the_defaults_of_the_schema(composed: Compose) -> None:
+    cfg = load_plan(composed())[0]
+    assert cfg.train == TrainCfgSchema()
+    assert cfg.model == ModelCfg(**cfg.model.model_dump(include={"V", "T", "C", "L", "H", "d_ff"}))
+
+
+@pytest.mark.parametrize("group", ["optim", "precision", "memory", "compile"])
+def test_every_option_of_a_group_sets_the_same_settings(group: str) -> None:
+    """So that one option replaces another entirely; base_lr, which models and phases set too, is apart."""
+    options = [set(OmegaConf.load(path)) - {"base_lr"} for path in (CONF / group).glob("*.yaml")]
+    assert len(options) > 1 and all(option == options[0] for option in options)
 
 
 def test_a_setting_of_train_reaches_both_phases_and_one_of_sft_the_second(composed: Compose) -> None:

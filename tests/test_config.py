@@ -43,16 +43,19 @@ BAD = [
     (["batch=iso"], "batch=iso needs global_B=N, the sequences in a step"),
     (
         ["batch=iso", "global_B=32", "train.B=5"],
-        "train.B=5 does not divide global_B=32; use train.B=4 or train.B=8",
+        "train.B=5 does not split global_B=32 evenly into 65536 microbatches or fewer; use train.B=4 or train.B=8",
     ),
-    (["batch=iso", "global_B=32", "train.B=64"], "train.B=64 does not divide global_B=32; use train.B=32"),
+    (
+        ["batch=iso", "global_B=32", "train.B=64"],
+        "train.B=64 does not split global_B=32 evenly into 65536 microbatches or fewer; use train.B=32",
+    ),
     (
         ["batch=iso", "global_B=32", "sft.train.B=12"],
-        "sft.train.B=12 does not divide global_B=32; use sft.train.B=8",
+        "sft.train.B=12 does not split global_B=32 evenly into 65536 microbatches or fewer; use sft.train.B=8",
     ),
     (
         ["batch=iso", "global_B=131072", "train.B=1"],
-        "train.B=1 gives over 65536 microbatches for global_B=131072; use train.B=2",
+        "train.B=1 does not split global_B=131072 evenly into 65536 microbatches or fewer; use train.B=2",
     ),
     (["batch=iso", "global_B=65537"], "global_B=65537 has no divisor with which"),
     (["global_B=32"], "train.B=4 x train.accum_steps=2 is 8, not global_B=32; add batch=iso"),
@@ -62,6 +65,7 @@ BAD = [
     ),
     (["+train._target_=os.system"], "train._target_ is unknown"),
     (["+_target_=os.system"], "_target_ is unknown"),
+    (['dir="a\0b"'], "dir contains a NUL character"),
     (["init_from="], "init_from is empty; leave it out"),
     (["resume="], "resume is empty; leave it out"),
     (["data.cache_dir=''"], "data.cache_dir is empty; leave it out, or name a folder"),

@@ -64,7 +64,7 @@ def test_an_unknown_override_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_report_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("doctor.json").touch()
-    with pytest.raises(ConfigError, match="it is there already"):
+    with pytest.raises(ConfigError, match="it already exists"):
         report_path(Path("doctor.json"))
     with pytest.raises(ConfigError, match="there is no folder nowhere"):
         report_path(Path("nowhere/doctor.json"))

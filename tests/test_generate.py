@@ -8,7 +8,7 @@ from niels_gpt.generation.generate import generate, sample_token
 from niels_gpt.model.gpt import GPT
 
 torch.manual_seed(0)
-MODEL = GPT(ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32, dropout=0.5))
+MODEL = GPT(ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32, dropout=0.5, tie_embeddings=True))
 
 
 def test_the_same_seed_says_the_same_and_another_something_else() -> None:

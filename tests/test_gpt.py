@@ -14,7 +14,7 @@ from niels_gpt.model import gpt as gpt_module
 from niels_gpt.model import replay
 from niels_gpt.model.gpt import GPT
 
-CFG = ModelCfg(V=300, T=16, C=32, L=3, H=4, d_ff=64)
+CFG = ModelCfg(V=300, T=16, C=32, L=3, H=4, d_ff=64, tie_embeddings=True)
 IDS = torch.randint(0, 300, (2, 16), generator=torch.Generator().manual_seed(0))
 
 

@@ -1,4 +1,4 @@
-"""Older JSON configs load, with today's defaults for what they lack; no key is dropped silently."""
+"""Older JSON configs load, with the older program's recipe; no key is dropped silently."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from niels_gpt.errors import ConfigError
 from train.config import load_plan
 from train.config.hydra_schema import register
-from train.config.legacy import experiment_yaml, plan_from_json, way_to_run
+from train.config.legacy import describe_use, experiment_yaml, plan_from_json
 from train.config.schema import RunCfg
 
 PRETRAIN = {
@@ -54,6 +54,19 @@ def test_each_shape_loads_with_the_three_defaults(folder: Path, shape: str) -> N
         assert (train.amp, train.amp_dtype, train.activation_checkpointing) == (True, "fp16", False)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_recipe_of_the_older_program_is_kept_and_written_out(folder: Path, shape: str) -> None:
+    for cfg, old in zip(composed(folder, shape), plan_from_json(folder / f"{shape}.json"), strict=True):
+        assert (cfg.train.optim, cfg.train.schedule, cfg.train.betas) == ("adamw", "cosine", (0.9, 0.95))
+        assert cfg.model.tie_embeddings
+        assert (
+            cfg.train.base_lr
+            == old.train.base_lr
+            == {"pretrain": 6e-4, "sft": 1e-4, "flat": 3e-4}["flat" if shape == "flat" else cfg.phase]
+        )
+    assert "base_lr: " in experiment_yaml(folder / f"{shape}.json")
+
+
 def test_every_key_is_mapped(folder: Path) -> None:
     first, second = plan_from_json(folder / "pipeline.json")
     assert (first.train.seed, first.train.B, first.train.base_lr) == (7, 8, 0.0006)
@@ -88,8 +101,8 @@ def test_every_key_is_mapped(folder: Path) -> None:
         (json.dumps(PRETRAIN | {"sources": {}}), "old.json: sources names no source"),
         (json.dumps(FLAT | {"train": {"p_train": {}}}), "old.json: p_train names no source"),
         (json.dumps(SFT | {"sft_sources": {}}), "old.json: sft_sources names no source"),
-        (json.dumps(FLAT | {"model": 3}), "model is no JSON object"),
-        (json.dumps(PRETRAIN | {"sources": ["a"]}), "sources is no JSON object"),
+        (json.dumps(FLAT | {"model": 3}), "model is not a JSON object"),
+        (json.dumps(PRETRAIN | {"sources": ["a"]}), "sources is not a JSON object"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(tmp_path: Path, content: str, said: str) -> None:
@@ -154,17 +167,17 @@ def test_the_script_writes_an_experiment_once(folder: Path) -> None:
     assert done.returncode == 0 and done.stdout.startswith("wrote flat.yaml; to run it, move it to "), done.stderr
     before = (folder / "flat.yaml").read_bytes()
     again = warm.cli("flat.json", "--to", ".", cwd=folder, script="import_json")
-    assert again.returncode == 2 and "is there already" in again.stderr
+    assert again.returncode == 2 and "already exists" in again.stderr
     assert (folder / "flat.yaml").read_bytes() == before
 
 
-def test_the_way_to_run_it_that_is_printed_finds_the_experiment(folder: Path) -> None:
+def test_the_describe_use_it_that_is_printed_finds_the_experiment(folder: Path) -> None:
     (folder / "own confs" / "experiment").mkdir(parents=True)
     done = warm.cli("flat.json", "--to", "own confs/experiment", cwd=folder, script="import_json")
     said = done.stdout.splitlines()[0].partition("run it with: python scripts/train.py ")[2]
     shown = warm.cli(*shlex.split(said), "--cfg", "job", cwd=folder)
     assert shown.returncode == 0 and shown.stdout.startswith("name: flat\n"), (said, shown.stderr)
-    assert way_to_run(CONF / "experiment" / "old.yaml") == "run it with: python scripts/train.py experiment=old"
+    assert describe_use(CONF / "experiment" / "old.yaml") == "run it with: python scripts/train.py experiment=old"
 
 
 def test_a_folder_that_is_not_there_is_refused_with_the_way_out(folder: Path) -> None:

@@ -184,7 +184,10 @@ def recorded(request: pytest.FixtureRequest) -> Record:
     """A training step and an evaluation on the CPU, by the ways that mps goes: no foreach, attention spelt out."""
     cfg = TrainCfgSchema(B=2, accum_steps=2, activation_checkpointing=True, grad_clip=1e-3)
     torch.manual_seed(0)
-    model = GPT(ModelCfg(V=256, T=16, C=16, L=2, H=2, d_ff=32, dropout=0.1), activation_checkpointing=True)
+    model = GPT(
+        ModelCfg(V=256, T=16, C=16, L=2, H=2, d_ff=32, dropout=0.1, tie_embeddings=True),
+        activation_checkpointing=True,
+    )
     state = TrainState(model, make_optimizer(model, cfg))
     source, amp, record = Rows(16, 256), AMPS[request.param], Record()
     with (

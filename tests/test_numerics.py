@@ -33,7 +33,7 @@ def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run,
     assert written["sequences"] == 8 and written["tokens"] == 8 * 64 > written["targets"] > 0
     again = warm.cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
     assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr.splitlines()[0] == "error: --json out.json: it is there already"
+    assert again.stderr.splitlines()[0] == "error: --json out.json: it already exists"
     assert json.loads((tmp_path / "out.json").read_text()) == written
 
 
@@ -96,7 +96,7 @@ def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_h
         (["nothing"], 4, "error: nothing: there is no such checkpoint"),
         (["empty"], 4, "error: empty has no result.json that names a finished phase"),
         (["stray/pretrain/best.pt"], 4, "stray/pretrain/best.pt cannot be read (File is not a zip file)"),
-        (["empty", "--json", "taken.json"], 2, "error: --json taken.json: it is there already"),
+        (["empty", "--json", "taken.json"], 2, "error: --json taken.json: it already exists"),
         (["empty", "--json", "no/where.json"], 2, "error: --json no/where.json: there is no folder no"),
         (["empty", "--sequences", "0"], 2, "error: --sequences must be 1 to 65536"),
     ],

@@ -8,7 +8,7 @@ from niels_gpt.model.gpt import GPT
 from train.config.schema import TrainCfgSchema
 from train.loop.optim import clip_gradients, lr_at, make_optimizer, set_lr
 
-CFG = TrainCfgSchema(total_steps=100, warmup_steps=10, base_lr=1.0, min_lr=0.1)
+CFG = TrainCfgSchema(optim="adamw", schedule="cosine", total_steps=100, warmup_steps=10, base_lr=1.0, min_lr=0.1)
 
 
 def test_the_learning_rate_warms_up_then_falls_to_min_lr() -> None:
@@ -35,7 +35,7 @@ def test_the_first_update_learns_something(warmup: int) -> None:
 
 
 def test_decay_is_for_matrices_only_and_every_parameter_is_in_one_group() -> None:
-    model = GPT(ModelCfg(V=256, T=8, C=16, L=2, H=2, d_ff=32))
+    model = GPT(ModelCfg(V=256, T=8, C=16, L=2, H=2, d_ff=32, tie_embeddings=True))
     optimizer = make_optimizer(model, CFG)
     decayed, others = optimizer.param_groups
     assert decayed["weight_decay"] == CFG.weight_decay and others["weight_decay"] == 0
@@ -56,7 +56,7 @@ def test_with_muon_the_matrices_of_the_blocks_are_its_own_and_adamw_has_the_rest
 
 
 def test_a_learning_rate_reaches_every_part_after_a_state_was_put_back_too() -> None:
-    model = GPT(ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32))
+    model = GPT(ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32, tie_embeddings=True))
     optimizer = make_optimizer(model, CFG.model_copy(update={"optim": "muon"}))
     optimizer.load_state_dict(optimizer.state_dict())
     set_lr(optimizer, 0.0)
@@ -68,7 +68,7 @@ def test_a_learning_rate_reaches_every_part_after_a_state_was_put_back_too() -> 
 
 
 def test_clipping_bounds_the_norm_and_returns_the_one_before() -> None:
-    model = GPT(ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32))
+    model = GPT(ModelCfg(V=256, T=8, C=16, L=1, H=2, d_ff=32, tie_embeddings=True))
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = clip_gradients(model, 0.5)

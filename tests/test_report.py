@@ -18,7 +18,7 @@ MEASURE = UnigramBaseline(unigram_loss=6.0, bytes_per_target=4.0)
 
 def state(step: int = 0) -> TrainState:
     """After so many steps of 8 sequences of 8 tokens."""
-    model = GPT(ModelCfg(V=256, T=8, C=4, L=1, H=1, d_ff=4))
+    model = GPT(ModelCfg(V=256, T=8, C=4, L=1, H=1, d_ff=4, tie_embeddings=True))
     return TrainState(model, SGD(model.parameters()), step=step, sequences=8 * step)
 
 

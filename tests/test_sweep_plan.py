@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from niels_gpt.errors import ConfigError
 from train.artifacts.job_record import config_hash
 from train.config import load_plan
-from train.config.hydra_schema import LONGEST_NAME, register
+from train.config.hydra_schema import MAX_NAME, register
 from train.sweep.jobs import PlannedJob, list_overrides, plan_jobs, require_distinct
 
 SWEEPS = sorted((CONF / "sweep").glob("*.yaml"))
@@ -64,7 +64,7 @@ def test_names_of_folders_are_stable_bounded_and_different() -> None:
     names = [job.folder.name for job in jobs(*asked)]
     assert names == [job.folder.name for job in jobs(*asked)]
     assert len(set(names)) == 3
-    assert all(len(name) <= LONGEST_NAME and "/" not in name for name in names)
+    assert all(len(name) <= MAX_NAME and "/" not in name for name in names)
     assert [job.folder for job in jobs("name=alone")] == [Path("runs/alone/defaults")]
 
 

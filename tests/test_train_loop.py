@@ -28,7 +28,7 @@ from train.loop.logger import RunLogger
 from train.loop.optim import clip_gradients, lr_at, make_optimizer
 from train.run import run
 
-CFG = ModelCfg(V=256, T=T, C=16, L=2, H=2, d_ff=32)
+CFG = ModelCfg(V=256, T=T, C=16, L=2, H=2, d_ff=32, tie_embeddings=True)
 SOURCES: dict[str, Source] = {
     "pretrain": TokenStream(documents(250), T, 1),
     "sft": ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6, 8] * 4), T, 1),
@@ -36,7 +36,7 @@ SOURCES: dict[str, Source] = {
 
 
 def fresh(**settings: object) -> tuple[TrainState, TrainCfgSchema]:
-    cfg = TrainCfgSchema.model_validate({"grad_clip": 1e9, **settings})
+    cfg = TrainCfgSchema.model_validate({"optim": "adamw", "grad_clip": 1e9, **settings})
     torch.manual_seed(0)
     model = GPT(CFG)
     return TrainState(model, make_optimizer(model, cfg)), cfg

@@ -21,7 +21,7 @@ from train.artifacts.checkpointing import TrainState, save_checkpoint
 from train.config.schema import TrainCfgSchema
 from train.loop.optim import make_optimizer
 
-CFG = ModelCfg(V=256, T=16, C=32, L=2, H=4, d_ff=48, rope_theta=5000.0)
+CFG = ModelCfg(V=256, T=16, C=32, L=2, H=4, d_ff=48, rope_theta=5000.0, tie_embeddings=True)
 LAYER = ["input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 LAYER += [f"self_attn.{name}_proj" for name in "qkvo"]
 

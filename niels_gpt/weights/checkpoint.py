@@ -70,6 +70,8 @@ def _check_content(saved: Any, path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: its content is larger than the file, so it is forged", _suggest_others(path)
         )
+    # The oldest checkpoints lack the key, and their head is tied.
+    saved["model_cfg"] = {"tie_embeddings": True} | saved["model_cfg"]
     if reason := _find_misfit(saved["model_cfg"], saved["model_state"]):
         raise CheckpointError(f"{path}: {reason}", _suggest_others(path))
     return saved

@@ -91,7 +91,7 @@ def allowed(size: int) -> Iterator[None]:
 
 
 def made_state() -> TrainState:
-    model = GPT(ModelCfg(V=512, T=8, C=128, L=1, H=2, d_ff=256))
+    model = GPT(ModelCfg(V=512, T=8, C=128, L=1, H=2, d_ff=256, tie_embeddings=True))
     state = TrainState(model, make_optimizer(model, TrainCfgSchema()), 1)
     model(torch.zeros(1, 8, dtype=torch.long)).sum().backward()
     state.optimizer.step()

@@ -92,7 +92,8 @@ TRYING = partial(
 
 def require_right(words: list[str], said: Said, folder: Path) -> None:
     """What every command line is owed."""
-    assert said.seconds < (OF_A_SWEEP if words[0] == "-m" else 5), (words, said)
+    sweeps = words[0] == "-m" or any(word.startswith("sweep=") for word in words)
+    assert said.seconds < (OF_A_SWEEP if sweeps else 5), (words, said)
     assert said.code in (0, 2, 8), (words, said)  # 8: dir is a file, or too long a name
     assert "Traceback" not in said.stderr and "fault of the program" not in said.stderr, (words, said)
     if said.code == 0:

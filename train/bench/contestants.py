@@ -126,7 +126,8 @@ def _run_bare_loop(
 def make_train_cfg(shape: Shape, settings: dict[str, Any], steps: int) -> TrainCfgSchema:
     """Return the settings of a phase that is too long to end within the race."""
     far = 10 * steps + 1000
-    every = {"eval_every": far, "ckpt_every": far, "total_steps": far, "warmup_steps": 1, "base_lr": 1e-4}
+    every: dict[str, Any] = {"eval_every": far, "ckpt_every": far, "total_steps": far, "warmup_steps": 1}
+    every |= {"optim": "adamw", "base_lr": 1e-4, "schedule": "cosine", "betas": (0.9, 0.95)}
     return TrainCfgSchema(B=shape.B, accum_steps=shape.accum_steps, **every | settings)
 
 

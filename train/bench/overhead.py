@@ -27,7 +27,7 @@ from train.loop.evaluate import UnigramBaseline
 from train.loop.logger import RunLogger
 from train.loop.steps import optimizer_step
 
-SAVED = ModelCfg(V=16384, T=512, C=512, L=5, H=8, d_ff=1488)  # 25 million parameters
+SAVED = ModelCfg(V=16384, T=512, C=512, L=5, H=8, d_ff=1488, tie_embeddings=True)  # 25 million parameters
 BATCHES, REPEATS = 7, 1000  # of a part; the median batch counts
 NOISE = 0.02  # of the resident size: pages come and go with the allocator
 Work = Callable[[], object]

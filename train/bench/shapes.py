@@ -3,6 +3,8 @@
 B sequences have T tokens each; other letters are ModelCfg's.
 """
 
+from functools import partial
+
 from pydantic import Field
 
 from niels_gpt.config import Cfg, ModelCfg
@@ -39,9 +41,11 @@ class Shape(Cfg):
         return self.tokens * m.L * (2 * weights + 2 * m.T * m.C)
 
 
+# The engines in the race and the numbers in the README have a tied head.
+tied = partial(ModelCfg, tie_embeddings=True)
 SHAPES = {
-    "small": Shape(model=ModelCfg(V=4096, T=128, C=256, L=4, H=4, d_ff=512), B=16, accum_steps=2),
-    "base": Shape(model=ModelCfg(V=16384, T=512, C=512, L=8, H=8, d_ff=1536), B=4, accum_steps=2),
-    "middle": Shape(model=ModelCfg(V=8192, T=512, C=256, L=4, H=4, d_ff=768), B=4, accum_steps=1),
-    "toy": Shape(model=ModelCfg(V=256, T=16, C=16, L=1, H=2, d_ff=32), B=2, accum_steps=2),
+    "small": Shape(model=tied(V=4096, T=128, C=256, L=4, H=4, d_ff=512), B=16, accum_steps=2),
+    "base": Shape(model=tied(V=16384, T=512, C=512, L=8, H=8, d_ff=1536), B=4, accum_steps=2),
+    "middle": Shape(model=tied(V=8192, T=512, C=256, L=4, H=4, d_ff=768), B=4, accum_steps=1),
+    "toy": Shape(model=tied(V=256, T=16, C=16, L=1, H=2, d_ff=32), B=2, accum_steps=2),
 }

@@ -1,1 +1,1 @@
-"""How commands start, print and end."""
+"""Entry, output and exit of commands."""

@@ -20,15 +20,15 @@ from train.config.hydra_errors import Refusal, explain_refusal
 from train.config.suggest import HELP
 
 DEBUG = "NIELS_DEBUG"
-NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's words for a study without a value
-ENGINES = ("hydra", "omegaconf", "antlr4", "yaml", "optuna", "sqlalchemy")  # what they raise is about settings
-SMALLER = "close what else takes memory, raise the limit that is set, or take a smaller train.B, model.T or model"
+NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's errors of a study without a value
+ENGINES = ("hydra", "omegaconf", "antlr4", "yaml", "optuna", "sqlalchemy")  # their errors are about settings
+SMALLER = "free some memory, raise the limit that is set, or use a smaller train.B, model.T or model"
 log = logging.getLogger("niels_gpt")
 
 
 def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
-    """Run a script's main and end the process with its exit code; training outlives who reads its output."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through to here, where they all look alike
+    """Run a script's main and exit with its code; training outlives the readers of its output."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on to exit_codes
     outlive_readers(("stdout", "stderr") if outlives_readers else ("stderr",))
     for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a script's background
@@ -41,7 +41,7 @@ def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
             except SystemExit:  # as of --help
                 sys.stdout.flush()
                 raise
-            sys.stdout.flush()  # here, where it is known what a reader that has gone means
+            sys.stdout.flush()  # inside exit_codes, which handles a broken pipe
     except SystemExit as end:
         if isinstance(end.code, int) and has_abandoned_call():
             with suppress(OSError):
@@ -51,38 +51,34 @@ def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses a command line in the form of all errors."""
+    """An argument parser whose errors are ConfigErrors."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(message, f"python scripts/{self.prog} --help shows what it takes")
+        """Raise ConfigError instead of exiting."""
+        raise ConfigError(message, f"python scripts/{self.prog} --help lists the arguments")
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turn errors and signals into lines for a person and the exit code that they stand for."""
+    """Print errors and signals for a person, and exit with their code."""
     try:
         yield
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except Exception as error:
-        raise SystemExit(report_error(error)) from None
+        raise SystemExit(_print_error(error)) from None
     except (KeyboardInterrupt, Terminated) as stopped:
-        print("stopped; what was saved before is as it was", file=sys.stderr)
+        print("stopped; saved files are intact", file=sys.stderr)
         raise SystemExit(128 + (stopped.signum if isinstance(stopped, Terminated) else signal.SIGINT)) from None
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Let signals wait, as while torch is imported: it turns an interrupt into an error of its own.
+    """Hold signals back until the block ends, as while torch is imported, which turns an interrupt into an error.
 
-    Their handlers are replaced. Blocking the signals here would not do: another thread, such as the lifeline's or
-    one of numpy's, would take them, and Python would still call the handler in this one.
+    This replaces their handlers. Blocking the signals would not do: another thread would take them, and Python
+    would still call the handler in this one.
     """
     arrived: list[int] = []
     before: dict[signal.Signals, Any] = {}
@@ -98,42 +94,33 @@ def defer_signals() -> Iterator[None]:
             signal.raise_signal(late)
 
 
-def report_error(error: Exception) -> int:
-    """Print `error` for a person, put its traceback into the run's log, and return its exit code."""
-    told = _in_our_words(error)
+def _print_error(error: Exception) -> int:
+    """Print an error for a person, log its traceback to the run's file, and return its exit code."""
+    shown = _to_niels_error(error)
     if any(isinstance(handler, ConsoleHandler) for handler in logging.getLogger().handlers):
         log.error("the run ended", exc_info=error)
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
-    for line in str(told).splitlines():
+    for line in str(shown).splitlines():
         print(f"error: {line}", file=sys.stderr)
-    print(f"hint: {told.hint}", file=sys.stderr)
-    return told.exit_code
+    print(f"hint: {shown.hint}", file=sys.stderr)
+    return shown.exit_code
 
 
-def _in_our_words(error: Exception) -> NielsError:
-    """Return any error as one of this project's, which has a hint, an exit code and nothing a terminal acts on."""
+def _to_niels_error(error: Exception) -> NielsError:
+    """Return any error as a NielsError, which has a hint and an exit code and is safe to print."""
     if isinstance(error, NielsError):
         return error
-    if isinstance(error, Refusal):
+    if isinstance(error, Refusal):  # some are OSErrors, too
         return ConfigError(explain_refusal(error), HELP)
     if isinstance(error, ValueError) and str(error) in NO_TRIAL:
-        return NielsError(
-            "no trial of the search has finished; sweep.html says why", "the same command tries them again"
-        )
+        return NielsError("no trial of the search has finished; see sweep.html", "the same command retries them")
     if is_out_of_memory(error):
         return OutOfMemory(f"out of memory ({first_line(error)})", SMALLER)
     if isinstance(error, OSError):
         return make_disk_error(error)
-    if _comes_from_hydra(error):
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if str(frame.f_globals.get("__name__")).startswith(ENGINES):
         return ConfigError(explain_refusal(error), HELP)
-    return NielsError(
-        f"{type(error).__name__}: {error}",
-        f"{DEBUG}=1 shows where; if no setting explains it, it is a fault of the program",
-    )
-
-
-def _comes_from_hydra(error: BaseException) -> bool:
-    """Return whether Hydra or its search raised an error, as for flags that do not go together."""
-    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith(ENGINES)
+    hint = f"{DEBUG}=1 shows where; if no setting explains it, it is a fault of the program"
+    return NielsError(f"{type(error).__name__}: {error}", hint)

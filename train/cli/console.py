@@ -4,7 +4,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -14,42 +14,37 @@ log = logging.getLogger("niels_gpt")
 
 
 class LastingStream:
-    """A stream that outlives its reader: once nobody can be written to, what is said goes nowhere."""
+    """A stream that goes to /dev/null once it can no longer be written to."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, to a reader or to nobody."""
-        try:
-            self._stream.write(text)
-        except (OSError, ValueError):
-            self._let_go()
+        """Write text, or drop it."""
+        self._attempt(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Hand everything to the reader, if there is one."""
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            self._let_go()
+        """Flush the stream, or drop its buffer."""
+        self._attempt(self._stream.flush)
 
-    def _let_go(self) -> None:
-        """Let the descriptor mean nowhere, so that what is still buffered has a place to go."""
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                descriptor = self._stream.fileno()
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # takes what is still buffered
 
     def __getattr__(self, name: str) -> Any:
-        """Be the stream in all else."""
+        """Return any other attribute of the stream."""
         return getattr(self._stream, name)
 
 
 def outlive_readers(names: Sequence[str]) -> None:
-    """Make `stdout` or `stderr` last as long as the process: a run goes on when its terminal has gone.
+    """Keep the process going when the reader of `stdout` or `stderr` goes away.
 
-    Where the process was started without them, /dev/null takes their numbers, so that no other file gets them.
+    Descriptors 0 to 2 that are closed at the start become /dev/null, so that no other file gets their numbers.
     """
     while os.open(os.devnull, os.O_RDWR) < 3:
         pass
@@ -62,25 +57,27 @@ def outlive_readers(names: Sequence[str]) -> None:
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints messages as they are, above a progress bar where there is one; tracebacks are for the file."""
+    """Print messages above a progress bar, with control characters escaped; tracebacks go to the file only.
+
+    rich's own handler would wrap them to the width of the terminal.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
         from rich import get_console
 
-        if record.exc_info:
-            return
-        with suppress(SystemExit, OSError):  # a closed pipe; training goes on without a reader
-            get_console().print(harmless(self.format(record)), soft_wrap=True, markup=False, highlight=False)
+        if not record.exc_info:
+            with suppress(SystemExit, OSError):  # rich exits on a closed pipe
+                get_console().print(harmless(self.format(record)), soft_wrap=True, markup=False, highlight=False)
 
 
 class LogFile(logging.FileHandler):
-    """A log file; when its disk is full or it has gone, that is said once, and what is logged is lost."""
+    """A log file that warns once on the console when it cannot be written."""
 
-    _told = False
+    _warned = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one message; the file is opened for the first one."""
+        """Write one message; the first one opens the file."""
         try:
             super().emit(record)
         except OSError:
@@ -88,7 +85,7 @@ class LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Warn once on the console."""
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             error = sys.exc_info()[1]
             log.warning("warning: %s cannot be written (%s); lines of it are lost", self.baseFilename, error)

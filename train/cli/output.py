@@ -22,7 +22,7 @@ def format_mib(size: int | None) -> str:
 
 
 def draw_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), markdown: bool = False) -> str:
-    """Return rows in columns, the first as the head; the columns numbered in `right` are set to the right.
+    """Return rows in columns, the first as the head; columns numbered in `right` are aligned to the right.
 
     The last cell of a short row goes into the last column.
     """
@@ -39,16 +39,16 @@ def draw_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), mark
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines() if line.strip())
 
 
-def report_path(asked: Path) -> Path:
-    """Return `asked`, or refuse it before the work begins: it exists, or its folder does not."""
-    if asked.exists() or not asked.parent.is_dir():
-        said = "it is there already" if asked.exists() else f"there is no folder {asked.parent}"
-        raise ConfigError(f"--json {asked}: {said}", "name a new file in a folder that exists")
-    return asked
+def report_path(path: Path) -> Path:
+    """Return `path`, or raise ConfigError before the work begins if a new file cannot be made there."""
+    if path.exists() or not path.parent.is_dir():
+        reason = "it already exists" if path.exists() else f"there is no folder {path.parent}"
+        raise ConfigError(f"--json {path}: {reason}", "name a new file in a folder that exists")
+    return path
 
 
 def write_report(path: Path, report: Any) -> None:
-    """Write `report` to a new file; JSON has no nan or inf, so they become null."""
+    """Write `report` to a new file, with null for nan and inf, which JSON lacks."""
     finite = json.loads(json.dumps(report), parse_constant=lambda _: None)
     with naming(path), path.open("x", encoding="utf-8") as file:
         file.write(json.dumps(finite, indent=2) + "\n")

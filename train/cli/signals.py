@@ -8,13 +8,13 @@ from types import FrameType
 from typing import NoReturn
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # what a cluster sends before it takes the machine away
+PREEMPTION = (signal.SIGUSR1, signal.SIGUSR2)  # sent by a cluster before it takes the machine away
 
-_early: list[int] = []  # signals that came before anyone listened for a wish to stop
+_early: list[int] = []  # signals that arrived before stop_on_signals
 
 
 class Terminated(BaseException):
-    """SIGTERM, or SIGHUP of a terminal that has gone, came at a time when nothing is to be saved."""
+    """SIGTERM, or SIGHUP of a closed terminal, arrived while there is nothing to save."""
 
     def __init__(self, signum: int = signal.SIGTERM) -> None:
         super().__init__(signum)
@@ -22,9 +22,9 @@ class Terminated(BaseException):
 
 
 def end_at_once(signum: int, _: FrameType | None) -> None:
-    """End the process by an exception; noted, too, since an exception in a destructor, say, is swallowed.
+    """Raise an exception that ends the process, and note the signal, since a destructor would swallow it.
 
-    A second signal ends it without one, whatever the first has come to.
+    A second signal ends the process without an exception.
     """
     _early.append(signum)
     for ending in ENDING:
@@ -39,21 +39,21 @@ def _end(signum: int) -> NoReturn:
 
 @dataclass
 class StopRequest:
-    """Whether, and by which signal, the run was asked to stop."""
+    """The signal that asked the run to stop, if any."""
 
     signum: int | None = None
 
     def __call__(self) -> bool:
-        """Return whether a stop was asked for."""
+        """Return whether a signal arrived."""
         return self.signum is not None
 
 
 @contextmanager
 def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[StopRequest]:
-    """Listen for the signals while a phase learns; what listened before is put back.
+    """Handle the signals while a phase trains, and restore their handlers afterwards.
 
-    A second one calls `again`, or ends the process where there is none; but clusters send several at once, so a
-    preemption outweighs the others. SIGHUP stays ignored where it is, as under nohup.
+    A second signal calls `again`, or ends the process without it. Clusters send several at once, so a
+    preemption outweighs the others. SIGHUP stays ignored if it is, as under nohup.
     """
     stop = StopRequest()
 
@@ -81,7 +81,7 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[StopReq
 
 
 def forward_preemption(signum: int) -> None:
-    """Tell whoever else listens of a preemption, once all is saved: submitit queues the job anew and exits."""
+    """Call another handler of a preemption once all is saved: submitit's queues the job again and exits."""
     listener = signal.getsignal(signum)
     if signum in PREEMPTION and callable(listener):
         listener(signum, None)

@@ -11,31 +11,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIFELINE = "NIELS_PARENT_PIPE"  # names the pipe's reading end in a child's environment
+PARENT_PIPE = "NIELS_PARENT_PIPE"  # names the pipe's reading end in a child's environment
 GRACE = 60.0  # seconds to finish the step and save it
 
 
 def run_module(
     module: str,
-    question: str,
+    stdin: str,
     *,
     threads: int,
     variables: Mapping[str, str] | None = None,
     timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module` with a question on its stdin, on so many threads; it ends with this process.
+    """Run `python -m module` with text on its stdin, on so many threads; it ends with this process.
 
     Raises:
         subprocess.TimeoutExpired: it took more than `timeout` seconds.
     """
-    with parent_pipe() as (reading, end):
+    with parent_pipe() as (reading, pipe):
         return subprocess.run(
             [sys.executable, "-m", module],
-            input=question,
+            input=stdin,
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)} | dict(variables or {}) | end,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)} | dict(variables or {}) | pipe,
             pass_fds=(reading,),
             timeout=timeout,
         )
@@ -43,27 +43,27 @@ def run_module(
 
 @contextmanager
 def parent_pipe() -> Iterator[tuple[int, dict[str, str]]]:
-    """Hold a lifeline; children get its reading end by `pass_fds`, and the variables in their environment.
+    """Yield the reading end of a pipe, for `pass_fds`, and the variables that tell a child of it.
 
-    The kernel closes the writing end with this process, even where a signal gives no time to act.
+    The kernel closes the writing end when this process ends, even by SIGKILL, which ends the child.
     """
     reading, writing = os.pipe()
     try:
-        yield reading, {LIFELINE: str(reading)}
+        yield reading, {PARENT_PIPE: str(reading)}
     finally:
         os.close(reading)
         os.close(writing)
 
 
 def end_with_parent() -> None:
-    """End this process when the parent that gave it a lifeline ends: as by SIGTERM, after `GRACE` at once."""
-    if number := os.environ.pop(LIFELINE, ""):
+    """When the parent that opened `parent_pipe` ends, send this process SIGTERM, and exit after `GRACE`."""
+    if number := os.environ.pop(PARENT_PIPE, ""):
         os.set_inheritable(int(number), False)
-        threading.Thread(target=_watch, args=(int(number),), daemon=True, name="lifeline").start()
+        threading.Thread(target=_watch_parent, args=(int(number),), daemon=True, name="parent watch").start()
 
 
-def _watch(reading: int) -> None:
-    os.read(reading, 1)  # returns at the end of the file: nobody writes
+def _watch_parent(reading: int) -> None:
+    os.read(reading, 1)  # returns when the writing end is closed
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
     os._exit(128 + signal.SIGTERM)

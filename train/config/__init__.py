@@ -1,4 +1,4 @@
-"""The settings of a run: their schema, and how Hydra's config becomes a plan."""
+"""Settings of a run: the schema, Hydra's config, and the plan made from it."""
 
 from train.config.load import load_plan
 from train.config.schema import TrainCfgSchema

@@ -1,4 +1,4 @@
-"""Explain what is wrong with each override that Hydra refuses."""
+"""Explain the overrides that Hydra refuses."""
 
 import re
 import sys
@@ -15,32 +15,26 @@ from train.config.plan import PlanCfg
 from train.config.schema import RunCfg
 from train.config.suggest import CONF, did_you_mean, format_value, setting_names
 
-LONGEST = 200  # characters of a line of Hydra's
+MAX_LINE = 200  # characters of a line of Hydra's
 INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search", "provider=", "See https:")
-EXTRAS = {  # of pyproject.toml, for options that another package brings
-    "hydra/launcher/joblib": "joblib",
-    "hydra/launcher/submitit_local": "submitit",
-    "hydra/launcher/submitit_slurm": "submitit",
-    "hydra/launcher/ray": "ray",
-    "hydra/sweeper/optuna": "optuna",
-}
+EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml: launchers and sweepers of other packages
 Refusal = (HydraException, OmegaConfBaseException)
 
 
 def compose_run(overrides: list[str]) -> RunCfg:
-    """Return the first phase of the plan that the overrides ask for."""
+    """Return the first phase of the plan for these overrides."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return load_plan(compose("config", overrides=overrides))[0]
 
 
 def explain_refusal(error: BaseException) -> str:
-    """Return what Hydra or OmegaConf refuses, by the name of the setting."""
-    if nameless := [word for word in sys.argv[1:] if re.match(r"[+~]*=", word)]:  # Hydra's own words do not say
+    """Return one line that names the setting Hydra or OmegaConf refuses."""
+    if nameless := [word for word in sys.argv[1:] if re.match(r"[+~]*=", word)]:  # Hydra's message lacks it
         return f"{format_value(nameless[0])}: not a setting=value"
     if isinstance(error, OverrideParseException):
         reason = error.__cause__ or "not a setting=value; quote text with special characters: 'dir=\"a, b\"'"
-        return f"{format_value(error.override)}: {format_value(reason, LONGEST)}"
+        return f"{format_value(error.override)}: {format_value(reason, MAX_LINE)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _explain_missing(error.missing_cfg_file, error.options)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
@@ -48,19 +42,20 @@ def explain_refusal(error: BaseException) -> str:
     if unknown := re.search(r"Key '.*' not in '(\w+)Node'\s+full_key: (\S+)", text):
         return _explain_unknown(unknown[1], unknown[2], text)
     lines = dict.fromkeys(line.strip().rstrip(".:") for line in text.splitlines())
-    said = "; ".join(format_value(line, LONGEST) for line in lines if line and not line.startswith(INTERNALS))
+    message = "; ".join(format_value(line, MAX_LINE) for line in lines if line and not line.startswith(INTERNALS))
     key = str(getattr(cause, "full_key", None) or "")
-    said += f"; write a list as '{key}=[...]'" if "ListConfig" in said else ""
-    return said if key in said else f"{format_value(key)}: {said}"
+    message += f"; write a list as '{key}=[...]'" if "ListConfig" in message else ""
+    return message if key in message else f"{format_value(key)}: {message}"
 
 
 def _explain_missing(config: str, options: Sequence[str] | None) -> str:
     group, _, option = config.rpartition("/")
     if options:
-        choices = f"choose among {', '.join(options)}"
-        return f"{format_value(group)}={format_value(option)} is not an option{did_you_mean(option, options)}; {choices}"
-    extra = f"; it comes with pip install -e '.[{EXTRAS[config]}]'" if config in EXTRAS else ""
-    return f"there is no config {format_value(config)}{extra}"
+        asked, choices = f"{format_value(group)}={format_value(option)}", ", ".join(options)
+        return f"{asked} is not an option{did_you_mean(option, options)}; choose among {choices}"
+    extra = option.partition("_")[0]  # submitit_slurm comes with submitit
+    install = f"; install it with pip install -e '.[{extra}]'" if extra in EXTRAS else ""
+    return f"there is no config {format_value(config)}{install}"
 
 
 def _explain_unknown(node: str, key: str, text: str) -> str:

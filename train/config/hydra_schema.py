@@ -15,20 +15,20 @@ from pydantic.fields import FieldInfo
 
 from train.config.plan import PlanCfg, SftCfg
 
-LONGEST_NAME = 120  # of a job's folder, in characters
+MAX_NAME = 120  # characters of a job's folder name
 HELP_SECTIONS = ("model", "data", "train")
 
 
 def register() -> None:
-    """Store the schema as Hydra's config `schema`, and the resolvers that conf/ uses."""
+    """Store the schema as Hydra's config `schema`, and register the resolvers that conf/ uses."""
     ConfigStore.instance().store(name="schema", node=make_node(PlanCfg))
     OmegaConf.register_new_resolver("settings_help", format_settings, replace=True)
     OmegaConf.register_new_resolver("folder_name", make_folder_name, replace=True)
 
 
-@cache  # OmegaConf takes two nodes for one thing only if they are one class
+@cache  # OmegaConf merges two nodes only if they are of one class
 def make_node(model: type[BaseModel], follow: str | None = None) -> Any:
-    """Return a dataclass with the fields of `model`; with `follow`, each follows the one at that path."""
+    """Return a dataclass with the fields of `model`; with `follow`, each defaults to the field at that path."""
     fields = [
         (name, kind, field(**default))
         for name, info in model.model_fields.items()
@@ -52,7 +52,7 @@ def _node(name: str, info: FieldInfo, follow: str | None) -> tuple[Any, dict[str
 
 
 def _hydra_type(annotation: Any) -> Any:
-    """Translate what OmegaConf does not know: Literal to its base type, tuple to list, models to nodes."""
+    """Translate types that OmegaConf does not know: Literal to its base type, tuple to list, models to nodes."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return type(arguments[0])
@@ -66,16 +66,16 @@ def _hydra_type(annotation: Any) -> Any:
 
 
 def make_folder_name(overrides: str) -> str:
-    """Return a folder's name made from a job's overrides: readable, without slashes, of bounded length."""
+    """Return a readable folder name for a job's overrides, without slashes and of bounded length."""
     overrides = overrides or "defaults"  # a job that overrides nothing
     name = re.sub(r"[^A-Za-z0-9._=,+-]", "_", overrides)
-    if name == overrides and len(name) <= LONGEST_NAME:
+    if name == overrides and len(name) <= MAX_NAME:
         return name
-    return f"{name[: LONGEST_NAME - 9]}-{sha256(overrides.encode()).hexdigest()[:8]}"
+    return f"{name[: MAX_NAME - 9]}-{sha256(overrides.encode()).hexdigest()[:8]}"
 
 
 def format_settings(*, _root_: DictConfig) -> str:
-    """Return the settings with their descriptions, a line each, and what they are in the composed config."""
+    """Return one line per setting with its composed value and its description."""
     own = {name: info for name, info in PlanCfg.model_fields.items() if info.description}
     lines = [_help_line(_root_, name, info) for name, info in own.items()]
     for section in HELP_SECTIONS:

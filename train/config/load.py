@@ -1,11 +1,11 @@
-"""Turn a composed Hydra config into a plan of runs, or list its bad settings."""
+"""Check a composed Hydra config and turn it into a plan of runs."""
 
 import os
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from niels_gpt.errors import ConfigError
 from train.config.plan import PlanCfg
@@ -13,12 +13,12 @@ from train.config.schema import RunCfg
 from train.config.suggest import HELP, did_you_mean, format_value, setting_names
 
 Settings = dict[str, Any]
-LONGEST_RULE = 400  # characters of a sentence in a message
-MOST = 20  # lines of a message
+MAX_RULE = 400  # characters of a sentence in a message
+MAX_LINES = 20  # of a message
 
 
 def load_plan(cfg: DictConfig) -> list[RunCfg]:
-    """Return the runs that a composed config asks for.
+    """Return the runs of a composed config.
 
     Raises:
         ConfigError: one line per bad setting, in Hydra's dotted form.
@@ -33,7 +33,7 @@ def load_plan(cfg: DictConfig) -> list[RunCfg]:
 
 
 def plan_from_settings(settings: Settings) -> list[RunCfg]:
-    """Return the runs that plain settings, in the shape of PlanCfg, ask for.
+    """Return the runs of plain settings in the shape of PlanCfg.
 
     Raises:
         ConfigError: one line per bad setting, in Hydra's dotted form.
@@ -41,33 +41,30 @@ def plan_from_settings(settings: Settings) -> list[RunCfg]:
     try:
         return PlanCfg.model_validate(lists_to_tuples(settings)).plan()
     except ValidationError as error:
-        raise ConfigError(explain_invalid(error, PlanCfg), HELP) from None
+        lines = [line for detail in error.errors(include_url=False) for line in _explain(detail)]
+    # Leave out settings of the second phase that only follow a bad one of the first.
+    lines = [line for line in lines if not (line.startswith("sft.") and line.removeprefix("sft.") in lines)]
+    more = [f"and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    raise ConfigError("\n".join([*lines[:MAX_LINES], *more]), HELP)
 
 
 def lists_to_tuples(value: Any) -> Any:
-    """Make lists tuples, which is what frozen settings hold."""
+    """Make lists tuples, which frozen settings hold."""
     if isinstance(value, dict):
         return {key: lists_to_tuples(item) for key, item in value.items()}
     return tuple(map(lists_to_tuples, value)) if isinstance(value, list) else value
 
 
-def explain_invalid(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return a line for each setting that `model` refuses; sft.X that merely follows X is left out."""
-    lines = [line for detail in error.errors(include_url=False) for line in _explain(detail, model)]
-    lines = [line for line in lines if not (line.startswith("sft.") and line.removeprefix("sft.") in lines)]
-    return "\n".join(lines if len(lines) <= MOST else [*lines[:MOST], f"and {len(lines) - MOST} more"])
-
-
-def _explain(detail: Any, model: type[BaseModel]) -> list[str]:
+def _explain(detail: Any) -> list[str]:
     where, given = format_value(".".join(map(str, detail["loc"]))), format_value(detail["input"])
     match detail["type"]:
         case "value_error":  # our own rules, a sentence each
-            rules = [format_value(rule, LONGEST_RULE) for rule in str(detail["ctx"]["error"]).split("\n")]
+            rules = [format_value(rule, MAX_RULE) for rule in str(detail["ctx"]["error"]).split("\n")]
             return [f"{where}: {rule}" if where else rule for rule in rules]
         case "missing":
             return [f"{where} is missing"]
         case "extra_forbidden":
-            return [f"{where} is unknown{did_you_mean(where, setting_names(model))}"]
+            return [f"{where} is unknown{did_you_mean(where, setting_names(PlanCfg))}"]
         case "string_too_short":
             return [f"{where} is empty; leave it out, or give it a value"]
         case "string_pattern_mismatch":

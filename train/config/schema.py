@@ -1,4 +1,4 @@
-"""The settings of one phase: how it trains, and everything it needs."""
+"""Settings of one phase, with their defaults and limits."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,49 +15,54 @@ MOST_MICROBATCHES = 65536  # in a step
 
 
 def possible_B(effective_batch: int) -> list[int]:
-    """Return every B that divides a step of so many sequences into microbatches, ascending."""
+    """Return every B that splits a step of `effective_batch` sequences into microbatches, ascending."""
     fewest = -(-effective_batch // MOST_MICROBATCHES)
     return [B for B in range(fewest, min(effective_batch, LARGEST_B) + 1) if effective_batch % B == 0]
 
 
 class TrainCfgSchema(Cfg):
-    """How one phase learns. A step is one optimizer update on B x accum_steps sequences."""
+    """Training settings of one phase. A step is one optimizer update on B x accum_steps sequences."""
 
-    seed: int = Field(1337, ge=0, le=2**31 - 1, description="names every random draw of the run")
+    seed: int = Field(1337, ge=0, le=2**31 - 1, description="determines every random draw of the run")
     B: int = Field(4, ge=1, le=LARGEST_B, description="sequences in a microbatch")
     accum_steps: int = Field(
         2, ge=1, le=MOST_MICROBATCHES, description="microbatches in a step; batch=iso computes it"
     )
     total_steps: int = Field(600, ge=1, le=10**9, description="steps in the phase")
     eval_every: int = Field(200, ge=1, le=10**9, description="steps between evaluations; the last step has one")
-    eval_sequences: int = Field(128, ge=1, le=10**7, description="sequences in an evaluation, whatever B")
-    log_every: int = Field(20, ge=1, le=10**9, description="steps between lines of progress")
+    eval_sequences: int = Field(128, ge=1, le=10**7, description="sequences in an evaluation, independent of B")
+    log_every: int = Field(20, ge=1, le=10**9, description="steps between progress lines")
     ckpt_every: int = Field(200, ge=1, le=10**9, description="steps between checkpoints; the last step has one")
     max_minutes: float | None = Field(
-        None, gt=0, le=1e7, description="minutes that a phase may take, all resumes together; then it is saved"
+        None, gt=0, le=1e7, description="minutes for the phase, all resumes together; then it is saved"
     )
-    keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints kept, besides the best")
+    keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints to keep besides the best")
     optim: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
+        "muon", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
     )
-    base_lr: float = Field(1e-3, gt=0.0, le=10.0, description="learning rate after warm-up")
-    schedule: Literal["cosine", "linear"] = Field("cosine", description="how the rate falls after warm-up")
-    min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate that the schedule ends at")
+    base_lr: float = Field(
+        0.014,
+        gt=0.0,
+        le=10.0,
+        description="learning rate after warm-up; model, optim=adamw and phase set it in turn",
+    )
+    schedule: Literal["cosine", "linear"] = Field("linear", description="shape of the decay after warm-up")
+    min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate at the end of the schedule")
     warmup_steps: int | None = Field(
         None, ge=0, le=10**9, description="steps of linear warm-up; null: a tenth of total_steps"
     )
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="decoupled decay, on matrices only")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's averaging, each in [0, 1)")
-    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Muon's averaging")
-    grad_clip: float = Field(1.0, gt=0.0, le=1e9, description="largest gradient norm of a step")
+    betas: tuple[float, float] = Field((0.8, 0.98), description="AdamW's averaging factors, each in [0, 1)")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Muon's averaging factor")
+    grad_clip: float = Field(1.0, gt=0.0, le=1e9, description="gradients are scaled down to this norm")
     amp: bool = Field(True, description="autocast; takes effect on mps only")
     amp_dtype: Literal["fp16", "bf16"] = Field("fp16", description="autocast's low precision")
     loss_scaling: bool = Field(
-        False, description="fp16 on mps: a constant power of two times the loss, divided out again"
+        False, description="fp16 on mps: scale the loss by a constant power of two, and the gradients back"
     )
     activation_checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
     compile: bool = Field(
-        False, description="torch.compile: less time after a first step of up to a minute; CPU only"
+        False, description="torch.compile: faster after a first step of up to a minute; CPU only"
     )
 
     def rules(self) -> Iterator[str]:
@@ -80,12 +85,12 @@ class TrainCfgSchema(Cfg):
         return self.B * self.accum_steps
 
     def split(self, effective_batch: int, B: int) -> Self:
-        """Return these settings with steps of so many sequences, in microbatches of B."""
+        """Return these settings with steps of `effective_batch` sequences in microbatches of B."""
         return self.model_copy(update={"B": B, "accum_steps": effective_batch // B})
 
 
 class RunCfg(Cfg):
-    """One phase, ready to be carried out."""
+    """The checked settings of one phase."""
 
     name: str
     phase: PhaseName
@@ -106,5 +111,5 @@ class RunCfg(Cfg):
 
     @property
     def tokenizer_path(self) -> Path:
-        """The tokenizer that all phases of the run share."""
+        """The tokenizer shared by all phases of the run."""
         return Path(self.dir) / "tokenizer.json"

@@ -11,7 +11,6 @@ from niels_gpt.printable import printable
 
 CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 HELP = "python scripts/train.py --help lists all settings"
-LONGEST = 80  # characters of a value in a message
 
 
 def setting_names(model: type[BaseModel], path: str = "") -> Iterator[str]:
@@ -24,7 +23,7 @@ def setting_names(model: type[BaseModel], path: str = "") -> Iterator[str]:
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """Return the names that an unknown key may have meant, as the end of a sentence: lr means base_lr."""
+    """Return up to two likely names for an unknown key, as the end of a sentence: base_lr for lr."""
     word = key.rpartition(".")[2]
     phase = [name for name in known if name.startswith("sft.") == key.startswith("sft.")]
     alike = [name for name in phase if f".{name}".endswith((f".{word}", f"_{word}"))]
@@ -32,17 +31,13 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(alike[:2])}?" if alike else ""
 
 
-def format_value(value: object, longest: int = LONGEST) -> str:
-    """Return a value as one printable line of bounded length."""
-    text = printable(str(list(value) if isinstance(value, tuple) else value)[: longest + 1])
-    return text if len(text) <= longest else f"{text[:longest]}..."
+def format_value(value: object, length: int = 80) -> str:
+    """Return a value as one printable line of at most `length` characters."""
+    text = printable(str(list(value) if isinstance(value, tuple) else value)[: length + 1])
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def require_known(what: str, asked: Iterable[str], known: Collection[str], more: str = "") -> None:
-    """Refuse names that nothing has.
-
-    Raises:
-        ConfigError: there are such names; its hint ends with `more`.
-    """
+    """Raise ConfigError for names that are not known; its hint ends with `more`."""
     if unknown := sorted(set(asked) - set(known)):
         raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose among {', '.join(known)}{more}")

@@ -91,8 +91,8 @@ def _explain_no_choice(cfg: RunCfg, smallest: Probe, budget: int) -> NielsError:
         return NielsError(f"batch=auto: train.B={smallest.B} could not be measured: {smallest.trouble}", way_out)
     asked = "" if cfg.memory_budget_gb is None else f" (memory_budget_gb={cfg.memory_budget_gb})"
     return OutOfMemory(
-        f"batch=auto: not even train.B={smallest.B} fits {format_mib(budget)} MiB{asked} with model.T={cfg.model.T}: "
-        f"{smallest.trouble}",
+        f"batch=auto: not even train.B={smallest.B} fits {format_mib(budget)} MiB{asked} "
+        f"with model.T={cfg.model.T}: {smallest.trouble}",
         f"{suggest_less_memory(with_B(cfg, 1))}; a larger memory_budget_gb",
     )
 

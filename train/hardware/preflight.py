@@ -15,7 +15,7 @@ from niels_gpt.model.gpt import GPT
 from train.config.schema import RunCfg
 from train.loop.amp import DTYPES, Amp, amp_active, amp_factory
 
-TOY = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=64)
+TOY = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=64, tie_embeddings=True)  # a separate head starts at zero
 IDS = torch.arange(2 * TOY.T).view(2, TOY.T) * 7 % TOY.V
 LONGEST_SUM = 32767  # matrix products of so many terms may be wrong on M1 and M2 with torch before 2.14
 CPU = torch.device("cpu")
