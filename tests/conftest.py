@@ -114,15 +114,20 @@ def jobs_of(sweep: Path) -> dict[Path, Job]:
     return dict(sorted(found.items(), key=lambda item: (item[1].number, item[0].name)))
 
 
-def stopped_after(steps: int) -> Any:
-    """Raise SIGTERM while the step that follows `steps` others is taken."""
+def stopped_at(function: Callable[..., Any], number: int) -> Any:
+    """Raise SIGTERM when the training loop calls a function for this time, from 1."""
     calls = 0
 
     def counted(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == steps:
+        if calls == number:
             signal.raise_signal(signal.SIGTERM)
-        return optimizer_step(*arguments)
+        return function(*arguments)
 
-    return mock.patch("train.loop.steps.optimizer_step", counted)
+    return mock.patch(f"train.loop.steps.{function.__name__}", counted)
+
+
+def stopped_after(steps: int) -> Any:
+    """Raise SIGTERM during the last of so many steps."""
+    return stopped_at(optimizer_step, steps)

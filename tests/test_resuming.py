@@ -2,14 +2,13 @@
 
 import errno
 import json
-import signal
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from conftest import Run, final, metrics, same, stopped_after
+from conftest import Run, final, metrics, same, stopped_after, stopped_at
 
 from niels_gpt.errors import CheckpointError, Interrupted, OutOfMemory
 from niels_gpt.weights.checkpoint import read_checkpoint
@@ -17,20 +16,6 @@ from train.loop.evaluate import evaluate
 from train.loop.steps import optimizer_step
 
 LONGER = ("train.total_steps=6", "train.eval_every=3", "train.ckpt_every=1", "train.keep_last=9")
-
-
-def stopped_in_evaluation(number: int) -> Any:
-    """Raise SIGTERM when the evaluation of this number, from 1, begins."""
-    begun = 0
-
-    def counted(*arguments: Any) -> Any:
-        nonlocal begun
-        begun += 1
-        if begun == number:
-            signal.raise_signal(signal.SIGTERM)
-        return evaluate(*arguments)
-
-    return mock.patch("train.loop.steps.evaluate", counted)
 
 
 def result(folder: Path, phase: str = "pretrain") -> dict[str, Any]:
@@ -48,7 +33,7 @@ def test_an_evaluation_that_was_cut_off_is_repeated_even_if_its_event_was_writte
 ) -> None:
     """Promise 2: whether a step was evaluated follows from its checkpoint alone."""
     straight = run_folder(*LONGER, name="straight")
-    with stopped_in_evaluation(number), pytest.raises(Interrupted):
+    with stopped_at(evaluate, number), pytest.raises(Interrupted):
         run_folder(*LONGER)
     with (
         mock.patch("train.loop.steps.save_step", side_effect=OSError(errno.ENOSPC, "full")),
