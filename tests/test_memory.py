@@ -1,11 +1,17 @@
 """An out-of-memory error becomes one message with settings to try next; other errors pass through."""
 
+import re
+from itertools import count
+from typing import Any
+from unittest import mock
+
 import pytest
 import torch
-from conftest import Plan
+from conftest import Plan, Run
 
 from niels_gpt.errors import OutOfMemory, is_out_of_memory
 from train.hardware.out_of_memory import explain_out_of_memory, suggest_less_memory
+from train.loop.steps import optimizer_step
 
 CPU = torch.device("cpu")
 TEXTS = [
@@ -20,7 +26,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_texts_of_both_devices_become_one_message_with_the_suggest_less_memory(plan: Plan, text: str) -> None:
+def test_the_texts_of_both_devices_become_one_message_with_the_ways_out(plan: Plan, text: str) -> None:
     cfg = plan("train.B=8", "train.accum_steps=3")[0]
     with pytest.raises(OutOfMemory) as caught, explain_out_of_memory(cfg, CPU):
         raise RuntimeError(text)
@@ -37,6 +43,22 @@ def test_what_has_been_tried_is_not_advised_again(plan: Plan) -> None:
     assert "memory=ckpt" not in suggest_less_memory(plan("memory=ckpt", "train.B=1")[0])
     assert "train.B=" not in suggest_less_memory(plan("memory=ckpt", "train.B=1")[0])
     assert "train.B=1 train.accum_steps=15" in suggest_less_memory(plan("train.B=5", "train.accum_steps=3")[0])
+
+
+def test_the_hint_of_a_second_phase_can_be_pasted(run_folder: Run) -> None:
+    """It changes SFT alone: the settings of a complete pretraining stay."""
+    steps = count(1)
+
+    def full(*arguments: Any) -> Any:
+        if next(steps) > 4:
+            raise RuntimeError(TEXTS[1])
+        return optimizer_step(*arguments)
+
+    with mock.patch("train.loop.steps.optimizer_step", full), pytest.raises(OutOfMemory) as caught:
+        run_folder(experiment="smoke_pipeline")
+    pasted = re.findall(r"sft\.train\.\w+=\w+", caught.value.hint)
+    assert pasted == ["sft.train.activation_checkpointing=true", "sft.train.B=2", "sft.train.accum_steps=4"]
+    assert (run_folder(*pasted, experiment="smoke_pipeline") / "sft" / "best.pt").exists()
 
 
 def test_other_errors_pass_through(plan: Plan) -> None:

@@ -63,13 +63,13 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each of `ids` (B, T), T at most cfg.T.
 
-        A `trace` list receives each block's attention probabilities, (B, H, T, T); such a call recomputes
-        nothing.
+        A `trace` list receives each block's attention probabilities, (B, H, T, T), and turns off activation
+        checkpointing for the call.
         """
         return self._head(self._hidden(ids, trace))
 
     def loss(self, ids: Tensor, targets: Tensor, denominator: float) -> Tensor:
-        """Return the next_token_loss of `ids` (B, T) and `targets` (B, T) without making all logits."""
+        """Return the next_token_loss of `ids` (B, T) and `targets` (B, T) without materializing the logits."""
         hidden = self._compiled(ids) if self._compiled and self.training else self._hidden(ids)  # (B, T, C)
         return head_loss(hidden, self.head_weight, targets, denominator)
 

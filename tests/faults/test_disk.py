@@ -193,7 +193,7 @@ def test_metrics_that_find_no_room_are_warned_of_once_and_training_goes_on(
     def full(path: Path, event: dict[str, Any]) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    with mock.patch.object(logger, "append", full), caplog.at_level(logging.WARNING, logger="niels_gpt"):
+    with mock.patch.object(logger, "append_event", full), caplog.at_level(logging.WARNING, logger="niels_gpt"):
         folder = run_folder(*TRAIN) / "pretrain"
     assert len([line for line in caplog.messages if "metrics.jsonl cannot be written (disk full" in line]) == 1
     assert same(*(read_checkpoint(path / "latest.pt")["optimizer_state"] for path in (straight, folder)))

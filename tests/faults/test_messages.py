@@ -93,7 +93,7 @@ def fails() -> None:
     def broken(*_: object) -> None:
         raise LookupError("a fault of the test")
 
-    vars(runner)["startup_line"] = broken
+    vars(runner)["describe_start"] = broken
 
 
 def fails_in_debug() -> None:

@@ -26,16 +26,13 @@ def claim_run_folder(plan: list[RunCfg]) -> None:
         RunFolderInUse: another process holds it.
         CheckpointError: it holds a run that resume=never or the settings rule out.
     """
-    folder = Path(plan[0].dir)
-    if folder.resolve() in _held:
-        return
     if plan[0].resume == "never" and has_begun(plan):
         raise CheckpointError(
             f"resume=never was asked for, but {plan[0].dir} holds a run already",
             "choose another name=..., or resume=auto to continue this one",
         )
     require_unchanged(plan)
-    lock_folder(folder)
+    lock_folder(Path(plan[0].dir))
 
 
 def lock_folder(folder: Path) -> None:

@@ -49,7 +49,7 @@ def plan_from_settings(settings: Settings) -> list[RunCfg]:
 
 
 def lists_to_tuples(value: Any) -> Any:
-    """Make lists tuples, which frozen settings hold."""
+    """Convert lists to tuples, which strict settings ask for."""
     if isinstance(value, dict):
         return {key: lists_to_tuples(item) for key, item in value.items()}
     return tuple(map(lists_to_tuples, value)) if isinstance(value, list) else value
@@ -68,5 +68,5 @@ def _explain(detail: Any) -> list[str]:
         case "string_too_short":
             return [f"{where} is empty; leave it out, or give it a value"]
         case "string_pattern_mismatch":
-            return [f"{where}={given}: only letters, digits, '.', '_' and '-', at most 64"]
+            return [f"{where}={given}: must be 1 to 64 letters, digits, '.', '_' or '-', not starting with '.'"]
     return [f"{where}={given}: {detail['msg'][0].lower()}{detail['msg'][1:]}"]

@@ -27,13 +27,14 @@ def explain_out_of_memory(cfg: RunCfg, device: torch.device) -> Iterator[None]:
 
 
 def suggest_less_memory(cfg: RunCfg) -> str:
-    """Return settings to try next, in order, ready to paste."""
-    train = cfg.train
-    ways = [] if train.activation_checkpointing else ["memory=ckpt (the same numbers, more time)"]
-    fixed = "batch=fixed " if cfg.batch == "auto" else ""
-    if train.B % 2 == 0:
-        ways.append(f"{fixed}train.B={train.B // 2} train.accum_steps={train.accum_steps * 2} (the same training)")
+    """Return settings to try next, in order, ready to paste. SFT's leave a complete pretraining as it is."""
+    train, sft = cfg.train, "sft." if cfg.phase == "sft" else ""
+    recompute = "sft.train.activation_checkpointing=true" if sft else "memory=ckpt"
+    ways = [] if train.activation_checkpointing else [f"{recompute} (the same numbers, more time)"]
+    B, accum_steps = (train.B // 2, train.accum_steps * 2) if train.B % 2 == 0 else (1, train.effective_batch)
+    if cfg.batch == "auto":
+        ways.append("a smaller memory_budget_gb, which measures B again")
     elif train.B > 1:
-        ways.append(f"{fixed}train.B=1 train.accum_steps={train.effective_batch} (the same training)")
+        ways.append(f"{sft}train.B={B} {sft}train.accum_steps={accum_steps} (the same training)")
     ways.append("a smaller model.T or model")
     return "try in this order: " + "; ".join(ways)

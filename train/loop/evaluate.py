@@ -79,14 +79,14 @@ def evaluate(
     was_training = model.training
     model.eval()
     losses = dict[str, float]()
-    for part in sources:
-        loss = compute_mean_loss(model, part.source, part.sequences, B, amp, stop)
-        if loss is None:
-            break
-        losses[part.name] = loss
-    model.train(was_training)
-    if len(losses) < len(sources):
-        return None
+    try:
+        for part in sources:
+            loss = compute_mean_loss(model, part.source, part.sequences, B, amp, stop)
+            if loss is None:
+                return None
+            losses[part.name] = loss
+    finally:
+        model.train(was_training)
     return ValLoss(sum(part.share * losses[part.name] for part in sources), losses)
 
 
@@ -96,13 +96,13 @@ def compute_mean_loss(
 ) -> float | None:
     """Return the mean loss per target over the first `sequences`, in nats, or None if stopped."""
     total, targets = torch.zeros((), device=model.device), 0
-    for x, y in draw_batches(source, sequences, B):
+    for batch in draw_batches(source, sequences, B):
         if stop():
             return None
-        require_ids(Batch(x, y), model.cfg.V)
+        require_ids(batch, model.cfg.V)
         with amp():
-            total += model.loss(x.to(model.device), y.to(model.device), 1.0)
-        targets += int((y != IGNORE).sum())
+            total += model.loss(batch.x.to(model.device), batch.y.to(model.device), 1.0)
+        targets += int((batch.y != IGNORE).sum())
     return total.item() / targets
 
 

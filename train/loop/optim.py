@@ -88,7 +88,7 @@ def _require_shape(name: str, average: Tensor, shape: tuple[int, ...]) -> None:
 def lr_at(step: int, cfg: TrainCfgSchema) -> float:
     """Return the learning rate of the update after `step` updates: linear warm-up, then cosine or linear decay.
 
-    The first update has base_lr / cfg.warmup, not 0; the decay ends at min_lr.
+    The first update has base_lr / cfg.warmup, not 0; min_lr is reached one step after the last update.
     """
     if step < cfg.warmup:
         return cfg.base_lr * (step + 1) / cfg.warmup

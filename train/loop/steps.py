@@ -21,8 +21,8 @@ from train.loop.nonfinite import find_first_nonfinite
 from train.loop.optim import clip_gradients, lr_at, set_lr, unscale_gradients
 
 DIVERGED_HINT = (
-    "lower train.base_lr (for SFT alone: sft.train.base_lr) or raise train.warmup_steps; on mps also try "
-    "precision=bf16 or precision=off; the same command resumes from the last checkpoint, which is intact"
+    "lower train.base_lr or raise train.warmup_steps (for SFT alone sft.train.base_lr, sft.train.warmup_steps); "
+    "on mps also try precision=bf16 or precision=off; the run resumes from the last checkpoint, which is intact"
 )
 
 
@@ -52,7 +52,7 @@ def train_loop(
         logger.sync()
         save_step(out, state, train_cfg, best=best, keep_last=cfg.keep_last)
 
-    cut_short = not state.evaluated and is_due(state.step, cfg.eval_every, cfg)  # by a stop during an evaluation
+    cut_short = not state.evaluated and is_due(state.step, cfg.eval_every, cfg)  # by a stop
     if cut_short and evaluate_state(state, cfg, val, amp, logger, stop):
         save(best=True)
     stopping = stop()
@@ -64,14 +64,14 @@ def train_loop(
             logger.log_step(state, loss.item(), lr, grad_norm.item())
         if is_due(state.step, cfg.eval_every, cfg):
             improved = evaluate_state(state, cfg, val, amp, logger, stop)
-        stopping = stop()  # once a step: a later request stops after the next one
+        stopping = stop()  # polled once a step
         if improved or stopping or is_due(state.step, cfg.ckpt_every, cfg):
             save(best=improved)
         logger.advance(state.step)
 
 
 def is_due(step: int, every: int, cfg: TrainCfgSchema) -> bool:
-    """Return whether an action is due at `step`; all are at the last one."""
+    """Return whether an action is due at `step`; everything is due at the last step."""
     return step % every == 0 or step >= cfg.total_steps
 
 
@@ -83,7 +83,7 @@ def evaluate_state(
     logger: RunLogger,
     stop: Callable[[], bool],
 ) -> bool:
-    """Evaluate, log the loss and return whether it is the best so far; if stopped, leave it to the next process.
+    """Evaluate, log the loss and return whether it is the best so far; if stopped, the next process does it again.
 
     Raises:
         NonFiniteError: the loss is nan or inf.

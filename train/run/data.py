@@ -70,7 +70,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
     return PhaseData(
         train[0] if len(train) == 1 else Mixture(train, [source.weight for source in sources], cfg.train.seed),
         allocate_sequences(val, cfg.train.eval_sequences),
-        _hash(facts, "", data.val_fraction),  # "" stands for val_source, which may change
+        _hash(facts, "", data.val_fraction),  # "": older checkpoints hashed val_source here
         _hash(measured, cfg.train.eval_sequences),
     )
 

@@ -1,6 +1,7 @@
 """Decide where a phase starts: from its own newest checkpoint, one that the settings name, or new weights."""
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ def restore(
     """
     own, earlier, initial = start
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": data.content_hash}
-    origin["optim"] = cfg.train.optim  # whose averages are in the checkpoint
+    origin["optim"] = cfg.train.optim  # the optimizer whose state the checkpoint holds
     if initial:
         origin["init_from"] = initial.description
     if earlier:
@@ -113,7 +114,8 @@ def find_newest(folder: Path) -> LoadedCheckpoint | None:
     for path in _candidates(folder):
         try:
             found = LoadedCheckpoint.load(path)
-            if step_of(path) not in (None, step := found.saved["step"]):
+            named, step = step_of(path), found.saved["step"]
+            if named is not None and named != step:
                 raise CheckpointError(f"{path} is damaged (it holds step {step})", "use an earlier checkpoint")
         except CheckpointError as error:
             damaged[path] = error
@@ -158,8 +160,8 @@ def find_best(folder: Path) -> LoadedCheckpoint:
 def repair_names(state: TrainState, folder: Path) -> LoadedCheckpoint | None:
     """Point latest.pt at the step that a run resumes from, and return best.pt, if it is good.
 
-    A kill may have come between saving a step and linking its second name. A damaged best.pt is replaced by this
-    step, which is evaluated again if that is due.
+    The process may have been killed between saving a step and linking its second name. A damaged best.pt is
+    replaced by this step, which is evaluated again if that is due.
     """
     own = step_path(folder, state.step)
     if own.exists() and not ((folder / LATEST).exists() and own.samefile(folder / LATEST)):
@@ -183,12 +185,12 @@ def _remeasure_best(state: TrainState, best: LoadedCheckpoint, cfg: RunCfg, data
     state.model.load_state_dict(best.saved["model_state"])
     loss = evaluate(state.model, data.val, cfg.train.B, amp_factory(state.model.device, cfg.train))
     state.model.load_state_dict(own)
-    before, after = state.best_val_loss, loss.mean if loss else None
+    after = loss.mean if loss else math.nan
     log.warning(
         "%s: the validation sequences have changed: best.pt (step %d) has loss %.4f on them, before it was %.4f",
-        *(cfg.phase, best.saved["step"], after, before),
+        *(cfg.phase, best.saved["step"], after, state.best_val_loss),
     )
-    state.best_val_loss, state.evaluated = after, False
+    state.best_val_loss, state.evaluated = after if math.isfinite(after) else None, False
 
 
 def load_state(state: TrainState, found: LoadedCheckpoint) -> None:
@@ -209,7 +211,7 @@ def load_state(state: TrainState, found: LoadedCheckpoint) -> None:
         ) from error
     state.step, state.best_val_loss = found.saved["step"], found.saved["best_val_loss"]
     state.sequences = found.sequences
-    state.evaluated = bool(found.saved["train_cfg"].get("evaluated"))  # older: evaluate again
+    state.evaluated = bool(found.saved["train_cfg"].get("evaluated"))  # absent in older checkpoints
 
 
 def load_weights(state: TrainState, found: LoadedCheckpoint) -> None:

@@ -68,7 +68,10 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
 
 
 def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
-    """Carry out one phase, in a pipeline from the best of the phase `before`; show a sample after the `last`."""
+    """Carry out one phase. `before` is the folder of the phase before, whose best checkpoint it starts from.
+
+    A sample is shown after the `last` one.
+    """
     device = resolve_device(cfg.device)
     preflight(device, cfg)
     require_compiler(device, cfg.train)
@@ -102,7 +105,7 @@ def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
         )
     took = time.monotonic() - started[0], time.process_time() - started[1]
     limit.save()
-    if stop.signum is None:  # after a signal, end soon
+    if stop.signum is None:  # after a signal, exit quickly
         logger.draw_curves()
     require_complete(cfg, state, stop.signum)
     if last:
