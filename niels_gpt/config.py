@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from niels_gpt.printable import printable
+from niels_gpt.printable import escape_line
 
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
 SMALLEST_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
@@ -25,20 +25,20 @@ class Cfg(BaseModel):
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:
         if broken := [*self.rules()]:
-            raise ValueError("\n".join(map(printable, broken)))
+            raise ValueError("\n".join(map(escape_line, broken)))
         return self
 
 
 class ModelCfg(Cfg):
     """Shape of a GPT. The letters are used for tensor shapes throughout."""
 
-    V: int = Field(ge=256, le=1 << 20, description="vocabulary: entries of the tokenizer")
+    V: int = Field(ge=256, le=1 << 20, description="vocabulary size")
     T: Size = Field(description="context: tokens in a sequence")
     C: Size = Field(description="channels: width of the residual stream")
     L: int = Field(ge=1, le=1024, description="layers: number of blocks")
-    H: int = Field(ge=1, le=1024, description="attention heads; C is divisible by H, C/H is even")
+    H: int = Field(ge=1, le=1024, description="attention heads; H must divide C, and C/H must be even")
     d_ff: Size = Field(description="width of the feed-forward layer")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="on embeddings and residual branches")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout rate on embeddings and residual branches")
     rope_theta: float = Field(10000.0, gt=1.0, le=1e9, description="base of the rotary position angles")
     tie_embeddings: bool = Field(
         False, description="use the embedding's weights as the head's; false: V x C more weights"
@@ -58,15 +58,15 @@ class SourceCfg(Cfg):
     """One source of documents (for pretraining) or dialogues (for SFT)."""
 
     kind: SourceKind = Field("pydocs", description="pydocs, text, jsonl or synthetic")
-    name: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="name for val_source; its kind if empty")
+    name: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="name for val_source; default: the kind")
     weight: float = Field(1.0, gt=0.0, le=1e6, description="share in a mixture, relative to the others")
-    files: tuple[str, ...] = Field((), description="text, jsonl: paths or globs, ** for folders within")
+    files: tuple[str, ...] = Field((), description="text, jsonl: paths or globs; ** matches subfolders")
     documents: Literal["file", "blank_lines"] = Field(
         "file", description="text: a document is a file, or a paragraph between blank lines"
     )
     on_bad_line: Literal["error", "skip"] = Field("error", description="jsonl: stop at a bad line, or skip it")
-    packages: tuple[str, ...] = Field((), description="pydocs: installed packages to read docstrings of")
-    code: bool = Field(False, description="pydocs: add the Python sources themselves")
+    packages: tuple[str, ...] = Field((), description="pydocs: also read docstrings of these installed packages")
+    code: bool = Field(False, description="pydocs: also read the Python source code")
     size: int = Field(2000, ge=20, le=10_000_000, description="synthetic: number of documents")
 
     @property
@@ -85,9 +85,9 @@ class DataCfg(SourceCfg):
 
     sources: tuple[SourceCfg, ...] = Field((), description="a mixture: a list of sources, each with a weight")
     tokenizer: Literal["bpe", "bytes"] = Field("bpe", description="byte-level BPE of model.V entries, or bytes")
-    val_source: str = Field("", description="name of the one source to validate on; empty: the mixture")
-    val_fraction: float = Field(0.05, gt=0.0, lt=0.5, description="share of the documents kept for validation")
-    cache_dir: str = Field("cache", description="where token files are kept, for all runs")
+    val_source: str = Field("", description="validate on this source only; empty: the whole mixture")
+    val_fraction: float = Field(0.05, gt=0.0, lt=0.5, description="fraction of documents held out for validation")
+    cache_dir: str = Field("cache", description="folder for tokenized data, shared by all runs")
 
     def rules(self) -> Iterator[str]:
         """A mixture replaces the single source, whose own settings are then ignored."""

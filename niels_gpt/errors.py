@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from niels_gpt.printable import printable
+from niels_gpt.printable import escape_line
 
 NO_MEMORY = (  # PyTorch has no error class for it on cpu and mps; the first three are from mps
     "MPS backend out of memory",
@@ -25,8 +25,8 @@ class NielsError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__("\n".join(map(printable, message.split("\n"))))
-        self.hint = printable(hint)
+        super().__init__("\n".join(map(escape_line, message.split("\n"))))
+        self.hint = escape_line(hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the hint, as a sweep does between processes."""

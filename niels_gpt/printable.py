@@ -1,11 +1,11 @@
 """Escape control characters in untrusted text."""
 
 
-def printable(line: str) -> str:
+def escape_line(line: str) -> str:
     """Return a line with every non-printable character escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def harmless(text: str) -> str:
+def escape_text(text: str) -> str:
     """Return text of several lines with its control characters escaped, but for white space."""
-    return "".join(c if c.isspace() else printable(c) for c in text)
+    return "".join(c if c.isspace() else escape_line(c) for c in text)

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 
-def part_of(target: Path) -> Path:
+def make_part_path(target: Path) -> Path:
     """Return the temporary path at which `target` is written; a killed process leaves it there."""
     return target.with_name(f".{target.name}.part")
 
 
 @contextmanager
-def beside(target: Path) -> Iterator[Path]:
+def replace_atomically(target: Path) -> Iterator[Path]:
     """Yield a temporary path, renamed to `target` at the end; a failure leaves nothing."""
-    part = part_of(target)
+    part = make_part_path(target)
     _remove(part)  # it may be a link to something else: never write through that
     try:
         yield part
@@ -31,14 +31,14 @@ def beside(target: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content: readers see the old or the new text, even after a power cut."""
-    with naming(path), beside(path) as part, part.open("w", encoding="utf-8") as file:
+    with add_file_name(path), replace_atomically(path) as part, part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        to_platter(file.fileno())
+        flush_to_disk(file.fileno())
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def add_file_name(path: Path) -> Iterator[None]:
     """Add the file name to an OSError of write or fsync, which lacks it."""
     try:
         yield
@@ -55,7 +55,7 @@ def _remove(part: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def to_platter(descriptor: int) -> None:
+def flush_to_disk(descriptor: int) -> None:
     """Flush an open file to the disk itself; Apple's fsync alone does not wait for that."""
     if sys.platform == "darwin":
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
@@ -77,13 +77,13 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def numbered(name: str) -> Iterator[Path]:
+def list_numbered_paths(name: str) -> Iterator[Path]:
     """Yield doctor.json, doctor-2.json, doctor-3.json, ... for doctor.json."""
     path = Path(name)
     yield path
     yield from (path.with_stem(f"{path.stem}-{n}") for n in count(2))
 
 
-def unused(name: str) -> Path:
+def find_unused_path(name: str) -> Path:
     """Return the first of the numbered names that does not exist yet."""
-    return next(path for path in numbered(name) if not path.exists())
+    return next(path for path in list_numbered_paths(name) if not path.exists())

@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from niels_gpt.errors import DataError
 from niels_gpt.interruptible import run_interruptibly
 from niels_gpt.storage import write_text
-from niels_gpt.untrusted import Unreadable, read_text
+from niels_gpt.untrusted import UnreadableFile, read_text
 
 END_OF_TEXT = "<|end_of_text|>"
 SYSTEM = "<|system|>"
@@ -170,7 +170,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """Load a file that `save` wrote; nothing in it is executed. DataError naming any other file."""
     try:
         text = read_text(path, MAX_FILE)
-    except Unreadable as error:
+    except UnreadableFile as error:
         raise DataError(str(error), _HINT) from None
     try:
         if json.loads(text) == {"type": "bytes"}:
@@ -230,4 +230,4 @@ def _encode_utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         place = f"U+{ord(text[error.start]):04X} at character {error.start}"
-        raise DataError(f"text has half a surrogate pair, {place}", "remove it") from error
+        raise DataError(f"text contains a lone surrogate, {place}", "remove it") from error

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 
-class Unreadable(ValueError):
+class UnreadableFile(ValueError):
     """A file that cannot be used; the message has its name, the place and the reason."""
 
 
@@ -18,20 +18,20 @@ def read_text(path: Path, most: int) -> str:
         Unreadable: the file is not that.
     """
     if path.exists() and not path.is_file():  # opening a FIFO would wait
-        raise Unreadable(f"{path}: not a regular file")
+        raise UnreadableFile(f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)
         text = content.decode("utf-8-sig")
     except OSError as error:
-        raise Unreadable(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UnreadableFile(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise Unreadable(f"{path}:{line}: not UTF-8 at byte {error.start}") from error
+        raise UnreadableFile(f"{path}:{line}: not UTF-8 at byte {error.start}") from error
     except ValueError:  # a NUL in the name
-        raise Unreadable(f"{str(path)!r}: not a possible file name") from None
+        raise UnreadableFile(f"{str(path)!r}: not a valid file name") from None
     if len(content) > most:
-        raise Unreadable(f"{path}: larger than {most} bytes")
+        raise UnreadableFile(f"{path}: larger than {most} bytes")
     return text
 
 
@@ -45,16 +45,16 @@ def read_json(path: Path, most: int) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse)
     except json.JSONDecodeError as error:
-        raise Unreadable(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from None
+        raise UnreadableFile(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:  # nan, thousands of digits or of brackets
-        raise Unreadable(f"{path}: not JSON ({error})") from None
+        raise UnreadableFile(f"{path}: not JSON ({error})") from None
 
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def first_fault(error: ValidationError, *within: str) -> tuple[str, str]:
+def explain_first_error(error: ValidationError, *within: str) -> tuple[str, str]:
     """Return the first fault that a schema found: its place, a dotted path below `within`, and its text."""
     first = error.errors()[0]
     return ".".join([*within, *map(str, first["loc"])]), first["msg"]

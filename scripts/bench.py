@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.cli.command import Parser, command, defer_signals
+from train.cli.command import Parser, defer_signals, run_command
 from train.config.suggest import require_known
 
 if TYPE_CHECKING:
-    from train.bench.race import Effort
+    from train.bench.race import TimingOptions
 
 EXAMPLES = """examples:
   python scripts/bench.py race small --contestants ours-ckpt-compile,ours-ckpt,ours
@@ -57,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
 def _add(modes: Any, name: str, run: Callable[..., Any], what: str) -> argparse.ArgumentParser:
     mode: argparse.ArgumentParser = modes.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
     mode.set_defaults(run=run)
-    mode.add_argument("--threads", type=_at_least(1), default=os.cpu_count(), help="of torch (default: all cores)")
+    mode.add_argument("--threads", type=_at_least(1), default=os.cpu_count(), help="threads (default: all cores)")
     mode.add_argument("--json", type=Path, metavar="FILE", help="a new file for all results")
     return mode
 
@@ -67,9 +67,9 @@ def _add_shapes(mode: argparse.ArgumentParser) -> None:
 
 
 def _add_effort(mode: argparse.ArgumentParser, rounds: int) -> None:
-    mode.add_argument("--rounds", type=_at_least(1), default=rounds, help="turns of each (default: %(default)s)")
+    mode.add_argument("--rounds", type=_at_least(1), default=rounds, help="turns each (default: %(default)s)")
     mode.add_argument("--steps", type=_at_least(1), default=10, help="timed steps a turn (default: %(default)s)")
-    mode.add_argument("--warmup", type=_at_least(1), default=2, help="steps before them (default: %(default)s)")
+    mode.add_argument("--warmup", type=_at_least(1), default=2, help="warm-up steps (default: %(default)s)")
 
 
 def _at_least(least: int) -> Callable[[str], int]:
@@ -138,16 +138,16 @@ def run_steady(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_overhead(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what a run adds to learning; it writes temporary files in the working folder."""
+    """Measure the overhead of a run, using temporary files in the working folder."""
     from train.bench.overhead import measure_run
 
     return measure_run(options.shapes, _effort(options), print)
 
 
-def _effort(options: argparse.Namespace) -> "Effort":
-    from train.bench.race import Effort
+def _effort(options: argparse.Namespace) -> "TimingOptions":
+    from train.bench.race import TimingOptions
 
-    return Effort(options.rounds, options.steps, options.warmup, options.threads)
+    return TimingOptions(options.rounds, options.steps, options.warmup, options.threads)
 
 
 def main() -> None:
@@ -156,10 +156,10 @@ def main() -> None:
     with defer_signals():  # imports torch, which takes seconds
         from train.bench.contestants import CONTESTANTS as KNOWN
         from train.bench.shapes import SHAPES
-        from train.cli.output import report_path, write_report
+        from train.cli.output import require_new_file, write_report
     require_known("contestant", getattr(options, "contestants", ()), KNOWN, ONE_PROGRAM)
     require_known("shape", [options.shape] if "shape" in options else options.shapes, SHAPES)
-    path = report_path(options.json) if options.json else None
+    path = require_new_file(options.json) if options.json else None
     report = options.run(options)
     if path:
         write_report(path, report)
@@ -167,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich import get_console
 
-from train.cli.command import Parser, command
+from train.cli.command import Parser, run_command
 from train.report.compare import make_folder, read_runs
 from train.report.findings import analyze_runs
 from train.report.tables import describe_row, draw_console_table
@@ -39,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -5,7 +5,7 @@ import ast
 from collections.abc import Iterable
 from pathlib import Path
 
-from train.cli.output import draw_table
+from train.cli.output import format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("niels_gpt", "train", "scripts", "hydra_plugins")
@@ -39,7 +39,7 @@ def main() -> None:
     rows += [count(str(room.relative_to(ROOT)), room.glob("*.py")) for room in rooms]
     rows += [count("product", product), count("tests", (ROOT / "tests").rglob("*.py"))]
     rows += [count("core path", map(ROOT.joinpath, CORE))]
-    print(draw_table(rows, right=(1, 2, 3)), end="")
+    print(format_table(rows, right=(1, 2, 3)), end="")
 
 
 if __name__ == "__main__":

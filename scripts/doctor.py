@@ -4,7 +4,7 @@ import _root  # noqa: F401  isort: skip
 import argparse
 from pathlib import Path
 
-from train.cli.command import Parser, command, defer_signals
+from train.cli.command import Parser, defer_signals, run_command
 from train.config.hydra_errors import compose_run
 
 FILE = "doctor.json"
@@ -30,13 +30,13 @@ def main() -> None:
     options = parse_arguments()
     cfg = compose_run(options.overrides)
     with defer_signals():  # imports torch, which takes seconds
-        from niels_gpt.storage import unused
-        from train.cli.output import report_path, write_report
-        from train.hardware.doctor import examine
-    path = report_path(options.json) if options.json else unused(FILE)
-    write_report(path, examine(cfg, options.steps, print))
+        from niels_gpt.storage import find_unused_path
+        from train.cli.output import require_new_file, write_report
+        from train.hardware.doctor import examine_machine
+    path = require_new_file(options.json) if options.json else find_unused_path(FILE)
+    write_report(path, examine_machine(cfg, options.steps, print))
     print(f"wrote {path}")
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -3,7 +3,7 @@
 import _root  # noqa: F401  isort: skip
 from pathlib import Path
 
-from train.cli.command import Parser, command, defer_signals
+from train.cli.command import Parser, defer_signals, run_command
 
 
 def main() -> None:
@@ -22,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from train.cli.command import command
+from train.cli.command import run_command
 
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "faults"
 
@@ -30,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

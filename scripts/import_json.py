@@ -4,8 +4,8 @@ import _root  # noqa: F401  isort: skip
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
-from niels_gpt.storage import naming
-from train.cli.command import Parser, command
+from niels_gpt.storage import add_file_name
+from train.cli.command import Parser, run_command
 from train.config.legacy import EXPERIMENTS, describe_use, experiment_yaml, plan_from_json
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     plan = plan_from_json(options.json)
     target, content = options.to / f"{plan[0].name}.yaml", experiment_yaml(options.json)
     try:
-        with naming(target), target.open("x", encoding="utf-8") as file:
+        with add_file_name(target), target.open("x", encoding="utf-8") as file:
             file.write(content)
     except FileExistsError:
         raise ConfigError(f"{target} already exists", "rename the JSON file, or delete the experiment") from None
@@ -33,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

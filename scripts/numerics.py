@@ -5,7 +5,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from train.cli.command import Parser, command, defer_signals
+from train.cli.command import Parser, defer_signals, run_command
 
 MOST = 65536  # sequences
 
@@ -26,16 +26,16 @@ def main() -> None:
     """Compare, print, and write the report if asked."""
     options = parse_arguments()
     with defer_signals():  # imports torch, which takes seconds
-        from train.bench.numerics import compare_precisions, numerics_text
-        from train.cli.output import report_path, write_report
+        from train.bench.numerics import compare_precisions, format_comparison
+        from train.cli.output import require_new_file, write_report
 
-    path = report_path(options.json) if options.json else None
+    path = require_new_file(options.json) if options.json else None
     result = compare_precisions(options.run, options.sequences)
-    print(numerics_text(result))
+    print(format_comparison(result))
     if path:
         write_report(path, asdict(result))
         print(f"\nwrote {path}")
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
-from niels_gpt.printable import harmless
-from train.cli.command import Parser, command, defer_signals
+from niels_gpt.printable import escape_text
+from train.cli.command import Parser, defer_signals, run_command
 
 SEEDS = 2**64  # that torch can tell apart
 
@@ -19,11 +19,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
     parser.add_argument("--prompt", help="a text to continue; after SFT, a question to answer")
-    parser.add_argument("--chat", action="store_true", help="talk in turns; an empty line ends it")
+    parser.add_argument("--chat", action="store_true", help="chat interactively; an empty line quits")
     parser.add_argument("--max-tokens", type=int, default=200, help="longest answer (default 200)")
     parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the best token (default 0.7)")
-    parser.add_argument("--top-k", type=int, default=50, help="tokens to draw among (default 50)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    parser.add_argument("--top-k", type=int, default=50, help="sample from the K most likely tokens (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for sampling (default 0)")
     options = parser.parse_args()
     if options.chat == (options.prompt is not None):
         parser.error("give one of --prompt TEXT and --chat")
@@ -70,10 +70,10 @@ def ask() -> str:
 def print_stream(pieces: Iterator[str]) -> None:
     """Print pieces of text as they come."""
     for piece in pieces:
-        sys.stdout.write(harmless(piece))
+        sys.stdout.write(escape_text(piece))
         sys.stdout.flush()
     print()
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

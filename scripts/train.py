@@ -4,7 +4,7 @@ import _root  # noqa: F401  isort: skip
 import hydra
 from omegaconf import DictConfig
 
-from train.cli.command import command, defer_signals, exit_codes
+from train.cli.command import defer_signals, exit_on_error, run_command
 from train.config import load_plan
 from train.config.hydra_schema import register
 from train.config.schema import RunCfg
@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
         from train.sweep.in_process import run_job
 
         return run_job(job, carry_out)
-    with exit_codes():
+    with exit_on_error():
         carry_out(load_plan(cfg))
     return None
 
@@ -33,4 +33,4 @@ def carry_out(plan: list[RunCfg]) -> None:
 
 
 if __name__ == "__main__":
-    command(main, outlives_readers=True)
+    run_command(main, outlives_readers=True)

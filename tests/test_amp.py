@@ -13,7 +13,7 @@ from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.config.schema import TrainCfgSchema
-from train.loop.amp import amp_active, amp_factory, loss_scale, precision_advice
+from train.loop.amp import advise_precision, amp_factory, loss_scale, uses_autocast
 from train.loop.optim import unscale_gradients
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -22,7 +22,7 @@ NO_MAC = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs
 
 def test_the_cpu_never_autocasts_even_with_amp() -> None:
     cfg = TrainCfgSchema(amp=True)
-    assert not amp_active(CPU, cfg)
+    assert not uses_autocast(CPU, cfg)
     context = amp_factory(CPU, cfg)()
     assert isinstance(context, nullcontext)
     with context:
@@ -33,7 +33,7 @@ def test_the_cpu_never_autocasts_even_with_amp() -> None:
 @pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
 def test_mps_autocasts_in_the_asked_dtype_when_amp_is_on(name: str, dtype: torch.dtype) -> None:
     cfg = TrainCfgSchema.model_validate({"amp": True, "amp_dtype": name})
-    assert amp_active(MPS, cfg)
+    assert uses_autocast(MPS, cfg)
     with amp_factory(MPS, cfg)():
         assert torch.is_autocast_enabled("mps")
         assert torch.get_autocast_dtype("mps") == dtype
@@ -60,11 +60,11 @@ def test_the_loss_scale_is_one_wherever_it_was_not_asked_for_or_autocast_is_off(
 
 
 def test_plain_fp16_with_many_tokens_a_step_is_advised_against() -> None:
-    advice = precision_advice(MPS, TrainCfgSchema(B=32, accum_steps=2), 256)
+    advice = advise_precision(MPS, TrainCfgSchema(B=32, accum_steps=2), 256)
     assert advice and "precision=bf16 or precision=fp16_scaled" in advice and "16384 tokens" in advice
-    assert precision_advice(MPS, TrainCfgSchema(B=32, accum_steps=1), 256) is None
-    assert precision_advice(CPU, TrainCfgSchema(B=64, accum_steps=2), 256) is None
-    assert precision_advice(MPS, TrainCfgSchema(B=64, loss_scaling=True), 256) is None
+    assert advise_precision(MPS, TrainCfgSchema(B=32, accum_steps=1), 256) is None
+    assert advise_precision(CPU, TrainCfgSchema(B=64, accum_steps=2), 256) is None
+    assert advise_precision(MPS, TrainCfgSchema(B=64, loss_scaling=True), 256) is None
 
 
 def test_precision_off_and_fp16_are_the_same_program_on_the_cpu(run_folder: Run) -> None:

@@ -22,7 +22,13 @@ from train.artifacts.results import read_results
 from train.config.schema import RunCfg
 from train.hardware import batch_search
 from train.hardware.batch_probe import Probe
-from train.hardware.batch_search import choose_batch, list_candidates, pick_fastest, search, with_B
+from train.hardware.batch_search import (
+    choose_batch,
+    list_candidates,
+    pick_fastest,
+    probe_candidates,
+    set_microbatch_size,
+)
 
 CPU, MIB = torch.device("cpu"), 2**20
 AUTO = ["batch=auto", "global_B=8"]
@@ -108,7 +114,7 @@ def test_what_would_not_fit_is_not_tried(run_folder: Run, caplog: pytest.LogCapt
 def test_what_took_more_than_the_budget_is_not_taken(plan: Plan) -> None:
     (cfg,) = plan(*AUTO)
     with fake(FASTER, [], mib=lambda B: 900 if B > 1 else 300):
-        tried = search(cfg, 800 * MIB)
+        tried = probe_candidates(cfg, 800 * MIB)
     assert [probe.trouble for probe in tried] == ["", "out of memory: takes 900 MiB"]
     assert (best := pick_fastest(tried)) and best.B == 1
 
@@ -117,7 +123,7 @@ def test_the_search_ends_where_larger_ones_only_get_slower(plan: Plan) -> None:
     (cfg,) = plan("batch=auto", "global_B=64")
     asked: Asked = []
     with fake({1: 100.0, 2: 200.0, 4: 150.0, 8: 140.0}, asked):
-        tried = search(cfg, 1 << 40)
+        tried = probe_candidates(cfg, 1 << 40)
     assert asked == [1, 2, 4, 8, 2], "the best once more, since the machine may have become busy"
     assert (best := pick_fastest(tried)) and best.B == 2
 
@@ -132,7 +138,7 @@ def test_a_machine_that_becomes_busy_does_not_end_the_search(plan: Plan) -> None
         return Probe(B, 1.0, speed, MIB)
 
     with mock.patch.object(batch_search, "_probe_in_child", probe):
-        assert (best := pick_fastest(search(cfg, 1 << 40))) and best.B == 16
+        assert (best := pick_fastest(probe_candidates(cfg, 1 << 40))) and best.B == 16
 
 
 @pytest.mark.parametrize(
@@ -227,7 +233,7 @@ def test_every_candidate_is_a_split_that_the_command_line_takes_too(plan: Plan, 
     (cfg,) = plan("batch=auto", f"global_B={effective_batch}")
     for B in [cfg.train.B, *list_candidates(effective_batch)]:
         (asked,) = plan(f"train.B={B}", f"train.accum_steps={effective_batch // B}")
-        assert RunCfg.model_validate_json(with_B(cfg, B).model_dump_json()).train == asked.train
+        assert RunCfg.model_validate_json(set_microbatch_size(cfg, B).model_dump_json()).train == asked.train
 
 
 def test_a_childs_memory_does_not_begin_at_its_parents() -> None:

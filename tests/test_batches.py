@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack, require_ids
+from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack_rows, require_ids
 from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
@@ -82,7 +82,7 @@ def test_dialogues_are_packed_whole_and_only_what_is_learned_is_a_target() -> No
 def test_packing_puts_every_item_in_one_row_and_no_row_over_its_room() -> None:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 65, (500,), generator=generator).tolist()
-    rows = pack(lengths, 65)
+    rows = pack_rows(lengths, 65)
     assert sorted(item for row in rows for item in row) == list(range(500))
     assert max(sum(lengths[item] for item in row) for row in rows) <= 65
     assert len(rows) * 65 < 1.1 * sum(lengths), "more than a tenth of padding"

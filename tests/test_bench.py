@@ -21,8 +21,8 @@ from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from train.bench import overhead, race
 from train.bench.contestants import CONTESTANTS, Contestant
-from train.bench.overhead import Held, MemoryWatch, memory_table
-from train.bench.race import Effort
+from train.bench.overhead import MemoryGrowth, MemorySample, memory_table
+from train.bench.race import TimingOptions
 from train.bench.shapes import SHAPES
 
 RACER = "train.bench.worker"
@@ -70,7 +70,7 @@ def test_a_turn_and_the_limits_of_the_machine_come_from_fresh_interpreters() -> 
         return run(command, **keywords)
 
     with mock.patch.object(race, "TRIES", 1), mock.patch.object(subprocess, "run", noted):
-        turn = race.take_turn("bare", SHAPES["toy"], Effort(1, 2, 1, 1), peak="resident")
+        turn = race.take_turn("bare", SHAPES["toy"], TimingOptions(1, 2, 1, 1), peak="resident")
         limits = race.measure_limits(1)
     assert len(turn.wall) == len(turn.cpu) == 2 and limits.keys() == {"gflops", "copy_gb"}
     python = (sys.executable, "-m")
@@ -186,7 +186,7 @@ def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
     ("late", "grew"), [((100, 8, 2), False), ((101, 8, 2), False), ((103, 8, 2), True), ((100, 9, 3), True)]
 )
 def test_what_grew_is_told_from_the_noise_of_an_allocator(late: tuple[int, int, int], grew: bool) -> None:
-    watch = MemoryWatch("ours", Held(50, 100, 8, 2), Held(500, *late))
+    watch = MemoryGrowth("ours", MemorySample(50, 100, 8, 2), MemorySample(500, *late))
     assert watch.grew is grew
     assert memory_table([watch]).endswith("grew\n" if grew else "did not grow\n")
     assert ("did not grow" in memory_table([watch])) is not grew
@@ -199,7 +199,7 @@ def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(
     monkeypatch.setattr(overhead, "SAVED", SHAPES["toy"].model)
     monkeypatch.setattr(overhead, "REPEATS", 10)
     said: list[str] = []
-    found = overhead.measure_run(["toy"], Effort(rounds=2, steps=2, warmup=1, threads=1), said.append)
+    found = overhead.measure_run(["toy"], TimingOptions(rounds=2, steps=2, warmup=1, threads=1), said.append)
     toy = found["overhead"]["toy"]
     assert toy["parts"].keys() == {"draw", "require_ids", "finite", "metrics"}
     assert all(0 < seconds < toy["step"] for seconds in toy["parts"].values())

@@ -50,7 +50,7 @@ def test_one_run_leaves_its_folder_under_the_users_own(tmp_path: Path) -> None:
         (["train.warmup_steps=999"], "error: train: warmup_steps=999 is more than total_steps=4"),
         (["train.Bee=2"], "error: train.Bee is unknown; did you mean train.B?"),
         (["train.B=abc"], "error: Error merging override train.B=abc"),
-        (["precision=fp17"], "error: precision=fp17 is not an option; choose among bf16, fp16, "),
+        (["precision=fp17"], "error: precision=fp17 is not an option; choose from bf16, fp16, "),
         (["device=cuda"], "error: device=cuda: input should be 'auto', 'cpu' or 'mps'"),
         (["train.B"], "error: "),
         (["name=a/b"], "error: name=a/b: "),

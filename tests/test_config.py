@@ -28,7 +28,7 @@ BAD = [
     (["data=text"], "data: kind=text needs files"),
     (["data=text", "data.files=[a.txt]"], "sft.data: text files have no dialogues; use phase=pretrain"),
     (["sft.model.C=64"], "sft.model: only dropout may differ"),
-    (["resume=runs/a/pretrain/best.pt"], "belongs to one phase"),
+    (["resume=runs/a/pretrain/best.pt"], "applies to a single phase"),
     (["sft.train.B=0"], "sft.train.B=0: "),
     (
         ["data.sources=[{kind:text,files:[a]}]", "data.val_source=b", "phase=pretrain"],

@@ -11,9 +11,9 @@ import warm
 from conftest import Plan
 
 from niels_gpt.errors import ConfigError
-from train.cli.output import report_path, write_report
+from train.cli.output import require_new_file, write_report
 from train.hardware import preflight, step_cost
-from train.hardware.doctor import compare_memory, cost_table, examine, list_unchecked
+from train.hardware.doctor import compare_memory, cost_table, examine_machine, list_unchecked
 from train.hardware.memory_tracker import LiveBytes
 from train.hardware.step_cost import list_variants, measure_cost
 
@@ -43,7 +43,7 @@ def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
 
 
 def report_on(plan: Plan, *overrides: str) -> dict[str, Any]:
-    return examine(plan("model.L=8", "device=cpu", *overrides)[0], 1, lambda text: None)
+    return examine_machine(plan("model.L=8", "device=cpu", *overrides)[0], 1, lambda text: None)
 
 
 def test_recomputation_saves_what_theory_says(plan: Plan) -> None:
@@ -65,9 +65,9 @@ def test_a_report_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     Path("doctor.json").touch()
     with pytest.raises(ConfigError, match="it already exists"):
-        report_path(Path("doctor.json"))
+        require_new_file(Path("doctor.json"))
     with pytest.raises(ConfigError, match="there is no folder nowhere"):
-        report_path(Path("nowhere/doctor.json"))
+        require_new_file(Path("nowhere/doctor.json"))
 
 
 def test_a_report_is_json_that_any_program_reads(tmp_path: Path) -> None:
@@ -142,6 +142,6 @@ def test_what_could_not_be_checked_is_said(plan: Plan) -> None:
 @pytest.mark.mps
 @pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs mps")
 def test_on_mps_every_variant_is_measured(plan: Plan) -> None:
-    report = examine(plan("device=mps")[0], 1, lambda text: None)
+    report = examine_machine(plan("device=mps")[0], 1, lambda text: None)
     assert [cost["trouble"] for cost in report["costs"]] == [""] * 6
     assert all(cost["peak"] > 0 and cost["driver"] > 0 for cost in report["costs"])

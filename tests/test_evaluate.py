@@ -98,5 +98,5 @@ def test_validation_targets_without_a_byte_of_text_are_refused_with_the_way_out(
     told = "the 1 targets in 1 validation sequences stand for no byte of text"
     with pytest.raises(DataError, match=told) as caught:  # it is a document's end
         run_folder(*data, *small, "train.eval_sequences=1")
-    assert "use more train.eval_sequences" in caught.value.hint
+    assert "raise train.eval_sequences" in caught.value.hint
     run_folder(*data, *small, "train.eval_sequences=2", "train.total_steps=2", name="more")

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import made_run, row, write_metrics, write_result
 
-from train.report.figures import choose_pens, draw_losses
-from train.report.findings import GIB, Best, EqualTraining, analyze_runs
+from train.report.figures import choose_line_styles, draw_losses
+from train.report.findings import GIB, BestRun, EquivalentRuns, analyze_runs
 from train.report.rows import Row, read_row
 from train.report.write import rewrite_report
 
@@ -24,11 +24,11 @@ LOSS = st.none() | st.sampled_from([NAN, INF, -INF]) | st.floats(0, 10)
 STATUS = st.sampled_from(["finished", "finished", "failed", "running"])
 
 
-def best(made: list[Row], budget: float | None) -> list[Best]:
+def best(made: list[Row], budget: float | None) -> list[BestRun]:
     return analyze_runs(made, budget).best
 
 
-def equal_training(made: list[Row]) -> list[EqualTraining]:
+def equal_training(made: list[Row]) -> list[EquivalentRuns]:
     return analyze_runs(made, None).equal_training
 
 
@@ -123,7 +123,7 @@ def test_the_curves_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path:
         for name, tokenizer in zip("ab", tokenizers, strict=True):
             write_result(tmp_path / name, 3.0, tokenizer=tokenizer)
         found = analyze_runs([read_row(tmp_path / name) for name in "ab"], None)
-        img, _ = draw_losses(found, "pretrain", choose_pens(found))
+        img, _ = draw_losses(found, "pretrain", choose_line_styles(found))
         svg = base64.b64decode(img.partition("base64,")[2].removesuffix('">')).decode()
         return svg, re.findall(r'<path d="(M [^"]+)" clip-path[^>]* stroke-width: 1.6', svg)
 

@@ -13,7 +13,7 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
 from train.config.schema import RunCfg
 from train.hardware import preflight as module
-from train.hardware.preflight import find_known_fault, find_problems, preflight
+from train.hardware.preflight import check_device, find_known_fault, find_problems
 from train.loop.amp import Amp
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -109,14 +109,14 @@ def test_a_dtype_that_the_device_cannot_do_fails_with_what_was_seen_and_the_way_
     monkeypatch.setattr(module, "find_problems", lambda *_: iter(["a projection gave torch.float32"]))
     monkeypatch.setattr(module, "torch_version", lambda: (2, 14))
     with pytest.raises(ConfigError, match=r"amp_dtype=bf16 was asked for on mps, but a projection gave") as caught:
-        preflight(MPS, plan("precision=bf16")[0])
+        check_device(MPS, plan("precision=bf16")[0])
     assert "torch 2." in str(caught.value) and "macOS" in str(caught.value)
     assert caught.value.hint == "use precision=off or precision=fp16"
 
 
 def test_preflight_asks_nothing_of_the_cpu(plan: Plan) -> None:
     with mock.patch.object(module, "find_problems", side_effect=AssertionError):
-        preflight(CPU, plan("precision=fp16")[0])
+        check_device(CPU, plan("precision=fp16")[0])
 
 
 @pytest.mark.parametrize(

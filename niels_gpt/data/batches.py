@@ -83,7 +83,7 @@ class TokenStream:
         if rows < 1:
             raise DataError(
                 f"the text has {len(self.ids)} tokens, but a sequence with its targets takes T+1={T + 1}",
-                "give more text, change data.val_fraction or lower model.T",
+                "add more text, change data.val_fraction or lower model.T",
             )
         self.order = EpochOrder(rows, seed)
 
@@ -103,8 +103,8 @@ class ChatStream:
     def __init__(self, files: TokenFiles, T: int, seed: int) -> None:
         self.files, self.T = files, T
         if len(files.offsets) < 2:
-            raise DataError("there are no dialogues to train on", "give more dialogues or raise model.T")
-        self.rows = pack((files.offsets[1:] - files.offsets[:-1]).tolist(), T + 1)
+            raise DataError("there are no dialogues to train on", "add dialogues, or raise model.T")
+        self.rows = pack_rows((files.offsets[1:] - files.offsets[:-1]).tolist(), T + 1)
         self.order = EpochOrder(len(self.rows), seed)
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ class ChatStream:
         return Batch(x[:, :-1].contiguous(), y[:, 1:].contiguous())
 
 
-def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+def pack_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
     """Return rows of item numbers, each with `room` tokens at most; every item is in one row.
 
     An item joins the fullest of the open rows that still has room; the fullest is closed when too many are open.

@@ -22,7 +22,7 @@ from niels_gpt.data.sources import Want, encode_content, fingerprint, list_texts
 from niels_gpt.data.token_files import CHUNK, Meta, TokenFiles, ids_dtype, open_split, read_meta, write_meta
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
-from niels_gpt.storage import beside, naming, to_platter
+from niels_gpt.storage import add_file_name, flush_to_disk, replace_atomically
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 
 FORMAT = 3
@@ -53,7 +53,7 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
             log.info("tokenizer: training %d entries on the training split", V)
             texts = (text for source in sources for text in _read_training_texts(source, want, cfg.val_fraction))
             trained = train_bpe(texts, V)
-            with naming(hash_path):  # written first, because the build counts as done once `path` exists
+            with add_file_name(hash_path):  # written first, because the build counts as done once `path` exists
                 hash_path.write_text(trained.hash(), encoding="utf-8")
             trained.save(path)
     hint = f"delete {path}; it will be trained again"
@@ -95,7 +95,7 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
     index = HashIndex(Path(cfg.cache_dir))
     limit = limit if want == "dialogues" else 0  # a document may have any length
     key = _hash_parts(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, limit)
-    folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"  # named by all that decides the content
+    folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"  # key: everything that affects the content
     with lock_build(folder) as missing:
         if missing:
             _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
@@ -129,7 +129,7 @@ def _make_split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tupl
     if len(names) < 2:
         raise DataError(
             f"{source.label} has {len(names)} {want} to tell apart, but training and validation need one each",
-            "give more of it, or split text with data.documents=blank_lines",
+            "add more data, or split text with data.documents=blank_lines",
         )
     threshold = min(max(val_fraction * 2**63, min(names) + 1), max(names))
     return (lambda name: derived_seed("split", name) < threshold), count
@@ -157,10 +157,10 @@ class _Writer:
     def flush(self) -> dict[str, Any]:
         """Put the buffers on disk and return the files' entry in meta.json."""
         for column, buffer in self.buffers.items():
-            with naming(self.paths[column]), self.paths[column].open("ab") as file:
+            with add_file_name(self.paths[column]), self.paths[column].open("ab") as file:
                 file.write(buffer)
                 file.flush()
-                to_platter(file.fileno())
+                flush_to_disk(file.fileno())
             self.hashes[column].update(buffer)
             self.counts[column] += len(buffer)
             del buffer[:]
@@ -175,7 +175,7 @@ def _build(
 ) -> None:
     """Write all files into a temporary folder, which is then renamed to `folder`."""
     is_val, count = _make_split_rule(source, want, val_fraction)
-    with beside(folder) as part:
+    with replace_atomically(folder) as part:
         part.mkdir()
         writers = {split: _Writer(part, split, ids_dtype(tokenizer.V)) for split in SPLITS}
         content, dropped = hashlib.sha256(), 0
@@ -243,7 +243,7 @@ def _make_lock(target: Path) -> FileLock:
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove what killed builds left of `target`, whose lock we hold, and of targets that nobody builds now."""
+    """Remove leftovers of killed builds: of `target`, whose lock we hold, and of targets nobody is building."""
     for part in [part for pattern in STALE for part in target.parent.glob(pattern)]:
         other = part.with_name(part.name.removeprefix(".").removesuffix(".part"))
         with suppress(Timeout), nullcontext() if other == target else _make_lock(other).acquire(blocking=False):

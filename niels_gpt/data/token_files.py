@@ -11,8 +11,8 @@ from torch import Tensor
 
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.errors import DataError
-from niels_gpt.storage import naming, to_platter
-from niels_gpt.untrusted import Unreadable, first_fault, read_json
+from niels_gpt.storage import add_file_name, flush_to_disk
+from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_json
 
 DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
 CHUNK = 1 << 22  # ids written or checked at a time
@@ -34,7 +34,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
 
-class Column(_Record, Generic[Dtype]):
+class FileEntry(_Record, Generic[Dtype]):
     """A file of numbers."""
 
     dtype: Dtype
@@ -42,15 +42,15 @@ class Column(_Record, Generic[Dtype]):
     sha256: str
 
 
-class Columns(_Record):
+class SplitEntry(_Record):
     """The files of one split: token ids, target mask, and the offset of each item."""
 
-    ids: Column[Literal["uint16", "uint32"]]
-    target_mask: Column[Literal["uint8"]]
-    offsets: Column[Literal["int64"]]
+    ids: FileEntry[Literal["uint16", "uint32"]]
+    target_mask: FileEntry[Literal["uint8"]]
+    offsets: FileEntry[Literal["int64"]]
 
 
-def open_split(folder: Path, split: str, expected: Columns, V: int, index: HashIndex) -> TokenFiles:
+def open_split(folder: Path, split: str, expected: SplitEntry, V: int, index: HashIndex) -> TokenFiles:
     """Map one split after checking its sizes, ids and hashes."""
     paths = {name: folder / f"{split}.{name}" for name, _ in expected}
     if expected.ids.dtype != ids_dtype(V):
@@ -106,7 +106,7 @@ class Meta(_Record):
 
     folder: str
     content_sha256: str
-    splits: dict[Annotated[str, Field(pattern="^(train|val)$")], Columns] = Field(min_length=2)
+    splits: dict[Annotated[str, Field(pattern="^(train|val)$")], SplitEntry] = Field(min_length=2)
 
 
 def ids_dtype(V: int) -> str:
@@ -117,10 +117,10 @@ def ids_dtype(V: int) -> str:
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write meta.json to the disk."""
     path = folder / META
-    with naming(path), path.open("w", encoding="utf-8") as file:
+    with add_file_name(path), path.open("w", encoding="utf-8") as file:
         json.dump(meta | {"sha256": _hash(meta)}, file, indent=1)
         file.flush()
-        to_platter(file.fileno())
+        flush_to_disk(file.fileno())
 
 
 def read_meta(folder: Path) -> Meta:
@@ -135,10 +135,10 @@ def read_meta(folder: Path) -> Meta:
         if not isinstance(content, dict) or content.pop("sha256", None) != _hash(content):
             raise DataError(f"{path} is damaged: its content does not match its hash", REBUILD)
         meta = Meta.model_validate(content)
-    except Unreadable as error:
+    except UnreadableFile as error:
         raise DataError(str(error), REBUILD) from None
     except ValidationError as error:
-        setting, why = first_fault(error)
+        setting, why = explain_first_error(error)
         raise DataError(f"{path}: {setting:.80} does not describe token files ({why})", REBUILD) from None
     if meta.folder != folder.name:
         raise DataError(f"{path} belongs to {meta.folder:.80}", REBUILD)

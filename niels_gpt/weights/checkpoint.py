@@ -14,7 +14,7 @@ from torch import Tensor
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, is_out_of_memory
 from niels_gpt.model.gpt import GPT
-from niels_gpt.untrusted import first_fault
+from niels_gpt.untrusted import explain_first_error
 
 CHECKPOINT_KEYS: dict[str, Any] = {
     "model_cfg": dict,
@@ -68,7 +68,7 @@ def _check_content(saved: Any, path: Path) -> dict[str, Any]:
         )
     if _takes_more(saved, path.stat().st_size):
         raise CheckpointError(
-            f"{path}: its content is larger than the file, so it is forged", _suggest_others(path)
+            f"{path}: its tensors are larger than the file, so it was tampered with", _suggest_others(path)
         )
     # The oldest checkpoints lack the key, and their head is tied.
     saved["model_cfg"] = {"tie_embeddings": True} | saved["model_cfg"]
@@ -105,7 +105,7 @@ def _find_misfit(model_cfg: dict[str, Any], model_state: dict[Any, Any]) -> str:
     try:
         cfg = ModelCfg.model_validate(model_cfg)
     except ValidationError as error:
-        setting, why = first_fault(error, "model_cfg")
+        setting, why = explain_first_error(error, "model_cfg")
         return f"{setting:.80} cannot be used ({why})"
     with torch.device("meta"):
         expected = GPT(cfg).state_dict()

@@ -10,7 +10,7 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError
 from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
-from niels_gpt.storage import beside, naming
+from niels_gpt.storage import add_file_name, replace_atomically
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
 
 LLAMA_NAMES = {
@@ -25,7 +25,7 @@ LLAMA_NAMES = {
 }
 
 
-def llama_state(model: GPT) -> dict[str, torch.Tensor]:
+def make_llama_state(model: GPT) -> dict[str, torch.Tensor]:
     """Return the weights under the names of Hugging Face's LlamaForCausalLM; the layouts are equal."""
     return {
         ".".join(LLAMA_NAMES.get(part, part) for part in name.split(".")): tensor.detach().contiguous()
@@ -33,7 +33,7 @@ def llama_state(model: GPT) -> dict[str, torch.Tensor]:
     }
 
 
-def llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
+def make_llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the config.json of a LlamaForCausalLM with this shape."""
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -70,13 +70,13 @@ def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"{folder} exists already", "name a new folder")
     content = {
-        "model.safetensors": save(llama_state(model), metadata={"format": "pt"}),
-        "config.json": json.dumps(llama_config(model.cfg, tokenizer), indent=2).encode(),
+        "model.safetensors": save(make_llama_state(model), metadata={"format": "pt"}),
+        "config.json": json.dumps(make_llama_config(model.cfg, tokenizer), indent=2).encode(),
         "tokenizer.json": tokenizer.library_text().encode(),
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with beside(folder) as part:
+    with replace_atomically(folder) as part:
         part.mkdir()
         for name, data in content.items():
-            with naming(part / name):
+            with add_file_name(part / name):
                 (part / name).write_bytes(data)

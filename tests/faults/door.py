@@ -16,7 +16,7 @@ from unittest import mock
 from conftest import ROOT, cli
 
 from train.artifacts.run_folder import _held, unlock_folder
-from train.cli.command import exit_codes
+from train.cli.command import exit_on_error
 from train.config.schema import RunCfg
 from train.sweep.callback import PlanCallback
 from train.sweep.launch import SweepRun
@@ -82,7 +82,7 @@ def train(*words: str) -> Said:
         never_forever(),
     ):
         try:
-            with exit_codes():
+            with exit_on_error():
                 SCRIPT.main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1

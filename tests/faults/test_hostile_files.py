@@ -175,7 +175,7 @@ def test_a_small_file_that_is_none_is_told_from_a_name_that_none_can_have(
     make: Callable[[Path, Path], None], outside: Path
 ) -> None:
     make(Path("input.x"), outside)
-    for name, said in (("input.x", "input.x: not a regular file"), ("a\0b", "not a possible file name")):
+    for name, said in (("input.x", "input.x: not a regular file"), ("a\0b", "not a valid file name")):
         with pytest.raises(ConfigError) as caught, never_forever():
             plan_from_json(Path(name))
         assert said in str(caught.value)

@@ -14,7 +14,7 @@ from faults.children import KILLED, carried_out, exit_of, start
 from faults.folders import TINY, good_checkpoints, require_equal, require_whole
 from faults.scale import WHOLE, note, scaled
 from train.artifacts.metrics import METRICS, read_metrics
-from train.artifacts.paths import step_files, step_of
+from train.artifacts.paths import parse_step, step_files
 from train.config.schema import RunCfg
 
 EVERY = 3  # steps between checkpoints
@@ -26,7 +26,7 @@ SHARE = 0.25  # of the time of a whole run: a kill comes within that, which is a
 def require_little_lost(phase: Path) -> None:
     """At most the steps since the last checkpoint have to be taken again."""
     taken = max((event["step"] for event in read_metrics(phase / METRICS)), default=0)
-    saved = max((step_of(path) or 0 for path in step_files(phase)), default=0)
+    saved = max((parse_step(path) or 0 for path in step_files(phase)), default=0)
     assert taken - saved <= EVERY
     assert not saved or good_checkpoints(phase)
 

@@ -84,7 +84,7 @@ def test_text_shorter_than_a_sequence_is_told_with_both_numbers(tmp_path: Path) 
     code, said = forked(*text, cwd=tmp_path)
     assert code == 3 and "Traceback" not in said
     told = "the text has 11 tokens, but a sequence with its targets takes T+1=12"
-    assert f"error: text, train split: {told}\nhint: give more text" in said, said
+    assert f"error: text, train split: {told}\nhint: add more text" in said, said
 
 
 def fails() -> None:

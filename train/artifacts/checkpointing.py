@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
-from niels_gpt.storage import beside, part_of, sync_folder, to_platter
+from niels_gpt.storage import flush_to_disk, make_part_path, replace_atomically, sync_folder
 from niels_gpt.weights.checkpoint import walk_values
 from train.artifacts.disk import explain_disk_errors, open_to_write
 from train.artifacts.paths import BEST, LATEST, step_files, step_path
@@ -24,7 +24,7 @@ OTHER = 64  # bytes of any other value with its key
 class TrainState:
     """The state of a phase: `step` counts optimizer updates, `sequences` the sequences trained on.
 
-    `evaluated` is false while the evaluation of this step is still to come.
+    `evaluated` is false until this step has been evaluated.
     """
 
     model: GPT
@@ -51,10 +51,10 @@ def save_checkpoint(path: Path, state: TrainState, train_cfg: dict[str, Any]) ->
         "step": state.step,
         "best_val_loss": state.best_val_loss,
     }
-    with beside(path) as part, open_to_write(part, _bytes(content)) as file:
+    with replace_atomically(path) as part, open_to_write(part, _bytes(content)) as file:
         torch.save(content, file)
         file.flush()
-        to_platter(file.fileno())
+        flush_to_disk(file.fileno())
     sync_folder(path.parent)
 
 
@@ -103,7 +103,7 @@ def _on_cpu(value: Any) -> Any:
 
 def link_checkpoint(path: Path, name: Path) -> None:
     """Make `name` a second name of the file at `path`, in one step."""
-    with explain_disk_errors(part_of(name), path.stat().st_size), beside(name) as part:
+    with explain_disk_errors(make_part_path(name), path.stat().st_size), replace_atomically(name) as part:
         try:
             os.link(path, part)
         except OSError:  # a file system without hard links
@@ -114,4 +114,4 @@ def _copy(path: Path, target: Path) -> None:
     with path.open("rb") as source, target.open("wb") as file:
         shutil.copyfileobj(source, file)
         file.flush()
-        to_platter(file.fileno())
+        flush_to_disk(file.fileno())

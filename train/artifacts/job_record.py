@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from train.artifacts.results import WITHOUT_EFFECT, find_complete_result, outcome_settings
+from train.artifacts.results import WITHOUT_EFFECT, find_complete_result, select_outcome_settings
 from train.config.schema import RunCfg
 
 JOB = "job.json"
@@ -40,7 +40,7 @@ class Job:
 
 def config_hash(plan: Sequence[RunCfg]) -> str:
     """Return a hash (16 hex digits) of the settings that decide the outcome of a plan."""
-    content = [{"phase": cfg.phase} | outcome_settings(cfg) for cfg in plan]
+    content = [{"phase": cfg.phase} | select_outcome_settings(cfg) for cfg in plan]
     for phase in content:
         for section in phase.values():
             if isinstance(section, dict):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from niels_gpt.storage import to_platter, write_text
+from niels_gpt.storage import flush_to_disk, write_text
 
 METRICS = "metrics.jsonl"
 
@@ -40,7 +40,7 @@ def append_event(path: Path, event: dict[str, Any]) -> None:
 def sync_metrics(path: Path) -> None:
     """Flush all events to the disk, before the checkpoint that they lead up to is written."""
     with path.open("rb") as file:
-        to_platter(file.fileno())
+        flush_to_disk(file.fileno())
 
 
 def truncate_metrics(path: Path, step: int, *, evaluated: bool) -> None:

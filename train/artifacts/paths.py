@@ -12,11 +12,11 @@ def step_path(folder: Path, step: int) -> Path:
 
 def step_files(folder: Path) -> list[Path]:
     """Return the step checkpoints of a folder, the highest step first, whatever their times."""
-    steps = {path: step for path in folder.glob("step_*.pt") if (step := step_of(path)) is not None}
+    steps = {path: step for path in folder.glob("step_*.pt") if (step := parse_step(path)) is not None}
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
-def step_of(path: Path) -> int | None:
+def parse_step(path: Path) -> int | None:
     """Return the step in a checkpoint's name, or None if it has another name."""
     number = path.stem.removeprefix("step_")
     return int(number) if path.stem != number and number.isdecimal() else None

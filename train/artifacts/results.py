@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from niels_gpt.errors import CheckpointError
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from train.artifacts.paths import any_saved, step_files, step_of
+from train.artifacts.paths import any_saved, parse_step, step_files
 from train.config.schema import PhaseName, RunCfg
 
 RESULT = "result.json"
@@ -55,7 +55,7 @@ class PhaseResult:
 RESULTS = TypeAdapter(list[PhaseResult])
 
 
-def outcome_settings(cfg: RunCfg) -> dict[str, Any]:
+def select_outcome_settings(cfg: RunCfg) -> dict[str, Any]:
     """Return the settings that decide the outcome of a phase, as plain JSON."""
     settings = cfg.model_dump(mode="json", include={"model", "data", "train", "init_from"})
     if cfg.batch == "auto":  # the split is not a setting then: a finished run is recognized whatever it was
@@ -109,7 +109,7 @@ def require_unchanged(plan: list[RunCfg]) -> None:
     """
     for at, cfg in enumerate(plan):
         if result := find_reusable_result(cfg):
-            if changes := list(_changes(result.settings, outcome_settings(cfg))):
+            if changes := list(_changes(result.settings, select_outcome_settings(cfg))):
                 raise CheckpointError(
                     "\n".join(f"{cfg.out} is complete with other settings: {change}" for change in changes),
                     "use another name=... for another run",
@@ -124,7 +124,7 @@ def require_all_steps(cfg: RunCfg, later: PhaseName) -> None:
     Raises:
         CheckpointError: some of its steps are missing.
     """
-    asked, saved = cfg.train.total_steps, max(filter(None, map(step_of, step_files(cfg.out))), default=0)
+    asked, saved = cfg.train.total_steps, max(filter(None, map(parse_step, step_files(cfg.out))), default=0)
     if saved < asked:
         raise CheckpointError(
             f"{cfg.out} has {saved} of {asked} steps, but {later} has already begun from its weights",

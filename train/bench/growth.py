@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from niels_gpt.errors import ConfigError
 from train.bench.contestants import CONTESTANTS, CPU, make_train_cfg
-from train.bench.race import Effort, Say, Turn, measure_limits, take_turn
+from train.bench.race import RaceTurn, Say, TimingOptions, measure_limits, take_turn
 from train.bench.shapes import Shape
-from train.cli.output import MIB, draw_table, format_mib
+from train.cli.output import MIB, format_mib, format_table
 from train.hardware.step_cost import predict_peak
 from train.report.figures import HUES, STYLE
 
@@ -32,10 +32,10 @@ ROWS = (("tokens/s", "tokens_per_second", "tokens_in_theory", 1), ("peak MiB", "
 class Growth:
     """The shapes of each axis, ascending, the turns of each shape with each memory, and the limit in GFLOP/s."""
 
-    effort: Effort
+    effort: TimingOptions
     middle: Shape
     axes: dict[str, list[Shape]]
-    turns: dict[tuple[Shape, str], list[Turn]]
+    turns: dict[tuple[Shape, str], list[RaceTurn]]
     limit: float
 
     def wall(self, shape: Shape, memory: str) -> float:
@@ -49,7 +49,7 @@ class Growth:
 
 
 def measure_growth(
-    middle: Shape, axes: Sequence[str], factors: Sequence[float], effort: Effort, say: Say
+    middle: Shape, axes: Sequence[str], factors: Sequence[float], effort: TimingOptions, say: Say
 ) -> Growth:
     """Measure every shape with each memory, each turn in a fresh process, round by round.
 
@@ -60,7 +60,7 @@ def measure_growth(
     shapes = {axis: [scale_shape(middle, axis, factor) for factor in sorted({1.0, *factors})] for axis in axes}
     points = dict.fromkeys((shape, memory) for row in shapes.values() for shape in row for memory in MEMORIES)
     limit = measure_limits(effort.threads)["gflops"]
-    turns: dict[tuple[Shape, str], list[Turn]] = {point: [] for point in points}
+    turns: dict[tuple[Shape, str], list[RaceTurn]] = {point: [] for point in points}
     for number in range(effort.rounds):
         for shape, memory in points:
             turn = take_turn(MEMORIES[memory], shape, effort, peak="tensors")
@@ -116,7 +116,7 @@ def growth_table(growth: Growth) -> str:
                 ]
             )
     return (
-        f"{draw_table(rows, right=range(1, len(rows[0])), markdown=True)}\n"
+        f"{format_table(rows, right=range(1, len(rows[0])), markdown=True)}\n"
         f"one size varied at a time around {describe_shape(growth.middle)}; memory off and ckpt; (in theory)\n"
         f"theory of tokens/s: {growth.share:.0%} of {growth.limit:.0f} GFLOP/s, fitted there with memory=off"
     )

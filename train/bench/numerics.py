@@ -19,13 +19,13 @@ from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import load_tokenizer
-from niels_gpt.untrusted import first_fault
+from niels_gpt.untrusted import explain_first_error
 from niels_gpt.weights.checkpoint import phase_folder
 from train.artifacts.compatibility import LoadedCheckpoint, require_same_model
 from train.artifacts.results import RESULT, read_results
-from train.cli.output import draw_table
+from train.cli.output import format_table
 from train.config.schema import RunCfg, TrainCfgSchema
-from train.hardware.preflight import preflight
+from train.hardware.preflight import check_device
 from train.loop.amp import DTYPES, loss_scale
 from train.loop.optim import unscale_gradients
 from train.run.resume import checkpoint_path
@@ -39,7 +39,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bf16": {"amp": True, "amp_dtype": "bf16", "loss_scaling": False},
 }
 MPS = torch.device("mps")  # where precision takes effect; on the CPU it is emulated with that device's settings
-EMULATED = 'low precision is emulated with torch.autocast("cpu"): near what mps does, not to the bit'
+EMULATED = 'low precision is emulated with torch.autocast("cpu"): close to mps, but not bit-identical'
 ROUNDINGS = 8  # an error below so many roundings of a dtype averages out; a larger one loses gradient
 NARROW = 0.25  # of a dtype's range; activations beyond it may leave the range as training goes on
 
@@ -68,7 +68,7 @@ class PrecisionResult:
 
 
 @dataclass(frozen=True)
-class Numerics:
+class PrecisionComparison:
     """The checkpoint and batch of a comparison, and a row for each precision."""
 
     checkpoint: str
@@ -91,7 +91,7 @@ class Gradient(NamedTuple):
     largest: float
 
 
-def compare_precisions(path: Path, sequences: int | None = None) -> Numerics:
+def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionComparison:
     """Compare the precisions on the batch that a run would learn from next.
 
     `path` is a run folder, a phase's folder or a checkpoint in one. fp32 is computed twice; its row shows the
@@ -103,13 +103,13 @@ def compare_precisions(path: Path, sequences: int | None = None) -> Numerics:
     checkpoint = choose_checkpoint(path)
     found = LoadedCheckpoint.load(checkpoint)
     cfg, device = read_settings(checkpoint), resolve_device("auto")
-    preflight(device, cfg)
+    check_device(device, cfg)
     model = load_model(found, cfg, device)
     batch, targets = draw_next_batch(found, cfg, sequences or cfg.train.effective_batch)
     gradients = {name: compute_gradient(name, model, cfg.train, batch, targets) for name in PRECISIONS}
     reference = compute_gradient(FP32, model, cfg.train, batch, targets)
     rows = [compare_gradients(name, gradient, reference) for name, gradient in gradients.items()]
-    return Numerics(
+    return PrecisionComparison(
         checkpoint=str(found.path),
         step=found.saved["step"],
         device=device.type,
@@ -163,7 +163,7 @@ def read_settings(checkpoint: Path) -> RunCfg:
         return RunCfg.model_validate_json(json.dumps(own | kept))  # JSON's lists are the settings' tuples
     except ValidationError as error:
         raise CheckpointError(
-            f"{folder / RESULT}: the settings of {phase} cannot be used ({': '.join(first_fault(error))})",
+            f"{folder / RESULT}: the settings of {phase} cannot be used ({': '.join(explain_first_error(error))})",
             "train again with this version of the project",
         ) from None
 
@@ -186,7 +186,7 @@ def draw_next_batch(found: LoadedCheckpoint, cfg: RunCfg, sequences: int) -> tup
     require_ids(batch, cfg.model.V)
     targets = int((batch.y != IGNORE).sum())
     if not targets:
-        raise DataError(f"the {sequences} sequences have nothing to learn", "give a larger --sequences")
+        raise DataError(f"the {sequences} sequences contain no targets", "increase --sequences")
     return batch, targets
 
 
@@ -283,7 +283,7 @@ def _judge(row: PrecisionResult, targets: int, advice: str) -> str:
         repeated = f"; repeated with an error of {error:.1e}" if error else ", repeated exactly"
         return f"the reference for the others{repeated}"
     if not math.isfinite(error + row.loss + row.largest_activation):
-        return f"overflows, loss, gradient or activations are not finite; use {advice}"
+        return f"overflows: loss, gradient or activations are not finite; use {advice}"
     if not _keeps_gradient(row):
         return f"{_percent(min(1.0, error))} of the gradient is lost at {targets} targets; use {advice}"
     reach = row.largest_activation / row.dtype_max
@@ -296,7 +296,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
-def numerics_text(result: Numerics) -> str:
+def format_comparison(result: PrecisionComparison) -> str:
     """Return the comparison as plain tables and sentences."""
     facts = ["precision", "scale", "loss", "difference", "largest activation", "dtype's max"]
     losses = [
@@ -321,7 +321,7 @@ def numerics_text(result: Numerics) -> str:
         [
             f"{result.checkpoint}, step {result.step}: {result.sequences} sequences, {result.tokens} tokens, "
             f"{result.targets} targets\n{result.device}, torch {result.torch}: {result.how}\n",
-            *(draw_table(rows, right=range(1, len(rows[0]))) for rows in tables),
+            *(format_table(rows, right=range(1, len(rows[0]))) for rows in tables),
             *(row.verdict for row in result.rows),
         ]
     )

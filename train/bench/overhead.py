@@ -1,4 +1,4 @@
-"""Measure what a run adds to learning: checks, checkpoints, and memory that grows over many steps."""
+"""Measure the overhead of a run: per-step checks, saving checkpoints, and memory growth over many steps."""
 
 import os
 import tempfile
@@ -19,10 +19,10 @@ from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.checkpointing import TrainState, save_step
 from train.artifacts.paths import step_path
 from train.bench.contestants import CPU, SEQUENCES, make_source, make_state, make_train_cfg
-from train.bench.race import Effort, Say, ask_worker
+from train.bench.race import Say, TimingOptions, run_worker
 from train.bench.shapes import SHAPES, Shape
-from train.cli.output import draw_table, format_mib
-from train.hardware.step_cost import Seconds, time_steps
+from train.cli.output import format_mib, format_table
+from train.hardware.step_cost import StepTime, time_steps
 from train.loop.evaluate import UnigramBaseline
 from train.loop.logger import RunLogger
 from train.loop.steps import optimizer_step
@@ -47,14 +47,14 @@ class Overhead:
 
 
 @dataclass(frozen=True)
-class Saving:
+class SavingTimes:
     """Median seconds to save a checkpoint, to verify and load it, and to write as many bytes."""
 
     parameters: int
     size: int
-    save: Seconds
-    load: Seconds
-    plain: Seconds
+    save: StepTime
+    load: StepTime
+    plain: StepTime
 
 
 def measure_overhead(shape: Shape, steps: int, warmup: int) -> Overhead:
@@ -92,13 +92,13 @@ def time_repeats(work: Work) -> float:
     return median(taken.cpu for taken in time_steps(repeat, BATCHES, CPU)) / REPEATS
 
 
-def measure_saving(folder: Path, tries: int) -> Saving:
+def measure_saving(folder: Path, tries: int) -> SavingTimes:
     """Save, verify and load a checkpoint with AdamW's state, as a run does, on the disk of `folder`."""
     shape = Shape(model=SAVED, B=1, accum_steps=1)
     cfg = make_train_cfg(shape, {}, 1)
     state = make_state(shape, cfg)
     optimizer_step(state, cfg, make_source(shape), nullcontext, cfg.base_lr)  # makes AdamW's averages
-    rounds: list[list[Seconds]] = []
+    rounds: list[list[StepTime]] = []
     with tempfile.TemporaryDirectory(dir=folder) as inner:
         for state.step in range(1, tries + 1):
             path = step_path(Path(inner), state.step)
@@ -107,10 +107,10 @@ def measure_saving(folder: Path, tries: int) -> Saving:
             rounds.append([time_steps(work, 1, CPU)[0] for work in works])
             size = path.stat().st_size
     medians = [
-        Seconds(median(one.wall for one in times), median(one.cpu for one in times))
+        StepTime(median(one.wall for one in times), median(one.cpu for one in times))
         for times in zip(*rounds, strict=True)
     ]
-    return Saving(state.model.parameter_count(), size, *medians)
+    return SavingTimes(state.model.parameter_count(), size, *medians)
 
 
 def write_as_many_bytes(like: Path) -> None:
@@ -122,7 +122,7 @@ def write_as_many_bytes(like: Path) -> None:
         os.fsync(file.fileno())
 
 
-def measure_run(shapes: Sequence[str], effort: Effort, say: Say) -> dict[str, Any]:
+def measure_run(shapes: Sequence[str], effort: TimingOptions, say: Say) -> dict[str, Any]:
     """Measure saving, on the disk of the working folder, and the overhead at each shape; return both for JSON."""
     torch.set_num_threads(effort.threads)
     saving = measure_saving(Path.cwd(), effort.rounds)
@@ -133,7 +133,7 @@ def measure_run(shapes: Sequence[str], effort: Effort, say: Say) -> dict[str, An
         report["overhead"][name] = asdict(overhead) | {"share": overhead.share()}
     head = (f"{saving.parameters / 1e6:.1f} million parameters, {saving.size / 1e6:.0f} MB", "s", "CPU s")
     works = (("save", saving.save), ("verify and load", saving.load), ("write as many bytes", saving.plain))
-    say(draw_table([head, *((work, f"{took.wall:.2f}", f"{took.cpu:.2f}") for work, took in works)]))
+    say(format_table([head, *((work, f"{took.wall:.2f}", f"{took.cpu:.2f}") for work, took in works)]))
     return report
 
 
@@ -142,11 +142,11 @@ def overhead_table(shape: str, overhead: Overhead) -> str:
     rows = [(shape, "CPU ms a step", "share")]
     rows += [(name, f"{1e3 * cpu:.3f}", f"{overhead.share(name):.3%}") for name, cpu in overhead.parts.items()]
     rows += [("all but draw", f"{1e3 * overhead.share() * overhead.step:.3f}", f"{overhead.share():.3%}")]
-    return draw_table([*rows, ("the whole step", f"{1e3 * overhead.step:.3f}", "")])
+    return format_table([*rows, ("the whole step", f"{1e3 * overhead.step:.3f}", "")])
 
 
 @dataclass(frozen=True)
-class Held:
+class MemorySample:
     """Memory held after a step: tensors and their bytes; resident bytes, 0 if the system does not say."""
 
     step: int
@@ -156,21 +156,21 @@ class Held:
 
 
 @dataclass(frozen=True)
-class MemoryWatch:
+class MemoryGrowth:
     """Memory that a contestant held early and late."""
 
     contestant: str
-    early: Held
-    late: Held
+    early: MemorySample
+    late: MemorySample
 
     @property
     def grew(self) -> bool:
-        """Whether there are more tensors, or the resident size grew by more than the allocator's noise."""
+        """True if live tensors grew, or the resident size grew by more than allocator noise."""
         more = (self.late.live, self.late.tensors) > (self.early.live, self.early.tensors)
         return more or self.late.resident > self.early.resident * (1 + NOISE)
 
 
-def watch_memory(name: str, shape: Shape, steps: int, threads: int) -> MemoryWatch:
+def watch_memory(name: str, shape: Shape, steps: int, threads: int) -> MemoryGrowth:
     """Take `steps` steps in a fresh process; compare memory after the first tenth, or two epochs, with the end.
 
     The order of two epochs is held in memory, so the early look comes after them if there are enough steps.
@@ -181,15 +181,15 @@ def watch_memory(name: str, shape: Shape, steps: int, threads: int) -> MemoryWat
     two_epochs = 2 * SEQUENCES // (shape.B * shape.accum_steps) + 1
     marks = [max(steps // 10, two_epochs if two_epochs < steps else 0), steps]
     asked = {"contestant": name, "shape": shape.model_dump(), "steps": steps, "marks": marks, "threads": threads}
-    early, late = (Held(**held) for held in ask_worker("memory", asked))
-    return MemoryWatch(name, early, late)
+    early, late = (MemorySample(**held) for held in run_worker("memory", asked))
+    return MemoryGrowth(name, early, late)
 
 
-def memory_table(watches: Sequence[MemoryWatch]) -> str:
+def memory_table(watches: Sequence[MemoryGrowth]) -> str:
     """Return two lines for each contestant."""
     rows: list[tuple[str, ...]] = [("", "step", "resident MiB", "tensors", "their bytes", "")]
     for one in watches:
         for held, verdict in ((one.early, ""), (one.late, "grew" if one.grew else "did not grow")):
             facts = (str(held.step), format_mib(held.resident or None), str(held.tensors), f"{held.live:,}")
             rows.append((one.contestant, *facts, verdict))
-    return draw_table(rows)
+    return format_table(rows)

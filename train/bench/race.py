@@ -9,7 +9,7 @@ from typing import Any
 from niels_gpt.errors import NielsError
 from train.bench.contestants import CONTESTANTS
 from train.bench.shapes import SHAPES, Shape
-from train.cli.output import draw_table, format_mib
+from train.cli.output import format_mib, format_table
 from train.cli.subprocesses import run_module
 
 SEPARATE_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives freed memory back at once
@@ -22,7 +22,7 @@ class RaceFailed(NielsError):
 
 
 @dataclass(frozen=True)
-class Turn:
+class RaceTurn:
     """One turn of a contestant: wall and CPU seconds of each step, wall seconds of the first; peak in bytes."""
 
     wall: list[float]
@@ -36,7 +36,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Effort:
+class TimingOptions:
     """Rounds of turns, timed steps in a turn after the warm-up, and threads."""
 
     rounds: int
@@ -50,47 +50,47 @@ class Race:
     """The turns of each contestant, its peak memory in bytes, and the machine's limits before and after."""
 
     shape: str
-    effort: Effort
-    turns: dict[str, list[Turn]]
+    effort: TimingOptions
+    turns: dict[str, list[RaceTurn]]
     peaks: dict[str, int | None]
     limits: list[dict[str, float]]
 
 
-def race(shape: str, names: Sequence[str], effort: Effort, say: Say) -> Race:
+def race(shape: str, names: Sequence[str], effort: TimingOptions, say: Say) -> Race:
     """Race the contestants.
 
     Raises:
         RaceFailed: one of them failed; it quotes the last line of its error.
     """
     limits = [measure_limits(effort.threads)]
-    turns: dict[str, list[Turn]] = {name: [] for name in names}
+    turns: dict[str, list[RaceTurn]] = {name: [] for name in names}
     for number in range(effort.rounds):
         for name in names:
             turn = take_turn(name, SHAPES[shape], effort)
             turns[name].append(turn)
             say(f"{shape} round {number + 1}: {name:<16} {turn.seconds('wall'):.3f} s a step")
-    one_step = Effort(1, 1, effort.warmup, effort.threads)
+    one_step = TimingOptions(1, 1, effort.warmup, effort.threads)
     peaks = {name: take_turn(name, SHAPES[shape], one_step, peak="resident").peak for name in names}
     return Race(shape, effort, turns, peaks, [*limits, measure_limits(effort.threads)])
 
 
-def take_turn(name: str, shape: Shape, effort: Effort, *, peak: str | None = None) -> Turn:
+def take_turn(name: str, shape: Shape, effort: TimingOptions, *, peak: str | None = None) -> RaceTurn:
     """Return a turn in a fresh process.
 
     With peak="resident" the process keeps no freed memory, which would hide the peak, and gives each tensor a
     mapping. With peak="tensors" one more step finds the peak of the bytes of tensors.
     """
     asked = {"contestant": name, "shape": shape.model_dump(), "peak": peak}
-    return Turn(**ask_worker("turn", asked | asdict(effort), SEPARATE_MAPPINGS if peak == "resident" else {}))
+    return RaceTurn(**run_worker("turn", asked | asdict(effort), SEPARATE_MAPPINGS if peak == "resident" else {}))
 
 
 def measure_limits(threads: int) -> dict[str, float]:
     """Return the GFLOP/s and GB/s that the machine reaches."""
-    limits: dict[str, float] = ask_worker("limits", {"threads": threads, "tries": TRIES})
+    limits: dict[str, float] = run_worker("limits", {"threads": threads, "tries": TRIES})
     return limits
 
 
-def ask_worker(task: str, question: dict[str, Any], variables: dict[str, str] | None = None) -> Any:
+def run_worker(task: str, question: dict[str, Any], variables: dict[str, str] | None = None) -> Any:
     """Return the result of a task of train/bench/worker.py in a fresh process."""
     text, threads = json.dumps({"task": task} | question), question["threads"]
     done = run_module("train.bench.worker", text, threads=threads, variables=variables)
@@ -120,7 +120,7 @@ def race_table(race: Race, reference: str) -> str:
                 *(format_mib(facts["peak"]), f"{facts['first']:.1f}"),
             )
         )
-    return draw_table(rows)
+    return format_table(rows)
 
 
 def summarize(race: Race, name: str, reference: str) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def summarize(race: Race, name: str, reference: str) -> dict[str, Any]:
     }
 
 
-def compare_rounds(reference: list[Turn], turns: list[Turn], clock: str) -> dict[str, float]:
+def compare_rounds(reference: list[RaceTurn], turns: list[RaceTurn], clock: str) -> dict[str, float]:
     """Return how many times faster a contestant is than the reference, compared round by round."""
     values = [theirs.seconds(clock) / own.seconds(clock) for theirs, own in zip(reference, turns, strict=True)]
     return {"median": median(values), "lowest": min(values), "highest": max(values)}

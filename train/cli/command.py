@@ -14,7 +14,7 @@ from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, first_line, i
 from niels_gpt.interruptible import has_abandoned_call
 from train.artifacts.disk import make_disk_error
 from train.cli.console import ConsoleHandler, outlive_readers
-from train.cli.signals import ENDING, Terminated, end_at_once
+from train.cli.signals import ENDING, Terminated, raise_on_signal
 from train.cli.subprocesses import end_with_parent
 from train.config.hydra_errors import Refusal, explain_refusal
 from train.config.suggest import HELP
@@ -22,20 +22,20 @@ from train.config.suggest import HELP
 DEBUG = "NIELS_DEBUG"
 NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's errors of a study without a value
 ENGINES = ("hydra", "omegaconf", "antlr4", "yaml", "optuna", "sqlalchemy")  # their errors are about settings
-SMALLER = "free some memory, raise the limit that is set, or use a smaller train.B, model.T or model"
+SMALLER = "free some memory, raise the memory limit, or lower train.B, model.T or the model size"
 log = logging.getLogger("niels_gpt")
 
 
-def command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
+def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
     """Run a script's main and exit with its code; training outlives the readers of its output."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on to exit_codes
     outlive_readers(("stdout", "stderr") if outlives_readers else ("stderr",))
     for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a script's background
-            signal.signal(signum, end_at_once)
+            signal.signal(signum, raise_on_signal)
     end_with_parent()
     try:
-        with exit_codes():
+        with exit_on_error():
             try:
                 main()
             except SystemExit:  # as of --help
@@ -59,8 +59,8 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """Print errors and signals for a person, and exit with their code."""
+def exit_on_error() -> Iterator[None]:
+    """Turn errors and signals into a short message and an exit code."""
     try:
         yield
     except BrokenPipeError:
@@ -75,7 +75,7 @@ def exit_codes() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Hold signals back until the block ends, as while torch is imported, which turns an interrupt into an error.
+    """Delay signals until the block ends: while torch is imported, an interrupt would turn into an error.
 
     This replaces their handlers. Blocking the signals would not do: another thread would take them, and Python
     would still call the handler in this one.
@@ -98,7 +98,7 @@ def _print_error(error: Exception) -> int:
     """Print an error for a person, log its traceback to the run's file, and return its exit code."""
     shown = _to_niels_error(error)
     if any(isinstance(handler, ConsoleHandler) for handler in logging.getLogger().handlers):
-        log.error("the run ended", exc_info=error)
+        log.error("run failed", exc_info=error)
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     for line in str(shown).splitlines():
@@ -122,5 +122,5 @@ def _to_niels_error(error: Exception) -> NielsError:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if str(frame.f_globals.get("__name__")).startswith(ENGINES):
         return ConfigError(explain_refusal(error), HELP)
-    hint = f"{DEBUG}=1 shows where; if no setting explains it, it is a fault of the program"
+    hint = f"{DEBUG}=1 shows the traceback; if no setting explains the error, it is a bug"
     return NielsError(f"{type(error).__name__}: {error}", hint)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
-from niels_gpt.printable import harmless
+from niels_gpt.printable import escape_text
 
 log = logging.getLogger("niels_gpt")
 
 
-class LastingStream:
+class UnbreakableStream:
     """A stream that goes to /dev/null once it can no longer be written to."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -53,7 +53,7 @@ def outlive_readers(names: Sequence[str]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             with suppress(OSError):  # a sample may hold what the terminal's encoding lacks
                 stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, LastingStream(stream))
+        setattr(sys, name, UnbreakableStream(stream))
 
 
 class ConsoleHandler(logging.Handler):
@@ -68,7 +68,9 @@ class ConsoleHandler(logging.Handler):
 
         if not record.exc_info:
             with suppress(SystemExit, OSError):  # rich exits on a closed pipe
-                get_console().print(harmless(self.format(record)), soft_wrap=True, markup=False, highlight=False)
+                get_console().print(
+                    escape_text(self.format(record)), soft_wrap=True, markup=False, highlight=False
+                )
 
 
 class LogFile(logging.FileHandler):
@@ -88,4 +90,4 @@ class LogFile(logging.FileHandler):
         if not self._warned:
             self._warned = True
             error = sys.exc_info()[1]
-            log.warning("warning: %s cannot be written (%s); lines of it are lost", self.baseFilename, error)
+            log.warning("warning: %s cannot be written (%s); some log lines are lost", self.baseFilename, error)

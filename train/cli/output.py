@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from niels_gpt.errors import ConfigError
-from niels_gpt.storage import naming
+from niels_gpt.storage import add_file_name
 
 MIB = 2**20
 
@@ -21,7 +21,7 @@ def format_mib(size: int | None) -> str:
     return "-" if size is None else f"{size / MIB:,.0f}"
 
 
-def draw_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), markdown: bool = False) -> str:
+def format_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), markdown: bool = False) -> str:
     """Return rows in columns, the first as the head; columns numbered in `right` are aligned to the right.
 
     The last cell of a short row goes into the last column.
@@ -39,16 +39,16 @@ def draw_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), mark
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines() if line.strip())
 
 
-def report_path(path: Path) -> Path:
+def require_new_file(path: Path) -> Path:
     """Return `path`, or raise ConfigError before the work begins if a new file cannot be made there."""
     if path.exists() or not path.parent.is_dir():
         reason = "it already exists" if path.exists() else f"there is no folder {path.parent}"
-        raise ConfigError(f"--json {path}: {reason}", "name a new file in a folder that exists")
+        raise ConfigError(f"--json {path}: {reason}", "choose a new file in an existing folder")
     return path
 
 
 def write_report(path: Path, report: Any) -> None:
     """Write `report` to a new file, with null for nan and inf, which JSON lacks."""
     finite = json.loads(json.dumps(report), parse_constant=lambda _: None)
-    with naming(path), path.open("x", encoding="utf-8") as file:
+    with add_file_name(path), path.open("x", encoding="utf-8") as file:
         file.write(json.dumps(finite, indent=2) + "\n")

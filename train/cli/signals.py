@@ -14,21 +14,21 @@ _early: list[int] = []  # signals that arrived before stop_on_signals
 
 
 class Terminated(BaseException):
-    """SIGTERM, or SIGHUP of a closed terminal, arrived while there is nothing to save."""
+    """Raised on SIGTERM, or SIGHUP from a closed terminal, when there is nothing to save."""
 
     def __init__(self, signum: int = signal.SIGTERM) -> None:
         super().__init__(signum)
         self.signum = signum
 
 
-def end_at_once(signum: int, _: FrameType | None) -> None:
+def raise_on_signal(signum: int, _: FrameType | None) -> None:
     """Raise an exception that ends the process, and note the signal, since a destructor would swallow it.
 
     A second signal ends the process without an exception.
     """
     _early.append(signum)
     for ending in ENDING:
-        if signal.getsignal(ending) is end_at_once:
+        if signal.getsignal(ending) is raise_on_signal:
             signal.signal(ending, signal.SIG_DFL)
     _end(signum)
 

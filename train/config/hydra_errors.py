@@ -52,7 +52,7 @@ def _explain_missing(config: str, options: Sequence[str] | None) -> str:
     group, _, option = config.rpartition("/")
     if options:
         asked, choices = f"{format_value(group)}={format_value(option)}", ", ".join(options)
-        return f"{asked} is not an option{did_you_mean(option, options)}; choose among {choices}"
+        return f"{asked} is not an option{did_you_mean(option, options)}; choose from {choices}"
     extra = option.partition("_")[0]  # submitit_slurm comes with submitit
     install = f"; install it with pip install -e '.[{extra}]'" if extra in EXTRAS else ""
     return f"there is no config {format_value(config)}{install}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from niels_gpt.errors import ConfigError
-from niels_gpt.untrusted import Unreadable, read_json
+from niels_gpt.untrusted import UnreadableFile, read_json
 from train.config.load import Settings, plan_from_settings
 from train.config.schema import RunCfg, TrainCfgSchema
 from train.config.suggest import CONF, format_value
@@ -59,7 +59,7 @@ def settings_from_json(path: Path) -> Settings:
 def _read(path: Path) -> Settings:
     try:
         old = read_json(path, MAX_BYTES)
-    except Unreadable as error:
+    except UnreadableFile as error:
         raise ConfigError(str(error), "name an older JSON config") from None
     if not isinstance(old, dict):
         raise ConfigError(f"{path}: holds no JSON object", "name an older JSON config")

@@ -14,7 +14,7 @@ from train.config.schema import (
     PhaseName,
     RunCfg,
     TrainCfgSchema,
-    possible_B,
+    list_microbatch_sizes,
 )
 
 
@@ -31,26 +31,24 @@ class PlanCfg(Cfg):
 
     name: str = Field("default", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$", description="the run's name")
     dir: str = Field("runs/${name}", min_length=1, max_length=4096, description="the run folder")
-    phase: Literal["pretrain", "sft", "pipeline"] = Field("pipeline", description="set by the group phase")
-    device: Literal["auto", "cpu", "mps"] = Field("auto", description="auto: mps if there is one, else cpu")
-    batch: BatchChoice = Field("fixed", description="choice of B and accum_steps; set by the group batch")
+    phase: Literal["pretrain", "sft", "pipeline"] = Field("pipeline", description="pretrain, sft or pipeline")
+    device: Literal["auto", "cpu", "mps"] = Field("auto", description="auto: mps if available, else cpu")
+    batch: BatchChoice = Field("fixed", description="how B and accum_steps are chosen: fixed, iso or auto")
     global_B: int | None = Field(
-        None, ge=1, le=2**32, description="sequences in a step, B x accum_steps, for batch=iso and batch=auto"
+        None, ge=1, le=2**32, description="sequences per step (B x accum_steps) for batch=iso and batch=auto"
     )
     memory_budget_gb: float | None = Field(
         None, gt=0, le=1e6, description="memory limit in GiB for batch=auto and a sweep's report"
     )
     objective: tuple[Literal["loss", "memory"], ...] = Field(
-        ("loss",), min_length=1, max_length=2, description="quantities a sweeper minimises; loss in bits per byte"
+        ("loss",), min_length=1, max_length=2, description="metrics a sweeper minimises; loss is in bits per byte"
     )
     resume: str = Field(
         "auto",
         min_length=1,
-        description="auto: resume a run that exists; never: refuse to; or a checkpoint's path",
+        description="auto: resume an existing run; never: refuse to; PATH: resume from that checkpoint",
     )
-    init_from: str | None = Field(
-        None, min_length=1, description="checkpoint whose weights to start from at step 0"
-    )
+    init_from: str | None = Field(None, min_length=1, description="start at step 0 with this checkpoint's weights")
     model: ModelCfg
     data: DataCfg
     train: TrainCfgSchema
@@ -75,18 +73,18 @@ class PlanCfg(Cfg):
             yield "device=mps was asked for, but this machine has none; use device=cpu or device=auto"
         same = self.sft.model.model_copy(update={"dropout": self.model.dropout})
         if self.phase == "pipeline" and same != self.model:
-            yield "sft.model: only dropout may differ from model, since the weights are handed on"
+            yield "sft.model: only dropout may differ from model, because SFT starts from its weights"
         if self.phase == "pipeline" and self.resume not in ("auto", "never"):
-            yield f"resume={self.resume} belongs to one phase; add phase=pretrain or phase=sft"
+            yield f"resume={self.resume} applies to a single phase; add phase=pretrain or phase=sft"
         yield from self._batch_rules()
 
     def _batch_rules(self) -> Iterator[str]:
         """A step has global_B sequences, if that is set, in every phase to run."""
         if self.batch == "iso" and self.global_B is None:
-            yield "batch=iso needs global_B=N, the sequences in a step, as in batch=iso global_B=32 train.B=8"
+            yield "batch=iso needs global_B=N (sequences per step), for example batch=iso global_B=32 train.B=8"
         if self.global_B is None:
             return
-        possible = possible_B(self.global_B)
+        possible = list_microbatch_sizes(self.global_B)
         if self.batch != "fixed" and not possible:
             yield (
                 f"global_B={self.global_B} has no divisor with which B and accum_steps are {LARGEST_B} at most; "
@@ -124,7 +122,7 @@ class PlanCfg(Cfg):
         if self.batch == "iso" and self.global_B:
             train = train.split(self.global_B, train.B)
         if self.batch == "auto" and self.global_B:  # the smallest until one is measured
-            train = train.split(self.global_B, possible_B(self.global_B)[0])
+            train = train.split(self.global_B, list_microbatch_sizes(self.global_B)[0])
         shared = self.model_dump(
             include={"name", "dir", "device", "batch", "memory_budget_gb", "resume", "init_from"}
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from niels_gpt.errors import ConfigError
-from niels_gpt.printable import printable
+from niels_gpt.printable import escape_line
 
 CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 HELP = "python scripts/train.py --help lists all settings"
@@ -33,11 +33,11 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
 
 def format_value(value: object, length: int = 80) -> str:
     """Return a value as one printable line of at most `length` characters."""
-    text = printable(str(list(value) if isinstance(value, tuple) else value)[: length + 1])
+    text = escape_line(str(list(value) if isinstance(value, tuple) else value)[: length + 1])
     return text if len(text) <= length else f"{text[:length]}..."
 
 
 def require_known(what: str, asked: Iterable[str], known: Collection[str], more: str = "") -> None:
     """Raise ConfigError for names that are not known; its hint ends with `more`."""
     if unknown := sorted(set(asked) - set(known)):
-        raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose among {', '.join(known)}{more}")
+        raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose from {', '.join(known)}{more}")

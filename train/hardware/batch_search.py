@@ -16,12 +16,12 @@ from niels_gpt.errors import NielsError, OutOfMemory
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
 from train.artifacts.results import find_reusable_result
-from train.cli.output import draw_table, format_mib
+from train.cli.output import format_mib, format_table
 from train.cli.subprocesses import run_module
-from train.config.schema import RunCfg, possible_B
+from train.config.schema import RunCfg, list_microbatch_sizes
 from train.hardware.batch_probe import Probe
 from train.hardware.out_of_memory import suggest_less_memory
-from train.hardware.preflight import preflight
+from train.hardware.preflight import check_device
 from train.hardware.step_cost import NO_ROOM, predict_peak
 
 CHOICES = "batch.json"
@@ -46,7 +46,7 @@ def choose_batch(cfg: RunCfg) -> RunCfg:
     choices, asked = _read_choices(cfg), _describe_question(cfg)
     for choice in choices:
         if choice["asked"] == asked:
-            chosen = with_B(cfg, choice["B"])
+            chosen = set_microbatch_size(cfg, choice["B"])
             log.info("%s: batch=auto: %s, as %s remembers", cfg.phase, _describe_split(chosen), CHOICES)
             return chosen
     tried, chosen = _search_and_report(cfg)
@@ -57,16 +57,16 @@ def choose_batch(cfg: RunCfg) -> RunCfg:
 
 def _search_and_report(cfg: RunCfg) -> tuple[list[Probe], RunCfg]:
     device, sequences = resolve_device(cfg.device), cfg.train.effective_batch
-    preflight(device, with_B(cfg, list_candidates(sequences)[0]))
+    check_device(device, set_microbatch_size(cfg, list_candidates(sequences)[0]))
     budget = memory_budget(device) if cfg.memory_budget_gb is None else int(cfg.memory_budget_gb * 2**30)
-    said = "%s: batch=auto: trying how to split the %d sequences of a step; memory budget %s MiB"
+    said = "%s: batch=auto: trying splits of the %d sequences in a step; memory budget %s MiB"
     log.info(said, cfg.phase, sequences, format_mib(budget))
-    tried = search(cfg, budget)
+    tried = probe_candidates(cfg, budget)
     best = pick_fastest(tried)
     log.info(_probe_table(sequences, tried, best))
     if best is None:
         raise _explain_no_choice(cfg, tried[0], budget)
-    chosen = with_B(cfg, best.B)
+    chosen = set_microbatch_size(cfg, best.B)
     log.info("%s: batch=auto: %s is the fastest that fits", cfg.phase, _describe_split(chosen))
     return tried, chosen
 
@@ -82,18 +82,18 @@ def _probe_table(sequences: int, tried: Sequence[Probe], best: Probe | None) -> 
         if not probe.trouble:
             cells = f"{probe.tokens_per_second:,.0f}", format_mib(probe.peak), "taken" if probe is best else ""
         rows.append((str(probe.B), str(sequences // probe.B), *cells))
-    return draw_table(rows).rstrip()
+    return format_table(rows).rstrip()
 
 
 def _explain_no_choice(cfg: RunCfg, smallest: Probe, budget: int) -> NielsError:
     if not smallest.trouble.startswith(NO_ROOM):
-        way_out = "batch=fixed with train.B=N train.accum_steps=M measures nothing"
+        way_out = "set batch=fixed train.B=N train.accum_steps=M to skip measuring"
         return NielsError(f"batch=auto: train.B={smallest.B} could not be measured: {smallest.trouble}", way_out)
     asked = "" if cfg.memory_budget_gb is None else f" (memory_budget_gb={cfg.memory_budget_gb})"
     return OutOfMemory(
         f"batch=auto: not even train.B={smallest.B} fits {format_mib(budget)} MiB{asked} "
         f"with model.T={cfg.model.T}: {smallest.trouble}",
-        f"{suggest_less_memory(with_B(cfg, 1))}; a larger memory_budget_gb",
+        f"{suggest_less_memory(set_microbatch_size(cfg, 1))}; a larger memory_budget_gb",
     )
 
 
@@ -127,7 +127,7 @@ def _read_choices(cfg: RunCfg) -> list[dict[str, Any]]:
 
 def list_candidates(effective_batch: int) -> list[int]:
     """Return divisors of the effective batch, ascending; leave some out if they are many or close together."""
-    possible, apart = possible_B(effective_batch), 2
+    possible, apart = list_microbatch_sizes(effective_batch), 2
     while True:
         kept = possible[:1]
         for number in possible:
@@ -138,23 +138,23 @@ def list_candidates(effective_batch: int) -> list[int]:
         apart *= 2
 
 
-def with_B(cfg: RunCfg, B: int) -> RunCfg:
+def set_microbatch_size(cfg: RunCfg, B: int) -> RunCfg:
     """Return `cfg` with microbatches of B and as many sequences in a step as before."""
     return cfg.model_copy(update={"train": cfg.train.split(cfg.train.effective_batch, B)})
 
 
-def search(cfg: RunCfg, budget: int) -> list[Probe]:
+def probe_candidates(cfg: RunCfg, budget: int) -> list[Probe]:
     """Measure candidates until one does not fit `budget` bytes or larger ones only get slower."""
     tried: list[Probe] = []
     started = time.monotonic()
     for B in list_candidates(cfg.train.effective_batch):
-        tried.append(_probe_within(with_B(cfg, B), tried, budget))
+        tried.append(_probe_within(set_microbatch_size(cfg, B), tried, budget))
         times = 1.0 if time.monotonic() - started > QUICK else CLEARLY
         if tried[-1].trouble:
             break
         if _is_slowing(tried, times):
             best = max(range(len(tried)), key=lambda at: _speed(tried[at]))
-            again = _probe_in_child(with_B(cfg, tried[best].B))  # the machine may have become busy
+            again = _probe_in_child(set_microbatch_size(cfg, tried[best].B))  # the machine may have become busy
             tried[best] = tried[best] if again.trouble else again
             if _is_slowing(tried, times):
                 break
@@ -193,7 +193,9 @@ def _extrapolate_peak(cfg: RunCfg, before: Sequence[Probe]) -> float:
     last, B = before[-1], cfg.train.B
     if len(before) == 1:
         device = resolve_device(cfg.device)
-        small, large = (predict_peak(cfg.model, one.train, device) for one in (with_B(cfg, last.B), cfg))
+        small, large = (
+            predict_peak(cfg.model, one.train, device) for one in (set_microbatch_size(cfg, last.B), cfg)
+        )
         return (last.peak or 0) + large - small
     slope = max(0, (last.peak or 0) - (before[-2].peak or 0)) / (last.B - before[-2].B)
     return (last.peak or 0) + slope * (B - last.B)

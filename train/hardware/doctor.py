@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from niels_gpt.device import physical_memory, read_sysctl, resolve_device
-from train.cli.output import draw_table, format_mib
+from train.cli.output import format_mib, format_table
 from train.config.schema import RunCfg
 from train.hardware.preflight import find_problems
 from train.hardware.step_cost import PRECISIONS, Cost, list_variants, measure_cost
 from train.loop.amp import DTYPES
 
 METAL_UNCHECKED = [
-    "peak memory within an operation; tensors and driver are looked at after each one",
+    "peak memory within an operation; tensors and driver memory are sampled after each operation",
     "the theory on mps, which is for float32 and fused attention; there attention keeps T x T scores, "
     "and activations in fp16 or bf16 take half",
 ]
@@ -31,7 +31,7 @@ CPU_UNCHECKED = [
 ]
 
 
-def examine(cfg: RunCfg, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
+def examine_machine(cfg: RunCfg, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Report piece by piece on this machine and on steps of `cfg`; return all of it for JSON.
 
     Raises:
@@ -40,10 +40,10 @@ def examine(cfg: RunCfg, steps: int, say: Callable[[str], None]) -> dict[str, An
     device, m, t = resolve_device(cfg.device), cfg.model, cfg.train
     machine = describe_machine(device)
     step = f"V={m.V} T={m.T} C={m.C} L={m.L} H={m.H} d_ff={m.d_ff} B={t.B} accum_steps={t.accum_steps}"
-    say(draw_table([*((name, str(value)) for name, value in machine.items()), ("step", step)]))
+    say(format_table([*((name, str(value)) for name, value in machine.items()), ("step", step)]))
     wrong = {precision: check_precision(device, precision) for precision in PRECISIONS}
     verdicts = [(f"precision={name}", "; ".join(seen) or "computes correctly") for name, seen in wrong.items()]
-    say(draw_table([("preflight", f"on {device.type}, against float32 on the CPU"), *verdicts]))
+    say(format_table([("preflight", f"on {device.type}, against float32 on the CPU"), *verdicts]))
     costs = [measure_cost(device, variant, steps) for variant in list_variants(device, cfg)]
     say(cost_table(costs))
     notes = list_unchecked(device, cfg)
@@ -52,7 +52,7 @@ def examine(cfg: RunCfg, steps: int, say: Callable[[str], None]) -> dict[str, An
         "machine": machine,
         "preflight": [{"precision": name, "wrong": seen} for name, seen in wrong.items()],
         "costs": [asdict(cost) for cost in costs],
-        "saving": [compare_memory(off, ckpt) for off, ckpt in pair(costs)],
+        "saving": [compare_memory(off, ckpt) for off, ckpt in pair_costs(costs)],
         "unchecked": notes,
         "settings": {"model": m.model_dump(), "train": t.model_dump(), "timed_steps": steps},
     }
@@ -89,7 +89,7 @@ def read_chip_name() -> str:
 
 
 def check_precision(device: torch.device, precision: str) -> list[str]:
-    """Return what preflight finds wrong with a precision on a device."""
+    """Return the problems that preflight finds with a precision on a device."""
     if precision == "off":
         return list(find_problems(device, nullcontext, torch.float32))
     dtype = DTYPES[precision]
@@ -97,7 +97,7 @@ def check_precision(device: torch.device, precision: str) -> list[str]:
 
 
 def list_unchecked(device: torch.device, cfg: RunCfg) -> list[str]:
-    """Return what this examination cannot tell."""
+    """List the checks that this device cannot run."""
     if device.type == "mps":
         return METAL_UNCHECKED
     mps = torch.backends.mps.is_available()
@@ -105,7 +105,7 @@ def list_unchecked(device: torch.device, cfg: RunCfg) -> list[str]:
     return [f"mps ({why}): Metal's arithmetic, autocast, speed and memory; run this on a Mac", *CPU_UNCHECKED]
 
 
-def pair(costs: Sequence[Cost]) -> list[tuple[Cost, Cost]]:
+def pair_costs(costs: Sequence[Cost]) -> list[tuple[Cost, Cost]]:
     """Return each precision's costs without and with recomputation."""
     return list(zip(costs[::2], costs[1::2], strict=True))
 
@@ -123,7 +123,7 @@ def cost_table(costs: Sequence[Cost]) -> str:
     rows: list[tuple[str, ...]] = [
         ("precision", "memory", "s/step", "tokens/s", "peak MiB", "driver MiB", "saved", "in theory")
     ]
-    for off, ckpt in pair(costs):
+    for off, ckpt in pair_costs(costs):
         saving = compare_memory(off, ckpt)
         for cost, saved in (
             (off, ("-", "-")),
@@ -139,4 +139,4 @@ def cost_table(costs: Sequence[Cost]) -> str:
                 format_mib(cost.driver),
             )
             rows.append((cost.precision, cost.memory, *cells, *saved))
-    return draw_table(rows)
+    return format_table(rows)

@@ -13,7 +13,7 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError, first_line
 from niels_gpt.model.gpt import GPT
 from train.config.schema import RunCfg
-from train.loop.amp import DTYPES, Amp, amp_active, amp_factory
+from train.loop.amp import DTYPES, Amp, amp_factory, uses_autocast
 
 TOY = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=64, tie_embeddings=True)  # a separate head starts at zero
 IDS = torch.arange(2 * TOY.T).view(2, TOY.T) * 7 % TOY.V
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 WAY_OUT = "use precision=off or precision=fp16"
 
 
-def preflight(device: torch.device, cfg: RunCfg) -> None:
+def check_device(device: torch.device, cfg: RunCfg) -> None:
     """Refuse an mps device that computes wrongly, or not in the asked precision; the CPU always passes.
 
     Raises:
@@ -32,7 +32,7 @@ def preflight(device: torch.device, cfg: RunCfg) -> None:
         return
     if fault := find_known_fault(device, cfg):
         raise ConfigError(fault[0], fault[1])
-    active = amp_active(device, cfg.train)
+    active = uses_autocast(device, cfg.train)
     dtype = DTYPES[cfg.train.amp_dtype] if active else torch.float32
     if seen := list(find_problems(device, amp_factory(device, cfg.train), dtype)):
         asked = f"train.amp_dtype={cfg.train.amp_dtype}" if active else "train.amp=false"
@@ -65,7 +65,7 @@ def find_known_fault(device: torch.device, cfg: RunCfg) -> tuple[str, str] | Non
 
 
 def find_problems(device: torch.device, amp: Amp, dtype: torch.dtype) -> Iterator[str]:
-    """Yield what is wrong with a toy forward and backward pass in `dtype` under `amp`."""
+    """Yield the faults of a toy forward and backward pass in `dtype` under `amp`."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

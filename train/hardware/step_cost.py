@@ -33,7 +33,7 @@ FLOAT = 4  # bytes
 NO_ROOM = "out of memory"
 
 
-class Seconds(NamedTuple):
+class StepTime(NamedTuple):
     """Wall seconds, and CPU seconds of all threads, which leave out waiting for a busy machine."""
 
     wall: float
@@ -45,21 +45,21 @@ class StepTimer:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stamps = [Seconds(time.perf_counter(), time.process_time())]
+        self.stamps = [StepTime(time.perf_counter(), time.process_time())]
 
     def __call__(self) -> None:
         """Note the end of a step."""
         if self.device.type == "mps":
             torch.mps.synchronize()
-        self.stamps.append(Seconds(time.perf_counter(), time.process_time()))
+        self.stamps.append(StepTime(time.perf_counter(), time.process_time()))
 
     @property
-    def seconds(self) -> list[Seconds]:
+    def seconds(self) -> list[StepTime]:
         """Seconds of each step."""
-        return [Seconds(b.wall - a.wall, b.cpu - a.cpu) for a, b in pairwise(self.stamps)]
+        return [StepTime(b.wall - a.wall, b.cpu - a.cpu) for a, b in pairwise(self.stamps)]
 
 
-def time_steps(step: Callable[[], object], count: int, device: torch.device) -> list[Seconds]:
+def time_steps(step: Callable[[], object], count: int, device: torch.device) -> list[StepTime]:
     """Take `count` steps and return the seconds of each."""
     timer = StepTimer(device)
     for _ in range(count):

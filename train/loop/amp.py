@@ -14,14 +14,14 @@ FP16_TOKENS = 8192  # per step; above, plain fp16 loses a noticeable part of the
 Amp = Callable[[], AbstractContextManager[None]]
 
 
-def amp_active(device: torch.device, cfg: TrainCfgSchema) -> bool:
+def uses_autocast(device: torch.device, cfg: TrainCfgSchema) -> bool:
     """Return whether this run computes in low precision: `amp` on mps, never on the CPU."""
     return cfg.amp and device.type == "mps"
 
 
 def amp_factory(device: torch.device, cfg: TrainCfgSchema) -> Amp:
     """Return the factory of a microbatch's context: autocast in `amp_dtype`, or a null context."""
-    if not amp_active(device, cfg):
+    if not uses_autocast(device, cfg):
         return nullcontext
     return partial(torch.autocast, device.type, dtype=DTYPES[cfg.amp_dtype])
 
@@ -33,14 +33,14 @@ def loss_scale(targets: int, device: torch.device, cfg: TrainCfgSchema) -> float
     below 1. A power of two is exact, and the factor depends on the data alone, so there is no state to save. It
     is 1 unless autocast in fp16 is on and loss_scaling is set.
     """
-    asked = cfg.loss_scaling and cfg.amp_dtype == "fp16" and amp_active(device, cfg)
+    asked = cfg.loss_scaling and cfg.amp_dtype == "fp16" and uses_autocast(device, cfg)
     return 2.0 ** round(math.log2(targets)) if asked and targets else 1.0
 
 
-def precision_advice(device: torch.device, cfg: TrainCfgSchema, T: int) -> str | None:
+def advise_precision(device: torch.device, cfg: TrainCfgSchema, T: int) -> str | None:
     """Return a warning if plain fp16 loses part of the gradient at this many tokens per step, else None."""
     tokens = cfg.effective_batch * T
-    if cfg.loss_scaling or cfg.amp_dtype != "fp16" or not amp_active(device, cfg) or tokens <= FP16_TOKENS:
+    if cfg.loss_scaling or cfg.amp_dtype != "fp16" or not uses_autocast(device, cfg) or tokens <= FP16_TOKENS:
         return None
     return (
         f"precision=fp16 with {tokens} tokens per step: small gradients fall below fp16's smallest number "

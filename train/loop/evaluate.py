@@ -127,7 +127,7 @@ def fit_unigram_baseline(
         targets, sequences = sum(int(n.sum()) for n in counts), sum(part.sequences for part in val)
         raise DataError(
             f"the {targets} targets in {sequences} validation sequences stand for no byte of text",
-            "use more train.eval_sequences or a larger model.T, or give longer texts",
+            "raise train.eval_sequences or model.T, or use longer texts",
         )
     return UnigramBaseline(mean(surprise), bytes_per_target)
 

@@ -11,7 +11,7 @@ from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from niels_gpt.device import memory_in_use
-from niels_gpt.storage import beside
+from niels_gpt.storage import replace_atomically
 from train.artifacts.checkpointing import TrainState
 from train.artifacts.disk import tolerate_disk_errors
 from train.artifacts.metrics import METRICS, append_event, read_metrics, sync_metrics, truncate_metrics
@@ -104,7 +104,7 @@ class RunLogger:
         axes.axhline(self.baseline.unigram_loss, color="grey", linestyle=":", label="unigram, val")
         axes.set(xlabel="step", ylabel="loss (nats per target)", title=self.out.name)
         axes.legend()
-        with tolerate_disk_errors(self.out / CURVES), beside(self.out / CURVES) as part:
+        with tolerate_disk_errors(self.out / CURVES), replace_atomically(self.out / CURVES) as part:
             figure.savefig(part, dpi=120, format="png")
 
     def _tokens(self, state: TrainState) -> int:

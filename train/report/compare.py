@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
-from niels_gpt.printable import printable
-from niels_gpt.storage import numbered
+from niels_gpt.printable import escape_line
+from niels_gpt.storage import list_numbered_paths
 from train.report.rows import Row, is_run, read_row
 from train.report.write import read_rows
 
@@ -30,11 +30,9 @@ def read_runs(folders: Sequence[Path]) -> list[Row]:
             why = "holds no run" if folder.is_dir() else "not a folder" if folder.exists() else "no such folder"
             missing.append(f"{folder}: {why}")
     if missing:
-        raise ConfigError(
-            "\n".join(missing), "name run folders, as runs/default, or a sweep's folder with runs in it"
-        )
+        raise ConfigError("\n".join(missing), "name run folders, such as runs/default, or a sweep's folder")
     names = Counter(row.name for row in rows.values())
-    return [row if names[row.name] == 1 else replace(row, name=printable(row.folder)) for row in rows.values()]
+    return [row if names[row.name] == 1 else replace(row, name=escape_line(row.folder)) for row in rows.values()]
 
 
 def make_folder(asked: Path | None) -> Path:
@@ -43,10 +41,10 @@ def make_folder(asked: Path | None) -> Path:
     Raises:
         ConfigError: `asked` exists.
     """
-    for path in [asked] if asked else numbered(FOLDER):
+    for path in [asked] if asked else list_numbered_paths(FOLDER):
         try:
             path.mkdir(parents=asked is not None)
             return path
         except FileExistsError:
             continue
-    raise ConfigError(f"{asked or FOLDER} already exists", "give --out another name, or leave it out")
+    raise ConfigError(f"{asked or FOLDER} already exists", "give --out another name, or omit it")

@@ -41,22 +41,24 @@ STYLE: dict[Any, Any] = {
 }
 
 
-class Pen(NamedTuple):
+class LineStyle(NamedTuple):
     """The look of a run in every figure."""
 
     colour: str = FAINT
     dashed: bool = False
 
 
-Pens = dict[Row, Pen]  # of the runs that stand out
+Pens = dict[Row, LineStyle]  # of the runs that stand out
 
 
-def choose_pens(findings: Findings) -> Pens:
+def choose_line_styles(findings: Findings) -> Pens:
     """Return a pen for each run with curves; among many, for those of the lowest losses only."""
     drawn = [row for row in findings.rows if row.curves]
     if len(drawn) > MOST_PENS:
         drawn = [row for row in findings.ranking if row.curves][: len(HUES) // 2]
-    return {row: Pen(hue, n >= len(HUES)) for n, (row, hue) in enumerate(zip(drawn, cycle(HUES), strict=False))}
+    return {
+        row: LineStyle(hue, n >= len(HUES)) for n, (row, hue) in enumerate(zip(drawn, cycle(HUES), strict=False))
+    }
 
 
 def draw_speed_against_memory(findings: Findings, pens: Pens) -> str:
@@ -70,7 +72,7 @@ def draw_speed_against_memory(findings: Findings, pens: Pens) -> str:
             look: dict[str, Any] = {"marker": "o", "markerfacecolor": "white"}
             if row in findings.front:
                 look = {"marker": "D"}
-            axes.plot(*places[row], color=pens.get(row, Pen()).colour, markersize=7, **look)
+            axes.plot(*places[row], color=pens.get(row, LineStyle()).colour, markersize=7, **look)
         axes.margins(0.1)
         limits = axes.get_xlim()
         if findings.budget_gb is not None:
@@ -128,13 +130,13 @@ def _choose_points(curve: Curve, factor: float) -> tuple[list[Point], list[Point
 
 
 def _skip_start(points: Sequence[Point]) -> list[Point]:
-    """Return the points but for the steep first tenth of a run, which may leave the figure at the top."""
+    """Drop the steep first tenth of a run, which may run off the top of the figure."""
     end = max((point.tokens for point in points), default=0.0)
     return [point for point in points if point.tokens >= end / 10]
 
 
 def _paint_run(
-    axes: "Axes", train: list[Point], val: list[Point], place: Callable[[Point], float], pen: Pen | None
+    axes: "Axes", train: list[Point], val: list[Point], place: Callable[[Point], float], pen: LineStyle | None
 ) -> None:
     """Draw validation on top of training; for a run that does not stand out, a thin line of validation alone."""
     look: dict[str, Any] = {

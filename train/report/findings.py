@@ -22,7 +22,7 @@ MAY_DIFFER = {  # between runs of equal training
 
 
 @dataclass(frozen=True)
-class Best:
+class BestRun:
     """The best run by some measure; `row` is None if no run qualifies, and `why` then gives the reason."""
 
     title: str
@@ -31,7 +31,7 @@ class Best:
 
 
 @dataclass(frozen=True)
-class EqualTraining:
+class EquivalentRuns:
     """Runs that train on the same sequences; `difference` is the largest of any validation loss, in nats."""
 
     rows: tuple[Row, ...]
@@ -57,8 +57,8 @@ class Findings:
     ranking: list[Row]
     measured: list[Row]
     front: list[Row]
-    best: list[Best]
-    equal_training: list[EqualTraining]
+    best: list[BestRun]
+    equal_training: list[EquivalentRuns]
     caveats: list[str]
     differing: dict[str, list[Any]]
 
@@ -72,9 +72,9 @@ def analyze_runs(rows: Sequence[Row], budget_gb: float | None) -> Findings:
     ranking = sorted(finite, key=finite.__getitem__)
     timed = [row for row in done if math.isfinite(row.speed)]
     measured = [row for row in timed if row.peak_memory]
-    lowest = Best("Lowest loss", None, "no finished run has a validation loss")
+    lowest = BestRun("Lowest loss", None, "no finished run has a validation loss")
     if ranking:
-        lowest = Best("Lowest loss", ranking[0], f"{measure} {finite[ranking[0]]:.4f}")
+        lowest = BestRun("Lowest loss", ranking[0], f"{measure} {finite[ranking[0]]:.4f}")
     differing = _find_differing(rows)
     short = shorten_names({row.name: row.overrides for row in rows})
     return Findings(
@@ -108,16 +108,16 @@ def _choose_measure(rows: Sequence[Row]) -> str:
     return BITS if len(tokenizers) > 1 else "val loss"
 
 
-def _choose_fastest(timed: Sequence[Row], budget_gb: float | None) -> Best:
+def _choose_fastest(timed: Sequence[Row], budget_gb: float | None) -> BestRun:
     title = "Fastest" if budget_gb is None else f"Fastest within {budget_gb:g} GiB"
     memory = {row: math.inf if row.peak_memory is None else row.peak_memory / GIB for row in timed}
     fitting = [row for row in timed if budget_gb is None or memory[row] <= budget_gb]
     if not timed:
-        return Best(title, None, "no finished run has a measured speed")
+        return BestRun(title, None, "no finished run has a measured speed")
     if not fitting:
-        return Best(title, None, f"no finished run fits; the smallest takes {min(memory.values()):.2f} GiB")
+        return BestRun(title, None, f"no finished run fits; the smallest takes {min(memory.values()):.2f} GiB")
     row = max(fitting, key=lambda row: row.speed)
-    return Best(title, row, f"{row.speed:,.0f} tokens/s")
+    return BestRun(title, row, f"{row.speed:,.0f} tokens/s")
 
 
 def _find_front(measured: Sequence[Row]) -> list[Row]:
@@ -152,7 +152,7 @@ def _list_caveats(differing: Mapping[str, Any]) -> list[str]:
     return [f"Compare the losses with care: they are not of the same text. Runs differ in {', '.join(text)}."]
 
 
-def _find_equal_training(rows: Sequence[Row]) -> list[EqualTraining]:
+def _find_equal_training(rows: Sequence[Row]) -> list[EquivalentRuns]:
     """Return the groups of finished rows without dropout whose steps have the same sequences."""
     groups: dict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(rows, 1):
@@ -168,7 +168,7 @@ def _find_equal_training(rows: Sequence[Row]) -> list[EqualTraining]:
     return found
 
 
-def _compare_group(group: tuple[Row, ...], numbers: Sequence[int], ranges: Sequence[float]) -> EqualTraining:
+def _compare_group(group: tuple[Row, ...], numbers: Sequence[int], ranges: Sequence[float]) -> EquivalentRuns:
     batches = " and ".join(dict.fromkeys(map(str, _list_batches(group[0]))))
     difference = max(ranges)
     runs = f"Runs {', '.join(map(str, numbers[:-1]))} and {numbers[-1]} (effective batch {batches}, dropout 0)"
@@ -181,7 +181,7 @@ def _compare_group(group: tuple[Row, ...], numbers: Sequence[int], ranges: Seque
             f", but their validation losses do not coincide: {found}, more than {TOLERANCE}. They train on the "
             "same sequences, so this is a fault. Try precision=off, and report it if the difference stays."
         )
-    return EqualTraining(group, batches, difference, coincide, sentence)
+    return EquivalentRuns(group, batches, difference, coincide, sentence)
 
 
 def _list_loss_ranges(group: Sequence[Row]) -> Iterator[float]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from train.report.figures import choose_pens, draw_losses, draw_speed_against_memory
+from train.report.figures import choose_line_styles, draw_losses, draw_speed_against_memory
 from train.report.findings import Findings
 from train.report.rows import PHASES
-from train.report.tables import PEAK_NOTE, choose_columns, format_cells, list_facts
+from train.report.tables import PEAK_NOTE, choose_columns, format_cells, format_facts
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARKS = {  # a sign and a colour for each status
@@ -33,7 +33,7 @@ def render_page(findings: Findings, title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pens = choose_pens(findings)
+    pens = choose_line_styles(findings)
     statuses = [row.status for row in findings.rows]
     losses = {phase: [Markup(img) for img in draw_losses(findings, phase, pens)] for phase in PHASES}  # noqa: S704
     return environment.get_template("sweep.html").render(
@@ -46,7 +46,7 @@ def render_page(findings: Findings, title: str) -> str:
         counts={status: statuses.count(status) for status in MARKS if status in statuses},
         marks=MARKS,
         pens=pens,
-        facts={row: list_facts(row) for row in findings.rows},
+        facts={row: format_facts(row) for row in findings.rows},
         peak_note=PEAK_NOTE,
         speed=Markup(draw_speed_against_memory(findings, pens)),  # noqa: S704  an image of ours, as data
         losses={phase: images for phase, images in losses.items() if images},

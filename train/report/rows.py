@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import yaml
 
-from niels_gpt.printable import printable
+from niels_gpt.printable import escape_line
 from niels_gpt.untrusted import read_text
 from train.artifacts.job_record import JOB, Job, Status, read_job
 from train.artifacts.metrics import METRICS, read_metrics
@@ -99,7 +99,7 @@ def is_run(folder: Path) -> bool:
 
 def read_row(folder: Path) -> Row:
     """Return the row of a run folder in any state; a damaged one says so and hides no other row."""
-    name = printable(folder.resolve().name)
+    name = escape_line(folder.resolve().name)
     try:
         curves = {phase: curve for phase in PHASES if (curve := read_curve(folder / phase / METRICS))}
         results = read_results(folder)
@@ -107,9 +107,9 @@ def read_row(folder: Path) -> Row:
             raise ValueError(f"{RESULT} has no known phase; the same command writes it again")
         job = _read_record(folder) or _make_record(folder, results, curves)
         return _make_row(name, folder, job, results, curves)
-    except Exception as error:  # whatever is wrong with one run, the others are reported
-        reason = printable(f"{type(error).__name__}: {error}")
-        return Row(name, printable(str(folder)), "unreadable", reason=reason[:LONGEST_ERROR])
+    except Exception as error:  # one broken run must not hide the others
+        reason = escape_line(f"{type(error).__name__}: {error}")
+        return Row(name, escape_line(str(folder)), "unreadable", reason=reason[:LONGEST_ERROR])
 
 
 def _make_row(name: str, folder: Path, job: Job, results: Results, curves: Curves) -> Row:
@@ -119,19 +119,19 @@ def _make_row(name: str, folder: Path, job: Job, results: Results, curves: Curve
     command = shlex.join(["python", "scripts/train.py", *shlex.split(job.command)[2:]])
     return Row(
         name=name,
-        folder=printable(str(folder)),
+        folder=escape_line(str(folder)),
         status=job.status,
         number=job.number,
-        overrides=tuple(map(printable, job.overrides)),
-        command=printable(command),
+        overrides=tuple(map(escape_line, job.overrides)),
+        command=escape_line(command),
         val_loss=last.best_val_loss if last else None,
         bits_per_byte=last.bits_per_byte if last else None,
-        by_source=printable(", ".join(f"{source} {loss:.4f}" for source, loss in by_source.items())),
+        by_source=escape_line(", ".join(f"{source} {loss:.4f}" for source, loss in by_source.items())),
         tokens_per_second=next(iter(curves.values())).tokens_per_second if curves else None,
         peak_memory=max((c.peak_memory for c in curves.values() if c.peak_memory is not None), default=None),
         seconds=job.seconds or None,
         exit_code=job.exit_code,
-        reason=printable(job.reason),
+        reason=escape_line(job.reason),
         tokenizer=next((result.tokenizer for result in results.values() if result.tokenizer), None),
         settings=_flatten_settings(results),
         curves=curves,
@@ -148,7 +148,7 @@ def _read_record(folder: Path) -> Job | None:
     if job is None and (folder / JOB).exists():
         raise ValueError(f"{JOB} is damaged; delete it, and the same sweep writes it again")
     if job and job.status == "running" and not is_locked(folder) and not is_locked(folder.parent):
-        return replace(job, status="interrupted", reason="its sweep was ended; the same command continues it")
+        return replace(job, status="interrupted", reason="its sweep was stopped; rerun the same command to resume")
     return job
 
 

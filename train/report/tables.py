@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from train.cli.output import draw_table
+from train.cli.output import format_table
 from train.report.findings import GIB, Findings
 from train.report.rows import Row
 
@@ -88,11 +88,11 @@ def format_markdown(rows: Sequence[Row]) -> str:
         cells = format_cells(row)
         lines.append([str(number), *(escape_markdown(cells[column]) for column in columns)])
     right = [0, *(n for n, column in enumerate(columns, 1) if column.format)]
-    return draw_table(lines, right=right, markdown=True)
+    return format_table(lines, right=right, markdown=True)
 
 
 def escape_markdown(text: str) -> str:
-    """Escape what Markdown would act on."""
+    """Escape Markdown's special characters."""
     return re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", text)
 
 
@@ -116,10 +116,10 @@ def draw_console_table(findings: Findings) -> Table:
 
 def describe_row(row: Row, label: str) -> str:
     """Return a run in a line, such as `train.B=2: finished, val loss 4.3210, 11,303 tokens/s`."""
-    return f"{label}: {', '.join([row.status, *list_facts(row), *filter(None, [row.reason])])}"
+    return f"{label}: {', '.join([row.status, *format_facts(row), *filter(None, [row.reason])])}"
 
 
-def list_facts(row: Row) -> list[str]:
+def format_facts(row: Row) -> list[str]:
     """Return the known numbers of a row as phrases; an exit code only if it is not 0."""
     cells = format_cells(row).items()
     return [c.phrase.format(t) for c, t in cells if t and c.format and (c.key != "exit_code" or row.exit_code)]

@@ -18,7 +18,7 @@ REWRITE_EVERY = 10.0  # seconds: a sweep of N short jobs must not read N rows N 
 
 def rewrite_report(folder: Path, budget_gb: float | None) -> Findings:
     """Write the report of a sweep's folder as its runs stand now; several processes may do so at once."""
-    with FileLock(folder / LOCK):  # whoever writes last has read last
+    with FileLock(folder / LOCK):  # the last writer has read the latest state
         findings = analyze_runs(read_rows(folder), budget_gb)
         _write_files(folder, findings, folder.resolve().name)
     return findings

@@ -14,7 +14,7 @@ from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from niels_gpt.weights.checkpoint import phase_folder
 from train.artifacts.checkpointing import TrainState, link_checkpoint
 from train.artifacts.compatibility import LoadedCheckpoint, read_history, require_same_model, require_same_origin
-from train.artifacts.paths import BEST, LATEST, step_files, step_of, step_path
+from train.artifacts.paths import BEST, LATEST, parse_step, step_files, step_path
 from train.artifacts.results import WITHOUT_EFFECT
 from train.config.schema import RunCfg
 from train.loop.amp import amp_factory
@@ -90,7 +90,7 @@ def restore(
             log.warning("%s: changed setting: %s", cfg.phase, "{setting} {before} -> {after}".format(**change))
             if change["setting"].partition(".")[2] not in WITHOUT_EFFECT - {"total_steps"}:
                 origin["changes"] = [*origin.get("changes", []), change]
-        best = repair_names(state, cfg.out)
+        best = repair_links(state, cfg.out)
         if best and found.saved["train_cfg"].get("val_hash") != data.val_hash:
             _remeasure_best(state, best, cfg, data)
     elif initial:
@@ -98,7 +98,7 @@ def restore(
         load_weights(state, initial)
         log.info("%s: weights from %s, step %d", cfg.phase, initial.path, initial.saved["step"])
     elif cfg.phase == "sft":
-        log.warning("sft: starts from random weights; init_from=PATH takes those of a pretrained run")
+        log.warning("sft: starts from random weights; use init_from=PATH to start from a pretrained run")
     return origin | {"val_hash": data.val_hash}
 
 
@@ -114,7 +114,7 @@ def find_newest(folder: Path) -> LoadedCheckpoint | None:
     for path in _candidates(folder):
         try:
             found = LoadedCheckpoint.load(path)
-            named, step = step_of(path), found.saved["step"]
+            named, step = parse_step(path), found.saved["step"]
             if named is not None and named != step:
                 raise CheckpointError(f"{path} is damaged (it holds step {step})", "use an earlier checkpoint")
         except CheckpointError as error:
@@ -122,7 +122,7 @@ def find_newest(folder: Path) -> LoadedCheckpoint | None:
             continue
         for other, reason in damaged.items():
             log.warning("warning: %s; using step %d", reason, step)
-            if step_of(other) is not None:
+            if parse_step(other) is not None:
                 other.replace(other.with_name(f"{other.name}.damaged"))
         return found
     if damaged:
@@ -157,7 +157,7 @@ def find_best(folder: Path) -> LoadedCheckpoint:
         return found
 
 
-def repair_names(state: TrainState, folder: Path) -> LoadedCheckpoint | None:
+def repair_links(state: TrainState, folder: Path) -> LoadedCheckpoint | None:
     """Point latest.pt at the step that a run resumes from, and return best.pt, if it is good.
 
     The process may have been killed between saving a step and linking its second name. A damaged best.pt is
@@ -261,8 +261,8 @@ def copy_tokenizer(checkpoint: Path, target: Path) -> None:
     theirs = phase_folder(checkpoint).parent / target.name
     if not theirs.exists():
         raise CheckpointError(
-            f"{checkpoint} was asked for, but its tokenizer is not at {theirs}",
-            "give a checkpoint that lies in its run folder, as runs/<name>/<phase>/best.pt",
+            f"{checkpoint} has no tokenizer at {theirs}",
+            "use a checkpoint inside its run folder, such as runs/<name>/<phase>/best.pt",
         )
     if theirs.resolve() != target.resolve():
         write_text(target, theirs.read_text(encoding="utf-8"))

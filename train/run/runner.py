@@ -17,8 +17,8 @@ from train.artifacts.paths import BEST
 from train.artifacts.results import (
     PhaseResult,
     find_reusable_result,
-    outcome_settings,
     read_results,
+    select_outcome_settings,
     write_results,
 )
 from train.artifacts.run_folder import claim_run_folder, remove_stale_files
@@ -27,8 +27,8 @@ from train.config.schema import RunCfg
 from train.hardware.batch_search import choose_batch
 from train.hardware.cpu import prepare_cpu
 from train.hardware.out_of_memory import explain_out_of_memory
-from train.hardware.preflight import preflight
-from train.loop.amp import amp_active, precision_advice
+from train.hardware.preflight import check_device
+from train.loop.amp import advise_precision, uses_autocast
 from train.loop.evaluate import UnigramBaseline, fit_unigram_baseline
 from train.loop.logger import RunLogger
 from train.loop.model import make_model, require_compiler, will_compile
@@ -73,7 +73,7 @@ def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
     A sample is shown after the `last` one.
     """
     device = resolve_device(cfg.device)
-    preflight(device, cfg)
+    check_device(device, cfg)
     require_compiler(device, cfg.train)
     prepare_cpu(device)
     cfg.out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
     origin = restore(state, start, cfg, tokenizer, data)
     del start  # frees the memory of the checkpoints
     log.info(describe_start(cfg, state, data.train))
-    if advice := precision_advice(device, cfg.train, cfg.model.T):
+    if advice := advise_precision(device, cfg.train, cfg.model.T):
         log.warning("%s: %s", cfg.phase, advice)
     baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
     require_writable(cfg.out, estimate_size(model))
@@ -150,7 +150,7 @@ def make_result(
         tokens=state.sequences * cfg.model.T,
         seconds=round(took[0], 1),
         checkpoint=f"{cfg.phase}/{BEST}",
-        settings=outcome_settings(cfg),
+        settings=select_outcome_settings(cfg),
         cpu_seconds=round(took[1], 1),
         tokenizer=origin["tokenizer"],
         changes=origin.get("changes", []),
@@ -158,10 +158,10 @@ def make_result(
 
 
 def describe_start(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
-    """Return the line that tells what a phase will do on this device."""
+    """Return the startup line: device, precision, batch and steps of the phase."""
     facts = {
         "device": state.model.device.type,
-        "amp": "on" if amp_active(state.model.device, cfg.train) else "off",
+        "amp": "on" if uses_autocast(state.model.device, cfg.train) else "off",
         "amp_dtype": cfg.train.amp_dtype,
         "activation_checkpointing": str(cfg.train.activation_checkpointing).lower(),
         "micro_B": cfg.train.B,

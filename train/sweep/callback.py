@@ -7,12 +7,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from niels_gpt.printable import printable
+from niels_gpt.printable import escape_line
 from train.artifacts.run_folder import claim_run_folder, lock_folder
-from train.cli.command import exit_codes
+from train.cli.command import exit_on_error
 from train.config import load_plan
 from train.sweep.checks import require_a_device_each, require_valid_limits
-from train.sweep.jobs import PLANNED, list_overrides, plan_once, require_distinct
+from train.sweep.jobs import PLANNED, list_overrides, plan_new_jobs, require_distinct
 
 
 class PlanCallback(Callback):
@@ -20,17 +20,17 @@ class PlanCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a plan that cannot be carried out."""
-        with exit_codes():
+        with exit_on_error():
             claim_run_folder(load_plan(config))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a sweep if any of its jobs cannot be carried out."""
-        with exit_codes():
+        with exit_on_error():
             PLANNED.clear()
             loader = GlobalHydra.instance().config_loader()
             require_valid_limits(config)
             if batch := list_overrides(config, loader):
-                jobs = plan_once(config, loader, batch, 0)
+                jobs = plan_new_jobs(config, loader, batch, 0)
                 require_distinct(jobs)
                 require_a_device_each(config, jobs)
             lock_folder(Path(config.hydra.sweep.dir))
@@ -45,9 +45,9 @@ class PlanCallback(Callback):
         from train.sweep.launch import require_all_finished
 
         sweep = Path(config.hydra.sweep.dir)
-        with exit_codes():
+        with exit_on_error():
             findings = rewrite_report(sweep, config.memory_budget_gb)
             get_console().print(draw_console_table(findings))
             rows = {row.folder: row for row in findings.rows}
-            own = [rows.get(printable(str(job.folder))) or read_row(job.folder) for job in PLANNED.values()]
+            own = [rows.get(escape_line(str(job.folder))) or read_row(job.folder) for job in PLANNED.values()]
             require_all_finished(sweep, own or findings.rows)

@@ -19,7 +19,7 @@ RESUMABLE = (75, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class Exit:
+class JobExit:
     """The end of a process; the code is negative for a signal, the reason empty when all went well."""
 
     status: Status
@@ -28,7 +28,7 @@ class Exit:
     seconds: float
 
 
-class Child:
+class JobProcess:
     """A process that Ctrl-C in the terminal does not reach: only the sweep stops or kills it."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Child:
         with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that has ended
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def poll(self) -> Exit | None:
+    def poll(self) -> JobExit | None:
         """Return how it ended, None while it runs; stop it after its time."""
         code = self._process.poll()
         now = time.monotonic()
@@ -82,7 +82,7 @@ class Child:
         self.kill()  # processes that it started may still run
         stderr = self._take_stderr()
         status, reason = self._classify(code, stderr)
-        return Exit(status, code, reason, round(now - self._started, 1))
+        return JobExit(status, code, reason, round(now - self._started, 1))
 
     def _classify(self, code: int, stderr: str) -> tuple[Status, str]:
         """Return the status that an exit code stands for, and the reason in a line."""
@@ -97,7 +97,7 @@ class Child:
             return "interrupted", message or "stopped"
         if code < 0:
             name = {int(known): known.name for known in signal.Signals}.get(-code, f"signal {-code}")
-            hint = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+            hint = ", possibly out of memory" if -code == signal.SIGKILL else ""
             return "killed", f"killed by {name}{hint}"
         return "failed", message or f"exited with code {code} and no message"
 

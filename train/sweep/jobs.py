@@ -57,7 +57,7 @@ PLANNED: dict[tuple[str, ...], PlannedJob] = {}  # the jobs of this process's sw
 
 
 def list_overrides(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None:
-    """Return the overrides of all jobs of a sweep; None if its sweeper decides as it goes."""
+    """Return the overrides of all jobs of a sweep; None if the sweeper picks them while it runs."""
     sweeper: Any = get_class(config.hydra.sweeper._target_)
     if sweeper.__name__ != "BasicSweeper":
         return None
@@ -68,8 +68,8 @@ def list_overrides(config: DictConfig, loader: ConfigLoader) -> list[list[str]] 
         line = override.input_line
         if not override.is_discrete_sweep():
             raise ConfigError(
-                f"{line} is a range, and this sweeper takes lists of values",
-                "list them, as train.base_lr=1e-3,2e-3, or search the range with hydra/sweeper=optuna",
+                f"{line} is a range, but this sweeper needs a list of values",
+                "list the values, e.g. train.base_lr=1e-3,2e-3, or search the range with hydra/sweeper=optuna",
             )
         lengths.append(sum(1 for _ in islice(override.sweep_iterator(), MOST_JOBS + 1)))
         if not lengths[-1]:
@@ -80,7 +80,7 @@ def list_overrides(config: DictConfig, loader: ConfigLoader) -> list[list[str]] 
     return batch
 
 
-def plan_once(
+def plan_new_jobs(
     config: DictConfig, loader: ConfigLoader, batch: Sequence[Sequence[str]], first: int
 ) -> list[PlannedJob]:
     """Return the jobs of a batch, planning only those that this process has not planned before."""
@@ -126,7 +126,7 @@ def _plan_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ..
     earlier = read_job(folder)
     if has_begun(job.plan) and earlier and earlier.status != "finished" and earlier.config_hash != job.config_hash:
         raise CheckpointError(
-            f"{folder} was begun with other settings", "use another name=..., or remove the folder"
+            f"{folder} was started with different settings", "use another name=..., or remove the folder"
         )
     return job
 
@@ -141,7 +141,7 @@ def _merge_refusals(refusals: dict[tuple[str, ...], Exception], batch: Sequence[
         for line in faults.splitlines():
             jobs.setdefault(line, []).append(own)
     lines = [f"{line} (in {'; '.join(names)})" if any(names) else line for line, names in jobs.items()]
-    count = f"{len(refusals)} of {len(batch)} jobs cannot be carried out, so none was started"
+    count = f"{len(refusals)} of {len(batch)} jobs are invalid; none was started"
     return ConfigError("\n".join(lines), count)
 
 

@@ -19,7 +19,7 @@ from train.report.findings import shorten_names
 from train.report.rows import Row, read_row
 from train.report.tables import describe_row
 from train.report.write import is_recent, rewrite_report
-from train.sweep.child import Child, Exit
+from train.sweep.child import JobExit, JobProcess
 from train.sweep.jobs import PlannedJob
 
 POLL = 0.05  # seconds
@@ -36,7 +36,7 @@ class SweepRun:
         self.script, self.sweep, self.jobs = script, sweep, jobs
         self.n_jobs, self.timeout_minutes = min(n_jobs, len(jobs)), timeout_minutes
         self._labels = shorten_names({job.folder.name: job.overrides for job in jobs})
-        self._running: dict[Child, PlannedJob] = {}
+        self._running: dict[JobProcess, PlannedJob] = {}
         self._stopping = self._report_is_stale = False
         self._began = time.monotonic()
 
@@ -63,7 +63,7 @@ class SweepRun:
             finally:  # no job outlives its sweep
                 self._kill()
         if stop.signum is not None:
-            self._rewrite_report()  # Hydra calls no end of the sweep
+            self._rewrite_report()  # Hydra does not call on_multirun_end here
             raise Interrupted(
                 f"the sweep was stopped; {len(todo)} of {len(self.jobs)} jobs were not started",
                 "the same command continues it",
@@ -90,7 +90,7 @@ class SweepRun:
         attempt = replace(record, status="running", exit_code=None, reason="", attempts=record.attempts + 1)
         write_job(job.folder, attempt)
         log.info("job %d of %d: %s", self.jobs.index(job) + 1, len(self.jobs), " ".join(job.overrides))
-        child = Child(
+        child = JobProcess(
             [sys.executable, str(self.script), *job.arguments],
             job.folder,
             dict(variables) | share_threads(self.n_jobs),
@@ -110,7 +110,7 @@ class SweepRun:
                 del self._running[child]
                 self._report_is_stale = True
                 try:
-                    write_end(job, end)
+                    record_exit(job, end)
                 except Exception as error:  # a full disk must not end the jobs that follow
                     log.warning("warning: %s cannot be recorded: %s", job.folder, error)
                 log.info("%s", describe_row(read_row(job.folder), self._labels[job.folder.name]))
@@ -123,7 +123,7 @@ class SweepRun:
             log.warning("warning: the report cannot be written: %s", error)
 
 
-def write_end(job: PlannedJob, end: Exit) -> None:
+def record_exit(job: PlannedJob, end: JobExit) -> None:
     """Record how a job's process ended; an end without a result is a failure."""
     status, reason = end.status, end.reason
     if status == "finished" and not all(find_complete_result(cfg) for cfg in job.plan):
@@ -147,7 +147,7 @@ def require_all_finished(sweep: Path, rows: Sequence[Row]) -> None:
     if failed := [row for row in rows if row.status != "finished"]:
         lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
         lines += [f"{labels[row.name]}: {row.status}: {row.reason}" for row in failed]
-        raise JobsFailed("\n".join(lines), "the same command tries them again, and skips what has finished")
+        raise JobsFailed("\n".join(lines), "rerun the same command to retry them; finished jobs are skipped")
 
 
 def share_threads(n_jobs: int) -> dict[str, str]:

@@ -77,7 +77,7 @@ def _find_spec(name: str, search: list[str] | None) -> ModuleSpec | None:
 def _walk(root: Path, prefix: str) -> list[tuple[str, Path]]:
     found = []
     for folder, inner, names in os.walk(root):
-        # site-packages, lib-dynload and the like are no identifiers.
+        # site-packages, lib-dynload and the like are not identifiers.
         inner[:] = sorted(d for d in inner if d.isidentifier() and d not in SKIPPED)
         for path in (Path(folder, n) for n in names if n.endswith(".py")):
             name = prefix + ".".join(path.relative_to(root).with_suffix("").parts)

@@ -206,7 +206,7 @@ def _read_file_rows(path: Path, skip: bool) -> Iterator[Row]:
             row = _parse_row(line)
         except _BadLine as error:
             if not skip:
-                hint = "mend the line, or use data.on_bad_line=skip"
+                hint = "fix the line, or set data.on_bad_line=skip"
                 raise DataError(f"{_show_path(path)}:{number}: {error}", hint) from error
             bad.setdefault(error.reason, []).append(number)
             continue
