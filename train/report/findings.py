@@ -179,7 +179,7 @@ def _compare_group(group: tuple[Row, ...], numbers: Sequence[int], ranges: Seque
     else:
         sentence += (
             f", but their validation losses do not coincide: {found}, more than {TOLERANCE}. They train on the "
-            "same sequences, so this is a fault. Try precision=off, and report it if the difference stays."
+            "same sequences, so this is a bug. Try precision=off, and report it if the difference remains."
         )
     return EquivalentRuns(group, batches, difference, coincide, sentence)
 

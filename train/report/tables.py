@@ -16,8 +16,8 @@ from train.report.rows import Row
 
 FORMULA = ("=", "+", "-", "@")
 PEAK_NOTE = (
-    "Peak GiB is the most memory that the process held while a phase trained. On a CPU that is its resident size "
-    "(on a Mac since the process began), on mps what the Metal driver held at a logged step."
+    "Peak GiB is the most memory the process used while a phase trained: its resident size on a CPU (on a Mac, since "
+    "the process started), or the Metal driver's memory at a logged step on mps."
 )
 
 
