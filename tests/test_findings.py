@@ -203,7 +203,7 @@ def test_runs_of_different_tokenizers_are_no_equal_training(tmp_path: Path) -> N
 def test_equal_training_that_does_not_coincide_is_told_plainly(tmp_path: Path) -> None:
     (found,) = equal_training(trained(tmp_path, (3.0, {}), (3.03, {"B": 8, "accum_steps": 1})))
     assert not found.coincide
-    assert "do not coincide" in found.sentence and "this is a fault" in found.sentence
+    assert "do not coincide" in found.sentence and "this is a bug" in found.sentence
 
 
 @pytest.mark.parametrize("changed", [{"base_lr": 2e-3}, {"seed": 2}, {"B": 8}, {"amp": True}])

@@ -16,8 +16,8 @@ from train.report.rows import Row
 
 FORMULA = ("=", "+", "-", "@")
 PEAK_NOTE = (
-    "Peak GiB is the most memory the process used while a phase trained: its resident size on a CPU (on a Mac, since "
-    "the process started), or the Metal driver's memory at a logged step on mps."
+    "Peak GiB is the most memory the process used while a phase trained: its resident size on a CPU (on a Mac, "
+    "since the process started), or the Metal driver's memory at a logged step on mps."
 )
 
 
