@@ -220,7 +220,7 @@ def test_sigterm_before_the_loop_has_its_exit_code_too(tmp_path: Path, delay: fl
 
 DEFERRING = """
 import os, sys, time
-from train.cli.command import command, defer_signals
+from train.cli.command import defer_signals, run_command
 
 def main():
     with defer_signals():
@@ -229,7 +229,7 @@ def main():
         print("whole")
     print("too late")
 
-command(main)
+run_command(main)
 """
 
 
@@ -269,11 +269,11 @@ def test_a_signal_ends_a_command_at_once_while_it_learns_a_tokenizer(tmp_path: P
 ABANDONING = """
 import atexit, os, signal, threading, time
 from niels_gpt.interruptible import run_interruptibly
-from train.cli.command import command
+from train.cli.command import run_command
 
 atexit.register(print, "Python shuts down")
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
-command(lambda: run_interruptibly(lambda: time.sleep(60)))
+run_command(lambda: run_interruptibly(lambda: time.sleep(60)))
 """
 
 

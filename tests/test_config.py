@@ -40,7 +40,7 @@ BAD = [
         ["data.sources=[{kind:text,files:[a]},{kind:jsonl,files:[b]}]", "data.val_source=text"],
         "sft.data.val_source=text is text, which has no dialogues",
     ),
-    (["batch=iso"], "batch=iso needs global_B=N, the sequences in a step"),
+    (["batch=iso"], "batch=iso needs global_B=N (sequences per step)"),
     (
         ["batch=iso", "global_B=32", "train.B=5"],
         "train.B=5 does not split global_B=32 evenly into 65536 microbatches or fewer; use train.B=4 or train.B=8",

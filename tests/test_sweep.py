@@ -212,7 +212,7 @@ def test_a_file_that_cannot_be_written_whole_is_left_as_it_was(
         os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "to_platter", torn)
+    monkeypatch.setattr(storage, "flush_to_disk", torn)
     with pytest.raises(OSError, match="No space"):
         rewrite_report(sweep, 1.0)
     assert {path.name: path.read_bytes() for path in sweep.glob("*sweep.*") if path.stat().st_size} == before

@@ -167,7 +167,7 @@ def test_a_job_that_was_begun_with_other_settings_is_refused(tmp_path: Path) -> 
     (job_folder / "job.json").write_text(json.dumps(record | {"config_hash": "0" * 16, "status": "failed"}))
     (job_folder / "result.json").unlink()
     done = warm.cli(*SMOKE, "train.seed=1", cwd=tmp_path)
-    assert done.returncode == 2 and "begun with other settings" in done.stderr
+    assert done.returncode == 2 and "started with different settings" in done.stderr
     assert read_job(job_folder) != job
 
 

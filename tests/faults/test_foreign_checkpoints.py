@@ -60,9 +60,9 @@ ENORMOUS: dict[str, tuple[Callable[[Saved], Saved], str]] = {
     ),
     "deep": (partial(asking, L=1024), "blocks.1."),
     "long": (partial(asking, T=1 << 24), "model_cfg cannot be used (Value error, T=16777216 times"),
-    "repeated weights": (repeating, "its content is larger than the file"),
-    "repeated averages": (averaging, "its content is larger than the file"),
-    "unfolding averages": (unfolding, "its content is larger than the file"),
+    "repeated weights": (repeating, "its tensors are larger than the file"),
+    "repeated averages": (averaging, "its tensors are larger than the file"),
+    "unfolding averages": (unfolding, "its tensors are larger than the file"),
 }
 
 

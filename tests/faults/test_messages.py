@@ -105,7 +105,7 @@ def test_a_fault_of_the_program_has_its_form_too_and_the_log_has_the_trace(tmp_p
     arguments = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "data.cache_dir=cache"]
     code, said = forked(*arguments, cwd=tmp_path, before=fails)
     assert code == 1 and "Traceback" not in said
-    assert "error: LookupError: a fault of the test\nhint: NIELS_DEBUG=1 shows where" in said
+    assert "error: LookupError: a fault of the test\nhint: NIELS_DEBUG=1 shows the traceback" in said
     logged = (tmp_path / "runs" / "smoke_pretrain" / "train.log").read_text()
     assert "Traceback" in logged and "in broken" in logged
     code, said = forked(*arguments, cwd=tmp_path, before=fails_in_debug)

@@ -28,7 +28,7 @@ log = logging.getLogger("niels_gpt")
 
 def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
     """Run a script's main and exit with its code; training outlives the readers of its output."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on to exit_codes
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on to exit_on_error
     outlive_readers(("stdout", "stderr") if outlives_readers else ("stderr",))
     for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a script's background
@@ -41,7 +41,7 @@ def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> N
             except SystemExit:  # as of --help
                 sys.stdout.flush()
                 raise
-            sys.stdout.flush()  # inside exit_codes, which handles a broken pipe
+            sys.stdout.flush()  # inside exit_on_error, which handles a broken pipe
     except SystemExit as end:
         if isinstance(end.code, int) and has_abandoned_call():
             with suppress(OSError):

@@ -46,7 +46,7 @@ class PlanCfg(Cfg):
     resume: str = Field(
         "auto",
         min_length=1,
-        description="auto: resume an existing run; never: refuse to; PATH: resume from that checkpoint",
+        description="auto: resume an existing run; never: refuse to; PATH: resume from it",
     )
     init_from: str | None = Field(None, min_length=1, description="start at step 0 with this checkpoint's weights")
     model: ModelCfg

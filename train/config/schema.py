@@ -58,7 +58,7 @@ class TrainCfgSchema(Cfg):
     amp: bool = Field(True, description="use autocast; mps only")
     amp_dtype: Literal["fp16", "bf16"] = Field("fp16", description="dtype for autocast")
     loss_scaling: bool = Field(
-        False, description="fp16 on mps: scale the loss by a constant power of two, then unscale the gradients"
+        False, description="fp16 on mps: scale the loss by a power of two, then unscale the gradients"
     )
     activation_checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
     compile: bool = Field(

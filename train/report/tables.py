@@ -17,7 +17,7 @@ from train.report.rows import Row
 FORMULA = ("=", "+", "-", "@")
 PEAK_NOTE = (
     "Peak GiB is the most memory the process used while a phase trained: its resident size on a CPU (on a Mac, "
-    "since the process started), or the Metal driver's memory at a logged step on mps."
+    "since the process started), or the memory of the Metal driver at a logged step on mps."
 )
 
 
