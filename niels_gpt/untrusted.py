@@ -15,7 +15,7 @@ def read_text(path: Path, most: int) -> str:
     """Return the UTF-8 text of a regular file of at most `most` bytes, without its BOM.
 
     Raises:
-        Unreadable: the file is not that.
+        UnreadableFile: the file is not that.
     """
     if path.exists() and not path.is_file():  # opening a FIFO would wait
         raise UnreadableFile(f"{path}: not a regular file")
@@ -39,7 +39,7 @@ def read_json(path: Path, most: int) -> Any:
     """Return the content of a JSON file of at most `most` bytes.
 
     Raises:
-        Unreadable: the file is not that.
+        UnreadableFile: the file is not that.
     """
     text = read_text(path, most)
     try:

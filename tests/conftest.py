@@ -118,14 +118,14 @@ def stopped_at(function: Callable[..., Any], number: int) -> Any:
     """Raise SIGTERM when the training loop calls a function for this time, from 1."""
     calls = 0
 
-    def counted(*arguments: Any) -> Any:
+    def call_and_count(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == number:
             signal.raise_signal(signal.SIGTERM)
         return function(*arguments)
 
-    return mock.patch(f"train.loop.steps.{function.__name__}", counted)
+    return mock.patch(f"train.loop.steps.{function.__name__}", call_and_count)
 
 
 def stopped_after(steps: int) -> Any:

@@ -44,7 +44,7 @@ def read(cfg: SourceCfg) -> list[str]:
     return [document.text for document in local_files.read_documents(cfg)]
 
 
-def refused(cfg: SourceCfg) -> DataError:
+def refuse(cfg: SourceCfg) -> DataError:
     """Return the one error that documents and dialogues agree on."""
     with pytest.raises(DataError) as caught:
         list(local_files.read_documents(cfg))
@@ -85,7 +85,7 @@ def test_a_name_with_brackets_is_a_name_first() -> None:
 @pytest.mark.parametrize("pattern", ["no.txt", "*.no", "no/**", "", "nul\0"])
 def test_a_pattern_that_matches_nothing_says_where_it_looked(pattern: str, tmp_path: Path) -> None:
     write("a.txt", "a")
-    error = refused(text("a.txt", pattern))
+    error = refuse(text("a.txt", pattern))
     assert str(error) == f"data.files: no file matches {pattern!r}"
     assert str(tmp_path) in error.hint
 
@@ -95,14 +95,14 @@ def test_a_folder_a_fifo_and_a_device_are_refused_without_waiting() -> None:
     os.mkfifo("fifo")
     for name in ("folder", "fifo", "/dev/null"):
         for cfg in (text(name), jsonl(name)):
-            assert str(refused(cfg)) == f"{name}: not a regular file"
+            assert str(refuse(cfg)) == f"{name}: not a regular file"
             with pytest.raises(DataError, match="not a regular file"):
                 local_files.fingerprint(cfg)
 
 
 def test_a_dangling_link_is_named() -> None:
     os.symlink("gone.txt", "link.txt")
-    assert str(refused(text("*.txt"))) == "link.txt: cannot be read (No such file or directory)"
+    assert str(refuse(text("*.txt"))) == "link.txt: cannot be read (No such file or directory)"
 
 
 # --- plain text
@@ -162,7 +162,7 @@ def test_a_very_long_line_is_not_taken_for_a_blank_one() -> None:
 @pytest.mark.parametrize("cut", ["file", "blank_lines"])
 def test_what_is_not_text_is_refused_with_its_place(content: bytes, place: str, cut: str) -> None:
     write("notes.txt", content)
-    error = refused(text("notes.txt", documents=cut))
+    error = refuse(text("notes.txt", documents=cut))
     assert str(error) == f"notes.txt: {place}"
     assert "UTF-8" in error.hint
 
@@ -171,7 +171,7 @@ def test_what_is_not_text_is_refused_with_its_place(content: bytes, place: str, 
 @pytest.mark.parametrize("cut", ["file", "blank_lines"])
 def test_a_file_without_text_is_refused(content: str, cut: str) -> None:
     write("a.txt", content)
-    assert str(refused(text("a.txt", documents=cut))) == "a.txt: has no text"
+    assert str(refuse(text("a.txt", documents=cut))) == "a.txt: has no text"
 
 
 def test_plain_text_has_no_dialogues() -> None:
@@ -246,14 +246,14 @@ BAD = {
 @pytest.mark.parametrize(("line", "why"), BAD.items(), ids=[f"{i}" for i in range(len(BAD))])
 def test_a_bad_line_is_refused_with_its_number(line: str, why: str) -> None:
     write("a.jsonl", f"{GOOD}\n\n{line}\n{GOOD}\n")
-    error = refused(jsonl("a.jsonl"))
+    error = refuse(jsonl("a.jsonl"))
     assert str(error).startswith(f"a.jsonl:3: {why}")
     assert "on_bad_line=skip" in error.hint
 
 
 def test_a_line_that_is_not_utf8_is_refused_with_its_number() -> None:
     write("a.jsonl", GOOD.encode() + b'\n{"text": "\xff"}')
-    assert str(refused(jsonl("a.jsonl"))) == "a.jsonl:2: not JSON (invalid unicode code point at byte 11)"
+    assert str(refuse(jsonl("a.jsonl"))) == "a.jsonl:2: not JSON (invalid unicode code point at byte 11)"
 
 
 def test_a_line_over_the_cap_is_refused_and_the_ones_after_it_keep_their_numbers(
@@ -263,7 +263,7 @@ def test_a_line_over_the_cap_is_refused_and_the_ones_after_it_keep_their_numbers
     fits = json.dumps({"text": "y" * 1000}).ljust((1 << 10) - 1) + "\n"  # just the cap
     long = [json.dumps({"text": "x" * n}) + "\n" for n in (1014, 2037, 2038, 5000)]
     write("a.jsonl", fits + "".join(long) + "{\n" + GOOD)
-    assert str(refused(jsonl("a.jsonl"))).startswith("a.jsonl:2: longer than")
+    assert str(refuse(jsonl("a.jsonl"))).startswith("a.jsonl:2: longer than")
     assert len(list(local_files.read_documents(jsonl("a.jsonl", on_bad_line="skip")))) == 1
     assert "4 longer than 0 MB (lines 2, 3, 4, 5); 1 not JSON (line 6)" in caplog.text
 
@@ -280,14 +280,14 @@ def test_skipped_lines_are_counted_by_reason_with_the_first_five(caplog: pytest.
 def test_a_file_of_bad_lines_alone_is_refused_even_with_skip() -> None:
     write("a.jsonl", "{\n{\n")
     assert (
-        str(refused(jsonl("a.jsonl", on_bad_line="skip"))) == "a.jsonl: all lines are bad: 2 not JSON (lines 1, 2)"
+        str(refuse(jsonl("a.jsonl", on_bad_line="skip"))) == "a.jsonl: all lines are bad: 2 not JSON (lines 1, 2)"
     )
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"])
 def test_a_file_without_rows_is_refused(content: str) -> None:
     write("a.jsonl", content)
-    assert str(refused(jsonl("a.jsonl"))) == "a.jsonl: has no rows"
+    assert str(refuse(jsonl("a.jsonl"))) == "a.jsonl: has no rows"
 
 
 LINES = st.one_of(
@@ -336,11 +336,11 @@ def test_hostile_text_is_read_exactly_or_refused_at_the_first_bad_byte(content: 
         bad.append(caught.value.start)
     if bad:
         place = f"at byte {min(bad)} (line {1 + content.count(10, 0, min(bad))})"
-        assert str(refused(text("hostile.txt"))).endswith(place)
+        assert str(refuse(text("hostile.txt"))).endswith(place)
     elif whole.strip():
         assert read(text("hostile.txt")) == [whole]
     else:
-        assert str(refused(text("hostile.txt"))) == "hostile.txt: has no text"
+        assert str(refuse(text("hostile.txt"))) == "hostile.txt: has no text"
 
 
 # --- fingerprint

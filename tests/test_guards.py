@@ -1,4 +1,4 @@
-"""What ruff cannot check: the microbatch loop never reads the device, torch.load states weights_only."""
+"""Two checks beyond ruff: the microbatch loop never reads the device, and torch.load states weights_only."""
 
 import ast
 

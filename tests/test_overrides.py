@@ -38,7 +38,7 @@ OTHERS = [
 ]
 
 
-def refused(composed: Compose, *overrides: str) -> str:
+def refuse(composed: Compose, *overrides: str) -> str:
     with pytest.raises(Refusal) as caught:
         composed(*overrides)
     return explain_refusal(caught.value)
@@ -46,7 +46,7 @@ def refused(composed: Compose, *overrides: str) -> str:
 
 @pytest.mark.parametrize(("override", "said"), MEANT.items(), ids=MEANT)
 def test_a_refused_override_is_named_with_what_was_meant(composed: Compose, override: str, said: str) -> None:
-    line = refused(composed, override)
+    line = refuse(composed, override)
     assert said in line and line.isprintable()
     assert "did you mean" in said or "did you mean" not in line
 
@@ -54,11 +54,11 @@ def test_a_refused_override_is_named_with_what_was_meant(composed: Compose, over
 def test_a_misspelt_setting_of_an_experiment_is_named_with_its_file(composed: Compose, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\ntrain: {total_step: 3}\n")
-    said = refused(composed, "experiment=own", f"hydra.searchpath=[file://{tmp_path}]")
+    said = refuse(composed, "experiment=own", f"hydra.searchpath=[file://{tmp_path}]")
     assert said == "experiment/own: train.total_step is unknown; did you mean train.total_steps?"
 
 
 @pytest.mark.parametrize("at", [0, 7, 19])
 @pytest.mark.parametrize("override", ["train.b=3", "model=tny", "train.B", "train.B=abc"])
 def test_the_bad_one_of_twenty_is_named_wherever_it_stands(composed: Compose, override: str, at: int) -> None:
-    assert MEANT[override] in refused(composed, *OTHERS[:at], override, *OTHERS[at:])
+    assert MEANT[override] in refuse(composed, *OTHERS[:at], override, *OTHERS[at:])

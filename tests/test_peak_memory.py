@@ -18,7 +18,7 @@ CPU, MIB = torch.device("cpu"), 2**20
 
 
 def restarts() -> bool:
-    """Whether this kernel lets a process restart its peak."""
+    """Return whether this kernel lets a process restart its peak."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -80,14 +80,14 @@ def test_a_resumed_run_draws_on_from_the_last_sequence_whatever_the_split(run_fo
     """Promise 2: another B x accum_steps neither repeats nor skips a sequence, and tokens only grow."""
     drawn: list[int] = []
 
-    def recorded(state: Any, cfg: Any, source: Any, *rest: Any) -> Any:
+    def record_step(state: Any, cfg: Any, source: Any, *rest: Any) -> Any:
         spy = mock.Mock(wraps=source)
         outcome = optimizer_step(state, cfg, spy, *rest)
         for call in spy.draw.call_args_list:
             drawn.extend(range(call.args[0], sum(call.args)))
         return outcome
 
-    with mock.patch("train.loop.steps.optimizer_step", recorded):
+    with mock.patch("train.loop.steps.optimizer_step", record_step):
         for B, accum_steps, total_steps in ((8, 2, 2), (2, 1, 5), (3, 4, 6)):
             split = f"train.B={B}", f"train.accum_steps={accum_steps}"
             folder = run_folder(*split, f"train.total_steps={total_steps}")

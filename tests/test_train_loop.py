@@ -99,7 +99,7 @@ def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else
         def __exit__(self, *_: object) -> None:
             events.append("exit")
 
-    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def note_call(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
             events.append(name)
             return function(*arguments, **keywords)
@@ -109,10 +109,10 @@ def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else
     state, cfg = fresh(B=2, accum_steps=2)
     state.model.embedding.register_forward_pre_hook(lambda *_: events.append("forward"))
     with (
-        mock.patch("niels_gpt.model.gpt.head_loss", noted("loss", head_loss)),
-        mock.patch("train.loop.steps.clip_gradients", noted("clip", clip_gradients)),
-        mock.patch.object(Tensor, "backward", noted("backward", Tensor.backward)),
-        mock.patch.object(state.optimizer, "step", noted("update", state.optimizer.step)),
+        mock.patch("niels_gpt.model.gpt.head_loss", note_call("loss", head_loss)),
+        mock.patch("train.loop.steps.clip_gradients", note_call("clip", clip_gradients)),
+        mock.patch.object(Tensor, "backward", note_call("backward", Tensor.backward)),
+        mock.patch.object(state.optimizer, "step", note_call("update", state.optimizer.step)),
     ):
         train_loop.optimizer_step(state, cfg, SOURCES["pretrain"], Recorder, 1e-3)
     microbatch = ["enter", "forward", "loss", "exit", "backward"]
@@ -199,11 +199,11 @@ def test_as_many_tensors_live_after_sixty_steps_as_after_ten(
     held: dict[int, tuple[int, int]] = {}
     advance = RunLogger.advance
 
-    def noted(report: RunLogger, step: int) -> None:
+    def note_call(report: RunLogger, step: int) -> None:
         held[step] = (live.count, live.now)
         advance(report, step)
 
-    monkeypatch.setattr(RunLogger, "advance", noted)
+    monkeypatch.setattr(RunLogger, "advance", note_call)
     every = [f"train.{what}_every=10" for what in ("eval", "ckpt", "log")]
     every += ["train.eval_sequences=8"]  # the counter takes its time
     with LiveBytes(torch.device("cpu")) as live:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -59,10 +60,15 @@ def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
     """Return a text that changes with the content of the source, and with the code that reads it."""
     module = KINDS[cfg.kind]
     own = local_files.fingerprint(cfg, index.sha256) if module is local_files else module.fingerprint(cfg)
+    return f"{cfg.kind}:{own}:{_hash_code()}"
+
+
+@cache
+def _hash_code() -> str:
+    """Return a hash of the code that decides what is cached."""
     folder = Path(__file__).parent
     paths = [*sorted(folder.rglob("*.py")), *(folder.parent / name for name in CODE)]
-    code = b"".join(path.read_bytes() for path in paths)
-    return f"{cfg.kind}:{own}:{hashlib.sha256(code).hexdigest()[:16]}"
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def list_texts(record: Document | Dialogue) -> list[str]:

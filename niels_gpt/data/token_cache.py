@@ -44,7 +44,7 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
         return BytesTokenizer()
     sources = select_sources(cfg.mixture(), want)
     index = HashIndex(Path(cfg.cache_dir))
-    key = _hash_parts([fingerprint(source, index) for source in sources], want, V, cfg.val_fraction)
+    key = hash_parts([fingerprint(source, index) for source in sources], want, V, cfg.val_fraction)
     index.save()
     path = Path(cfg.cache_dir) / f"tokenizer-{key}.json"
     hash_path = path.with_suffix(".sha256")  # a damaged tokenizer may still load, as another one
@@ -94,7 +94,7 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
     """
     index = HashIndex(Path(cfg.cache_dir))
     limit = limit if want == "dialogues" else 0  # a document may have any length
-    key = _hash_parts(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, limit)
+    key = hash_parts(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, limit)
     folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"  # key: everything that affects the content
     with lock_build(folder) as missing:
         if missing:
@@ -105,7 +105,8 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
     return TokenCache(folder, meta, tokenizer.V, index)
 
 
-def _hash_parts(*parts: Any) -> str:
+def hash_parts(*parts: Any) -> str:
+    """Return a short hash (16 hex digits) of everything that a result depends on."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

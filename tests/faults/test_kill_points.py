@@ -76,12 +76,12 @@ def stop_in_evaluation(number: int) -> None:
     """Send SIGTERM when the evaluation of this number begins."""
     begun = count(1)
 
-    def counted(*arguments: Any) -> Any:
+    def call_and_count(*arguments: Any) -> Any:
         if next(begun) == number:
             signal.raise_signal(signal.SIGTERM)
         return evaluate(*arguments)
 
-    mock.patch("train.loop.steps.evaluate", counted).start()
+    mock.patch("train.loop.steps.evaluate", call_and_count).start()
 
 
 @pytest.mark.parametrize("number", [1, 2])

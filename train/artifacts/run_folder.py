@@ -14,7 +14,7 @@ from train.artifacts.results import has_begun, require_unchanged
 from train.config.schema import RunCfg
 
 LOCK = "run.lock"
-PATIENCE = 0.5  # seconds: is_held takes the lock for a moment, and a new owner has yet to write its name
+PATIENCE = 0.5  # seconds: is_locked takes the lock for a moment, and a new owner has yet to write its name
 _held: dict[Path, FileLock] = {}  # the kernel drops a lock when its process ends, however it ends
 log = logging.getLogger("niels_gpt")
 

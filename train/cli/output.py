@@ -47,8 +47,13 @@ def require_new_file(path: Path) -> Path:
     return path
 
 
+def format_json(content: Any) -> str:
+    """Return content as JSON, with null for nan and inf, which JSON lacks."""
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    return json.dumps(finite, indent=2, allow_nan=False) + "\n"
+
+
 def write_report(path: Path, report: Any) -> None:
-    """Write `report` to a new file, with null for nan and inf, which JSON lacks."""
-    finite = json.loads(json.dumps(report), parse_constant=lambda _: None)
+    """Write `report` to a new JSON file."""
     with add_file_name(path), path.open("x", encoding="utf-8") as file:
-        file.write(json.dumps(finite, indent=2) + "\n")
+        file.write(format_json(report))

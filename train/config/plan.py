@@ -91,7 +91,7 @@ class PlanCfg(Cfg):
                 "take a power of two"
             )
             return
-        for section, train in self._trained().items():
+        for section, train in self._list_train_sections().items():
             if self.batch == "iso" and train.B not in possible:
                 below, above = [B for B in possible if B < train.B], [B for B in possible if B > train.B]
                 use = " or ".join(f"{section}.B={B}" for B in [*below[-1:], *above[:1]])
@@ -103,7 +103,7 @@ class PlanCfg(Cfg):
                 product = f"{section}.B={train.B} x {section}.accum_steps={train.accum_steps}"
                 yield f"{product} is {train.effective_batch}, not global_B={self.global_B}; add batch=iso"
 
-    def _trained(self) -> dict[str, TrainCfgSchema]:
+    def _list_train_sections(self) -> dict[str, TrainCfgSchema]:
         """Return the sections of the phases to run; in a pipeline, sft.train only if its split differs."""
         if self.phase != "pipeline":
             return {"train": self.train} if self.phase == "pretrain" else {"sft.train": self.sft.train}

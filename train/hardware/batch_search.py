@@ -153,7 +153,7 @@ def probe_candidates(cfg: RunCfg, budget: int) -> list[Probe]:
         if tried[-1].trouble:
             break
         if _is_slowing(tried, times):
-            best = max(range(len(tried)), key=lambda at: _speed(tried[at]))
+            best = max(range(len(tried)), key=lambda at: _get_speed(tried[at]))
             again = _probe_in_child(set_microbatch_size(cfg, tried[best].B))  # the machine may have become busy
             tried[best] = tried[best] if again.trouble else again
             if _is_slowing(tried, times):
@@ -163,17 +163,17 @@ def probe_candidates(cfg: RunCfg, budget: int) -> list[Probe]:
 
 def pick_fastest(tried: Sequence[Probe]) -> Probe | None:
     """Return the fastest probe that fits, or None."""
-    return max((probe for probe in tried if not probe.trouble), key=_speed, default=None)
+    return max((probe for probe in tried if not probe.trouble), key=_get_speed, default=None)
 
 
-def _speed(probe: Probe) -> float:
+def _get_speed(probe: Probe) -> float:
     return probe.tokens_per_second or 0.0
 
 
 def _is_slowing(tried: Sequence[Probe], times: float) -> bool:
     """Return whether the last two are so many times slower than the fastest."""
-    best = max(map(_speed, tried))
-    return len(tried) > 2 and all(_speed(probe) * times < best for probe in tried[-2:])
+    best = max(map(_get_speed, tried))
+    return len(tried) > 2 and all(_get_speed(probe) * times < best for probe in tried[-2:])
 
 
 def _probe_within(cfg: RunCfg, before: Sequence[Probe], budget: int) -> Probe:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_POINTS = 200  # of a curve: more cannot be seen
 UNITS = (("seconds", 1, 180.0), ("minutes", 60, 3 * 3600.0), ("hours", 3600, math.inf))
 HUES = ("#3b82d6", "#dd7718", "#2a9d68", "#d4508f", "#8f6bdc", "#98861b")  # legible on white
-MOST_PENS = 2 * len(HUES)  # solid, then dashed; among more runs only the best stand out
+MAX_STYLES = 2 * len(HUES)  # solid, then dashed; among more runs only the best stand out
 INK, LINE, FAINT = "#1b1e23", "#dcdfe4", "#8d95a1"
 SIZE = (5.2, 3.6)  # inches: as wide as a phone, so that its text is legible there
 STYLE: dict[Any, Any] = {
@@ -48,37 +48,39 @@ class LineStyle(NamedTuple):
     dashed: bool = False
 
 
-Pens = dict[Row, LineStyle]  # of the runs that stand out
+Styles = dict[Row, LineStyle]  # of the runs that stand out
 
 
-def choose_line_styles(findings: Findings) -> Pens:
-    """Return a pen for each run with curves; among many, for those of the lowest losses only."""
+def choose_line_styles(findings: Findings) -> Styles:
+    """Return a style for each run with curves; among many, for those of the lowest losses only."""
     drawn = [row for row in findings.rows if row.curves]
-    if len(drawn) > MOST_PENS:
+    if len(drawn) > MAX_STYLES:
         drawn = [row for row in findings.ranking if row.curves][: len(HUES) // 2]
     return {
         row: LineStyle(hue, n >= len(HUES)) for n, (row, hue) in enumerate(zip(drawn, cycle(HUES), strict=False))
     }
 
 
-def draw_speed_against_memory(findings: Findings, pens: Pens) -> str:
+def draw_speed_against_memory(findings: Findings, styles: Styles) -> str:
     """Return the finished runs by peak memory and speed, with the Pareto front; empty if none was measured."""
     places = {row: ((row.peak_memory or 0) / GIB, row.speed) for row in findings.measured}
     numbers = {row: number for number, row in enumerate(findings.rows, 1)}
 
     def paint(axes: "Axes") -> None:
         axes.plot(*zip(*(places[row] for row in findings.front), strict=True), color=FAINT, linewidth=1.2)
-        for row in sorted(places, key=lambda row: (row in findings.front, row in pens)):
+        for row in sorted(places, key=lambda row: (row in findings.front, row in styles)):
             look: dict[str, Any] = {"marker": "o", "markerfacecolor": "white"}
             if row in findings.front:
                 look = {"marker": "D"}
-            axes.plot(*places[row], color=pens.get(row, LineStyle()).colour, markersize=7, **look)
+            axes.plot(*places[row], color=styles.get(row, LineStyle()).colour, markersize=7, **look)
         axes.margins(0.1)
         limits = axes.get_xlim()
         if findings.budget_gb is not None:
             axes.axvline(findings.budget_gb, color=FAINT, linestyle=":")
         axes.set_xlim(limits)
-        _write_numbers(axes, {numbers[row]: places[row] for row in places if row in pens or row in findings.front})
+        _write_numbers(
+            axes, {numbers[row]: places[row] for row in places if row in styles or row in findings.front}
+        )
 
     alt = f"Speed against peak memory of {len(places)} runs, {len(findings.front)} of them on the Pareto front"
     return _draw("peak memory (GiB)", "tokens/s", alt, paint) if places else ""
@@ -95,7 +97,7 @@ def _write_numbers(axes: "Axes", places: dict[int, tuple[float, float]]) -> None
         axes.annotate(label, places[numbers[0]], (-5, 5), textcoords="offset points", ha="right")
 
 
-def draw_losses(findings: Findings, phase: PhaseName, pens: Pens) -> list[str]:
+def draw_losses(findings: Findings, phase: PhaseName, styles: Styles) -> list[str]:
     """Return the losses of a phase by tokens and by time; none if there is nothing to draw."""
     curves = {row: row.curves[phase] for row in findings.rows if phase in row.curves}
     in_bits = findings.measure == BITS
@@ -108,8 +110,8 @@ def draw_losses(findings: Findings, phase: PhaseName, pens: Pens) -> list[str]:
     unit, length = next((unit, length) for unit, length, most in UNITS if longest < most)
 
     def paint(axes: "Axes", place: Callable[[Point], float]) -> None:
-        for row in sorted(points, key=pens.__contains__):
-            _paint_run(axes, *points[row], place, pens.get(row))
+        for row in sorted(points, key=styles.__contains__):
+            _paint_run(axes, *points[row], place, styles.get(row))
         axes.set(xlim=(0, None), ylim=(min(late) - margin, max(late) + margin))
 
     of, ylabel = f"of {len(curves)} runs in {phase}", f"loss ({BITS if in_bits else 'nats a target'})"
@@ -136,7 +138,7 @@ def _skip_start(points: Sequence[Point]) -> list[Point]:
 
 
 def _paint_run(
-    axes: "Axes", train: list[Point], val: list[Point], place: Callable[[Point], float], pen: LineStyle | None
+    axes: "Axes", train: list[Point], val: list[Point], place: Callable[[Point], float], style: LineStyle | None
 ) -> None:
     """Draw validation on top of training; for a run that does not stand out, a thin line of validation alone."""
     look: dict[str, Any] = {
@@ -145,8 +147,13 @@ def _paint_run(
         "marker": "" if len(val) > 1 else ".",
         "markersize": 3.5,
     }
-    if pen:
-        look |= {"color": pen.colour, "linestyle": "--" if pen.dashed else "-", "linewidth": 1.6, "marker": "o"}
+    if style:
+        look |= {
+            "color": style.colour,
+            "linestyle": "--" if style.dashed else "-",
+            "linewidth": 1.6,
+            "marker": "o",
+        }
         thin = look | {"linewidth": 0.8, "alpha": 0.45, "marker": ""}
         axes.plot([place(point) for point in train], [point.loss for point in train], **thin)
     axes.plot([place(point) for point in val], [point.loss for point in val], **look)

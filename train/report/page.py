@@ -33,9 +33,9 @@ def render_page(findings: Findings, title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pens = choose_line_styles(findings)
+    styles = choose_line_styles(findings)
     statuses = [row.status for row in findings.rows]
-    losses = {phase: [Markup(img) for img in draw_losses(findings, phase, pens)] for phase in PHASES}  # noqa: S704
+    losses = {phase: [Markup(img) for img in draw_losses(findings, phase, styles)] for phase in PHASES}  # noqa: S704
     return environment.get_template("sweep.html").render(
         **vars(findings),
         title=title,
@@ -45,9 +45,9 @@ def render_page(findings: Findings, title: str) -> str:
         cells={row: format_cells(row) for row in findings.rows},
         counts={status: statuses.count(status) for status in MARKS if status in statuses},
         marks=MARKS,
-        pens=pens,
+        styles=styles,
         facts={row: format_facts(row) for row in findings.rows},
         peak_note=PEAK_NOTE,
-        speed=Markup(draw_speed_against_memory(findings, pens)),  # noqa: S704  an image of ours, as data
+        speed=Markup(draw_speed_against_memory(findings, styles)),  # noqa: S704  an image of ours, as data
         losses={phase: images for phase, images in losses.items() if images},
     )

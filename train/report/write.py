@@ -1,12 +1,13 @@
 """Write the report of a sweep from its run folders: sweep.html, .csv, .md and .json."""
 
-import json
 import time
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from niels_gpt.storage import write_text
+from train.cli.output import format_json
 from train.report.findings import Findings, analyze_runs
 from train.report.page import render_page
 from train.report.rows import Row, is_run, read_row
@@ -48,7 +49,7 @@ def _write_files(folder: Path, findings: Findings, title: str) -> None:
     write_text(folder / "sweep.html", render_page(findings, title))
     write_text(folder / "sweep.csv", format_csv(findings.rows))
     write_text(folder / "sweep.md", format_note(findings, title))
-    write_text(folder / "sweep.json", format_json(findings, title))
+    write_text(folder / "sweep.json", format_json(list_findings(findings, title)))
 
 
 def format_note(findings: Findings, title: str) -> str:
@@ -66,9 +67,9 @@ def format_note(findings: Findings, title: str) -> str:
     )
 
 
-def format_json(findings: Findings, title: str) -> str:
-    """Return the report for programs; numbers that are not finite are null."""
-    content = {
+def list_findings(findings: Findings, title: str) -> dict[str, Any]:
+    """Return the report for programs, as plain values."""
+    return {
         "title": title,
         "memory_budget_gb": findings.budget_gb,
         "best": [
@@ -94,5 +95,3 @@ def format_json(findings: Findings, title: str) -> str:
         "differing_settings": findings.differing,
         "rows": [list_values(row) | {"folder": row.folder, "command": row.command} for row in findings.rows],
     }
-    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
-    return json.dumps(finite, indent=2, allow_nan=False) + "\n"

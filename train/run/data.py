@@ -1,14 +1,13 @@
 """Open the token files of a phase as one source of batches."""
 
-import hashlib
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import Mixture, Source
 from niels_gpt.data.sources import Want, select_sources
-from niels_gpt.data.token_cache import TokenCache, open_cache
+from niels_gpt.data.token_cache import TokenCache, hash_parts, open_cache
 from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import Tokenizer
@@ -50,7 +49,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
             f"use one of {', '.join(source.label for source in sources)}, or leave val_source out",
         )
 
-    def opened(source: SourceCfg, cache: TokenCache, split: str, seed: int) -> Source:
+    def open_split(source: SourceCfg, cache: TokenCache, split: str, seed: int) -> Source:
         try:
             return stream(cache.open(split), T, seed)
         except DataError as error:
@@ -58,22 +57,18 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
 
     train: list[Source] = []
     val: dict[str, tuple[Source, float]] = {}
-    facts, measured = [], []
+    text, val_text = [], []
     for source in sources:
         cache = open_cache(source, want, tokenizer, data, T + 1)
-        facts.append((cache.meta.content_sha256, source.weight))
-        train.append(opened(source, cache, "train", cfg.train.seed))
+        text.append((cache.meta.content_sha256, source.weight))
+        train.append(open_split(source, cache, "train", cfg.train.seed))
         if source in held_out:
             name = source.label if source.label not in val else f"{source.label} {len(val) + 1}"
-            val[name] = opened(source, cache, "val", VAL_SEED), source.weight
-            measured.append(facts[-1])
+            val[name] = open_split(source, cache, "val", VAL_SEED), source.weight
+            val_text.append(text[-1])
     return PhaseData(
         train[0] if len(train) == 1 else Mixture(train, [source.weight for source in sources], cfg.train.seed),
         allocate_sequences(val, cfg.train.eval_sequences),
-        _hash(facts, "", data.val_fraction),  # "": older checkpoints hashed val_source here
-        _hash(measured, cfg.train.eval_sequences),
+        hash_parts(text, "", data.val_fraction),  # "": older checkpoints hashed val_source here
+        hash_parts(val_text, cfg.train.eval_sequences),
     )
-
-
-def _hash(*facts: Any) -> str:
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -72,7 +72,7 @@ def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = hash_file) -> st
     setting = cfg.documents if cfg.kind == "text" else cfg.on_bad_line
     parts: list[Any] = [cfg.kind, setting, PIECE, LONGEST_PARAGRAPH]
     for path in _resolve(cfg.files):
-        with _open(path):
+        with _open_regular(path):
             parts.append((_show_path(path), sha256(path)))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -97,7 +97,7 @@ def _resolve(patterns: Iterable[str]) -> list[Path]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[io.BufferedReader]:
+def _open_regular(path: Path) -> Iterator[io.BufferedReader]:
     """Open a regular file; an OSError becomes a DataError that names the file."""
     try:
         # Checked before opening, because opening a FIFO would wait for a writer.
@@ -158,7 +158,7 @@ def _cut(lines: Iterable[str], least: int, most: int) -> Iterator[str]:
 
 def _read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of PIECE."""
-    with _open(path) as file:
+    with _open_regular(path) as file:
         if file.read(3) != codecs.BOM_UTF8:  # "utf-8-sig" would pass over one cut short
             file.seek(0)
         text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape")
@@ -171,7 +171,7 @@ def _read_lines(path: Path) -> Iterator[str]:
 def _locate_bad_byte(path: Path) -> DataError:
     """Return the error for a file that is not text; read again, because a text reader does not count bytes."""
     at, number, match = 0, 1, None
-    with _open(path) as file:
+    with _open_regular(path) as file:
         text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
         while not match and (part := text.readline(PIECE)):
             match = _NOT_TEXT.search(part)
@@ -230,7 +230,7 @@ def _summarize(bad: dict[str, list[int]]) -> str:
 
 def _read_json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (number, line) of the lines that are not blank; of one above MAX_LINE only the beginning."""
-    with _open(path) as file:
+    with _open_regular(path) as file:
         number = 0
         while line := file.readline(MAX_LINE + 1):
             number += 1
