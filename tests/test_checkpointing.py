@@ -208,7 +208,7 @@ def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> 
     with pytest.raises(CheckpointError) as caught:
         load_state(other, LoadedCheckpoint.load(tmp_path / "a.pt"))
     assert str(caught.value).splitlines() == [
-        f"{tmp_path / 'a.pt'} holds another model than this run asks for:",
+        f"{tmp_path / 'a.pt'} and this run have different models:",
         "model.C=16, not 32",
         "model.d_ff=32, not 64",
     ]

@@ -184,7 +184,7 @@ def test_a_complete_run_is_left_as_it_is(run_folder: Run, caplog: pytest.LogCapt
 def test_resume_never_refuses_to_touch_a_run(run_folder: Run) -> None:
     folder = run_folder()
     before = (folder / "pretrain" / "latest.pt").read_bytes()
-    with pytest.raises(CheckpointError, match="holds a run already"):
+    with pytest.raises(CheckpointError, match="already holds a run"):
         run_folder("resume=never")
     assert (folder / "pretrain" / "latest.pt").read_bytes() == before
 
@@ -211,7 +211,7 @@ def test_going_back_in_a_run_is_refused_since_it_would_lose_the_later_steps(run_
     overrides = ["train.total_steps=6", "train.ckpt_every=3", "train.keep_last=9"]
     folder = run_folder(*overrides)
     before = (folder / "pretrain" / "latest.pt").read_bytes()
-    with pytest.raises(CheckpointError, match="is complete with other settings: resume=None, not "):
+    with pytest.raises(CheckpointError, match="was completed with resume=None, not "):
         run_folder(*overrides, f"resume={folder / 'pretrain' / 'step_0000003.pt'}")
     assert (folder / "pretrain" / "latest.pt").read_bytes() == before
 
@@ -227,7 +227,7 @@ def test_a_checkpoint_of_another_phase_is_refused_with_the_way_out(run_folder: R
 
 def test_another_model_on_an_existing_run_is_refused(run_folder: Run) -> None:
     run_folder("train.total_steps=1")
-    said = r"/pretrain/step_0000001\.pt holds another model than this run asks for:\nmodel\.C=32, not 64"
+    said = r"/pretrain/step_0000001\.pt and this run have different models:\nmodel\.C=32, not 64"
     with pytest.raises(CheckpointError, match=said):
         run_folder("train.total_steps=2", "model.C=64")
 
@@ -235,7 +235,7 @@ def test_another_model_on_an_existing_run_is_refused(run_folder: Run) -> None:
 def test_more_pretraining_under_a_finished_sft_is_refused_not_ignored(run_folder: Run) -> None:
     folder = run_folder("train.base_lr=0.01", experiment="smoke_pipeline")
     best = (folder / "pretrain" / "best.pt").read_bytes()
-    with pytest.raises(CheckpointError, match=r"/pretrain has 4 of 8 steps, but sft has already begun from its"):
+    with pytest.raises(CheckpointError, match=r"/pretrain has 4 of 8 steps, but sft has already started from its"):
         run_folder(
             "train.base_lr=0.01", "train.total_steps=8", "sft.train.total_steps=5", experiment="smoke_pipeline"
         )
@@ -259,7 +259,7 @@ def test_a_phase_whose_checkpoints_are_gone_is_not_begun_anew_under_the_next(run
     folder = run_folder(experiment="smoke_pipeline")
     for path in (folder / "pretrain").glob("*.pt"):
         path.unlink()
-    with pytest.raises(CheckpointError, match="has 0 of 4 steps, but sft has already begun") as caught:
+    with pytest.raises(CheckpointError, match="has 0 of 4 steps, but sft has already started") as caught:
         run_folder(experiment="smoke_pipeline")
     assert caught.value.hint.startswith("use phase=sft alone")
     run_folder("phase=sft", experiment="smoke_pipeline")
@@ -356,7 +356,7 @@ def test_a_source_without_what_a_phase_reads_is_named(
     chats = f"{{kind:jsonl,name:chats,files:[{tmp_path}/chats.jsonl]}}"
     mixture = f"data.sources=[{chats},{{kind:synthetic,size:300}}]"
     with pytest.raises(
-        DataError, match="val_source=chats has no documents, which pretrain validates on"
+        DataError, match="val_source=chats has no documents, but pretrain needs some to validate on"
     ) as caught:
         run_folder(mixture, "data.val_source=chats")
     assert "use one of synthetic" in caught.value.hint

@@ -270,7 +270,7 @@ def test_another_model_is_refused_with_what_differs(run_folder: Run) -> None:
 
 def test_another_vocabulary_than_the_checkpoints_is_refused(run_folder: Run) -> None:
     run_folder(*RUN, "data.tokenizer=bpe", "model.V=300", "train.total_steps=1")
-    with pytest.raises(CheckpointError, match="model.V=301 was asked for, but .* has 300 entries"):
+    with pytest.raises(CheckpointError, match="model.V=301, but .* has 300 entries"):
         run_folder(*RUN, "data.tokenizer=bpe", "model.V=301")
 
 

@@ -60,7 +60,7 @@ def require_same_model(found: LoadedCheckpoint, asked: ModelCfg, whose: str = "t
     ]
     if rows:
         raise CheckpointError(
-            "\n".join([f"{found.path} holds another model than {whose} asks for:", *rows]),
+            "\n".join([f"{found.path} and {whose} have different models:", *rows]),
             "use the checkpoint's settings, another checkpoint, or another name=...",
         )
 

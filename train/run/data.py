@@ -45,7 +45,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
     held_out = [source for source in sources if data.val_source in ("", source.label)]
     if not held_out:
         raise DataError(
-            f"val_source={data.val_source} has no {want}, which {cfg.phase} validates on",
+            f"val_source={data.val_source} has no {want}, but {cfg.phase} needs some to validate on",
             f"use one of {', '.join(source.label for source in sources)}, or leave val_source out",
         )
 
