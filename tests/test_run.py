@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,8 +252,28 @@ def test_weights_to_start_from_are_found_from_within_their_run(
 
 def test_other_data_under_an_unfinished_run_is_refused(run_folder: Run) -> None:
     run_folder("train.total_steps=2")
-    with pytest.raises(CheckpointError, match=r"/pretrain/step_0000002\.pt: its data is"):
-        run_folder("train.total_steps=4", "data.val_fraction=0.1")
+    for change, said in (("val_fraction=0.1", "val_fraction 0.05 -> 0.1"), ("size=90", "size 2000 -> 90")):
+        with pytest.raises(CheckpointError) as caught:
+            run_folder("train.total_steps=4", f"data.{change}")
+        first, second, *_ = str(caught.value).splitlines()
+        assert first.endswith("/pretrain/step_0000002.pt was trained on other data")
+        assert second == f"synthetic: {said}"
+        assert re.search(r"init_from=\S+/pretrain/step_0000002\.pt name=\.\.\.$", caught.value.hint)
+
+
+def test_a_file_added_under_an_unfinished_run_is_named_in_words(run_folder: Run, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    for name in "abc":
+        write_text(notes / f"{name}.txt", 200)
+    own = ("data=text", f"data.files=[{notes}/*.txt]", "model.V=300")
+    run_folder("train.total_steps=2", *own)
+    (notes / "a.txt").write_text((notes / "a.txt").read_text() + " and more")
+    with pytest.raises(CheckpointError, match="other data\ntext: the text has changed"):
+        run_folder("train.total_steps=4", *own)
+    write_text(notes / "d.txt", 200)
+    with pytest.raises(CheckpointError, match="other data\ntext: number of documents 3 -> 4"):
+        run_folder("train.total_steps=4", *own)
 
 
 def test_another_optimizer_under_an_unfinished_run_is_refused(run_folder: Run) -> None:

@@ -74,6 +74,7 @@ def restore(
     """
     own, earlier, initial = start
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": data.content_hash}
+    origin["sources"] = data.sources
     origin["optim"] = cfg.train.optim  # the optimizer whose state the checkpoint holds
     if initial:
         origin["init_from"] = initial.description
