@@ -464,3 +464,23 @@ def test_a_resumed_run_learns_by_its_own_settings_not_by_those_of_the_checkpoint
     assert [group["weight_decay"] for group in (matrices, vectors, hidden)] == [0.3, 0.0, 0.3]
     assert [list(group["betas"]) for group in (matrices, vectors)] == [[0.8, 0.9]] * 2
     assert hidden["momentum"] == 0.7
+
+
+def test_a_run_ends_with_its_results_and_what_to_do_next(
+    run_folder: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="niels_gpt"):
+        folder = run_folder(experiment="smoke_pipeline")
+    end = caplog.messages[next(n for n, line in enumerate(caplog.messages) if line.startswith("finished in")) :]
+    (loss,) = {
+        event["loss"] for event in metrics(folder / "sft") if event["event"] == "val" and event["step"] == 4
+    }
+    assert re.fullmatch(rf"finished in \d+ s: {folder}", end[0])
+    assert end[2].startswith(f"  sft         validation loss {loss:.4f}, ")
+    assert end[3:5] == [
+        f"  talk to it  python scripts/sample.py {folder} --chat",
+        "  train on    the same command with sft.train.total_steps=8",
+    ]
+    assert "smoke test" in end[5]
+    run_folder("sft.train.total_steps=8", experiment="smoke_pipeline")
+    assert final(folder / "sft")["step"] == 8

@@ -37,6 +37,7 @@ from train.loop.steps import train_loop
 from train.run import pretrain, sft
 from train.run.resume import open_tokenizer, restore, starting_point
 from train.run.sample import log_sample
+from train.run.summary import log_summary
 from train.run.time_limit import TimeLimit
 
 OPEN_DATA = {"pretrain": pretrain.open_documents, "sft": sft.open_dialogues}
@@ -49,6 +50,7 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     Raises:
         NielsError: the subclass tells what went wrong; saved checkpoints are intact.
     """
+    started = time.monotonic()
     claim_run_folder(plan)
     remove_stale_files(plan)
     device = resolve_device(plan[0].device)
@@ -63,7 +65,9 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
             with explain_out_of_memory(cfg, device):
                 run_phase(cfg, device, previous, results, last=cfg is plan[-1])
         previous = cfg.out
-    return [results[cfg.phase] for cfg in plan]
+    done = [results[cfg.phase] for cfg in plan]
+    log_summary(plan, done, time.monotonic() - started)
+    return done
 
 
 def run_phase(
