@@ -26,7 +26,7 @@ KINDS: dict[SourceKind, ModuleType] = {
 }
 
 
-def read_records(cfg: SourceCfg, want: Want) -> Iterator[Document] | Iterator[Dialogue]:
+def read_records(cfg: SourceCfg, want: Want) -> Iterator[Document | Dialogue]:
     """Yield the documents or dialogues of a source, always in the same order.
 
     Raises:
