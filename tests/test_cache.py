@@ -229,7 +229,7 @@ def test_both_splits_have_a_document_however_few_there_are(
 
 
 def test_a_tokenizer_larger_than_the_text_gives_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="this text gives only") as caught:
+    with pytest.raises(DataError, match="BPE of this text has") as caught:
         build_tokenizer(data(tmp_path, tokenizer="bpe"), "documents", 16384)
     assert "use model.V=" in caught.value.hint
     assert not list((tmp_path / "cache").glob("tokenizer-*"))
