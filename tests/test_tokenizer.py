@@ -230,7 +230,7 @@ def test_garbage_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"\x80\x04K\x01."])
 def test_a_file_that_is_not_utf8_is_refused_with_its_place(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "garbage.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"garbage\.json:1: not UTF-8 at byte 0"):
+    with pytest.raises(DataError, match=r"garbage\.json:1: not UTF-8"):
         load_tokenizer(tmp_path / "garbage.json")
 
 

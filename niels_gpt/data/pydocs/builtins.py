@@ -5,7 +5,6 @@ import importlib
 import inspect
 import sys
 import types
-import warnings
 from collections.abc import Iterator
 
 from niels_gpt.data.pydocs.locate import PUBLIC_MODULES
@@ -46,8 +45,7 @@ def describe_module(name: str) -> Iterator[Subject]:
 
 def _import(name: str) -> types.ModuleType | None:
     try:
-        with warnings.catch_warnings(action="ignore"):
-            return importlib.import_module(name)
+        return importlib.import_module(name)
     except ImportError:
         return None
 
