@@ -1,6 +1,7 @@
 """Read the documents and dialogues of a source of any kind."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from niels_gpt.data import synthetic
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.pydocs import source as pydocs
 from niels_gpt.data.readers import local_files
-from niels_gpt.data.readers.records import Dialogue, Document, Message
+from niels_gpt.data.readers.records import Dialogue, Document
 from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
@@ -84,14 +85,9 @@ def encode_content(record: Document | Dialogue) -> bytes:
     Roles are left out if user and assistant alternate, because older checkpoints recorded the hash without them.
     """
     content = "\0".join((record.name, *list_texts(record))).encode()
-    if isinstance(record, Document) or _alternates(record.messages):
+    if isinstance(record, Document):
         return content
-    return (
-        content + b"\xff" + " ".join(message.role for message in record.messages).encode()
-    )  # UTF-8 text never has 0xff
-
-
-def _alternates(messages: Sequence[Message]) -> bool:
-    """Return whether user and assistant alternate, perhaps after a system message."""
-    first = int(messages[0].role == "system")
-    return all(message.role == ("user", "assistant")[n % 2] for n, message in enumerate(messages[first:]))
+    roles = " ".join(message.role for message in record.messages)
+    if re.fullmatch("(system )?(user assistant ?)*(user)?", roles):
+        return content
+    return content + b"\xff" + roles.encode()  # UTF-8 text never has 0xff

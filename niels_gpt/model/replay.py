@@ -5,7 +5,6 @@ would be silently wrong (pytorch issue 127676).
 """
 
 from contextlib import AbstractContextManager
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ class _Remember(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self.state = get_random_state(self.device)
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
 
@@ -40,7 +39,7 @@ class _Replay(AbstractContextManager[None]):
         self.live = get_random_state(self.recorded.device)
         set_random_state(self.recorded.device, self.recorded.state)
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         set_random_state(self.recorded.device, self.live)
 
 
