@@ -18,11 +18,7 @@ BUDGET = 0.8  # of the free memory: a run also evaluates and saves, and other pr
 
 
 def resolve_device(name: Literal["auto", "cpu", "mps"]) -> torch.device:
-    """Return the device for `auto`, `cpu` or `mps`; `auto` is mps if available.
-
-    Raises:
-        ConfigError: mps is not available.
-    """
+    """Return the device; `auto` is mps if available. ConfigError if mps was asked for and is not available."""
     has_mps = torch.backends.mps.is_available()
     if name == "mps" and not has_mps:
         raise ConfigError("device=mps was asked for, but this machine has none", "use device=cpu or device=auto")

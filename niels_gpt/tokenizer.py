@@ -47,9 +47,6 @@ class Tokenizer(ABC):
     def library_text(self) -> str:
         """Return a tokenizer.json for Hugging Face's tokenizers, which read a spelt-out special token as one."""
 
-    def _file_text(self) -> str:
-        return self.library_text()
-
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens; part of a character becomes U+FFFD.
 
@@ -70,7 +67,7 @@ class Tokenizer(ABC):
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json: whole or not at all."""
-        write_text(path, self._file_text())
+        write_text(path, self.library_text())
 
 
 class BytesTokenizer(Tokenizer):
@@ -93,8 +90,9 @@ class BytesTokenizer(Tokenizer):
         own = {symbol: b for symbol, b in _map_symbols().items() if b not in self.special.values()}
         return str(_make_byte_level(own | self.special).to_str())
 
-    def _file_text(self) -> str:
-        return json.dumps(self._definition())
+    def save(self, path: Path) -> None:
+        """Write its definition alone, from which it can be made again."""
+        write_text(path, json.dumps(self._definition()))
 
 
 class BpeTokenizer(Tokenizer):

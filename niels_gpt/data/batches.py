@@ -28,11 +28,7 @@ class Batch(NamedTuple):
 
 
 def require_ids(batch: Batch, V: int) -> None:
-    """Check on the CPU that all ids are in 0 .. V-1: mps would accept others silently.
-
-    Raises:
-        DataError: an id is out of range.
-    """
+    """Raise DataError unless all ids are in 0 .. V-1. Checked on the CPU: mps would accept others silently."""
     low, high = int(batch.x.min()), int(torch.maximum(batch.x.max(), batch.y.max()))
     if low < 0 or high >= V:
         raise DataError(

@@ -28,11 +28,7 @@ KINDS: dict[SourceKind, ModuleType] = {
 
 
 def read_records(cfg: SourceCfg, want: Want) -> Iterator[Document | Dialogue]:
-    """Yield the documents or dialogues of a source, always in the same order.
-
-    Raises:
-        DataError: a file, package or line that cannot be used.
-    """
+    """Yield the records of a source, always in the same order. DataError if a file or package cannot be used."""
     module = KINDS[cfg.kind]
     yield from module.read_documents(cfg) if want == "documents" else module.read_dialogues(cfg)
 
@@ -40,8 +36,7 @@ def read_records(cfg: SourceCfg, want: Want) -> Iterator[Document | Dialogue]:
 def select_sources(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
     """Return the sources that have documents or dialogues. Plain text has no dialogues; JSONL may have either.
 
-    Raises:
-        DataError: none has them, or a file cannot be used.
+    DataError if none has them, or if a file cannot be used.
     """
     found = [source for source in sources if _has(source, want)]
     if not found:

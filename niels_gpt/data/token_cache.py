@@ -15,7 +15,7 @@ from rich.progress import track
 from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.chat_template import ChatTokens, encode_dialogue
 from niels_gpt.data.hash_index import HashIndex
-from niels_gpt.data.readers.records import Dialogue, Document
+from niels_gpt.data.readers.records import Dialogue
 from niels_gpt.data.sources import Want, encode_content, fingerprint, list_texts, read_records, select_sources
 from niels_gpt.data.token_files import TokenCache, get_dtypes, read_meta, write_meta
 from niels_gpt.errors import DataError
@@ -33,8 +33,7 @@ log = logging.getLogger("niels_gpt")
 def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     """Return the tokenizer of this data: bytes, or BPE of V entries trained on the training split.
 
-    Raises:
-        DataError: the text gives fewer entries than V, or the cached file is damaged.
+    DataError if the text gives fewer entries than V, or if the cached file is damaged.
     """
     if cfg.tokenizer == "bytes":
         return BytesTokenizer()
@@ -64,8 +63,7 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
 def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> TokenCache:
     """Return a source's token files, built if they are missing; dialogues have `limit` ids at most.
 
-    Raises:
-        DataError: the source has too few records, or its meta.json is damaged.
+    DataError if the source has too few records, or if its meta.json is damaged.
     """
     index = HashIndex(Path(cfg.cache_dir))
     limit = limit if want == "dialogues" else 0  # a document may have any length
@@ -161,7 +159,10 @@ def _build(
         content, dropped = hashlib.sha256(), 0
         for record in records:
             content.update(encode_content(record))
-            tokens = _encode(record, tokenizer, limit)
+            if isinstance(record, Dialogue):
+                tokens = encode_dialogue(record.messages, tokenizer, limit)
+            else:
+                tokens = ChatTokens([*tokenizer.encode(record.text), tokenizer.special[END_OF_TEXT]], [])
             if tokens is None:
                 dropped += 1
             else:
@@ -179,13 +180,6 @@ def _build(
         write_meta(part, meta)
     if dropped:
         log.warning("data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit)
-
-
-def _encode(record: Document | Dialogue, tokenizer: Tokenizer, limit: int) -> ChatTokens | None:
-    """Return a record as ids; a document ends with the end of text."""
-    if isinstance(record, Dialogue):
-        return encode_dialogue(record.messages, tokenizer, limit)
-    return ChatTokens([*tokenizer.encode(record.text), tokenizer.special[END_OF_TEXT]], [])
 
 
 @contextmanager

@@ -66,11 +66,7 @@ class TokenCache:
     index: HashIndex
 
     def open(self, split: str) -> TokenFiles:
-        """Map a split. Its hashes are checked unless the files are unchanged since the last check.
-
-        Raises:
-            DataError: a file is damaged.
-        """
+        """Map a split. DataError if a file is damaged; one unchanged since its last check is not read again."""
         dtypes = get_dtypes(self.V)
         columns = {}
         for name, entry in self.meta.splits[split]:
@@ -104,11 +100,7 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
 
 
 def read_meta(folder: Path) -> Meta:
-    """Return the checked meta.json of a folder.
-
-    Raises:
-        DataError: it is damaged, belongs to another folder, or does not describe token files.
-    """
+    """Return the meta.json of a folder. DataError if it is damaged, or describes another folder."""
     path = folder / META
     try:
         content = read_json(path, MAX_META)

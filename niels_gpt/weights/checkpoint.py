@@ -84,11 +84,7 @@ def _suggest_others(path: Path) -> str:
 
 
 def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:
-    """Return the GPT of a checkpoint, on the CPU and in evaluation mode, and its train_cfg.
-
-    Raises:
-        CheckpointError: the file cannot be used.
-    """
+    """Return the GPT of a checkpoint, on the CPU and in evaluation mode, and its train_cfg. Errors as above."""
     saved = read_checkpoint(path)
     model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
     model.load_state_dict(saved["model_state"])

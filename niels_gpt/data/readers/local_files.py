@@ -153,10 +153,6 @@ def _read_lines(path: Path) -> Iterator[str]:
 # --- JSON lines
 
 
-class _BadLine(Exception):
-    """A line that cannot be used."""
-
-
 def _read_rows(cfg: SourceCfg, limit: int | None = None) -> Iterator[Row]:
     """Yield the rows of all files, at most `limit` of each."""
     for path in _find_files(cfg.files):
@@ -170,7 +166,7 @@ def _read_file_rows(path: Path, skip: bool) -> Iterator[Row]:
     for number, line in _read_json_lines(path):
         try:
             row = _parse_row(line)
-        except _BadLine as error:
+        except ValueError as error:
             bad, first = bad + 1, first or f"{path}:{number}: {error}"
             if not skip:
                 raise DataError(first, f"{_ROW_HINT}; fix the line, or set data.on_bad_line=skip") from error
@@ -201,11 +197,11 @@ def _read_json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _parse_row(line: bytes) -> Row:
     """Return the document or dialogue of a line; only the keys of its kind are looked at."""
     if len(line) > MAX_LINE:
-        raise _BadLine(f"longer than {MAX_LINE >> 20} MB")
+        raise ValueError(f"longer than {MAX_LINE >> 20} MB")
     try:
         row = from_json(line.rstrip())  # refuses half surrogate pairs too
     except ValueError as error:
-        raise _BadLine(f"not JSON ({str(error).replace('line 1 column', 'byte')})") from error
+        raise ValueError(f"not JSON ({str(error).replace('line 1 column', 'byte')})") from error
     match row:
         case {"messages": [*turns]}:
             return _make_dialogue([_parse_message(turn) for turn in turns])
@@ -215,27 +211,27 @@ def _parse_row(line: bytes) -> Row:
         case {"text": text}:
             text = _require_text(text, "text")
             return Document(_hash_text(text), text)
-    raise _BadLine("no list of messages, no prompt and completion, no text")
+    raise ValueError("no list of messages, no prompt and completion, no text")
 
 
 def _parse_message(turn: object) -> Message:
     match turn:
         case {"role": "system" | "user" | "assistant" as role, "content": content}:
             return Message(role, _require_text(content, "content"))
-    raise _BadLine("a message without a role of system, user or assistant, or without content")
+    raise ValueError("a message without a role of system, user or assistant, or without content")
 
 
 def _make_dialogue(messages: list[Message]) -> Dialogue:
     """Return a dialogue named by its first question."""
     if any(message.role == "system" for message in messages[1:]):
-        raise _BadLine("a system message that is not the first")
+        raise ValueError("a system message that is not the first")
     if all(message.role != "assistant" for message in messages):
-        raise _BadLine("no assistant message")
+        raise ValueError("no assistant message")
     question = next((message for message in messages if message.role == "user"), messages[0])
     return Dialogue(_hash_text(question.content), tuple(messages))
 
 
 def _require_text(value: object, key: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _BadLine(f"{key} is not a string with text")
+        raise ValueError(f"{key} is not a string with text")
     return value
