@@ -33,14 +33,14 @@ def read_json(path: Path, max_bytes: int) -> Any:
     """Return the content of a JSON file of at most `max_bytes`, or raise UnreadableFile."""
     text = read_text(path, max_bytes)
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise UnreadableFile(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:  # nan, thousands of digits or of brackets
         raise UnreadableFile(f"{path}: not JSON ({error})") from None
 
 
-def _refuse(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 

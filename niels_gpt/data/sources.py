@@ -38,7 +38,7 @@ def select_sources(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
 
     DataError if none has them, or if a file cannot be used.
     """
-    found = [source for source in sources if _has(source, want)]
+    found = [source for source in sources if _has_records(source, want)]
     if not found:
         labels = ", ".join(source.label for source in sources)
         phase = "phase=sft" if want == "documents" else "phase=pretrain"
@@ -46,7 +46,7 @@ def select_sources(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
     return found
 
 
-def _has(source: SourceCfg, want: Want) -> bool:
+def _has_records(source: SourceCfg, want: Want) -> bool:
     if source.kind == "jsonl":
         return local_files.has_rows(source, Document if want == "documents" else Dialogue)
     return source.kind != "text" or want == "documents"

@@ -24,7 +24,6 @@ from niels_gpt.storage import add_file_name, flush_to_disk, replace_atomically, 
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 
 FORMAT = 3
-SPLITS = ("train", "val")
 TYPECODES = {"uint16": "H", "uint32": "I", "uint8": "B", "int64": "q"}  # of the module array
 CHUNK = 1 << 22  # ids written at a time
 log = logging.getLogger("niels_gpt")
@@ -155,7 +154,7 @@ def _build(
     records = track(read_records(source, want), task, count, console=console, transient=True, disable=hidden)
     with replace_atomically(folder) as part:
         part.mkdir()
-        writers = {split: _Writer(part, split, tokenizer.V) for split in SPLITS}
+        writers = {split: _Writer(part, split, tokenizer.V) for split in ("train", "val")}
         content, dropped = hashlib.sha256(), 0
         for record in records:
             content.update(encode_content(record))

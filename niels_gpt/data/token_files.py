@@ -71,14 +71,14 @@ class TokenCache:
         columns = {}
         for name, entry in self.meta.splits[split]:
             path = self.folder / f"{split}.{name}"
-            columns[name] = _map(path, dtypes[name], entry.count)
+            columns[name] = _map_file(path, dtypes[name], entry.count)
             if self.index.sha256(path, final=True) != entry.sha256:
                 raise DataError(f"{path} is damaged: its sha256 differs from meta.json", REBUILD)
         self.index.save()
         return TokenFiles(**columns)
 
 
-def _map(path: Path, dtype: str, count: int) -> Tensor:
+def _map_file(path: Path, dtype: str, count: int) -> Tensor:
     """Map a little-endian file of `count` numbers."""
     expected = count * DTYPES[dtype].itemsize
     size = path.stat().st_size if path.is_file() else 0
@@ -96,7 +96,7 @@ def get_dtypes(V: int) -> dict[str, str]:
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write meta.json to the disk."""
-    write_text(folder / META, json.dumps(meta | {"sha256": _hash(meta)}, indent=1))
+    write_text(folder / META, json.dumps(meta | {"sha256": _hash_meta(meta)}, indent=1))
 
 
 def read_meta(folder: Path) -> Meta:
@@ -104,7 +104,7 @@ def read_meta(folder: Path) -> Meta:
     path = folder / META
     try:
         content = read_json(path, MAX_META)
-        if not isinstance(content, dict) or content.pop("sha256", None) != _hash(content):
+        if not isinstance(content, dict) or content.pop("sha256", None) != _hash_meta(content):
             raise DataError(f"{path} is damaged: its content does not match its hash", REBUILD)
         meta = Meta.model_validate(content)
     except UnreadableFile as error:
@@ -117,5 +117,5 @@ def read_meta(folder: Path) -> Meta:
     return meta
 
 
-def _hash(meta: dict[str, Any]) -> str:
+def _hash_meta(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta).encode()).hexdigest()

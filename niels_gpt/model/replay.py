@@ -12,7 +12,7 @@ from torch import Tensor
 from niels_gpt.device import get_random_state, set_random_state
 
 
-class _Remember(AbstractContextManager[None]):
+class _RecordState(AbstractContextManager[None]):
     """Around the block: record the random state that it starts from, and do not change it."""
 
     state: Tensor
@@ -27,12 +27,12 @@ class _Remember(AbstractContextManager[None]):
         pass
 
 
-class _Replay(AbstractContextManager[None]):
+class _ReplayState(AbstractContextManager[None]):
     """Around the recomputation: set the recorded state, then restore the current one."""
 
     live: Tensor
 
-    def __init__(self, recorded: _Remember) -> None:
+    def __init__(self, recorded: _RecordState) -> None:
         self.recorded = recorded
 
     def __enter__(self) -> None:
@@ -47,5 +47,5 @@ def make_replay_contexts(
     device: torch.device,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return the two contexts that torch.utils.checkpoint's `context_fn` wants: forward and recomputation."""
-    recorded = _Remember(device)
-    return recorded, _Replay(recorded)
+    recorded = _RecordState(device)
+    return recorded, _ReplayState(recorded)

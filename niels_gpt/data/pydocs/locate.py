@@ -22,7 +22,7 @@ PUBLIC_MODULES = {
 
 def find_sources(packages: Sequence[str]) -> list[tuple[str, Path]]:
     """Return (module, file) of the standard library, then of each package."""
-    files = _walk(Path(sysconfig.get_path("stdlib")), "")
+    files = _find_modules(Path(sysconfig.get_path("stdlib")), "")
     return files + [found for package in packages for found in _find_package(package)]
 
 
@@ -42,7 +42,7 @@ def _find_package(package: str) -> list[tuple[str, Path]]:
     if spec and spec.submodule_search_locations:
         place = os.path.join(spec.submodule_search_locations[0], *inner)
         if os.path.isdir(place):
-            return _walk(Path(place), f"{package}.")
+            return _find_modules(Path(place), f"{package}.")
         place += ".py"
     elif spec and spec.origin and not inner:
         place = spec.origin
@@ -54,7 +54,7 @@ def _find_package(package: str) -> list[tuple[str, Path]]:
     )
 
 
-def _walk(root: Path, prefix: str) -> list[tuple[str, Path]]:
+def _find_modules(root: Path, prefix: str) -> list[tuple[str, Path]]:
     found = []
     for folder, inner, names in os.walk(root):
         # site-packages, lib-dynload and the like are not identifiers.

@@ -124,14 +124,14 @@ def _read_text(path: Path, unit: str) -> Iterator[Document]:
         raise DataError(f"{path}: has no text", "leave it out of data.files")
 
 
-def _join_lines(lines: Iterable[str], least: int, most: int) -> Iterator[str]:
-    """Join lines into pieces that end at the first blank line after `least` characters, or after `most`."""
+def _join_lines(lines: Iterable[str], min_chars: int, max_chars: int) -> Iterator[str]:
+    """Join lines into pieces that end at the first blank line after `min_chars`, or after `max_chars`."""
     piece: list[str] = []
     size = 0
     for line in lines:
         piece.append(line)
         size += len(line)
-        if size >= most or (size >= least and not line.strip()):
+        if size >= max_chars or (size >= min_chars and not line.strip()):
             yield "".join(piece)
             piece, size = [], 0
     yield "".join(piece)
