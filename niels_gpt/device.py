@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -16,14 +17,8 @@ from niels_gpt.errors import ConfigError
 BUDGET = 0.8  # of the free memory: a run also evaluates and saves, and other programs need some
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu` or `mps`; `auto` is mps if available.
-
-    Raises:
-        ConfigError: mps is not available, or another device was asked for.
-    """
-    if name not in ("auto", "cpu", "mps"):
-        raise ConfigError(f"device={name} was asked for, but only cpu and mps are supported", "use device=auto")
+def resolve_device(name: Literal["auto", "cpu", "mps"]) -> torch.device:
+    """Return the device; `auto` is mps if available. ConfigError if mps was asked for and is not available."""
     has_mps = torch.backends.mps.is_available()
     if name == "mps" and not has_mps:
         raise ConfigError("device=mps was asked for, but this machine has none", "use device=cpu or device=auto")
@@ -47,12 +42,8 @@ def memory_in_use(device: torch.device) -> int:
     """Return the bytes that the Metal driver holds, or the peak resident size on the CPU."""
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    if peak := read_proc_bytes(
-        "/proc/self/status", "VmHWM"
-    ):  # on Linux a child's ru_maxrss starts at its parent's
-        return peak
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
+    # On Linux ru_maxrss is in kilobytes, and a child's starts at its parent's; on macOS it is in bytes.
+    return read_proc_bytes("/proc/self/status", "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def reset_peak_memory(device: torch.device) -> None:
