@@ -132,7 +132,7 @@ def test_a_scaled_loss_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> 
     """A power of two changes no bit in fp32, so that loss, gradient norm and weights are as without it."""
     outcomes = []
     for scale in (1.0, 4096.0):
-        monkeypatch.setattr("train.loop.steps.loss_scale", lambda *_, scale=scale: scale)
+        monkeypatch.setattr("train.loop.steps.choose_loss_scale", lambda *_, scale=scale: scale)
         state, cfg = fresh(B=2, accum_steps=2)
         facts = [step(state, cfg, SOURCES["sft"]) for _ in range(2)]
         outcomes.append((facts, [p.detach() for p in state.model.parameters()]))
@@ -153,6 +153,6 @@ def test_as_many_tensors_live_after_sixty_steps_as_after_ten(
     monkeypatch.setattr(RunLogger, "advance", note_call)
     every = [f"train.{what}_every=10" for what in ("eval", "ckpt", "log")]
     every += ["train.eval_sequences=8"]  # the counter takes its time
-    with LiveBytes(torch.device("cpu")) as live:
+    with LiveBytes() as live:
         run_folder("train.total_steps=60", f"memory={memory}", "model.dropout=0.1", *every)
     assert held[10] == held[60] and held[10][0] > 0

@@ -6,7 +6,6 @@ import platform
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt in glibc's malloc.h
-NEVER = 2**31 - 1
 
 
 def prepare_cpu(device: torch.device) -> None:
@@ -28,13 +27,13 @@ def prefer_onednn() -> bool:
     return exact
 
 
-def keep_freed_memory() -> bool:
-    """Make glibc keep freed memory; return whether it will. Other C libraries are left as they are.
+def keep_freed_memory() -> None:
+    """Make glibc keep freed memory. Other C libraries are left as they are.
 
     Each step takes the same sizes again, and the system would fill fresh pages with zeros each time. The peak
     resident size stays within some percent, with recomputation too.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, NEVER))
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -10,7 +10,7 @@ from typing import Any
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from niels_gpt.device import memory_in_use
+from niels_gpt.device import measure_memory
 from niels_gpt.storage import replace_atomically
 from train.artifacts.checkpointing import TrainState
 from train.artifacts.disk import tolerate_disk_errors
@@ -37,7 +37,7 @@ class RunLogger:
         """Log an optimizer step; `loss` is the mean per target, in nats."""
         speed, left = self._speed_and_seconds_left(state)
         numbers = {"step": state.step, "loss": loss, "lr": lr, "grad_norm": grad_norm}
-        machine = {"tokens_per_second": round(speed), "memory": memory_in_use(self.device)}
+        machine = {"tokens_per_second": round(speed), "memory": measure_memory(self.device)}
         self._write(event="train", **numbers, tokens=self._tokens(state), **machine)
         if self._progress:
             task = self._progress.task_ids[0]

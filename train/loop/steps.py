@@ -14,7 +14,7 @@ from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derived_seed
 from train.artifacts.checkpointing import TrainState, save_step
 from train.config.schema import TrainCfgSchema
-from train.loop.amp import Amp, amp_factory, loss_scale
+from train.loop.amp import Amp, amp_factory, choose_loss_scale
 from train.loop.evaluate import ValSource, evaluate
 from train.loop.logger import RunLogger
 from train.loop.nonfinite import find_first_nonfinite
@@ -116,7 +116,7 @@ def optimizer_step(
     batch = source.draw(state.sequences, cfg.effective_batch)  # on the CPU
     require_ids(batch, model.cfg.V)
     targets = int((batch.y != IGNORE).sum())
-    scale = loss_scale(targets, device, cfg)
+    scale = choose_loss_scale(targets, device, cfg)
     parts = list(map(Batch, batch.x.split(cfg.B), batch.y.split(cfg.B)))
 
     def backward(part: Batch) -> Tensor:
