@@ -12,6 +12,7 @@ import torch
 from conftest import Run, same
 from test_batches import T, dialogues, documents
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import ChatStream, Source, TokenStream
@@ -23,7 +24,7 @@ from train.config.schema import TrainCfgSchema
 from train.hardware.memory_tracker import LiveBytes
 from train.loop import steps as train_loop
 from train.loop.logger import RunLogger
-from train.loop.optim import clip_gradients, make_optimizer
+from train.loop.optim import make_optimizer
 
 CFG = ModelCfg(V=256, T=T, C=16, L=2, H=2, d_ff=32, tie_embeddings=True)
 SOURCES: dict[str, Source] = {
@@ -71,7 +72,7 @@ def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else
     state.model.embedding.register_forward_pre_hook(lambda *_: events.append("forward"))
     with (
         mock.patch("niels_gpt.model.gpt.head_loss", note_call("loss", head_loss)),
-        mock.patch("train.loop.steps.clip_gradients", note_call("clip", clip_gradients)),
+        mock.patch("train.loop.steps.clip_grad_norm_", note_call("clip", clip_grad_norm_)),
         mock.patch.object(Tensor, "backward", note_call("backward", Tensor.backward)),
         mock.patch.object(state.optimizer, "step", note_call("update", state.optimizer.step)),
     ):

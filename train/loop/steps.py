@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from niels_gpt.data.batches import Batch, Source, require_ids
 from niels_gpt.errors import NonFiniteError
@@ -18,7 +19,7 @@ from train.loop.amp import Amp, amp_factory, choose_loss_scale
 from train.loop.evaluate import ValSource, evaluate
 from train.loop.logger import RunLogger
 from train.loop.nonfinite import find_first_nonfinite
-from train.loop.optim import clip_gradients, lr_at, set_lr, unscale_gradients
+from train.loop.optim import lr_at, set_lr, unscale_gradients
 
 DIVERGED_HINT = (
     "lower train.base_lr or raise train.warmup_steps (for SFT alone sft.train.base_lr, sft.train.warmup_steps); "
@@ -132,7 +133,7 @@ def optimizer_step(
     for part in parts:
         mean_loss += backward(part)
     unscale_gradients(model, scale)
-    grad_norm = clip_gradients(model, cfg.grad_clip)
+    grad_norm = clip_grad_norm_(model.parameters(), cfg.grad_clip)
     if not torch.isfinite(mean_loss + grad_norm):  # reads the device once a step
         torch.manual_seed(dropout_seed)
         where = find_first_nonfinite(model, parts, state.sequences, backward)
