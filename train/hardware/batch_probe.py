@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -13,7 +12,7 @@ from niels_gpt.errors import NielsError
 from train.cli.subprocesses import end_with_parent
 from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.preflight import refuse_known_faults
-from train.hardware.step_cost import describe_trouble, make_step, time_steps
+from train.hardware.step_cost import Step, describe_trouble, make_step, time_steps
 
 FEW = 3  # microbatches that stand for all: from the second on there are gradients beside the activations
 SECONDS = 2.0  # measure for at least this long
@@ -43,9 +42,7 @@ def measure_probe(cfg: RunCfg) -> Probe:
     return Probe(train.B, train.effective_batch * cfg.model.T / seconds, measure_memory(device))
 
 
-def estimate_seconds(
-    step: Callable[[TrainCfgSchema], object], train: TrainCfgSchema, device: torch.device
-) -> float:
+def estimate_seconds(step: Step, train: TrainCfgSchema, device: torch.device) -> float:
     """Return the seconds of a whole step, estimated from steps of one and of a few microbatches."""
     few = min(train.accum_steps, FEW)
     cfgs = [train.model_copy(update={"accum_steps": count}) for count in (1, few)]

@@ -66,10 +66,9 @@ def _announce_choice(cfg: RunCfg, B: int, reason: str) -> RunCfg:
 def _format_probes(sequences: int, tried: Sequence[Probe], best: Probe | None) -> str:
     rows: list[tuple[str, ...]] = [("B", "accum_steps", "tokens/s", "peak MiB", "")]
     for probe in tried:
-        cells: tuple[str, ...] = (probe.trouble,)
-        if not probe.trouble:
-            cells = f"{probe.tokens_per_second:,.0f}", format_mib(probe.peak), "taken" if probe is best else ""
-        rows.append((str(probe.B), str(sequences // probe.B), *cells))
+        split = str(probe.B), str(sequences // probe.B)
+        numbers = f"{probe.tokens_per_second:,.0f}", format_mib(probe.peak), "taken" if probe is best else ""
+        rows.append((*split, probe.trouble) if probe.trouble else (*split, *numbers))
     return format_table(rows).rstrip()
 
 

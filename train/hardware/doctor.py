@@ -77,9 +77,10 @@ def format_costs(costs: Sequence[Cost]) -> str:
         ("precision", "memory", "s/step", "tokens/s", "peak MiB", "theory MiB", "driver MiB")
     ]
     for cost in costs:
-        cells: tuple[str, ...] = (cost.trouble,)
-        if not cost.trouble:
+        if cost.trouble:
+            rows.append((cost.precision, cost.memory, cost.trouble))
+        else:
+            speeds = f"{cost.seconds:.3f}", f"{cost.tokens_per_second:,.0f}"
             sizes = map(format_mib, (cost.peak, cost.theory, cost.driver))
-            cells = (f"{cost.seconds:.3f}", f"{cost.tokens_per_second:,.0f}", *sizes)
-        rows.append((cost.precision, cost.memory, *cells))
+            rows.append((cost.precision, cost.memory, *speeds, *sizes))
     return format_table(rows)

@@ -1,7 +1,6 @@
 """Count the bytes of live tensors during a step."""
 
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,10 +27,9 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, then count the storages that it made."""
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        given = {storage._cdata for storage in _walk_storages((args, kwargs))}
-        for storage in _walk_storages(out):
+        out = func(*args, **(kwargs or {}))
+        given = {storage._cdata for storage in _list_storages((args, kwargs))}
+        for storage in _list_storages(out):
             if storage._cdata not in given and storage._cdata not in self._live:
                 self._live[storage._cdata] = storage.nbytes()
                 self.now += storage.nbytes()
@@ -43,6 +41,6 @@ class LiveBytes(TorchDispatchMode):
         self.now -= self._live.pop(address)
 
 
-def _walk_storages(tree: Any) -> Iterator[torch.UntypedStorage]:
-    """Yield the storages of all tensors in nested arguments."""
-    yield from (leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+def _list_storages(tree: Any) -> list[torch.UntypedStorage]:
+    """Return the storages of all tensors in nested arguments."""
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

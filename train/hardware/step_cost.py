@@ -32,6 +32,7 @@ from train.loop.steps import optimizer_step
 FLOAT = 4  # bytes
 NO_ROOM = "out of memory"
 SEQUENCES = 64  # of random ids, to draw from
+Step = Callable[[TrainCfgSchema], object]
 
 
 class StepTime(NamedTuple):
@@ -97,10 +98,7 @@ def list_variants(device: torch.device, cfg: RunCfg) -> Iterator[RunCfg]:
 
 
 def measure_cost(device: torch.device, cfg: RunCfg, steps: int) -> Cost:
-    """Check the device, then measure one warm step's memory and the time of `steps` more.
-
-    An error becomes the cost's trouble.
-    """
+    """Measure one warm step's memory and the time of `steps` more; an error becomes the cost's trouble."""
     train = cfg.train
     memory = "ckpt" if train.activation_checkpointing else "off"
     cost = Cost(train.amp_dtype if train.amp else "off", memory, predict_peak(cfg.model, train, device))
@@ -123,7 +121,7 @@ def describe_trouble(error: Exception) -> str:
     return NO_ROOM if is_out_of_memory(error) else first_line(error)
 
 
-def make_step(device: torch.device, cfg: ModelCfg, train: TrainCfgSchema) -> Callable[[TrainCfgSchema], object]:
+def make_step(device: torch.device, cfg: ModelCfg, train: TrainCfgSchema) -> Step:
     """Return a function that takes an optimizer step of a new model on random ids, without changing its weights.
 
     Its argument is `train`, with any number of microbatches.
