@@ -28,7 +28,7 @@ def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert {line.split()[0] for line in lines if line} >= MACHINE | {"step", "off", "precision"}
-    assert any(line.startswith("not checked: mps") for line in lines)
+    assert any(line.startswith("not checked: Metal's arithmetic") for line in lines)
     assert lines[-1] == "wrote doctor-2.json"
     report = json.loads((tmp_path / "doctor-2.json").read_text())
     assert report["machine"].keys() >= MACHINE

@@ -17,8 +17,8 @@ from train.config.schema import RunCfg
 from train.hardware.step_cost import Cost, list_variants, measure_cost
 
 UNCHECKED = {
-    "cpu": "mps: Metal's arithmetic, autocast, speed and memory; run this on a Mac",
-    "mps": "the theory on mps: it is for float32 and fused attention; there attention keeps T x T scores, and "
+    "cpu": "Metal's arithmetic, autocast, speed and memory; run this on a Mac",
+    "mps": "the theory, which is for float32 and fused attention; on mps attention keeps T x T scores, and "
     "activations in fp16 or bf16 take half",
 }
 
