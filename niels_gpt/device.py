@@ -38,7 +38,7 @@ def set_random_state(device: torch.device, state: torch.Tensor) -> None:
         torch.set_rng_state(state)
 
 
-def memory_in_use(device: torch.device) -> int:
+def measure_memory(device: torch.device) -> int:
     """Return the bytes that the Metal driver holds, or the peak resident size on the CPU."""
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
@@ -47,7 +47,7 @@ def memory_in_use(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Return freed memory to the system and restart the peak of memory_in_use.
+    """Return freed memory to the system and restart the peak of measure_memory.
 
     Only Linux can restart it on the CPU; elsewhere it stays the peak of the whole process.
     """
@@ -63,20 +63,20 @@ def reset_peak_memory(device: torch.device) -> None:
 
 def describe_memory(device: torch.device) -> str:
     """Return the memory in use as text; on mps the driver holds more than the tensors take."""
-    in_use = f"{memory_in_use(device) / 2**30:.1f} GiB were in use"
+    in_use = f"{measure_memory(device) / 2**30:.1f} GiB were in use"
     if device.type != "mps":
         return in_use
     return f"{in_use} by the driver, {torch.mps.current_allocated_memory() / 2**30:.1f} GiB in tensors"
 
 
-def memory_budget(device: torch.device) -> int:
+def compute_memory_budget(device: torch.device) -> int:
     """Return the bytes that a run may take: most of Metal's recommended maximum, or of the free memory."""
     if device.type == "mps":
         return int(BUDGET * torch.mps.recommended_max_memory())
-    return int(BUDGET * (read_proc_bytes("/proc/meminfo", "MemAvailable") or physical_memory()))
+    return int(BUDGET * (read_proc_bytes("/proc/meminfo", "MemAvailable") or read_physical_memory()))
 
 
-def physical_memory() -> int:
+def read_physical_memory() -> int:
     """Return the bytes of memory in the machine."""
     if sys.platform == "darwin":
         return int(read_sysctl("hw.memsize") or 0)

@@ -23,7 +23,7 @@ from train.bench.shapes import SHAPES, Shape
 from train.bench.worker import WARMUP
 from train.cli.output import format_mib, format_table
 from train.hardware.step_cost import time_steps
-from train.loop.evaluate import UnigramBaseline
+from train.loop.baseline import UnigramBaseline
 from train.loop.logger import RunLogger
 from train.loop.steps import optimizer_step
 

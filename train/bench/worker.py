@@ -32,7 +32,7 @@ def take_turn(asked: dict[str, Any]) -> dict[str, Any]:
     "resident" is the process's resident size in the timed steps, "tensors" the bytes of tensors in a warm-up step.
     """
     contestant, how = CONTESTANTS[asked["contestant"]], asked["peak"]
-    timer, live, counting, before = StepTimer(CPU), LiveBytes(CPU), ExitStack(), 0
+    timer, live, counting, before = StepTimer(CPU), LiveBytes(), ExitStack(), 0
 
     def lap() -> None:
         nonlocal before
@@ -75,7 +75,7 @@ def watch_memory(asked: dict[str, Any]) -> list[dict[str, int]]:
 
     if contestant.as_a_run:
         prepare_cpu(CPU)
-    with LiveBytes(CPU) as live:  # weights and all
+    with LiveBytes() as live:  # weights and all
         contestant.take(Shape(**asked["shape"]), contestant.settings | often, steps, lap)
     return samples
 
