@@ -11,7 +11,7 @@ import warm
 from conftest import Plan
 
 from niels_gpt.errors import ConfigError
-from train.cli.output import new_file, write_report
+from train.cli.output import require_new_file, write_report
 from train.hardware import step_cost
 from train.hardware.doctor import examine_machine, format_costs
 from train.hardware.memory_tracker import LiveBytes
@@ -62,9 +62,9 @@ def test_a_report_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     Path("doctor.json").touch()
     with pytest.raises(ConfigError, match="already exists"):
-        new_file("doctor.json")
+        require_new_file("doctor.json")
     with pytest.raises(ConfigError, match="there is no folder nowhere"):
-        new_file("nowhere/doctor.json")
+        require_new_file("nowhere/doctor.json")
 
 
 def test_a_report_is_json_that_any_program_reads(tmp_path: Path) -> None:

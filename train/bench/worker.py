@@ -50,14 +50,9 @@ def take_turn(asked: dict[str, Any]) -> dict[str, Any]:
         prepare_cpu(CPU)
     contestant.take(Shape(**asked["shape"]), contestant.settings, WARMUP + asked["steps"], lap)
     resident = read_proc_bytes(STATUS, "VmHWM") - before if before else None
-    first, *_ = timer.seconds
-    timed = timer.seconds[WARMUP:]
-    return {
-        "wall": median(step.wall for step in timed),
-        "cpu": median(step.cpu for step in timed),
-        "first": first.wall,
-        "peak": {"tensors": live.peak, "resident": resident}.get(how),
-    }
+    peak = {"tensors": live.peak, "resident": resident}.get(how)
+    wall, cpu = map(median, zip(*timer.seconds[WARMUP:], strict=True))
+    return {"wall": wall, "cpu": cpu, "first": timer.seconds[0].wall, "peak": peak}
 
 
 def watch_memory(asked: dict[str, Any]) -> list[dict[str, int]]:
@@ -91,9 +86,7 @@ def measure_limit(asked: dict[str, Any]) -> float:
 
 
 TASKS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "turn": take_turn,
-    "memory": watch_memory,
-    "limit": measure_limit,
+    task.__name__: task for task in (take_turn, watch_memory, measure_limit)
 }
 
 if __name__ == "__main__":
