@@ -15,8 +15,7 @@ from train.artifacts.results import find_complete_result
 from train.artifacts.run_folder import is_locked
 from train.cli.signals import stop_on_signals
 from train.cli.subprocesses import GRACE, parent_pipe
-from train.report.findings import shorten_names
-from train.report.rows import Row, read_row
+from train.report.rows import Row, read_row, shorten_names
 from train.report.tables import describe_row
 from train.report.write import is_recent, rewrite_report
 from train.sweep.child import JobExit, JobProcess
