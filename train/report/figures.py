@@ -54,10 +54,8 @@ def draw_speed_against_memory(findings: Findings, styles: Styles) -> str:
             if best or row in styles:
                 axes.annotate(numbers[row], place, (-5, 5), textcoords="offset points", ha="right")
         axes.margins(0.1)
-        limits = axes.get_xlim()
-        if findings.budget_gb is not None:
+        if findings.budget_gb and findings.budget_gb < axes.get_xlim()[1]:
             axes.axvline(findings.budget_gb, color=FAINT, linestyle=":")
-        axes.set_xlim(limits)
 
     alt = f"Speed against peak memory of {len(places)} runs, {len(findings.front)} of them on the Pareto front"
     return _draw("peak memory (GiB)", "tokens/s", alt, paint) if places else ""

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.report.rows import Row, shorten_names
+from train.artifacts.job_record import shorten_names
+from train.report.rows import Row
 
 BITS = "bits per byte"
 EVALUATED_TEXT = ("phase", "data.", "model.T", "train.eval_sequences")  # prefixes

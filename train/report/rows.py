@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +21,6 @@ from train.report.curves import Curve, read_curve
 
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 GIB = 2**30
-LONGEST_ERROR = 200  # characters
 Settings = dict[str, Any]  # by Hydra's dotted names
 Results = dict[PhaseName, PhaseResult]
 Curves = dict[PhaseName, Curve]
@@ -66,7 +65,7 @@ def read_row(folder: Path) -> Row:
         return _read_row(name, folder)
     except Exception as error:  # one broken run must not hide the others
         reason = escape_line(f"{type(error).__name__}: {error}")
-        return Row(name, escape_line(str(folder)), "unreadable", reason=reason[:LONGEST_ERROR])
+        return Row(name, escape_line(str(folder)), "unreadable", reason=reason[:200])
 
 
 def _read_row(name: str, folder: Path) -> Row:
@@ -184,12 +183,3 @@ def read_objective(folder: Path, objective: Sequence[str]) -> float | tuple[floa
     if row.status != "finished" or len(values) < len(objective):
         return None
     return values[0] if len(values) == 1 else tuple(values)
-
-
-def shorten_names(runs: Mapping[str, Collection[str]]) -> dict[str, str]:
-    """Map the names of runs to labels; in a name made of overrides, those that all runs share are left out."""
-    named = {name: overrides for name, overrides in runs.items() if overrides and "=" in name}
-    shared = set[str]().union(*named.values()).intersection(*named.values())
-    own = {name: ",".join(word for word in words if word not in shared) for name, words in named.items()}
-    labels = {name: own.get(name) or name for name in runs}
-    return labels if len(set(labels.values())) == len(labels) else {name: name for name in runs}

@@ -13,13 +13,12 @@ from train.report.page import render_page
 from train.report.rows import read_rows
 from train.report.tables import PEAK_NOTE, escape_markdown, format_csv, format_markdown, list_values
 
-LOCK = ".sweep.lock"
 REWRITE_EVERY = 10.0  # seconds: a sweep of N short jobs must not read N rows N times
 
 
 def rewrite_report(folder: Path, budget_gb: float | None) -> Findings:
     """Write the report of a sweep's folder as its runs stand now; several processes may do so at once."""
-    with FileLock(folder / LOCK):  # the last writer has read the latest state
+    with FileLock(folder / ".sweep.lock"):  # the last writer has read the latest state
         findings = analyze_runs(read_rows(folder), budget_gb)
         write_report(folder, findings, folder.resolve().name)
     return findings
