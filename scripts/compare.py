@@ -5,9 +5,11 @@ from pathlib import Path
 
 from rich import get_console
 
+from niels_gpt.errors import ConfigError
+from niels_gpt.storage import find_unused_path
 from train.cli.command import Parser, run_command
-from train.report.compare import make_folder, read_runs
 from train.report.findings import analyze_runs
+from train.report.rows import read_runs
 from train.report.tables import describe_row, draw_console_table
 from train.report.write import write_report
 
@@ -22,7 +24,11 @@ def main() -> None:
     if options.budget_gb is not None and not options.budget_gb > 0:
         parser.error("--budget-gb must be above 0")
     findings = analyze_runs(read_runs(options.runs), options.budget_gb)
-    folder = make_folder(options.out)
+    folder = options.out or find_unused_path("compare")
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise ConfigError(f"{folder} already exists", "give --out another name, or omit it") from None
     write_report(folder, findings, f"{len(findings.rows)} runs compared")
     get_console().print(draw_console_table(findings))
     for row, label in findings.labels.items():

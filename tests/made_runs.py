@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from train.artifacts.job_record import Job, Status, write_job
-from train.report.findings import GIB
-from train.report.rows import Row
+from train.report.rows import GIB, Row
 
 MODEL = {"V": 512, "T": 64, "dropout": 0.0}
 TRAIN = {"seed": 1337, "B": 4, "accum_steps": 2, "base_lr": 1e-3, "activation_checkpointing": False}
@@ -63,8 +62,8 @@ def made_run(folder: Path, losses: Sequence[float] = (4.0, 3.0), *, speed: float
     return folder
 
 
-def row(name: str, loss: float | None = 3.0, speed: float | None = 1000.0, memory: int | None = GIB,
+def row(name: str, loss: float | None = 3.0, speed: float | None = 1000.0, memory: float | None = 1.0,
         **rest: Any) -> Row:  # fmt: skip
     """A finished row that comes from no folder."""
     given: dict[str, Any] = {"status": "finished", "val_loss": loss, "bits_per_byte": loss}
-    return Row(name, name, **given | {"tokens_per_second": speed, "peak_memory": memory} | rest)
+    return Row(name, name, **given | {"tokens_per_second": speed, "peak_memory_gib": memory} | rest)

@@ -13,7 +13,7 @@ from made_runs import made_job, made_run, write_metrics, write_result
 
 from train.artifacts.metrics import read_metrics
 from train.artifacts.run_folder import lock_folder, unlock_folder
-from train.report.rows import compute_seconds, is_run, read_row
+from train.report.rows import GIB, is_run, read_row
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -36,31 +36,37 @@ def test_a_pipeline_is_a_row_of_its_last_loss_its_first_speed_and_its_largest_me
         sft["bits_per_byte"],
     )
     assert row.tokens_per_second == sorted(event["tokens_per_second"] for event in trained[1:4])[1]
-    assert row.peak_memory == max(event["memory"] for event in trained)
+    assert row.peak_memory_gib == max(event["memory"] for event in trained) / GIB
     assert row.settings["phase"] == "pipeline" and row.settings["sft.train.B"] == row.settings["train.B"] == 4
     assert [point.tokens for point in row.curves["sft"].val] == [1024, 2048]
     first, last = (point.seconds for point in row.curves["pretrain"].val)
     assert 0 < first < last == row.curves["pretrain"].seconds
-    assert row.seconds == pytest.approx(sum(curve.seconds for curve in row.curves.values()))
+    assert row.minutes == pytest.approx(sum(curve.seconds for curve in row.curves.values()) / 60)
 
 
-def test_time_is_the_sum_of_what_each_stretch_took_over_a_resume_too() -> None:
-    told = [(1000, 500), (2000, 1000), (4000, 4000), (4500, 0)]
-    events = [{"tokens": tokens, "tokens_per_second": speed} for tokens, speed in told]
-    assert compute_seconds([500, 1000, 2000, 3000, 4000, 9000], events) == [1.0, 2.0, 3.0, 3.25, 3.5, 3.5]
-    assert compute_seconds([5], []) == [0.0]
+def test_time_is_the_sum_of_what_each_stretch_took_over_a_resume_too(tmp_path: Path) -> None:
+    steps = [(1000, 500), (2000, 1000), (4000, 4000), (4001, 0)]
+    (tmp_path / "pretrain").mkdir()
+    with (tmp_path / "pretrain" / "metrics.jsonl").open("w") as file:
+        for tokens, speed in steps:
+            event = {"event": "train", "step": 1, "tokens": tokens, "loss": 1.0, "tokens_per_second": speed}
+            file.write(json.dumps(event) + "\n")
+        for tokens in (500, 1000, 2000, 3000, 4000, 9000):
+            file.write(json.dumps({"event": "val", "step": 1, "tokens": tokens, "loss": 1.0}) + "\n")
+    curve = read_row(tmp_path).curves["pretrain"]
+    assert [point.seconds for point in curve.val] == [1.0, 2.0, 3.0, 3.25, 3.5, 4.5]
 
 
 def test_a_job_is_told_as_its_record_says(tmp_path: Path) -> None:
     row = read_row(made_run(tmp_path / "train.B=4", (4.0, 3.0, 2.0), job={"number": 3, "exit_code": 0}))
     assert (row.name, row.number, row.overrides, row.exit_code) == ("train.B=4", 3, ("train.B=4",), 0)
-    assert (row.val_loss, row.bits_per_byte, row.seconds) == (2.0, 1.0, 90.0)
+    assert (row.val_loss, row.bits_per_byte, row.minutes) == (2.0, 1.0, 1.5)
 
 
 def test_a_waiting_job_has_nothing_yet(tmp_path: Path) -> None:
     row = read_row(made_job(tmp_path / "job", "waiting", seconds=0.0))
-    assert (row.status, row.val_loss, row.tokens_per_second, row.peak_memory) == ("waiting", None, None, None)
-    assert (row.seconds, row.curves, row.settings) == (None, {}, {})
+    assert (row.status, row.val_loss, row.tokens_per_second, row.peak_memory_gib) == ("waiting", None, None, None)
+    assert (row.minutes, row.curves, row.settings) == (None, {}, {})
 
 
 def test_a_job_runs_only_while_somebody_carries_it_out(tmp_path: Path) -> None:
@@ -117,14 +123,16 @@ def test_damage_is_a_row_that_says_so(tmp_path: Path, spoil: Callable[[Path], ob
     assert said in row.reason and "\n" not in row.reason
 
 
-def test_events_that_lack_a_number_are_left_out(tmp_path: Path) -> None:
+def test_a_line_that_is_no_event_is_left_out_and_a_number_that_is_none_is_damage(tmp_path: Path) -> None:
     write_metrics(tmp_path / "pretrain", (4.0, 3.0))
     with (tmp_path / "pretrain" / "metrics.jsonl").open("a") as file:
-        for event in (3, {}, {"event": "val"}, {"event": "train", "tokens": 5, "loss": 1.0}, ["event"]):
-            file.write(json.dumps(event) + "\n")
-        file.write('{"event": "val", "step": 3, "tokens": 3000, "loss": NaN}\n{"event": "val", "tok')
+        file.write('3\n{}\n{"event": "val", "step": 3, "tokens": 3000, "loss": NaN}\n{"event": "val", "tok\n')
     curve = read_row(tmp_path).curves["pretrain"]
     assert (len(curve.train), [point.tokens for point in curve.val]) == (2, [1000, 2000, 3000])
+    with (tmp_path / "pretrain" / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "val", "step": 3, "tokens": Infinity, "loss": 3.0}\n')
+    row = read_row(tmp_path)
+    assert row.status == "unreadable" and "tokens" in row.reason
 
 
 @settings(max_examples=60, deadline=None)

@@ -186,6 +186,15 @@ def test_a_loss_that_is_not_finite_is_never_the_best_nor_breaks_a_file(tmp_path:
     assert {row["job"]: row["val_loss"] for row in read_csv(tmp_path)} == {"good": "3.5", "bad": ""}
 
 
+def test_a_learning_rate_of_the_settings_has_three_digits_on_the_page(tmp_path: Path) -> None:
+    for n, rate in enumerate((0.0012345678, 0.002)):
+        made_run(tmp_path / str(n), base_lr=rate)
+    rewrite_report(tmp_path, None)
+    page = (tmp_path / "sweep.html").read_text(encoding="utf-8")
+    assert re.findall(r"<td class=.number.>(0\.00\d+)</td>", page) == ["0.00123", "0.002"]
+    assert read_json(tmp_path)["differing_settings"] == {"train.base_lr": [0.0012345678, 0.002]}
+
+
 def test_an_empty_sweep_is_a_report_too(tmp_path: Path) -> None:
     assert rewrite_report(tmp_path, 1.0).rows == []
     assert "no finished run" in (tmp_path / "sweep.html").read_text(encoding="utf-8")
@@ -247,7 +256,7 @@ def test_a_job_is_told_in_a_line(sweep: Path) -> None:
     assert [describe_row(row, label) for row, label in labels.items()][:4] == [
         "train.B=2: finished, val loss 3.0000, 1.500 bits per byte, 900 tokens/s, 1.00 GiB, 1.5 minutes",
         "train.B=4: finished, val loss 3.0010, 1.500 bits per byte, 1,200 tokens/s, 2.00 GiB, 1.5 minutes",
-        "train.B=8: failed, 1.5 minutes, exit code 6, out of memory",
+        "train.B=8: failed, 1.5 minutes, out of memory",
         "train.B=16: waiting",
     ]
 
@@ -259,4 +268,4 @@ def test_the_table_of_the_console_is_legible_in_80_columns(sweep: Path) -> None:
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     assert re.search(r"^1 +train\.B=2 +finished +3\.0000 +1\.500 +900 +1\.00 +1\.5$", "\n".join(lines), re.M)
-    assert re.search(r"^3 +train\.B=8 +failed \(6\) +1\.5$", "\n".join(lines), re.M)
+    assert re.search(r"^3 +train\.B=8 +failed +1\.5$", "\n".join(lines), re.M)

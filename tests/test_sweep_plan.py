@@ -15,7 +15,7 @@ from niels_gpt.errors import ConfigError
 from train.artifacts.job_record import config_hash
 from train.config import load_plan
 from train.config.hydra_schema import MAX_NAME, register
-from train.sweep.jobs import PlannedJob, list_overrides, plan_jobs, require_distinct
+from train.sweep.jobs import PLANNED, PlannedJob, list_overrides, plan_jobs, require_distinct
 
 SWEEPS = sorted((CONF / "sweep").glob("*.yaml"))
 
@@ -29,6 +29,7 @@ def loader() -> Iterator[None]:
 
 def jobs(*overrides: str) -> list[PlannedJob]:
     """Return the jobs of `python scripts/train.py -m OVERRIDES`."""
+    PLANNED.clear()
     loader = GlobalHydra.instance().config_loader()
     config = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
     batch = list_overrides(config, loader)
@@ -75,22 +76,26 @@ def test_all_that_is_wrong_is_said_of_each_job_at_once() -> None:
     lines = str(refused.value).splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("train.B=0: ") and lines[0].count("train.betas=") == 2, "in two jobs"
-    assert "betas=[2.0, 2.0]" in lines[1] and lines[1].endswith("(in train.B=2 train.betas=[2,2])")
+    assert "betas=[2.0, 2.0]" in lines[1] and lines[1].endswith("(in train.B=2,train.betas=[2,2])")
     assert "3 of 4 jobs" in refused.value.hint
 
 
 @pytest.mark.usefixtures("loader")
-def test_a_combination_asked_for_twice_and_a_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="identical jobs: .*train.B=2.*2 times"):
+def test_a_combination_asked_for_twice_a_range_and_too_many_jobs_are_refused() -> None:
+    with pytest.raises(ConfigError, match="identical jobs: .*train.B=2 and .*train.B=2"):
         require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,2"))
     for setting in ("train.log_every=1,2", "resume=auto,never"):
         key, first, second = re.split("[=,]", setting)
-        with pytest.raises(ConfigError, match=f"identical jobs: {key}={first}, {key}={second}") as told:
+        pair = " and ".join(f"train.B=2,{key}={value}" for value in (first, second))
+        with pytest.raises(ConfigError, match=f"identical jobs: {pair}") as told:
             require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,4", setting))
         assert "settings that change the result" in told.value.hint
-    with pytest.raises(ConfigError, match="identical jobs: train.B=2, train.B=4"):
+    with pytest.raises(ConfigError, match="identical jobs: train.B=2 and train.B=4"):
         require_distinct(jobs("experiment=smoke_pretrain", "batch=auto", "global_B=8", "train.B=2,4"))
     with pytest.raises(ConfigError, match="is not directly in the sweep's folder"):
         jobs("experiment=smoke_pretrain", "name=one,two")
     with pytest.raises(ConfigError, match="is a range"):
         jobs("experiment=smoke_pretrain", "train.base_lr=interval(1e-4,1e-2)")
+    for many, said in ((1, "no jobs"), (1000000000, "more than 1000 jobs")):
+        with pytest.raises(ConfigError, match=f"this sweep has {said}"):
+            jobs("experiment=smoke_pretrain", "train.B=2,4", f"train.seed=range(1,{many})")

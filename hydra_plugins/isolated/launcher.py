@@ -35,12 +35,12 @@ class IsolatedLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Carry out a batch of jobs; a failed one returns None, and the sweep continues."""
         from train.report.rows import read_objective  # here: Hydra imports all plugins, even for --help
-        from train.sweep.jobs import plan_new_jobs
+        from train.sweep.jobs import plan_jobs
         from train.sweep.launch import SweepRun
 
         hydra = self.config.hydra
         configure_log(hydra.hydra_logging, hydra.verbose)
-        jobs = plan_new_jobs(self.config, self.context.config_loader, job_overrides, initial_job_idx)
+        jobs = plan_jobs(self.config, self.context.config_loader, job_overrides, initial_job_idx)
         SweepRun(self.script, Path(hydra.sweep.dir), jobs, self.n_jobs, self.timeout_minutes).carry_out()
         returns = []
         for job in jobs:

@@ -1,7 +1,7 @@
 """Read and write job.json: the overrides, the status and the error of a sweep's job."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -67,3 +67,12 @@ def write_job(folder: Path, job: Job) -> None:
     """Write the record of a job."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / JOB, asdict(job))
+
+
+def shorten_names(runs: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Map the names of runs to labels; in a name made of overrides, those that all runs share are left out."""
+    named = {name: overrides for name, overrides in runs.items() if overrides and "=" in name}
+    shared = set[str]().union(*named.values()).intersection(*named.values())
+    own = {name: ",".join(word for word in words if word not in shared) for name, words in named.items()}
+    labels = {name: own.get(name) or name for name in runs}
+    return labels if len(set(labels.values())) == len(labels) else {name: name for name in runs}

@@ -11,7 +11,6 @@ from train.report.findings import Findings
 from train.report.rows import PHASES
 from train.report.tables import PEAK_NOTE, choose_columns, format_cells, format_facts
 
-TEMPLATES = Path(__file__).parent / "templates"
 MARKS = {  # a sign and a colour for each status
     "finished": ("✓", "good"),
     "running": ("▸", "busy"),
@@ -27,7 +26,7 @@ MARKS = {  # a sign and a colour for each status
 def render_page(findings: Findings, title: str) -> str:
     """Return the page; text from the disk is escaped, and nothing is fetched from elsewhere."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -11,10 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from train.cli.output import format_table
-from train.report.findings import GIB, Findings
+from train.report.findings import Findings
 from train.report.rows import Row
 
-FORMULA = ("=", "+", "-", "@")
 PEAK_NOTE = (
     "Peak GiB is the most memory the process used while a phase trained: its resident size on a CPU (on a Mac, "
     "since the process started), or the memory of the Metal driver at a logged step on mps."
@@ -40,7 +39,7 @@ COLUMNS = (
     Column("tokens_per_second", "tokens/s", "{:,.0f}", "{} tokens/s"),
     Column("peak_memory_gib", "peak GiB", "{:.2f}", "{} GiB"),
     Column("minutes", "minutes", "{:.1f}", "{} minutes"),
-    Column("exit_code", "exit code", "{:d}", "exit code {}"),
+    Column("exit_code", "exit code"),
     Column("reason", "reason"),
     Column("overrides", "overrides"),
 )
@@ -48,13 +47,8 @@ COLUMNS = (
 
 def list_values(row: Row) -> dict[str, Any]:
     """Return the values of a row's columns, None where one is unknown."""
-    special = {
-        "job": row.name,
-        "peak_memory_gib": None if row.peak_memory is None else row.peak_memory / GIB,
-        "minutes": None if row.seconds is None else row.seconds / 60,
-        "overrides": " ".join(row.overrides),
-    }
-    return {c.key: special[c.key] if c.key in special else getattr(row, c.key) for c in COLUMNS}
+    named = vars(row) | {"job": row.name, "overrides": " ".join(row.overrides)}
+    return {column.key: named[column.key] for column in COLUMNS}
 
 
 def format_cells(row: Row) -> dict[Column, str]:
@@ -76,7 +70,9 @@ def format_csv(rows: Sequence[Row]) -> str:
     writer.writerow(column.key for column in COLUMNS)
     for row in rows:
         values = list_values(row).values()
-        writer.writerow(f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for v in values)
+        writer.writerow(
+            f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@")) else v for v in values
+        )
     return file.getvalue()
 
 
@@ -102,15 +98,14 @@ def draw_console_table(findings: Findings) -> Table:
     drawn.add_column("#", justify="right", no_wrap=True)
     drawn.add_column("job", overflow="fold")
     drawn.add_column("status", no_wrap=True)
-    numbers = [column for column in COLUMNS if column.format and column.key != "exit_code"]
+    numbers = [column for column in COLUMNS if column.format]
     cells = {row: format_cells(row) for row in findings.rows}
     for column in numbers:
         width = max(map(len, [*column.title.split(), *(of[column] for of in cells.values())]))
         drawn.add_column(column.title, justify="right", width=width)
     for number, (row, of) in enumerate(cells.items(), 1):
         label = Text(findings.labels[row].replace(",", ", "))  # wraps between overrides
-        status = f"{row.status} ({row.exit_code})" if row.exit_code else row.status
-        drawn.add_row(str(number), label, status, *(of[column] for column in numbers))
+        drawn.add_row(str(number), label, row.status, *(of[column] for column in numbers))
     return drawn
 
 
@@ -120,6 +115,5 @@ def describe_row(row: Row, label: str) -> str:
 
 
 def format_facts(row: Row) -> list[str]:
-    """Return the known numbers of a row as phrases; an exit code only if it is not 0."""
-    cells = format_cells(row).items()
-    return [c.phrase.format(t) for c, t in cells if t and c.format and (c.key != "exit_code" or row.exit_code)]
+    """Return the known numbers of a row as phrases."""
+    return [column.phrase.format(text) for column, text in format_cells(row).items() if text and column.format]

@@ -10,42 +10,28 @@ from niels_gpt.storage import write_text
 from train.cli.output import format_json
 from train.report.findings import Findings, analyze_runs
 from train.report.page import render_page
-from train.report.rows import Row, is_run, read_row
+from train.report.rows import read_rows
 from train.report.tables import PEAK_NOTE, escape_markdown, format_csv, format_markdown, list_values
 
-LOCK = ".sweep.lock"
 REWRITE_EVERY = 10.0  # seconds: a sweep of N short jobs must not read N rows N times
 
 
 def rewrite_report(folder: Path, budget_gb: float | None) -> Findings:
     """Write the report of a sweep's folder as its runs stand now; several processes may do so at once."""
-    with FileLock(folder / LOCK):  # the last writer has read the latest state
+    with FileLock(folder / ".sweep.lock"):  # the last writer has read the latest state
         findings = analyze_runs(read_rows(folder), budget_gb)
-        _write_files(folder, findings, folder.resolve().name)
+        write_report(folder, findings, folder.resolve().name)
     return findings
 
 
 def is_recent(folder: Path) -> bool:
     """Return whether the report of a sweep was written less than `REWRITE_EVERY` ago."""
-    try:
-        return 0 <= time.time() - (folder / "sweep.json").stat().st_mtime < REWRITE_EVERY
-    except OSError:
-        return False
-
-
-def read_rows(folder: Path) -> list[Row]:
-    """Return a row for each run in a folder, in the order of their numbers; damaged ones come last."""
-    rows = [read_row(child) for child in sorted(folder.iterdir()) if is_run(child)]
-    return sorted(rows, key=lambda row: (row.status == "unreadable", row.number))
+    written = [path.stat().st_mtime for path in folder.glob("sweep.json")]
+    return bool(written) and 0 <= time.time() - written[0] < REWRITE_EVERY
 
 
 def write_report(folder: Path, findings: Findings, title: str) -> None:
     """Write a report into a folder."""
-    with FileLock(folder / LOCK):
-        _write_files(folder, findings, title)
-
-
-def _write_files(folder: Path, findings: Findings, title: str) -> None:
     write_text(folder / "sweep.html", render_page(findings, title))
     write_text(folder / "sweep.csv", format_csv(findings.rows))
     write_text(folder / "sweep.md", format_note(findings, title))
@@ -56,15 +42,10 @@ def format_note(findings: Findings, title: str) -> str:
     """Return the report in Markdown: the best with their commands, what was found, the table."""
     parts = [f"# {escape_markdown(title)}"]
     for best in findings.best:
-        if best.row is None:
-            parts.append(f"**{best.title}**: {escape_markdown(best.why)}.")
-        else:
-            name = f"{escape_markdown(best.row.name)}, {escape_markdown(best.why)}"
-            parts.append(f"**{best.title}**: {name}\n\n    {best.row.command}")
-    sentences = [*findings.caveats, *(equal.sentence for equal in findings.equal_training)]
-    return "\n\n".join(
-        [*parts, *map(escape_markdown, sentences), format_markdown(findings.rows), f"{PEAK_NOTE}\n"]
-    )
+        text = escape_markdown(f"{best.row.name}, {best.why}" if best.row else f"{best.why}.")
+        parts.append(f"**{best.title}**: {text}" + (f"\n\n    {best.row.command}" if best.row else ""))
+    parts += map(escape_markdown, [*findings.caveats, *(equal.sentence for equal in findings.equal_training)])
+    return "\n\n".join([*parts, format_markdown(findings.rows), f"{PEAK_NOTE}\n"])
 
 
 def list_findings(findings: Findings, title: str) -> dict[str, Any]:
@@ -73,25 +54,12 @@ def list_findings(findings: Findings, title: str) -> dict[str, Any]:
         "title": title,
         "memory_budget_gb": findings.budget_gb,
         "best": [
-            {
-                "title": best.title,
-                "why": best.why,
-                "job": best.row.name if best.row else None,
-                "command": best.row.command if best.row else None,
-            }
-            for best in findings.best
+            {"title": b.title, "why": b.why, "job": b.row and b.row.name, "command": b.row and b.row.command}
+            for b in findings.best
         ],
         "pareto_front": [row.name for row in findings.front],
         "caveats": findings.caveats,
-        "equal_training": [
-            {
-                "jobs": [row.name for row in equal.rows],
-                "effective_batch": equal.effective_batch,
-                "largest_difference": equal.difference,
-                "coincide": equal.coincide,
-            }
-            for equal in findings.equal_training
-        ],
+        "equal_training": [vars(equal) for equal in findings.equal_training],
         "differing_settings": findings.differing,
         "rows": [list_values(row) | {"folder": row.folder, "command": row.command} for row in findings.rows],
     }

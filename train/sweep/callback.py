@@ -1,18 +1,22 @@
 """Check a run, or every job of a sweep, before Hydra writes anything."""
 
+import sys
+from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from niels_gpt.printable import escape_line
+from niels_gpt.errors import ConfigError
 from train.artifacts.run_folder import claim_run_folder, lock_folder
 from train.cli.command import exit_on_error
 from train.config import load_plan
-from train.sweep.checks import require_a_device_each, require_valid_limits
-from train.sweep.jobs import PLANNED, list_overrides, plan_new_jobs, require_distinct
+from train.sweep.jobs import PLANNED, PlannedJob, list_overrides, plan_jobs, require_distinct
+
+COUNTS = ("hydra.sweeper.max_batch_size", "hydra.sweeper.n_jobs", "hydra.sweeper.n_trials")
 
 
 class PlanCallback(Callback):
@@ -30,7 +34,7 @@ class PlanCallback(Callback):
             loader = GlobalHydra.instance().config_loader()
             require_valid_limits(config)
             if batch := list_overrides(config, loader):
-                jobs = plan_new_jobs(config, loader, batch, 0)
+                jobs = plan_jobs(config, loader, batch, 0)
                 require_distinct(jobs)
                 require_a_device_each(config, jobs)
             lock_folder(Path(config.hydra.sweep.dir))
@@ -48,6 +52,34 @@ class PlanCallback(Callback):
         with exit_on_error():
             findings = rewrite_report(sweep, config.memory_budget_gb)
             get_console().print(draw_console_table(findings))
-            rows = {row.folder: row for row in findings.rows}
-            own = [rows.get(escape_line(str(job.folder))) or read_row(job.folder) for job in PLANNED.values()]
+            own = [read_row(job.folder) for job in PLANNED.values()]
             require_all_finished(sweep, own or findings.rows)
+
+
+def require_valid_limits(config: DictConfig) -> None:
+    """Refuse counts below one, a time limit that is not positive, and an objective without a direction."""
+    isolated = "timeout_minutes" in config.hydra.launcher  # to joblib, -1 jobs are as many as there are cores
+    for setting in (*COUNTS, *(["hydra.launcher.n_jobs"] if isolated else [])):
+        value = OmegaConf.select(config, setting)
+        if value is not None and value < 1:
+            raise ConfigError(f"{setting} must be at least 1, got {value}", f"use {setting}=1")
+    minutes = OmegaConf.select(config, "hydra.launcher.timeout_minutes")
+    if minutes is not None and not 0 < minutes < inf:
+        raise ConfigError(f"hydra.launcher.timeout_minutes must be positive, got {minutes}", "null sets no limit")
+    asked = OmegaConf.select(config, "hydra.sweeper.direction")
+    directions, wanted = asked if OmegaConf.is_list(asked) else [asked], ["minimize"] * len(config.objective)
+    if asked is not None and len(directions) != len(wanted):  # every trial would fail
+        raise ConfigError(
+            f"objective has {len(wanted)} values, and hydra.sweeper.direction has {len(directions)}",
+            f"add 'hydra.sweeper.direction=[{','.join(wanted)}]'",
+        )
+
+
+def require_a_device_each(config: DictConfig, jobs: Sequence[PlannedJob]) -> None:
+    """Refuse jobs that share an mps device: they slow each other, and can exhaust its memory."""
+    n_jobs = config.hydra.launcher.n_jobs if "timeout_minutes" in config.hydra.launcher else 1
+    if n_jobs > 1 and sys.platform == "darwin" and any(cfg.device != "cpu" for job in jobs for cfg in job.plan):
+        raise ConfigError(
+            f"jobs on mps cannot share the device, got hydra.launcher.n_jobs={n_jobs}",
+            "use device=cpu, or hydra.launcher.n_jobs=1",
+        )

@@ -7,25 +7,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from train.artifacts.job_record import Status
+from niels_gpt.errors import TimeIsUp
+from train.artifacts.job_record import Job, Status
+from train.cli.signals import ENDING
 from train.cli.subprocesses import GRACE
 
 STDERR, CONSOLE = "stderr.log", "console.log"  # in the job's folder
-LONGEST_REASON = 300  # characters
-RESUMABLE = (75, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP)  # exit codes
-
-
-@dataclass(frozen=True)
-class JobExit:
-    """The end of a process; the code is negative for a signal, the reason empty when all went well."""
-
-    status: Status
-    code: int
-    reason: str
-    seconds: float
+RESUMABLE = (TimeIsUp.exit_code, *(128 + signum for signum in ENDING))  # exit codes
 
 
 class JobProcess:
@@ -35,6 +26,7 @@ class JobProcess:
         self,
         command: Sequence[str],
         folder: Path,
+        record: Job,
         variables: Mapping[str, str],
         pass_fds: Sequence[int],
         *,
@@ -42,7 +34,7 @@ class JobProcess:
         quiet: bool,
     ) -> None:
         """Start it. After `minutes` it is stopped; with `quiet`, its output goes to console.log."""
-        self.folder, self.minutes = folder, minutes
+        self.folder, self.record, self.minutes = folder, record, minutes
         self._stopped = self._timed_out = False
         self._kill_at = float("inf")
         self._started = time.monotonic()
@@ -59,8 +51,8 @@ class JobProcess:
 
     def stop(self) -> None:
         """Let the run finish its step and save it. SIGTERM, since SIGINT may be ignored in the background."""
-        self._stopped = True
-        with suppress(ProcessLookupError):
+        if not self._stopped:  # a second signal would end it at once
+            self._stopped = True
             self._process.terminate()
 
     def kill(self) -> None:
@@ -68,27 +60,28 @@ class JobProcess:
         with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that has ended
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def poll(self) -> JobExit | None:
-        """Return how it ended, None while it runs; stop it after its time."""
+    def poll(self) -> Job | None:
+        """Return the record of how it ended, None while it runs; stop it after its time."""
         code = self._process.poll()
         now = time.monotonic()
         if code is None:
             if now > self._kill_at:
                 self.kill()
-            elif self.minutes and not self._timed_out and now - self._started > self.minutes * 60:
+            elif self.minutes and not self._stopped and now - self._started > self.minutes * 60:
                 self._timed_out, self._kill_at = True, now + GRACE
-                self._process.terminate()
+                self.stop()
             return None
         self.kill()  # processes that it started may still run
         stderr = self._take_stderr()
         status, reason = self._classify(code, stderr)
-        return JobExit(status, code, reason, round(now - self._started, 1))
+        seconds = round(self.record.seconds + now - self._started, 1)
+        return replace(self.record, status=status, exit_code=code, reason=reason, seconds=seconds)
 
     def _classify(self, code: int, stderr: str) -> tuple[Status, str]:
         """Return the status that an exit code stands for, and the reason in a line."""
         lines = [line.strip() for line in stderr.splitlines() if line.strip()]
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        message = (errors[:1] or lines[-1:] or [""])[0][:LONGEST_REASON]
+        message = (errors[:1] or lines[-1:] or [""])[0][:300]
         if code == 0:
             return "finished", ""
         if self._timed_out:

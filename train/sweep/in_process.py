@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from niels_gpt.errors import Interrupted, NielsError, TimeIsUp
+from niels_gpt.errors import Interrupted, NielsError, TimeIsUp, first_line
 from train.artifacts.job_record import Status, write_job
 from train.artifacts.run_folder import unlock_folder
 from train.cli.signals import forward_preemption
@@ -43,13 +43,11 @@ def run_job(job: PlannedJob, carry_out: Callable[[list[RunCfg]], Any]) -> float 
         raise
     except TimeIsUp as error:  # of this job alone
         write_end("interrupted", error.exit_code, str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.error("error: %s", error)
         log.error("the job ended", exc_info=error)  # for its log file
-        text = str(error) if isinstance(error, NielsError) else f"{type(error).__name__}: {error}"
-        write_end("failed", getattr(error, "exit_code", 1), (text.splitlines() or [""])[0])
-    except SystemExit as error:
-        write_end("failed", error.code if isinstance(error.code, int) else 1, f"exit({error.code!r}) was called")
+        kind = "" if isinstance(error, NielsError) else f"{type(error).__name__}: "
+        write_end("failed", getattr(error, "exit_code", 1), kind + first_line(error))
     finally:
         unlock_folder(str(job.folder))  # this process may live on, and another try the job again
     return read_objective(job.folder, job.objective)

@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from math import prod
 from operator import attrgetter
 from pathlib import Path
@@ -17,12 +17,12 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
-from train.artifacts.job_record import Job, config_hash, read_job
+from train.artifacts.job_record import Job, config_hash, read_job, shorten_names
 from train.artifacts.results import has_begun, require_unchanged
 from train.config import load_plan
 from train.config.hydra_errors import Refusal, explain_refusal
 from train.config.schema import RunCfg
-from train.config.suggest import CONF, format_value
+from train.config.suggest import CONF
 
 MOST_JOBS = 1000  # of a sweep
 OF_THE_SWEEP = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
@@ -63,56 +63,37 @@ def list_overrides(config: DictConfig, loader: ConfigLoader) -> list[list[str]] 
         return None
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
-    lengths = []
-    for override in (override for override in overrides if override.is_sweep_override()):
-        line = override.input_line
-        if not override.is_discrete_sweep():
-            raise ConfigError(
-                f"{line} is a range, but this sweeper needs a list of values",
-                "list the values, e.g. train.base_lr=1e-3,2e-3, or search the range with hydra/sweeper=optuna",
-            )
-        lengths.append(sum(1 for _ in islice(override.sweep_iterator(), MOST_JOBS + 1)))
-        if not lengths[-1]:
-            raise ConfigError(f"{line} has no values, so this sweep has no jobs", "range(1,4) gives 1, 2 and 3")
-    if prod(lengths) > MOST_JOBS:
-        raise ConfigError(f"this sweep has more than {MOST_JOBS} jobs", "sweep over fewer values")
+    if ranges := [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
+        raise ConfigError(f"{ranges[0]} is a range", "list its values, or search it with hydra/sweeper=search")
+    lists = [override.sweep_iterator() for override in overrides if override.is_discrete_sweep()]
+    lengths = [sum(1 for _ in islice(values, MOST_JOBS + 1)) for values in lists]
+    if not 0 < prod(lengths) <= MOST_JOBS:
+        count = f"more than {MOST_JOBS}" if all(lengths) else "no"
+        raise ConfigError(f"this sweep has {count} jobs", "change its lists; range(1,4) gives 1, 2 and 3")
     batch: list[list[str]] = sweeper.split_arguments(overrides, None)[0]
     return batch
-
-
-def plan_new_jobs(
-    config: DictConfig, loader: ConfigLoader, batch: Sequence[Sequence[str]], first: int
-) -> list[PlannedJob]:
-    """Return the jobs of a batch, planning only those that this process has not planned before."""
-    if any(tuple(overrides) not in PLANNED for overrides in batch):
-        PLANNED.update({job.overrides: job for job in plan_jobs(config, loader, batch, first)})
-    return [PLANNED[tuple(overrides)] for overrides in batch]
 
 
 def plan_jobs(
     config: DictConfig, loader: ConfigLoader, batch: Sequence[Sequence[str]], first: int = 0
 ) -> list[PlannedJob]:
-    """Return the jobs of a batch, the first with the number `first`; each takes a sixteenth of a second.
+    """Return the jobs of a batch, the first with the number `first`; this process plans each only once.
 
     Raises:
         ConfigError: a line for each fault in any of them.
     """
-    jobs: list[PlannedJob] = []
+    new: dict[tuple[str, ...], PlannedJob] = {}
     refusals: dict[tuple[str, ...], Exception] = {}
     for number, overrides in enumerate(map(tuple, batch), first):
         try:
-            jobs.append(_plan_job(config, loader, overrides, number))
+            if overrides not in PLANNED:
+                new[overrides] = _plan_job(config, loader, overrides, number)
         except (NielsError, *Refusal) as refusal:
             refusals[overrides] = refusal
     if refusals:
         raise _merge_refusals(refusals, batch)
-    for job in jobs:  # side by side, where the report looks
-        if job.folder.parent != (sweep := Path(config.hydra.sweep.dir)) or job.folder.name == "..":
-            raise ConfigError(
-                f"{job.folder} is not directly in the sweep's folder {sweep}",
-                "give a sweep one name and one dir; each job gets a sub-folder named by its overrides",
-            )
-    return jobs
+    PLANNED.update(new)
+    return [PLANNED[tuple(overrides)] for overrides in batch]
 
 
 def _plan_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ...], number: int) -> PlannedJob:
@@ -121,6 +102,11 @@ def _plan_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ..
         cfg.hydra.job.num, cfg.hydra.job.id = number, f"{cfg.hydra.job.name}_{number}"
         folder = Path(cfg.hydra.sweep.dir) / str(cfg.hydra.sweep.subdir)
         cfg.hydra.run.dir = str(folder)  # where load_plan looks
+    if folder.parent != (sweep := Path(config.hydra.sweep.dir)):  # side by side, where the report looks
+        raise ConfigError(
+            f"{folder} is not directly in the sweep's folder {sweep}",
+            "give a sweep one name and one dir; each job gets a sub-folder named by its overrides",
+        )
     job = _make_job(cfg, cfg.hydra, folder, number)
     require_unchanged(job.plan)
     earlier = read_job(folder)
@@ -133,51 +119,39 @@ def _plan_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ..
 
 def _merge_refusals(refusals: dict[tuple[str, ...], Exception], batch: Sequence[Sequence[str]]) -> ConfigError:
     """Return one error for all jobs that were refused, with a line for each fault."""
-    common = set.intersection(*(set(overrides) for overrides in batch)) if len(batch) > 1 else set()
+    labels = shorten_names({" ".join(overrides): overrides for overrides in batch})
     jobs: dict[str, list[str]] = {}  # by the fault
     for overrides, refusal in refusals.items():
-        own = " ".join(word for word in overrides if word not in common)
         faults = str(refusal) if isinstance(refusal, NielsError) else explain_refusal(refusal)
         for line in faults.splitlines():
-            jobs.setdefault(line, []).append(own)
-    lines = [f"{line} (in {'; '.join(names)})" if any(names) else line for line, names in jobs.items()]
+            jobs.setdefault(line, []).append(labels[" ".join(overrides)])
+    lines = [f"{line} (in {'; '.join(names)})" for line, names in jobs.items()]
     count = f"{len(refusals)} of {len(batch)} jobs are invalid; none was started"
     return ConfigError("\n".join(lines), count)
 
 
 def require_distinct(jobs: Sequence[PlannedJob]) -> None:
-    """Refuse a sweep in which two combinations give the same job.
-
-    Raises:
-        ConfigError: the overrides of these jobs.
-    """
+    """Refuse a sweep in which two combinations give the same job."""
+    labels = shorten_names({" ".join(job.overrides): job.overrides for job in jobs})
     for key in map(attrgetter, ("folder", "config_hash")):
-        for _, group in groupby(sorted(jobs, key=key), key):
-            same = list(group)
-            common = set.intersection(*(set(job.overrides) for job in same))
-            names = [" ".join(word for word in job.overrides if word not in common) for job in same]
-            if len(same) > 1:
-                identical = ", ".join(names) if any(names) else f"{same[0].folder.name}, {len(same)} times"
+        names: dict[Any, str] = {}
+        for job in jobs:
+            name = labels[" ".join(job.overrides)]
+            if key(job) in names:
                 raise ConfigError(
-                    f"these overrides give identical jobs: {format_value(identical, 200)}",
+                    f"these overrides give identical jobs: {names[key(job)]} and {name}",
                     "sweep over settings that change the result, and name each value once",
                 )
+            names[key(job)] = name
 
 
 def find_job(cfg: DictConfig) -> PlannedJob | None:
-    """Return the job that another launcher than ours carries out in this process; None outside of a sweep.
-
-    Raises:
-        ConfigError: its settings are invalid.
-    """
+    """Return the job that another launcher than ours carries out in this process; None outside of a sweep."""
     hydra: Any = HydraConfig.get()
     if OmegaConf.is_missing(hydra.job, "num"):
         return None
     folder = Path(os.path.relpath(hydra.runtime.output_dir))
-    planned = PLANNED.get(tuple(hydra.overrides.task))
-    if planned and planned.folder.resolve() == folder.resolve():
-        return planned
-    return _make_job(cfg, hydra, folder, hydra.job.num)
+    return PLANNED.get(tuple(hydra.overrides.task)) or _make_job(cfg, hydra, folder, hydra.job.num)
 
 
 def _make_job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> PlannedJob:

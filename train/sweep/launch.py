@@ -10,19 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from niels_gpt.errors import Interrupted, NielsError
-from train.artifacts.job_record import is_complete, read_job, write_job
+from train.artifacts.job_record import is_complete, read_job, shorten_names, write_job
 from train.artifacts.results import find_complete_result
 from train.artifacts.run_folder import is_locked
 from train.cli.signals import stop_on_signals
 from train.cli.subprocesses import GRACE, parent_pipe
-from train.report.findings import shorten_names
 from train.report.rows import Row, read_row
 from train.report.tables import describe_row
 from train.report.write import is_recent, rewrite_report
-from train.sweep.child import JobExit, JobProcess
+from train.sweep.child import JobProcess
 from train.sweep.jobs import PlannedJob
 
-POLL = 0.05  # seconds
 log = logging.getLogger("niels_gpt")
 
 
@@ -37,7 +35,7 @@ class SweepRun:
         self.n_jobs, self.timeout_minutes = min(n_jobs, len(jobs)), timeout_minutes
         self._labels = shorten_names({job.folder.name: job.overrides for job in jobs})
         self._running: dict[JobProcess, PlannedJob] = {}
-        self._stopping = self._report_is_stale = False
+        self._report_is_stale = False
         self._began = time.monotonic()
 
     def carry_out(self) -> None:
@@ -46,22 +44,20 @@ class SweepRun:
         Raises:
             Interrupted: a signal came; the running jobs were stopped resumably, the rest was not started.
         """
-        todo = deque(job for job in self.jobs if not self._skip(job))
-        with stop_on_signals(again=self._kill) as stop, parent_pipe() as (reading, variables):
+        todo = deque(job for job in self.jobs if not self._skip_if_complete(job))
+        with stop_on_signals(again=self._kill_all) as stop, parent_pipe() as (reading, variables):
             try:
                 while self._running or (todo and not stop()):
                     while todo and not stop() and len(self._running) < self.n_jobs and self._is_free(todo[0]):
                         self._start(todo.popleft(), reading, variables)
-                    if stop() and not self._stopping:
-                        self._stopping = True
-                        for child in self._running:
-                            child.stop()
+                    for child in self._running if stop() else ():
+                        child.stop()
                     self._collect_ended()
                     if self._report_is_stale and not is_recent(self.sweep):
                         self._rewrite_report()
-                    time.sleep(POLL)
+                    time.sleep(0.05)
             finally:  # no job outlives its sweep
-                self._kill()
+                self._kill_all()
         if stop.signum is not None:
             self._rewrite_report()  # Hydra does not call on_multirun_end here
             raise Interrupted(
@@ -70,7 +66,7 @@ class SweepRun:
                 stop.signum,
             )
 
-    def _skip(self, job: PlannedJob) -> bool:
+    def _skip_if_complete(self, job: PlannedJob) -> bool:
         """Return whether a job is complete; otherwise correct a record that says so, or that it runs."""
         record = job.read_record()
         complete = is_complete(read_job(job.folder), job.config_hash, job.plan)
@@ -87,12 +83,13 @@ class SweepRun:
 
     def _start(self, job: PlannedJob, reading: int, variables: Mapping[str, str]) -> None:
         record = job.read_record()
-        attempt = replace(record, status="running", exit_code=None, reason="", attempts=record.attempts + 1)
-        write_job(job.folder, attempt)
+        record = replace(record, status="running", exit_code=None, reason="", attempts=record.attempts + 1)
+        write_job(job.folder, record)
         log.info("job %d of %d: %s", self.jobs.index(job) + 1, len(self.jobs), " ".join(job.overrides))
         child = JobProcess(
             [sys.executable, str(self.script), *job.arguments],
             job.folder,
+            record,
             dict(variables) | share_threads(self.n_jobs),
             [reading],
             minutes=self.timeout_minutes,
@@ -100,7 +97,7 @@ class SweepRun:
         )
         self._running[child] = job
 
-    def _kill(self) -> None:
+    def _kill_all(self) -> None:
         for child in self._running:
             child.kill()
 
@@ -109,8 +106,10 @@ class SweepRun:
             if end := child.poll():
                 del self._running[child]
                 self._report_is_stale = True
+                if end.status == "finished" and not all(map(find_complete_result, job.plan)):
+                    end = replace(end, status="failed", reason="exited with code 0 but wrote no result.json")
                 try:
-                    record_exit(job, end)
+                    write_job(job.folder, end)
                 except Exception as error:  # a full disk must not end the jobs that follow
                     log.warning("warning: %s cannot be recorded: %s", job.folder, error)
                 log.info("%s", describe_row(read_row(job.folder), self._labels[job.folder.name]))
@@ -123,31 +122,17 @@ class SweepRun:
             log.warning("warning: the report cannot be written: %s", error)
 
 
-def record_exit(job: PlannedJob, end: JobExit) -> None:
-    """Record how a job's process ended; an end without a result is a failure."""
-    status, reason = end.status, end.reason
-    if status == "finished" and not all(find_complete_result(cfg) for cfg in job.plan):
-        status, reason = "failed", "exited with code 0 but wrote no result.json"
-    record = read_job(job.folder) or job.read_record()
-    seconds = round(record.seconds + end.seconds, 1)
-    write_job(job.folder, replace(record, status=status, exit_code=end.code, reason=reason, seconds=seconds))
-
-
-class JobsFailed(NielsError):
-    """A sweep has been carried out, but not all of its jobs have finished."""
-
-
 def require_all_finished(sweep: Path, rows: Sequence[Row]) -> None:
     """Refuse to call a sweep finished while some of its jobs are not.
 
     Raises:
-        JobsFailed: a line for each, with the reason.
+        NielsError: a line for each, with the reason.
     """
     labels = shorten_names({row.name: row.overrides for row in rows})
     if failed := [row for row in rows if row.status != "finished"]:
         lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
         lines += [f"{labels[row.name]}: {row.status}: {row.reason}" for row in failed]
-        raise JobsFailed("\n".join(lines), "rerun the same command to retry them; finished jobs are skipped")
+        raise NielsError("\n".join(lines), "rerun the same command to retry them; finished jobs are skipped")
 
 
 def share_threads(n_jobs: int) -> dict[str, str]:
