@@ -192,7 +192,7 @@ def recorded(request: pytest.FixtureRequest) -> Record:
     source, amp, record = Rows(16, 256), AMPS[request.param], Record()
     with (
         mock.patch("niels_gpt.loss.ROWS", 20),
-        mock.patch("niels_gpt.model.attention.LONGEST", 0),
+        mock.patch("niels_gpt.model.attention.MAX_TOKENS", 0),
         mock.patch("train.loop.steps.choose_loss_scale", return_value=64.0),
         mock.patch("torch.nn.utils.clip_grad._has_foreach_support", return_value=False),
         sdpa_kernel(SDPBackend.MATH),
