@@ -121,7 +121,7 @@ def test_settings_of_another_version_or_another_model_are_refused(run_folder: Ru
     settings["model"]["L"] = 3
     path.write_text(json.dumps(result))
     with pytest.raises(
-        CheckpointError, match=r"best\.pt holds another model than .*/result\.json asks for:\nmodel\.L=2, not 3$"
+        CheckpointError, match=r"best\.pt and .*/result\.json have different models:\nmodel\.L=2, not 3$"
     ):
         compare_precisions(folder)
     settings["train"]["color"] = "blue"

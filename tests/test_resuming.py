@@ -60,7 +60,7 @@ def test_the_best_loss_is_measured_again_when_other_sequences_validate(
     assert result(straight)["best_val_loss"] > (before := val_losses(straight.parent / "run")[3])
     folder = run_folder(*still, "train.eval_sequences=20")
     assert result(folder)["best_val_loss"] == result(straight)["best_val_loss"] != before
-    assert "the validation sequences have changed: best.pt (step 3) has loss " in caplog.text
+    assert "the validation sequences have changed; the loss of best.pt (step 3) was " in caplog.text
 
 
 def test_another_source_may_validate_a_run_that_goes_on(run_folder: Run, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ class Meta(_Record):
     """The part of meta.json that is read back; the rest is for people."""
 
     folder: str
+    records: int
     content_sha256: str
     splits: dict[Annotated[str, Field(pattern="^(train|val)$")], SplitEntry] = Field(min_length=2)
 

@@ -16,8 +16,8 @@ from niels_gpt.weights.checkpoint import walk_values
 from train.artifacts.disk import explain_disk_errors, open_to_write
 from train.artifacts.paths import BEST, LATEST, step_files, step_path
 
-RECORD = 512  # bytes that a tensor takes besides its numbers: header, name (twice), alignment
-OTHER = 64  # bytes of any other value with its key
+TENSOR_OVERHEAD = 512  # bytes that a tensor takes besides its numbers: header, name (twice), alignment
+VALUE_SIZE = 64  # bytes of any other value with its key
 
 
 @dataclass
@@ -46,12 +46,12 @@ def save_checkpoint(path: Path, state: TrainState, train_cfg: dict[str, Any]) ->
     content = {
         "model_cfg": state.model.cfg.model_dump(),
         "train_cfg": train_cfg | {"sequences": state.sequences, "evaluated": state.evaluated},
-        "model_state": _on_cpu(state.model.state_dict()),
-        "optimizer_state": _on_cpu(state.optimizer.state_dict()),
+        "model_state": _copy_to_cpu(state.model.state_dict()),
+        "optimizer_state": _copy_to_cpu(state.optimizer.state_dict()),
         "step": state.step,
         "best_val_loss": state.best_val_loss,
     }
-    with replace_atomically(path) as part, open_to_write(part, _bytes(content)) as file:
+    with replace_atomically(path) as part, open_to_write(part, _estimate_bytes(content)) as file:
         torch.save(content, file)
         file.flush()
         flush_to_disk(file.fileno())
@@ -74,13 +74,15 @@ def save_step(folder: Path, state: TrainState, train_cfg: dict[str, Any], *, bes
 
 def estimate_size(model: GPT) -> int:
     """Estimate the bytes of a checkpoint: the weights, and AdamW's two averages of each."""
-    return 3 * _bytes(dict(model.named_parameters()))
+    return 3 * _estimate_bytes(dict(model.named_parameters()))
 
 
-def _bytes(content: Any) -> int:
+def _estimate_bytes(content: Any) -> int:
     """Estimate the bytes that torch.save writes for nested values."""
     values = walk_values(content)
-    return sum(value.nbytes + RECORD if isinstance(value, torch.Tensor) else OTHER for value in values)
+    return sum(
+        value.nbytes + TENSOR_OVERHEAD if isinstance(value, torch.Tensor) else VALUE_SIZE for value in values
+    )
 
 
 def _require_finite(model: GPT, step: int) -> None:
@@ -92,13 +94,13 @@ def _require_finite(model: GPT, step: int) -> None:
             )
 
 
-def _on_cpu(value: Any) -> Any:
+def _copy_to_cpu(value: Any) -> Any:
     """Copy nested tensors to the CPU, so that every machine can load them."""
     if isinstance(value, torch.Tensor):
         return value.detach().contiguous().cpu()
     if isinstance(value, dict):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
+        return {key: _copy_to_cpu(item) for key, item in value.items()}
+    return [_copy_to_cpu(item) for item in value] if isinstance(value, list) else value
 
 
 def link_checkpoint(path: Path, name: Path) -> None:

@@ -1,6 +1,6 @@
 """Check that a checkpoint fits a run: the model, the phase, the tokenizer and the data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -60,21 +60,43 @@ def require_same_model(found: LoadedCheckpoint, asked: ModelCfg, whose: str = "t
     ]
     if rows:
         raise CheckpointError(
-            "\n".join([f"{found.path} holds another model than {whose} asks for:", *rows]),
+            "\n".join([f"{found.path} and {whose} have different models:", *rows]),
             "use the checkpoint's settings, another checkpoint, or another name=...",
         )
 
 
-def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, str]) -> None:
+def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None:
     """Require the phase, the tokenizer and whatever else `now` has; older checkpoints do not record all of it.
 
     Raises:
         CheckpointError: one of them differs.
     """
     then = found.saved["train_cfg"]
-    for key, value in now.items():
-        if (theirs := then.get(key, UNRECORDED.get(key, value))) != value:
-            raise CheckpointError(
-                f"{found.path}: its {key} is {format_value(theirs)}, but this run's is {value}",
-                "use the original setting, init_from=PATH to start from its weights, or another name=...",
+    for key in now.keys() - {"sources"}:
+        if (theirs := then.get(key, UNRECORDED.get(key, now[key]))) != now[key]:
+            match key:
+                case "data":
+                    changes = list_source_changes(then["sources"], now["sources"]) if "sources" in then else ()
+                    reason = "\n".join([f"{found.path} was trained on other data", *changes])
+                case "tokenizer":
+                    reason = f"{found.path} was trained with another tokenizer"
+                case _:
+                    reason = f"{found.path}: its {key} is {format_value(theirs)}, but this run's is {now[key]}"
+            way_out = (
+                f"go back to the original, or start a new run from its weights: init_from={found.path} name=..."
             )
+            raise CheckpointError(reason, way_out)
+
+
+def list_source_changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Yield what changed in the sources of a run's data, a line each."""
+    for label in then | now:
+        if label not in now or label not in then:
+            yield f"{label}: {'added' if label in now else 'removed'}"
+            continue
+        old, new = then[label], now[label]
+        changed = [key for key in new if key != "content" and new[key] != old.get(key)]
+        for key in changed:
+            yield f"{label}: {key} {format_value(old.get(key))} -> {format_value(new[key])}"
+        if not changed and new["content"] != old["content"]:
+            yield f"{label}: the text has changed"

@@ -74,8 +74,8 @@ def tolerate_disk_errors(path: Path) -> Iterator[None]:
 
 def require_room(folder: Path, need: int) -> None:
     """Refuse to begin a write that the disk has no room for."""
-    if (have := _room(folder)) < need:
-        raise _full(folder, need, have)
+    if (have := _measure_room(folder)) < need:
+        raise _make_full_error(folder, need, have)
 
 
 def require_writable(folder: Path, need: int) -> None:
@@ -99,7 +99,7 @@ def make_disk_error(error: OSError, path: Path | None = None, need: int = 0) -> 
     folder = next((folder for folder in path.parents if folder.is_dir()), None) if path else None
     if path and folder and error.errno in FULL:
         half = path.stat().st_size if path.suffix == ".part" and path.exists() else 0  # which will be removed
-        return _full(folder, need, _room(folder, half), f" for {path.relative_to(folder)}")
+        return _make_full_error(folder, need, _measure_room(folder, half), f" for {path.relative_to(folder)}")
     if error.errno in FULL:
         return DiskError(f"disk full: {error.strerror}", MAKE_ROOM)
     if path and path.parent != folder and isinstance(error, FileNotFoundError):
@@ -108,13 +108,13 @@ def make_disk_error(error: OSError, path: Path | None = None, need: int = 0) -> 
     return DiskError(f"{path}: {said}" if path else said, CHECK)
 
 
-def _room(folder: Path, removed: int = 0) -> int:
+def _measure_room(folder: Path, removed: int = 0) -> int:
     """Return the bytes that a new file may take once some are `removed`, within the process's limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     free = shutil.disk_usage(folder).free + removed
     return free if limit == resource.RLIM_INFINITY else min(free, limit)
 
 
-def _full(folder: Path, need: int, have: int, name: str = "") -> DiskError:
+def _make_full_error(folder: Path, need: int, have: int, name: str = "") -> DiskError:
     needed = f"need {need / 1e6:.1f} MB, " if need else ""
     return DiskError(f"disk full: {needed}have {have / 1e6:.1f} MB at {folder}{name}", MAKE_ROOM)

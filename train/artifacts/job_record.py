@@ -15,7 +15,7 @@ from train.artifacts.results import WITHOUT_EFFECT, find_complete_result, select
 from train.config.schema import RunCfg
 
 JOB = "job.json"
-LARGEST = 1 << 20  # bytes of a record
+MAX_BYTES = 1 << 20  # of a record
 Status = Literal["waiting", "running", "finished", "failed", "killed", "timed out", "interrupted"]
 
 
@@ -58,7 +58,7 @@ def is_complete(earlier: Job | None, config_hash: str, plan: Sequence[RunCfg]) -
 def read_job(folder: Path) -> Job | None:
     """Return the job of a folder, or None if its record is missing or cannot be read."""
     try:
-        return TypeAdapter(Job).validate_python(read_json(folder / JOB, LARGEST))
+        return TypeAdapter(Job).validate_python(read_json(folder / JOB, MAX_BYTES))
     except ValueError:  # as pydantic's errors are
         return None
 

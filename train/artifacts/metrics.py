@@ -14,17 +14,8 @@ METRICS = "metrics.jsonl"
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the events of a metrics file, without lines that are not events, such as one cut by a kill."""
-    if not path.exists():
-        return
-    if not (path.is_file() or path.is_dir()):  # a FIFO would wait for a writer
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict) and isinstance(event.get("step"), int) and "event" in event:
-            yield event
+    if path.exists():
+        yield from filter(None, map(_parse_event, path.read_bytes().splitlines()))
 
 
 def append_event(path: Path, event: dict[str, Any]) -> None:
@@ -50,18 +41,24 @@ def truncate_metrics(path: Path, step: int, *, evaluated: bool) -> None:
     """
     path.touch()
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _is_kept(line, step, step if evaluated else step - 1)]
+    last = {"val": step if evaluated else step - 1}
+    kept = [
+        line
+        for line in lines
+        if line.endswith(b"\n")
+        and (event := _parse_event(line))
+        and event["step"] <= last.get(event["event"], step)
+    ]
     if lines[: len(kept)] == kept:
         os.truncate(path, sum(map(len, kept)))
     else:  # a bad line among good ones
         write_text(path, b"".join(kept).decode())
 
 
-def _is_kept(line: bytes, step: int, last_evaluated: int) -> bool:
+def _parse_event(line: bytes) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
-        return line.endswith(b"\n") and bool(
-            event["step"] <= (last_evaluated if event["event"] == "val" else step)
-        )
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return False
+    except (ValueError, RecursionError):
+        return None
+    good = isinstance(event, dict) and isinstance(event.get("step"), int) and isinstance(event.get("event"), str)
+    return event if good else None

@@ -15,7 +15,7 @@ from train.artifacts.paths import any_saved, parse_step, step_files
 from train.config.schema import PhaseName, RunCfg
 
 RESULT = "result.json"
-LARGEST = 1 << 20  # bytes of a result.json
+MAX_BYTES = 1 << 20  # of a result.json
 WITHOUT_EFFECT = {  # settings that may change under a complete phase
     "total_steps",
     "log_every",
@@ -70,7 +70,7 @@ def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
     if not path.exists():
         return {}
     try:
-        entries = RESULTS.validate_python(read_json(path, LARGEST)["phases"])
+        entries = RESULTS.validate_python(read_json(path, MAX_BYTES)["phases"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         log.warning("warning: %s is damaged (%s) and is ignored", path, error)
         return {}
@@ -109,10 +109,10 @@ def require_unchanged(plan: list[RunCfg]) -> None:
     """
     for at, cfg in enumerate(plan):
         if result := find_reusable_result(cfg):
-            if changes := list(_changes(result.settings, select_outcome_settings(cfg))):
+            if changes := list(_list_changes(result.settings, select_outcome_settings(cfg))):
                 raise CheckpointError(
-                    "\n".join(f"{cfg.out} is complete with other settings: {change}" for change in changes),
-                    "use another name=... for another run",
+                    "\n".join(f"{cfg.out} was completed with {change}" for change in changes),
+                    "use another name=... for a new run",
                 )
         elif later := [other.phase for other in plan[at + 1 :] if has_begun([other])]:
             require_all_steps(cfg, later[0])
@@ -127,14 +127,14 @@ def require_all_steps(cfg: RunCfg, later: PhaseName) -> None:
     asked, saved = cfg.train.total_steps, max(filter(None, map(parse_step, step_files(cfg.out))), default=0)
     if saved < asked:
         raise CheckpointError(
-            f"{cfg.out} has {saved} of {asked} steps, but {later} has already begun from its weights",
+            f"{cfg.out} has {saved} of {asked} steps, but {later} has already started from its weights",
             f"use phase={later} alone, the original train.total_steps, or another name=...",
         )
 
 
-def _changes(then: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:
+def _list_changes(then: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:
     for key, value in now.items():
         if isinstance(value, dict) and isinstance(then.get(key), dict):
-            yield from _changes(then[key], value, f"{path}{key}.")
+            yield from _list_changes(then[key], value, f"{path}{key}.")
         elif key not in WITHOUT_EFFECT and then.get(key) != value:
             yield f"{path}{key}={then.get(key)}, not {value}"

@@ -28,7 +28,7 @@ def claim_run_folder(plan: list[RunCfg]) -> None:
     """
     if plan[0].resume == "never" and has_begun(plan):
         raise CheckpointError(
-            f"resume=never was asked for, but {plan[0].dir} holds a run already",
+            f"resume=never, but {plan[0].dir} already holds a run",
             "choose another name=..., or resume=auto to continue this one",
         )
     require_unchanged(plan)

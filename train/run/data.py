@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import Mixture, Source
@@ -23,13 +23,15 @@ log = logging.getLogger("niels_gpt")
 class PhaseData(NamedTuple):
     """The training sequences of a phase, and its validation sequences by source.
 
-    A resumed run needs the same `content_hash`. Validation losses compare while `val_hash` stays the same.
+    A resumed run needs the same `content_hash`; `sources` says in words what went into it. Validation losses
+    compare while `val_hash` stays the same.
     """
 
     train: Source
     val: list[ValSource]
     content_hash: str
     val_hash: str
+    sources: dict[str, dict[str, Any]]
 
 
 def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
@@ -45,7 +47,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
     held_out = [source for source in sources if data.val_source in ("", source.label)]
     if not held_out:
         raise DataError(
-            f"val_source={data.val_source} has no {want}, which {cfg.phase} validates on",
+            f"val_source={data.val_source} has no {want}, but {cfg.phase} needs some to validate on",
             f"use one of {', '.join(source.label for source in sources)}, or leave val_source out",
         )
 
@@ -57,10 +59,15 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
 
     train: list[Source] = []
     val: dict[str, tuple[Source, float]] = {}
-    text, val_text = [], []
+    text, val_text, described = [], [], {}
     for source in sources:
         cache = open_cache(source, want, tokenizer, data, T + 1)
         text.append((cache.meta.content_sha256, source.weight))
+        described[source.label] = source.model_dump(mode="json", exclude={"name"}) | {
+            "val_fraction": data.val_fraction,
+            "content": cache.meta.content_sha256[:16],
+            f"number of {want}": cache.meta.records,
+        }
         train.append(open_split(source, cache, "train", cfg.train.seed))
         if source in held_out:
             name = source.label if source.label not in val else f"{source.label} {len(val) + 1}"
@@ -71,4 +78,5 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
         allocate_sequences(val, cfg.train.eval_sequences),
         hash_parts(text, "", data.val_fraction),  # "": older checkpoints hashed val_source here
         hash_parts(val_text, cfg.train.eval_sequences),
+        described,
     )

@@ -37,8 +37,8 @@ class StartingPoint(NamedTuple):
     initial: LoadedCheckpoint | None
 
 
-def starting_point(cfg: RunCfg, before: Path | None) -> StartingPoint:
-    """Read the checkpoints that a phase may start from; in a pipeline, `before` is the folder of the phase before.
+def starting_point(cfg: RunCfg, previous: Path | None) -> StartingPoint:
+    """Read the checkpoints that a phase may start from; `previous` is the folder of a pipeline's first phase.
 
     Raises:
         CheckpointError: one cannot be used, and the phase has no checkpoint yet.
@@ -57,8 +57,8 @@ def starting_point(cfg: RunCfg, before: Path | None) -> StartingPoint:
     earlier = initial = None
     if cfg.resume not in ("auto", "never"):
         earlier = read(checkpoint_path(cfg.resume))
-    if before:
-        initial = read(before / BEST) if own else find_best(before)
+    if previous:
+        initial = read(previous / BEST) if own else find_best(previous)
     elif cfg.init_from:
         initial = read(checkpoint_path(cfg.init_from))
     return StartingPoint(own, earlier, initial)
@@ -74,6 +74,7 @@ def restore(
     """
     own, earlier, initial = start
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": data.content_hash}
+    origin["sources"] = data.sources
     origin["optim"] = cfg.train.optim  # the optimizer whose state the checkpoint holds
     if initial:
         origin["init_from"] = initial.description
@@ -111,7 +112,7 @@ def find_newest(folder: Path) -> LoadedCheckpoint | None:
         CheckpointError: all checkpoints are damaged.
     """
     damaged: dict[Path, CheckpointError] = {}
-    for path in _candidates(folder):
+    for path in _list_candidates(folder):
         try:
             found = LoadedCheckpoint.load(path)
             named, step = parse_step(path), found.saved["step"]
@@ -131,7 +132,7 @@ def find_newest(folder: Path) -> LoadedCheckpoint | None:
     return None
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
+def _list_candidates(folder: Path) -> Iterator[Path]:
     """Yield the checkpoints, the highest step first, and each file once: latest.pt is usually a second name."""
     steps = step_files(folder)
     seen: list[Path] = []
@@ -187,8 +188,8 @@ def _remeasure_best(state: TrainState, best: LoadedCheckpoint, cfg: RunCfg, data
     state.model.load_state_dict(own)
     after = loss.mean if loss else math.nan
     log.warning(
-        "%s: the validation sequences have changed: best.pt (step %d) has loss %.4f on them, before it was %.4f",
-        *(cfg.phase, best.saved["step"], after, state.best_val_loss),
+        "%s: the validation sequences have changed; the loss of best.pt (step %d) was %.4f and is now %.4f",
+        *(cfg.phase, best.saved["step"], state.best_val_loss, after),
     )
     state.best_val_loss, state.evaluated = after if math.isfinite(after) else None, False
 
@@ -250,7 +251,7 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
     if tokenizer.V != cfg.model.V:
         kind = CheckpointError if begun or theirs else DataError
         raise kind(
-            f"model.V={cfg.model.V} was asked for, but {cfg.tokenizer_path} has {tokenizer.V} entries",
+            f"model.V={cfg.model.V}, but {cfg.tokenizer_path} has {tokenizer.V} entries",
             f"use model.V={tokenizer.V}, or another name=...",
         )
     return tokenizer

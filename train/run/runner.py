@@ -23,7 +23,7 @@ from train.artifacts.results import (
 )
 from train.artifacts.run_folder import claim_run_folder, remove_stale_files
 from train.cli.signals import stop_on_signals
-from train.config.schema import RunCfg
+from train.config.schema import PhaseName, RunCfg
 from train.hardware.batch_search import choose_batch
 from train.hardware.cpu import prepare_cpu
 from train.hardware.out_of_memory import explain_out_of_memory
@@ -37,6 +37,7 @@ from train.loop.steps import train_loop
 from train.run import pretrain, sft
 from train.run.resume import open_tokenizer, restore, starting_point
 from train.run.sample import log_sample
+from train.run.summary import log_summary
 from train.run.time_limit import TimeLimit
 
 OPEN_DATA = {"pretrain": pretrain.open_documents, "sft": sft.open_dialogues}
@@ -49,35 +50,43 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     Raises:
         NielsError: the subclass tells what went wrong; saved checkpoints are intact.
     """
+    started = time.monotonic()
     claim_run_folder(plan)
     remove_stale_files(plan)
+    device = resolve_device(plan[0].device)
     plan = [choose_batch(cfg) for cfg in plan]
-    phases = {cfg.phase for cfg in plan}
-    others = [result for phase, result in read_results(Path(plan[0].dir)).items() if phase not in phases]
-    results: list[PhaseResult] = []
+    reusable = {cfg.phase: find_reusable_result(cfg) for cfg in plan}
+    results = {phase: old for phase, old in read_results(Path(plan[0].dir)).items() if reusable.get(phase, old)}
+    previous = None
     for cfg in plan:
-        if (result := find_reusable_result(cfg)) is None:
-            before = Path(cfg.dir) / results[-1].phase if results else None
-            with explain_out_of_memory(cfg, resolve_device(cfg.device)):
-                result = run_phase(cfg, before, last=cfg is plan[-1])
-            write_results(cfg, [*others, *results, result])
-        else:
+        if result := reusable[cfg.phase]:
             log.info("%s: complete at step %d, nothing to do", cfg.phase, result.step)
-        results.append(result)
-    return results
+        else:
+            with explain_out_of_memory(cfg, device):
+                run_phase(cfg, device, previous, results, last=cfg is plan[-1])
+        previous = cfg.out
+    done = [results[cfg.phase] for cfg in plan]
+    log_summary(plan, done, time.monotonic() - started)
+    return done
 
 
-def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
-    """Carry out one phase. `before` is the folder of the phase before, whose best checkpoint it starts from.
+def run_phase(
+    cfg: RunCfg,
+    device: torch.device,
+    previous: Path | None,
+    results: dict[PhaseName, PhaseResult],
+    *,
+    last: bool,
+) -> None:
+    """Carry out one phase, add its result to the run's `results` and save them; show a sample after the `last`.
 
-    A sample is shown after the `last` one.
+    It starts from the best checkpoint in `previous`, the folder of the phase before.
     """
-    device = resolve_device(cfg.device)
     check_device(device, cfg)
     require_compiler(device, cfg.train)
     prepare_cpu(device)
     cfg.out.mkdir(parents=True, exist_ok=True)
-    start = starting_point(cfg, before)
+    start = starting_point(cfg, previous)
     tokenizer = open_tokenizer(cfg, start)
     model = make_model(cfg.model, cfg.train, device)
     state = TrainState(model, make_optimizer(model, cfg.train))
@@ -108,9 +117,10 @@ def run_phase(cfg: RunCfg, before: Path | None, *, last: bool) -> PhaseResult:
     if stop.signum is None:  # after a signal, exit quickly
         logger.draw_curves()
     require_complete(cfg, state, stop.signum)
+    results[cfg.phase] = make_result(cfg, state, baseline, origin, took)
+    write_results(cfg, list(results.values()))
     if last:
         log_sample(cfg.phase, state.model, tokenizer, data.val[0].source)
-    return make_result(cfg, state, baseline, origin, took)
 
 
 def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None:

@@ -9,7 +9,7 @@ from train.artifacts.disk import tolerate_disk_errors
 from train.artifacts.paths import any_saved
 
 TIME = "time.json"
-LARGEST = 1 << 10  # bytes of time.json
+MAX_BYTES = 1 << 10  # of time.json
 NOTED_EVERY = 10.0  # seconds: the most that a kill loses
 
 
@@ -19,7 +19,7 @@ class TimeLimit:
     def __init__(self, folder: Path, minutes: float | None) -> None:
         """Continue counting from the time in `folder`, if a checkpoint is there."""
         self.path, self.minutes = folder / TIME, minutes
-        self._noted = self._before = _read(self.path) if any_saved(folder) else 0.0
+        self._noted = self._before = _read_seconds(self.path) if any_saved(folder) else 0.0
         self._started = time.monotonic()
 
     def seconds(self) -> float:
@@ -39,9 +39,9 @@ class TimeLimit:
             write_json(self.path, {"seconds": round(self._noted, 3)})
 
 
-def _read(path: Path) -> float:
+def _read_seconds(path: Path) -> float:
     """Return the saved seconds, or 0 if the file is missing or damaged."""
     try:
-        return max(0.0, float(read_json(path, LARGEST)["seconds"]))
+        return max(0.0, float(read_json(path, MAX_BYTES)["seconds"]))
     except (OSError, ValueError, TypeError, KeyError):
         return 0.0
