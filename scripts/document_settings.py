@@ -14,6 +14,7 @@ from train.config.plan import PlanCfg
 from train.config.suggest import CONF
 
 PAGE = CONF.parent / "docs" / "settings.md"
+KINDS = {"string": "text", "array": "list", "boolean": "`true`, `false`"}
 LIMITS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
 HEAD = """# Settings
 
@@ -50,7 +51,7 @@ def _list_settings(prefix: str, schema: type[BaseModel], defaults: dict[str, Any
     yield from ("| setting | default | values | |", "|---|---|---|---|")
     for name, info in schema.model_json_schema()["properties"].items():
         if "description" in info:  # the sections of a run have none
-            default = json.dumps(defaults[name]).replace('"', "") or " "
+            default = json.dumps(defaults[name]).replace('"', "") or "''"
             yield f"| `{prefix}{name}` | `{default}` | {_describe_values(info)} | {info['description']} |"
 
 
@@ -60,7 +61,8 @@ def _describe_values(info: dict[str, Any]) -> str:
         return " or ".join(map(_describe_values, info["anyOf"]))
     if "enum" in info:
         return ", ".join(f"`{value}`" for value in info["enum"])
-    return " ".join([info["type"], *(f"{word} {info[key]:,.10g}" for key, word in LIMITS.items() if key in info)])
+    limits = [f"{word} {info[key]:,.10g}" for key, word in LIMITS.items() if key in info]
+    return " ".join([KINDS.get(info["type"], info["type"]), *limits])
 
 
 if __name__ == "__main__":

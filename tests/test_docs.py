@@ -1,4 +1,4 @@
-"""The documentation keeps its word: commands compose or parse; files, links, settings and tables are right."""
+"""Check the documentation: commands compose or parse; files, links, settings and tables are right."""
 
 import argparse
 import json
@@ -111,6 +111,14 @@ def test_every_file_extra_and_setting_that_is_named_exists() -> None:
     named = {name for word in INLINE for name in re.findall(r"^'?((?:sft\.)?(?:train|data|model)\.\w+)", word)}
     patterns = {"train.X", "data.X", "sft.train.X", "sft.data.X", "train.log", "model.safetensors"}
     assert len(named) > 30 and named - patterns <= set(setting_names(PlanCfg))
+
+
+def test_the_names_in_contributing_are_in_the_code() -> None:
+    code = "".join(
+        path.read_text("utf-8") for top in ("niels_gpt", "train") for path in (ROOT / top).rglob("*.py")
+    )
+    names = re.findall(r"`(\w*[A-Z_]\w*)(?:\.(\w+))?`", page("CONTRIBUTING.md"))
+    assert len(names) > 8 and all(re.search(rf"\b{part}\b", code) for name in names for part in name)
 
 
 def test_the_page_of_settings_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
