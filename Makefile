@@ -36,7 +36,7 @@ doctor: setup ## examine this machine: precision, speed, memory (ARGS="model=bas
 	$(BIN)/python scripts/doctor.py $(ARGS)
 
 faults: setup ## run the whole harness of faults (half an hour) and print a table of its results
-	$(BIN)/python scripts/faults.py
+	NIELS_FAULTS=whole $(BIN)/pytest tests/faults
 
 test: lint types tests ## run everything that must stay green
 

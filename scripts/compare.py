@@ -1,7 +1,6 @@
 """Compare runs as a sweep does: a table, and sweep.html, .csv, .md and .json in a new folder."""
 
 import _root  # noqa: F401  isort: skip
-import argparse
 from pathlib import Path
 
 from rich import get_console
@@ -13,8 +12,8 @@ from train.report.tables import describe_row, draw_console_table
 from train.report.write import write_report
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+def main() -> None:
+    """Read the runs, print the table, write the report."""
     parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or a sweep's folder for all its jobs")
     parser.add_argument("--out", type=Path, help="a new folder (default compare, compare-2, ...)")
@@ -22,12 +21,6 @@ def parse_arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.budget_gb is not None and not options.budget_gb > 0:
         parser.error("--budget-gb must be above 0")
-    return options
-
-
-def main() -> None:
-    """Read the runs, print the table, write the report."""
-    options = parse_arguments()
     findings = analyze_runs(read_runs(options.runs), options.budget_gb)
     folder = make_folder(options.out)
     write_report(folder, findings, f"{len(findings.rows)} runs compared")

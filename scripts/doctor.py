@@ -1,41 +1,28 @@
 """Examine this machine: its hardware, its arithmetic, and the cost of a step."""
 
 import _root  # noqa: F401  isort: skip
-import argparse
-from pathlib import Path
-
-from train.cli.command import Parser, defer_signals, run_command
+from niels_gpt.storage import find_unused_path
+from train.cli.command import Parser, at_least, defer_signals, run_command
+from train.cli.output import new_file, write_report
 from train.config.hydra_errors import compose_run
 
 FILE = "doctor.json"
 EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = Parser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("overrides", nargs="*", help="settings of scripts/train.py, such as model=base train.B=8")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps per variant (default 3)")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="a new file (default doctor.json, doctor-2.json)"
-    )
-    options = parser.parse_intermixed_args()
-    if options.steps < 1:
-        parser.error("--steps must be at least 1")
-    return options
-
-
 def main() -> None:
     """Examine the machine, print the report and write it."""
-    options = parse_arguments()
+    parser = Parser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("overrides", nargs="*", help="settings of scripts/train.py, such as model=base train.B=8")
+    parser.add_argument("--steps", type=at_least(1), default=3, help="timed steps per variant (default 3)")
+    parser.add_argument(
+        "--json", type=new_file, metavar="FILE", help="a new file (default doctor.json, doctor-2.json)"
+    )
+    options = parser.parse_intermixed_args()
     cfg = compose_run(options.overrides)
     with defer_signals():  # imports torch, which takes seconds
-        from niels_gpt.storage import find_unused_path
-        from train.cli.output import require_new_file, write_report
         from train.hardware.doctor import examine_machine
-    path = require_new_file(options.json) if options.json else find_unused_path(FILE)
-    write_report(path, examine_machine(cfg, options.steps, print))
-    print(f"wrote {path}")
+    write_report(options.json or find_unused_path(FILE), examine_machine(cfg, options.steps, print))
 
 
 if __name__ == "__main__":

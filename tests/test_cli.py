@@ -21,7 +21,7 @@ from train.cli.subprocesses import parent_pipe
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
 NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
 SCRIPTS = sorted(
-    {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"_root", "count_lines", "faults", "install", "lock"}
+    {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"_root", "count_lines", "install", "lock"}
 )
 
 

@@ -11,7 +11,7 @@ import warm
 from conftest import Plan
 
 from niels_gpt.errors import ConfigError
-from train.cli.output import require_new_file, write_report
+from train.cli.output import new_file, write_report
 from train.hardware import preflight, step_cost
 from train.hardware.doctor import compare_memory, cost_table, examine_machine, list_unchecked
 from train.hardware.memory_tracker import LiveBytes
@@ -64,10 +64,10 @@ def test_an_unknown_override_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_report_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("doctor.json").touch()
-    with pytest.raises(ConfigError, match="it already exists"):
-        require_new_file(Path("doctor.json"))
+    with pytest.raises(ConfigError, match="already exists"):
+        new_file("doctor.json")
     with pytest.raises(ConfigError, match="there is no folder nowhere"):
-        require_new_file(Path("nowhere/doctor.json"))
+        new_file("nowhere/doctor.json")
 
 
 def test_a_report_is_json_that_any_program_reads(tmp_path: Path) -> None:

@@ -48,13 +48,7 @@ REFUSED = [
     ("import_json", ["missing.json"], 2),
     ("document_settings", ["unknown"], 2),
 ]
-COMMANDS = {path.stem for path in (ROOT / "scripts").glob("*.py")} - {
-    "_root",
-    "faults",
-    "install",
-    "lock",
-    "count_lines",
-}
+COMMANDS = {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"_root", "install", "lock", "count_lines"}
 
 
 @pytest.mark.parametrize(("script", "arguments", "code"), REFUSED)

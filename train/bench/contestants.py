@@ -3,19 +3,18 @@
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from niels_gpt.data.batches import TokenStream
 from niels_gpt.data.token_files import TokenFiles
 from train.artifacts.checkpointing import TrainState
 from train.bench.shapes import Shape
 from train.config.schema import TrainCfgSchema
-from train.hardware.cpu import prepare_cpu
 from train.loop.evaluate import UnigramBaseline
 from train.loop.logger import RunLogger
 from train.loop.model import make_model
@@ -28,17 +27,19 @@ CPU = torch.device("cpu")
 SEQUENCES = 512  # of random ids, to draw from
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """A way to take steps: `take(shape, settings, steps, lap)`. `settings` are TrainCfgSchema's.
+class Contestant(NamedTuple):
+    """A way to take steps, `take(shape, settings, steps, lap)`, and TrainCfgSchema's settings for it.
 
-    With `as_a_run` the process is prepared as for a run of this project.
+    `as_a_run` says that it runs in a process prepared as for a run of this project.
     """
 
-    says: str
     take: Callable[[Shape, dict[str, Any], int, Lap], None]
-    settings: dict[str, Any] = field(default_factory=dict)
-    as_a_run: bool = True
+    settings: dict[str, Any]
+    as_a_run: bool
+
+
+class _TurnOver(Exception):
+    """All steps of the turn are taken."""
 
 
 def run_train_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
@@ -50,26 +51,19 @@ def run_train_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap)
         def advance(self, step: int) -> None:
             lap()
             if step == steps:
-                raise _Enough  # a stop would save first, and count as part of the step
+                raise _TurnOver  # a stop would save first, and count as part of the step
 
-    with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
+    with tempfile.TemporaryDirectory() as folder, suppress(_TurnOver):
         logger = Stopwatch(Path(folder), cfg.total_steps, state, UnigramBaseline(1.0, 1.0))
         train_loop(state, cfg, make_source(shape), [], out=Path(folder), logger=logger)
-
-
-class _Enough(Exception):
-    """All steps of the turn are taken."""
 
 
 def run_bare_gpt(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
     """Take steps with the same GPT, loss and optimizer in the shortest loop."""
     cfg = make_train_cfg(shape, settings, steps)
     state, targets = make_state(shape, cfg), float(shape.B * shape.model.T)
-
-    def loss(x: Tensor, y: Tensor) -> Tensor:
-        return state.model.loss(x, y, targets)
-
-    _run_bare_loop(shape, state.model, state.optimizer, loss, cfg, steps, lap)
+    model = state.model
+    _run_bare_loop(shape, cfg, model, state.optimizer, lambda x, y: model.loss(x, y, targets), steps, lap)
 
 
 def run_hugging_face(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
@@ -93,23 +87,14 @@ def run_hugging_face(shape: Shape, settings: dict[str, Any], steps: int, lap: La
         model.gradient_checkpointing_enable()
     if cfg.compile:
         model.compile(dynamic=False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.base_lr, betas=cfg.betas, fused=True)
-
-    def loss(x: Tensor, y: Tensor) -> Tensor:
-        result: Tensor = model(input_ids=x, shift_labels=y, labels=y).loss
-        return result
-
-    _run_bare_loop(shape, model, optimizer, loss, cfg, steps, lap)
+    optimizer = AdamW(model.parameters(), lr=cfg.base_lr, betas=cfg.betas, fused=True)
+    _run_bare_loop(
+        shape, cfg, model, optimizer, lambda x, y: model(input_ids=x, shift_labels=y, labels=y).loss, steps, lap
+    )
 
 
 def _run_bare_loop(
-    shape: Shape,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss: Loss,
-    cfg: TrainCfgSchema,
-    steps: int,
-    lap: Lap,
+    shape: Shape, cfg: TrainCfgSchema, model: nn.Module, optimizer: Optimizer, loss: Loss, steps: int, lap: Lap
 ) -> None:
     """Draw, forward, backward, clip, update: nothing else."""
     source = make_source(shape)
@@ -145,40 +130,18 @@ def make_source(shape: Shape) -> TokenStream:
     return TokenStream(files, shape.model.T, seed=0)
 
 
-def prepare_contestant(name: str, threads: int, *, frugal: bool = False) -> Contestant:
-    """Prepare this process for a contestant and return it; a frugal process keeps no freed memory."""
-    contestant = CONTESTANTS[name]
-    torch.set_num_threads(threads)
-    if contestant.as_a_run and not frugal:
-        prepare_cpu(CPU)
-    return contestant
-
-
-def list_contestants() -> dict[str, Contestant]:
-    """Return each contestant with each memory and with compile off and on, by name.
-
-    All have AdamW; this project's also have its default recipe, Muon. The precision does not vary: on the CPU all
-    are the same program.
-    """
-    hf = "Hugging Face LlamaForCausalLM of the same shape in a bare loop"
-    plain = {
-        "ours": Contestant("this project's loop, as a user runs it", run_train_loop),
-        "bare": Contestant("the same GPT in a bare loop", run_bare_gpt),
-        "hf": Contestant(hf, run_hugging_face, as_a_run=False),
-    }
-    ckpt, compiled = {"activation_checkpointing": True}, {"compile": True}
-    found = {}
-    for name, one in plain.items():
-        for ending, said, settings in (
-            ("", "", {}),
-            ("-muon", ", optim=muon", {"optim": "muon"}),
-            ("-compile", ", compile=on", compiled),
-            ("-ckpt", ", memory=ckpt", ckpt),
-            ("-ckpt-compile", ", memory=ckpt compile=on", ckpt | compiled),
-        ):
-            if one.as_a_run or ending != "-muon":
-                found[name + ending] = replace(one, says=one.says + said, settings=settings)
-    return found
-
-
-CONTESTANTS = list_contestants()
+TAKERS = {"ours": run_train_loop, "bare": run_bare_gpt, "hf": run_hugging_face}
+CKPT, COMPILE = {"activation_checkpointing": True}, {"compile": True}
+ENDINGS: dict[str, dict[str, Any]] = {  # precisions do not vary: on the CPU all are the same program
+    "": {},
+    "-muon": {"optim": "muon"},
+    "-compile": COMPILE,
+    "-ckpt": CKPT,
+    "-ckpt-compile": CKPT | COMPILE,
+}
+CONTESTANTS = {
+    name + ending: Contestant(take, settings, as_a_run=name != "hf")
+    for name, take in TAKERS.items()
+    for ending, settings in ENDINGS.items()
+    if (name, ending) != ("hf", "-muon")
+}

@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -26,18 +26,13 @@ from train.artifacts.results import RESULT, read_results
 from train.cli.output import format_table
 from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.preflight import check_device
-from train.loop.amp import DTYPES, loss_scale
+from train.loop.amp import loss_scale
 from train.loop.optim import unscale_gradients
 from train.run.resume import checkpoint_path
 from train.run.runner import OPEN_DATA
 
-FP32, TOTAL = "fp32", "total"
-PRECISIONS: dict[str, dict[str, Any]] = {
-    FP32: {"amp": False},
-    "fp16": {"amp": True, "amp_dtype": "fp16", "loss_scaling": False},
-    "fp16_scaled": {"amp": True, "amp_dtype": "fp16", "loss_scaling": True},
-    "bf16": {"amp": True, "amp_dtype": "bf16", "loss_scaling": False},
-}
+FP32, SCALED, TOTAL = "fp32", "fp16_scaled", "total"
+DTYPES = {FP32: torch.float32, "fp16": torch.float16, SCALED: torch.float16, "bf16": torch.bfloat16}
 MPS = torch.device("mps")  # where precision takes effect; on the CPU it is emulated with that device's settings
 EMULATED = 'low precision is emulated with torch.autocast("cpu"): close to mps, but not bit-identical'
 ROUNDINGS = 8  # an error below so many roundings of a dtype averages out; a larger one loses gradient
@@ -45,41 +40,35 @@ NARROW = 0.25  # of a dtype's range; activations beyond it may leave the range a
 
 
 @dataclass(frozen=True)
-class PartError:
-    """A part of a gradient against fp32; `flushed` is the share that became 0 and was not 0 in fp32."""
-
-    cosine: float
-    error: float
-    flushed: float
-
-
-@dataclass(frozen=True)
 class PrecisionResult:
-    """A precision against fp32. Losses in nats a target; errors are relative."""
+    """A precision against fp32. Losses are in nats a target; `errors` are relative, of each part of the gradient.
+
+    `flushed` is the share of the gradient that became 0 and was not 0 in fp32, `reach` the largest activation's
+    share of the dtype's range.
+    """
 
     name: str
     scale: float
     loss: float
     loss_difference: float
-    largest_activation: float
-    dtype_max: float
-    parts: dict[str, PartError]
-    verdict: str = ""
+    reach: float
+    flushed: float
+    errors: dict[str, float]
 
 
 @dataclass(frozen=True)
 class PrecisionComparison:
-    """The checkpoint and batch of a comparison, and a row for each precision."""
+    """The checkpoint and batch of a comparison, and a row and a verdict for each precision."""
 
     checkpoint: str
     step: int
     device: str
-    how: str
     torch: str
     sequences: int
     tokens: int
     targets: int
     rows: list[PrecisionResult]
+    verdicts: list[str]
 
 
 class Gradient(NamedTuple):
@@ -104,40 +93,36 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
     found = LoadedCheckpoint.load(checkpoint)
     cfg, device = read_settings(checkpoint), resolve_device("auto")
     check_device(device, cfg)
-    model = load_model(found, cfg, device)
-    batch, targets = draw_next_batch(found, cfg, sequences or cfg.train.effective_batch)
-    gradients = {name: compute_gradient(name, model, cfg.train, batch, targets) for name in PRECISIONS}
-    reference = compute_gradient(FP32, model, cfg.train, batch, targets)
-    rows = [compare_gradients(name, gradient, reference) for name, gradient in gradients.items()]
+    require_same_model(found, cfg.model, str(Path(cfg.dir) / RESULT))
+    model = GPT(cfg.model.model_copy(update={"dropout": 0.0}), activation_checkpointing=True)  # saves memory
+    model.load_state_dict(found.saved["model_state"])
+    model.to(device).train()
+    data = OPEN_DATA[cfg.phase](cfg, load_tokenizer(cfg.tokenizer_path))
+    batch = data.train.draw(found.sequences, sequences or cfg.train.effective_batch)
+    require_ids(batch, cfg.model.V)
+    targets = int((batch.y != IGNORE).sum())
+    if not targets:
+        raise DataError(f"the {len(batch.x)} sequences contain no targets", "increase --sequences")
+    compute = partial(compute_gradient, model=model, train=cfg.train, batch=batch, targets=targets)
+    reference = compute(FP32)
+    rows = [compare_gradients(name, compute(name), reference) for name in DTYPES]
     return PrecisionComparison(
-        checkpoint=str(found.path),
+        checkpoint=str(checkpoint),
         step=found.saved["step"],
         device=device.type,
-        how="low precision is the device's own" if device.type == "mps" else EMULATED,
         torch=torch.__version__,
         sequences=len(batch.x),
         tokens=batch.x.numel(),
         targets=targets,
-        rows=add_verdicts(rows, targets),
+        rows=rows,
+        verdicts=judge_precisions(rows, targets),
     )
 
 
 def choose_checkpoint(path: Path) -> Path:
-    """Return the checkpoint at a path; for a run folder, the best checkpoint of its last phase.
-
-    Raises:
-        CheckpointError: there is no checkpoint.
-    """
-    if not path.is_dir() or (path / "best.pt").exists():
-        return checkpoint_path(str(path))
-    results = read_results(path)
-    last = results.get("sft") or results.get("pretrain")
-    if last is None:
-        raise CheckpointError(
-            f"{path} has no {RESULT} that names a finished phase",
-            "name a run folder, such as runs/default, whose training has finished",
-        )
-    return checkpoint_path(str(path / last.checkpoint))
+    """Return the checkpoint at a path; for a run folder, the best checkpoint of its last phase."""
+    folders = (path / "sft", path / "pretrain")
+    return checkpoint_path(str(next((folder for folder in folders if folder.is_dir()), path)))
 
 
 def read_settings(checkpoint: Path) -> RunCfg:
@@ -156,8 +141,7 @@ def read_settings(checkpoint: Path) -> RunCfg:
         )
     kept = {key: result.settings.get(key) for key in ("model", "data", "train")}
     if isinstance(train := kept["train"], dict) and "effective_batch" in train:  # batch=auto keeps no more
-        rest = {key: value for key, value in train.items() if key != "effective_batch"}
-        kept["train"] = rest | {"B": 1, "accum_steps": train["effective_batch"]}
+        train |= {"B": 1, "accum_steps": train.pop("effective_batch")}
     own = {"name": folder.name, "phase": phase, "dir": str(folder)}
     try:
         return RunCfg.model_validate_json(json.dumps(own | kept))  # JSON's lists are the settings' tuples
@@ -168,62 +152,32 @@ def read_settings(checkpoint: Path) -> RunCfg:
         ) from None
 
 
-def load_model(found: LoadedCheckpoint, cfg: RunCfg, device: torch.device) -> GPT:
-    """Return the checkpoint's model ready to learn, without dropout; recomputation saves memory.
-
-    Raises:
-        CheckpointError: the weights belong to another model.
-    """
-    require_same_model(found, cfg.model, str(Path(cfg.dir) / RESULT))
-    model = GPT(cfg.model.model_copy(update={"dropout": 0.0}), activation_checkpointing=True)
-    model.load_state_dict(found.saved["model_state"])
-    return model.to(device).train()
-
-
-def draw_next_batch(found: LoadedCheckpoint, cfg: RunCfg, sequences: int) -> tuple[Batch, int]:
-    """Return the sequences of the step after the checkpoint, and their number of targets."""
-    batch = OPEN_DATA[cfg.phase](cfg, load_tokenizer(cfg.tokenizer_path)).train.draw(found.sequences, sequences)
-    require_ids(batch, cfg.model.V)
-    targets = int((batch.y != IGNORE).sum())
-    if not targets:
-        raise DataError(f"the {sequences} sequences contain no targets", "increase --sequences")
-    return batch, targets
-
-
 def compute_gradient(name: str, model: GPT, train: TrainCfgSchema, batch: Batch, targets: int) -> Gradient:
-    """Compute the gradient of a step as training does, in microbatches, without changing the weights."""
-    cfg, device = train.model_copy(update=PRECISIONS[name]), model.device
-    amp = partial(torch.autocast, device.type, dtype=DTYPES[cfg.amp_dtype], enabled=cfg.amp)
-    scale = loss_scale(targets, MPS, cfg)
+    """Compute the gradient of a step as training does, in microbatches, without changing the weights.
+
+    The activations are the inputs and outputs of the projections: the inputs include the gated product and the
+    attended values, which no module returns.
+    """
+    device, largest = model.device, list[Tensor]()
+    scaling = {"amp": True, "amp_dtype": "fp16", "loss_scaling": name == SCALED}
+    scale = loss_scale(targets, MPS, train.model_copy(update=scaling))
     loss = torch.zeros((), device=device)
+
+    def note_activations(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        largest.extend(tensor.detach().abs().amax().float() for tensor in (inputs[0], output))
+
     model.zero_grad()
-    with watch_activations(model) as largest:
-        for x, y in zip(batch.x.split(cfg.B), batch.y.split(cfg.B), strict=True):
-            with amp():
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                hooks.enter_context(module.register_forward_hook(note_activations))
+        for x, y in zip(batch.x.split(train.B), batch.y.split(train.B), strict=True):
+            with torch.autocast(device.type, dtype=DTYPES[name], enabled=name != FP32):
                 share = model.loss(x.to(device), y.to(device), targets)
             (share * scale).backward()
             loss += share.detach()
     unscale_gradients(model, scale)
     return Gradient(scale, loss.item(), split_gradient(model), max(value.item() for value in largest))
-
-
-@contextmanager
-def watch_activations(model: GPT) -> Iterator[list[Tensor]]:
-    """Collect the largest absolute input and output of each call of a projection.
-
-    The inputs include the gated product and the attended values, which no module returns.
-    """
-    seen: list[Tensor] = []
-
-    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.extend(tensor.detach().abs().amax().float() for tensor in (inputs[0], output))
-
-    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Linear)]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def split_gradient(model: GPT) -> dict[str, Tensor]:
@@ -239,89 +193,71 @@ def split_gradient(model: GPT) -> dict[str, Tensor]:
 
 def compare_gradients(name: str, ours: Gradient, reference: Gradient) -> PrecisionResult:
     """Compare a precision's gradient with that of fp32."""
-    sums = {part: _sum_products(ours.parts[part], exact) for part, exact in reference.parts.items()}
+    sums = {}
+    for part, exact in reference.parts.items():
+        a, b = ours.parts[part].double(), exact.double()  # squares of small gradients are below fp32's range
+        terms = ((a - b).square(), b.square(), (a == 0) & (b != 0), b != 0)
+        sums[part] = [float(term.sum()) for term in terms]
     sums[TOTAL] = [sum(column) for column in zip(*sums.values(), strict=True)]
-    parts = {}
-    for part, (aa, bb, ab, difference, flushed, entries) in sums.items():
-        lengths = math.sqrt(aa * bb)
-        parts[part] = PartError(
-            cosine=ab / lengths if lengths else float(aa == bb),
-            error=math.sqrt(difference / bb) if bb else float(difference > 0),
-            flushed=flushed / entries if entries else 0.0,
-        )
-    difference, largest = ours.loss - reference.loss, torch.finfo(_dtype(name)).max
-    return PrecisionResult(name, ours.scale, ours.loss, difference, ours.largest, largest, parts)
+    *_, flushed, entries = sums[TOTAL]
+    return PrecisionResult(
+        name=name,
+        scale=ours.scale,
+        loss=ours.loss,
+        loss_difference=ours.loss - reference.loss,
+        reach=ours.largest / torch.finfo(DTYPES[name]).max,
+        flushed=flushed / max(1.0, entries),
+        errors={
+            part: math.sqrt(difference / size) if size else float(difference > 0)
+            for part, (difference, size, *_) in sums.items()
+        },
+    )
 
 
-def _sum_products(ours: Tensor, exact: Tensor) -> list[float]:
-    """Return the sums that a comparison needs; the sums of all parts add up to those of the whole gradient."""
-    a, b = ours.double(), exact.double()  # squares of small gradients are below fp32's range
-    flushed = (a == 0) & (b != 0)
-    return [float(terms.sum()) for terms in (a * a, b * b, a * b, (a - b).square(), flushed, b != 0)]
-
-
-def _dtype(name: str) -> torch.dtype:
-    return DTYPES[PRECISIONS[name]["amp_dtype"]] if PRECISIONS[name]["amp"] else torch.float32
-
-
-def add_verdicts(rows: Sequence[PrecisionResult], targets: int) -> list[PrecisionResult]:
-    """Return the rows with verdicts, which recommend a precision from its error against fp32."""
-    good = {row.name for row in rows if _keeps_gradient(row)}
-    advice = " or ".join(f"precision={name}" for name in ("bf16", "fp16_scaled") if name in good)
-    advice = advice or "precision=off"
-    return [replace(row, verdict=f"{row.name}: {_judge(row, targets, advice)}") for row in rows]
-
-
-def _keeps_gradient(row: PrecisionResult) -> bool:
-    """Return whether only rounding separates the gradient from that of fp32; False if it is not finite."""
-    return row.parts[TOTAL].error <= ROUNDINGS * torch.finfo(_dtype(row.name)).eps and math.isfinite(row.loss)
-
-
-def _judge(row: PrecisionResult, targets: int, advice: str) -> str:
-    error = row.parts[TOTAL].error
-    if row.name == FP32:
-        repeated = f"; repeated with an error of {error:.1e}" if error else ", repeated exactly"
-        return f"the reference for the others{repeated}"
-    if not math.isfinite(error + row.loss + row.largest_activation):
-        return f"overflows: loss, gradient or activations are not finite; use {advice}"
-    if not _keeps_gradient(row):
-        return f"{_percent(min(1.0, error))} of the gradient is lost at {targets} targets; use {advice}"
-    reach = row.largest_activation / row.dtype_max
-    if reach > NARROW:
-        return f"keeps the gradient, but activations reach {_percent(reach)} of its range; use precision=bf16"
-    return f"keeps the gradient: {_percent(error)} of rounding at {targets} targets"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+def judge_precisions(rows: Sequence[PrecisionResult], targets: int) -> list[str]:
+    """Recommend a precision from the error of each against fp32, a sentence for each."""
+    good = {
+        row.name
+        for row in rows
+        if row.errors[TOTAL] <= ROUNDINGS * torch.finfo(DTYPES[row.name]).eps and math.isfinite(row.loss)
+    }
+    advice = " or ".join(f"precision={name}" for name in ("bf16", SCALED) if name in good) or "precision=off"
+    verdicts = []
+    for row in rows:
+        error = row.errors[TOTAL]
+        if row.name == FP32:
+            verdict = f"the reference; repeating it gives an error of {error:.1e}"
+        elif not math.isfinite(error + row.loss + row.reach):
+            verdict = f"overflows: loss, gradient or activations are not finite; use {advice}"
+        elif row.name not in good:
+            verdict = f"{min(1.0, error):.1%} of the gradient is lost at {targets} targets; use {advice}"
+        elif row.reach > NARROW:
+            verdict = f"keeps the gradient, but activations reach {row.reach:.0%} of its range; use precision=bf16"
+        else:
+            verdict = f"keeps the gradient: {100 * error:.2g}% of rounding at {targets} targets"
+        verdicts.append(f"{row.name}: {verdict}")
+    return verdicts
 
 
 def format_comparison(result: PrecisionComparison) -> str:
-    """Return the comparison as plain tables and sentences."""
-    facts = ["precision", "scale", "loss", "difference", "largest activation", "dtype's max"]
-    losses = [
-        [
-            *(row.name, f"{row.scale:.0f}", f"{row.loss:.6f}", f"{row.loss_difference:+.1e}"),
-            *(f"{row.largest_activation:.4g}", f"{row.dtype_max:.4g}"),
-        ]
-        for row in result.rows
+    """Return the comparison as a table and sentences."""
+    rows = result.rows
+    lines = [
+        ["", *(row.name for row in rows)],
+        ["loss scale", *(f"{row.scale:.0f}" for row in rows)],
+        ["loss", *(f"{row.loss:.6f}" for row in rows)],
+        ["loss, difference", *(f"{row.loss_difference:+.1e}" for row in rows)],
+        ["largest activation, of the range", *(f"{100 * row.reach:.2g}%" for row in rows)],
+        ["gradient flushed to zero", *(f"{row.flushed:.2%}" for row in rows)],
     ]
-    tables = [[facts, *losses]]
-    for title, fact, form in (
-        ("relative error of the gradient", "error", "{:.2e}"),
-        ("cosine with the gradient of fp32", "cosine", "{:.6f}"),
-        ("share of the gradient flushed to zero", "flushed", "{:.2%}"),
-    ):
-        lines = [
-            [part, *(form.format(getattr(row.parts[part], fact)) for row in result.rows)]
-            for part in result.rows[0].parts
-        ]
-        tables.append([[title, *(row.name for row in result.rows)], *lines])
+    for part in rows[0].errors:
+        lines.append([f"gradient's error, {part}", *(f"{row.errors[part]:.2e}" for row in rows)])
     return "\n".join(
         [
             f"{result.checkpoint}, step {result.step}: {result.sequences} sequences, {result.tokens} tokens, "
-            f"{result.targets} targets\n{result.device}, torch {result.torch}: {result.how}\n",
-            *(format_table(rows, right=range(1, len(rows[0]))) for rows in tables),
-            *(row.verdict for row in result.rows),
+            f"{result.targets} targets",
+            f"{result.device}, torch {result.torch}{'' if result.device == 'mps' else f': {EMULATED}'}\n",
+            format_table(lines, right=range(1, len(lines[0]))),
+            *result.verdicts,
         ]
     )

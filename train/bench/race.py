@@ -1,159 +1,99 @@
 """Race contestants in turns, each turn in a fresh process, and print the results."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from niels_gpt.errors import NielsError
-from train.bench.contestants import CONTESTANTS
 from train.bench.shapes import SHAPES, Shape
 from train.cli.output import format_mib, format_table
 from train.cli.subprocesses import run_module
 
 SEPARATE_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives freed memory back at once
-TRIES = 12  # of each measurement of the machine
-Say = Callable[[str], None]
+TRIES = 12  # of the matrix product that measures the machine
+HEAD = ("", "wall s/step", "CPU s/step", "times faster", "tokens/s", "of the limit", "peak MiB", "first step s")
 
 
 class RaceFailed(NielsError):
     """A contestant could not take its steps."""
 
 
-@dataclass(frozen=True)
-class RaceTurn:
-    """One turn of a contestant: wall and CPU seconds of each step, wall seconds of the first; peak in bytes."""
+class RaceTurn(NamedTuple):
+    """Median wall and CPU seconds of a turn's steps, wall seconds of its first, and the peak in bytes."""
 
-    wall: list[float]
-    cpu: list[float]
+    wall: float
+    cpu: float
     first: float
     peak: int | None
 
-    def seconds(self, clock: str) -> float:
-        """Return the median step by a clock."""
-        return median(self.wall if clock == "wall" else self.cpu)
 
+def race(name: str, contestants: Sequence[str], rounds: int, steps: int) -> dict[str, Any]:
+    """Race contestants at a shape and print a table; return the results for JSON.
 
-@dataclass(frozen=True)
-class TimingOptions:
-    """Rounds of turns, timed steps in a turn after the warm-up, and threads."""
-
-    rounds: int
-    steps: int
-    warmup: int
-    threads: int
-
-
-@dataclass(frozen=True)
-class Race:
-    """The turns of each contestant, its peak memory in bytes, and the machine's limits before and after."""
-
-    shape: str
-    effort: TimingOptions
-    turns: dict[str, list[RaceTurn]]
-    peaks: dict[str, int | None]
-    limits: list[dict[str, float]]
-
-
-def race(shape: str, names: Sequence[str], effort: TimingOptions, say: Say) -> Race:
-    """Race the contestants.
+    `times_faster` compares CPU seconds with the last contestant's, round by round.
 
     Raises:
         RaceFailed: one of them failed; it quotes the last line of its error.
     """
-    limits = [measure_limits(effort.threads)]
-    turns: dict[str, list[RaceTurn]] = {name: [] for name in names}
-    for number in range(effort.rounds):
-        for name in names:
-            turn = take_turn(name, SHAPES[shape], effort)
-            turns[name].append(turn)
-            say(f"{shape} round {number + 1}: {name:<16} {turn.seconds('wall'):.3f} s a step")
-    one_step = TimingOptions(1, 1, effort.warmup, effort.threads)
-    peaks = {name: take_turn(name, SHAPES[shape], one_step, peak="resident").peak for name in names}
-    return Race(shape, effort, turns, peaks, [*limits, measure_limits(effort.threads)])
+    shape, limit = SHAPES[name], measure_limit()
+    turns: dict[str, list[RaceTurn]] = {contestant: [] for contestant in contestants}
+    for number in range(rounds):
+        for contestant, taken in turns.items():
+            taken.append(take_turn(contestant, shape, steps))
+            print(f"{name} round {number + 1}: {contestant:<16} {taken[-1].wall:.3f} s a step")
+    results, reference = {}, turns[contestants[-1]]
+    for contestant, taken in turns.items():
+        wall = median(turn.wall for turn in taken)
+        ratios = [theirs.cpu / own.cpu for theirs, own in zip(reference, taken, strict=True)]
+        results[contestant] = {
+            "wall": wall,
+            "cpu": median(turn.cpu for turn in taken),
+            "times_faster": {"median": median(ratios), "lowest": min(ratios), "highest": max(ratios)},
+            "tokens_per_second": shape.tokens / wall,
+            "share_of_limit": shape.flops / wall / limit,
+            "peak": take_turn(contestant, shape, 1, peak="resident").peak,
+            "first": median(turn.first for turn in taken),
+            "turns": [turn._asdict() for turn in taken],
+        }
+    print(format_results(results))
+    return {"shape": name, "steps": steps, "gflops_limit": limit / 1e9, "contestants": results}
 
 
-def take_turn(name: str, shape: Shape, effort: TimingOptions, *, peak: str | None = None) -> RaceTurn:
+def format_results(results: dict[str, dict[str, Any]]) -> str:
+    """Return a line for each contestant; the lowest and highest round stand beside each ratio."""
+    rows: list[tuple[str, ...]] = [HEAD]
+    for contestant, facts in results.items():
+        seconds = (f"{facts['wall']:.4f}", f"{facts['cpu']:.4f}")
+        ratio = "{median:.3f} ({lowest:.2f}-{highest:.2f})".format(**facts["times_faster"])
+        speed = (f"{facts['tokens_per_second']:,.0f}", f"{facts['share_of_limit']:.0%}")
+        rows.append((contestant, *seconds, ratio, *speed, format_mib(facts["peak"]), f"{facts['first']:.1f}"))
+    return format_table(rows)
+
+
+def take_turn(contestant: str, shape: Shape, steps: int, *, peak: str | None = None) -> RaceTurn:
     """Return a turn in a fresh process.
 
     With peak="resident" the process keeps no freed memory, which would hide the peak, and gives each tensor a
-    mapping. With peak="tensors" one more step finds the peak of the bytes of tensors.
+    mapping. With peak="tensors" a warm-up step finds the peak of the bytes of tensors.
     """
-    asked = {"contestant": name, "shape": shape.model_dump(), "peak": peak}
-    return RaceTurn(**run_worker("turn", asked | asdict(effort), SEPARATE_MAPPINGS if peak == "resident" else {}))
+    asked = {"contestant": contestant, "shape": shape.model_dump(), "steps": steps, "peak": peak}
+    return RaceTurn(**run_worker("turn", asked, SEPARATE_MAPPINGS if peak == "resident" else {}))
 
 
-def measure_limits(threads: int) -> dict[str, float]:
-    """Return the GFLOP/s and GB/s that the machine reaches."""
-    limits: dict[str, float] = run_worker("limits", {"threads": threads, "tries": TRIES})
-    return limits
+def measure_limit() -> float:
+    """Return the operations a second that the machine reaches in a large product of matrices."""
+    return float(run_worker("limit", {"tries": TRIES}))
 
 
 def run_worker(task: str, question: dict[str, Any], variables: dict[str, str] | None = None) -> Any:
-    """Return the result of a task of train/bench/worker.py in a fresh process."""
-    text, threads = json.dumps({"task": task} | question), question["threads"]
+    """Return the result of a task of train/bench/worker.py in a fresh process with as many threads as this one."""
+    text, threads = json.dumps({"task": task} | question), torch.get_num_threads()
     done = run_module("train.bench.worker", text, threads=threads, variables=variables)
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         way_out = "pip install -e '.[bench]'" if "transformers" in words else ""
         raise RaceFailed(f"{question.get('contestant', task)}: {words}", way_out)
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def race_table(race: Race, reference: str) -> str:
-    """Return a line for each contestant; each ratio has its lowest and highest round beside it."""
-    rows: list[tuple[str, ...]] = [
-        (
-            *("", "wall s/step", "CPU s/step", f"x {reference}, wall", f"x {reference}, CPU"),
-            *("tokens/s", "of the limit", "peak MiB", "first step s"),
-        )
-    ]
-    for name in race.turns:
-        facts = summarize(race, name, reference)
-        ratios = [facts["wall_ratio"], facts["cpu_ratio"]]
-        rows.append(
-            (
-                *(name, f"{facts['wall']:.4f}", f"{facts['cpu']:.4f}"),
-                *(f"{ratio['median']:.3f} ({ratio['lowest']:.2f}-{ratio['highest']:.2f})" for ratio in ratios),
-                *(f"{facts['tokens_per_second']:,.0f}", f"{facts['share_of_limit']:.0%}"),
-                *(format_mib(facts["peak"]), f"{facts['first']:.1f}"),
-            )
-        )
-    return format_table(rows)
-
-
-def summarize(race: Race, name: str, reference: str) -> dict[str, Any]:
-    """Return a contestant's measurements, medians over the rounds."""
-    turns, shape = race.turns[name], SHAPES[race.shape]
-    wall = median(turn.seconds("wall") for turn in turns)
-    return {
-        "says": CONTESTANTS[name].says,
-        "wall": wall,
-        "cpu": median(turn.seconds("cpu") for turn in turns),
-        "wall_ratio": compare_rounds(race.turns[reference], turns, "wall"),
-        "cpu_ratio": compare_rounds(race.turns[reference], turns, "cpu"),
-        "tokens_per_second": shape.tokens / wall,
-        "gflops": shape.flops / wall / 1e9,
-        "share_of_limit": shape.flops / wall / 1e9 / max(one["gflops"] for one in race.limits),
-        "peak": race.peaks[name],
-        "first": median(turn.first for turn in turns),
-    }
-
-
-def compare_rounds(reference: list[RaceTurn], turns: list[RaceTurn], clock: str) -> dict[str, float]:
-    """Return how many times faster a contestant is than the reference, compared round by round."""
-    values = [theirs.seconds(clock) / own.seconds(clock) for theirs, own in zip(reference, turns, strict=True)]
-    return {"median": median(values), "lowest": min(values), "highest": max(values)}
-
-
-def race_to_json(race: Race, reference: str) -> dict[str, Any]:
-    """Return the race with every turn."""
-    return {
-        "shape": race.shape,
-        "effort": asdict(race.effort),
-        "reference": reference,
-        "limits": race.limits,
-        "contestants": {name: summarize(race, name, reference) for name in race.turns},
-        "turns": {name: [asdict(turn) for turn in turns] for name, turns in race.turns.items()},
-    }

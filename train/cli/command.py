@@ -58,6 +58,17 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message, f"python scripts/{self.prog} --help lists the arguments")
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """Return the type of an argument: a whole number from `least`."""
+
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        return value
+
+    return number
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn errors and signals into a short message and an exit code."""

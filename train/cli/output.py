@@ -39,11 +39,16 @@ def format_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), ma
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines() if line.strip())
 
 
-def require_new_file(path: Path) -> Path:
-    """Return `path`, or raise ConfigError before the work begins if a new file cannot be made there."""
+def new_file(name: str) -> Path:
+    """Return the path that an argument names.
+
+    Raises:
+        ConfigError: a new file cannot be made there.
+    """
+    path = Path(name)
     if path.exists() or not path.parent.is_dir():
-        reason = "it already exists" if path.exists() else f"there is no folder {path.parent}"
-        raise ConfigError(f"--json {path}: {reason}", "choose a new file in an existing folder")
+        reason = "already exists" if path.exists() else f"cannot be made: there is no folder {path.parent}"
+        raise ConfigError(f"{path} {reason}", "choose a new file in an existing folder")
     return path
 
 
@@ -54,6 +59,7 @@ def format_json(content: Any) -> str:
 
 
 def write_report(path: Path, report: Any) -> None:
-    """Write `report` to a new JSON file."""
+    """Write `report` to a new JSON file, and say so."""
     with add_file_name(path), path.open("x", encoding="utf-8") as file:
         file.write(format_json(report))
+    print(f"wrote {path}")
