@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from niels_gpt.printable import escape_line
 
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
-SMALLEST_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
-LARGEST_TABLE = 1 << 24  # numbers in the table of rotary cosines, as in that of sines: 64 MiB each
+MIN_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
+MAX_ROPE_TABLE = 1 << 24  # numbers in the table of rotary cosines, as in that of sines: 64 MiB each
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
@@ -50,8 +50,8 @@ class ModelCfg(Cfg):
             yield f"C={self.C} is not divisible by H={self.H}; choose H among the divisors of C"
         elif (self.C // self.H) % 2:
             yield f"C={self.C} over H={self.H} heads gives an odd head size; rotary positions need an even one"
-        elif self.T * (self.C // self.H) > LARGEST_TABLE:
-            yield f"T={self.T} times the head size {self.C // self.H} is more than {LARGEST_TABLE}; lower T"
+        elif self.T * (self.C // self.H) > MAX_ROPE_TABLE:
+            yield f"T={self.T} times the head size {self.C // self.H} is more than {MAX_ROPE_TABLE}; lower T"
 
 
 class SourceCfg(Cfg):
@@ -98,8 +98,8 @@ class DataCfg(SourceCfg):
             yield f"val_source={self.val_source} must name one of the sources {names}"
         total = sum(source.weight for source in self.mixture())
         for source in self.mixture():
-            if source.weight / total < SMALLEST_SHARE:
-                yield f"{source.label} has a share of {source.weight / total:.5f}, less than {SMALLEST_SHARE}"
+            if source.weight / total < MIN_SHARE:
+                yield f"{source.label} has a share of {source.weight / total:.5f}, less than {MIN_SHARE}"
 
     def mixture(self) -> tuple[SourceCfg, ...]:
         """Return the sources to read, one at least."""

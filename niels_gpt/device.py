@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -16,14 +17,8 @@ from niels_gpt.errors import ConfigError
 BUDGET = 0.8  # of the free memory: a run also evaluates and saves, and other programs need some
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu` or `mps`; `auto` is mps if available.
-
-    Raises:
-        ConfigError: mps is not available, or another device was asked for.
-    """
-    if name not in ("auto", "cpu", "mps"):
-        raise ConfigError(f"device={name} was asked for, but only cpu and mps are supported", "use device=auto")
+def resolve_device(name: Literal["auto", "cpu", "mps"]) -> torch.device:
+    """Return the device; `auto` is mps if available. ConfigError if mps was asked for and is not available."""
     has_mps = torch.backends.mps.is_available()
     if name == "mps" and not has_mps:
         raise ConfigError("device=mps was asked for, but this machine has none", "use device=cpu or device=auto")
@@ -43,20 +38,16 @@ def set_random_state(device: torch.device, state: torch.Tensor) -> None:
         torch.set_rng_state(state)
 
 
-def memory_in_use(device: torch.device) -> int:
+def measure_memory(device: torch.device) -> int:
     """Return the bytes that the Metal driver holds, or the peak resident size on the CPU."""
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    if peak := read_proc_bytes(
-        "/proc/self/status", "VmHWM"
-    ):  # on Linux a child's ru_maxrss starts at its parent's
-        return peak
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
+    # On Linux ru_maxrss is in kilobytes, and a child's starts at its parent's; on macOS it is in bytes.
+    return read_proc_bytes("/proc/self/status", "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Return freed memory to the system and restart the peak of memory_in_use.
+    """Return freed memory to the system and restart the peak of measure_memory.
 
     Only Linux can restart it on the CPU; elsewhere it stays the peak of the whole process.
     """
@@ -72,20 +63,20 @@ def reset_peak_memory(device: torch.device) -> None:
 
 def describe_memory(device: torch.device) -> str:
     """Return the memory in use as text; on mps the driver holds more than the tensors take."""
-    in_use = f"{memory_in_use(device) / 2**30:.1f} GiB were in use"
+    in_use = f"{measure_memory(device) / 2**30:.1f} GiB were in use"
     if device.type != "mps":
         return in_use
     return f"{in_use} by the driver, {torch.mps.current_allocated_memory() / 2**30:.1f} GiB in tensors"
 
 
-def memory_budget(device: torch.device) -> int:
+def compute_memory_budget(device: torch.device) -> int:
     """Return the bytes that a run may take: most of Metal's recommended maximum, or of the free memory."""
     if device.type == "mps":
         return int(BUDGET * torch.mps.recommended_max_memory())
-    return int(BUDGET * (read_proc_bytes("/proc/meminfo", "MemAvailable") or physical_memory()))
+    return int(BUDGET * (read_proc_bytes("/proc/meminfo", "MemAvailable") or read_physical_memory()))
 
 
-def physical_memory() -> int:
+def read_physical_memory() -> int:
     """Return the bytes of memory in the machine."""
     if sys.platform == "darwin":
         return int(read_sysctl("hw.memsize") or 0)

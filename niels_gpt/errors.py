@@ -1,7 +1,5 @@
 """Errors that the user can fix, each with a hint and an exit code."""
 
-from typing import Any
-
 from niels_gpt.printable import escape_line
 
 NO_MEMORY = (  # PyTorch has no error class for it on cpu and mps; the first three are from mps
@@ -24,13 +22,12 @@ class NielsError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__("\n".join(map(escape_line, message.split("\n"))))
+    def __init__(self, message: str, hint: str) -> None:  # BaseException keeps the arguments, and pickles them
+        self.message = "\n".join(map(escape_line, message.split("\n")))
         self.hint = escape_line(hint)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle with the hint, as a sweep does between processes."""
-        return type(self), (str(self), self.hint)
+    def __str__(self) -> str:
+        return self.message
 
 
 class ConfigError(NielsError):
@@ -87,10 +84,6 @@ class Interrupted(NielsError):
     def __init__(self, message: str, hint: str, signum: int) -> None:
         super().__init__(message, hint)
         self.signum, self.exit_code = signum, 128 + signum
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle with the hint, as a sweep does between processes."""
-        return Interrupted, (str(self), self.hint, self.signum)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,7 +4,6 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,6 @@ class Tokenizer(ABC):
     def library_text(self) -> str:
         """Return a tokenizer.json for Hugging Face's tokenizers, which read a spelt-out special token as one."""
 
-    def _file_text(self) -> str:
-        return self.library_text()
-
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens; part of a character becomes U+FFFD.
 
@@ -67,15 +63,11 @@ class Tokenizer(ABC):
 
     def hash(self) -> str:
         """Return the sha256 (hex) of the vocabulary and merges: equal if two tokenizers encode alike."""
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> str:
         return hashlib.sha256(json.dumps(self._definition()).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json: whole or not at all."""
-        write_text(path, self._file_text())
+        write_text(path, self.library_text())
 
 
 class BytesTokenizer(Tokenizer):
@@ -98,8 +90,9 @@ class BytesTokenizer(Tokenizer):
         own = {symbol: b for symbol, b in _map_symbols().items() if b not in self.special.values()}
         return str(_make_byte_level(own | self.special).to_str())
 
-    def _file_text(self) -> str:
-        return json.dumps(self._definition())
+    def save(self, path: Path) -> None:
+        """Write its definition alone, from which it can be made again."""
+        write_text(path, json.dumps(self._definition()))
 
 
 class BpeTokenizer(Tokenizer):
@@ -135,12 +128,8 @@ class BpeTokenizer(Tokenizer):
 def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     """Train V entries on `texts`; the same texts in the same order give the same tokenizer.
 
-    DataError if V leaves no room for the 256 bytes, or if the text gives fewer entries. Sennrich et al. 2016.
+    DataError if V leaves no room for the 256 bytes, or if the text gives fewer entries (Sennrich et al., 2016).
     """
-    least = 256 + len(SPECIAL_TOKENS)
-    if V < least:
-        hint = f"use model.V={least} or more, or data.tokenizer=bytes with model.V=256"
-        raise DataError(f"model.V={V} was asked for, but byte-level BPE has at least {least} entries", hint)
     bpe = _make_byte_level({})
     trainer = trainers.BpeTrainer(
         vocab_size=V,
@@ -160,9 +149,11 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
         run_interruptibly(lambda: bpe.train_from_iterator(check_texts(), trainer))
     finally:
         abandoned = True
-    if (n := bpe.get_vocab_size()) < V:
-        hint = f"use model.V={n} or less, or give more text"
-        raise DataError(f"model.V={V} was asked for, but this text gives only {n} entries", hint)
+    if (n := bpe.get_vocab_size()) != V:
+        hint = "less, or give more text" if n < V else "more, or data.tokenizer=bytes with model.V=256"
+        raise DataError(
+            f"model.V={V} was asked for, but BPE of this text has {n} entries", f"use model.V={n} or {hint}"
+        )
     return BpeTokenizer(bpe)
 
 
@@ -178,25 +169,12 @@ def load_tokenizer(path: Path) -> Tokenizer:
         bpe = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{path}: not a tokenizer ({error})", _HINT) from error
-    if fault := _find_fault(bpe):
-        raise DataError(f"{path}: not a tokenizer of niels_gpt ({fault})", _HINT)
+    vocab, symbols, special = bpe.get_vocab(), set(_map_symbols()), set(SPECIAL_TOKENS)
+    is_complete = sorted(vocab.values()) == list(range(len(vocab))) and symbols | special <= vocab.keys()
+    is_bytes = symbols.issuperset("".join(vocab.keys() - special))
+    if not is_complete or not is_bytes or _read_settings(bpe) != _read_settings(_make_byte_level({})):
+        raise DataError(f"{path}: not a tokenizer of niels_gpt (its entries or settings differ)", _HINT)
     return BpeTokenizer(bpe)
-
-
-def _find_fault(bpe: tokenizers.Tokenizer) -> str:
-    """Return the reason why a loaded tokenizer is not one trained here, "" if it is."""
-    vocab, byte_of = bpe.get_vocab(), _map_symbols()
-    if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
-        return f"it has no {missing[0]}"
-    if sorted(vocab.values()) != list(range(len(vocab))):
-        return "its ids are not 0 .. V-1"
-    if not byte_of.keys() <= vocab.keys():
-        return "it lacks some of the 256 bytes"
-    if any(not token or set(token) - byte_of.keys() for token in vocab.keys() - set(SPECIAL_TOKENS)):
-        return "it has entries that are not bytes"
-    if _read_settings(bpe) != _read_settings(_make_byte_level({})):
-        return "it splits or normalizes text in another way"
-    return ""
 
 
 def _read_settings(bpe: tokenizers.Tokenizer) -> dict[str, Any]:
@@ -229,5 +207,4 @@ def _encode_utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        place = f"U+{ord(text[error.start]):04X} at character {error.start}"
-        raise DataError(f"text contains a lone surrogate, {place}", "remove it") from error
+        raise DataError(f"a lone surrogate at character {error.start} of the text", "remove it") from error

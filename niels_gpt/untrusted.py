@@ -11,46 +11,36 @@ class UnreadableFile(ValueError):
     """A file that cannot be used; the message has its name, the place and the reason."""
 
 
-def read_text(path: Path, most: int) -> str:
-    """Return the UTF-8 text of a regular file of at most `most` bytes, without its BOM.
-
-    Raises:
-        UnreadableFile: the file is not that.
-    """
+def read_text(path: Path, max_bytes: int) -> str:
+    """Return the UTF-8 text of a regular file of at most `max_bytes`, without its BOM, or raise UnreadableFile."""
     if path.exists() and not path.is_file():  # opening a FIFO would wait
         raise UnreadableFile(f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            content = file.read(max_bytes + 1)
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UnreadableFile(f"{path}:{line}: not UTF-8 at byte {error.start}") from error
-    except ValueError:  # a NUL in the name
-        raise UnreadableFile(f"{str(path)!r}: not a valid file name") from None
-    if len(content) > most:
-        raise UnreadableFile(f"{path}: larger than {most} bytes")
+        raise UnreadableFile(f"{path}:{line}: not UTF-8") from error
+    if len(content) > max_bytes:
+        raise UnreadableFile(f"{path}: larger than {max_bytes} bytes")
     return text
 
 
-def read_json(path: Path, most: int) -> Any:
-    """Return the content of a JSON file of at most `most` bytes.
-
-    Raises:
-        UnreadableFile: the file is not that.
-    """
-    text = read_text(path, most)
+def read_json(path: Path, max_bytes: int) -> Any:
+    """Return the content of a JSON file of at most `max_bytes`, or raise UnreadableFile."""
+    text = read_text(path, max_bytes)
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise UnreadableFile(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:  # nan, thousands of digits or of brackets
         raise UnreadableFile(f"{path}: not JSON ({error})") from None
 
 
-def _refuse(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 

@@ -3,21 +3,26 @@
 import _root  # noqa: F401  isort: skip
 import argparse
 from collections.abc import Callable
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 from train.cli.command import Parser, at_least, defer_signals, run_command
-from train.cli.output import new_file, write_report
+from train.cli.output import require_new_file, write_report
 from train.config.suggest import require_known
 
 EXAMPLES = """examples:
   python scripts/bench.py race small --contestants ours-ckpt-compile,ours-ckpt,ours
   python scripts/bench.py growth T L --figure growth.svg
   python scripts/bench.py steady small --steps 500
-  python scripts/bench.py overhead small"""
+  python scripts/bench.py overhead small
+  python scripts/bench.py spinning tiny"""
 CONTESTANTS = """ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile, ours and bare with -muon; separated
 by commas (default: %(default)s)"""
+SPLIT = methodcaller("split", ",")
 AXES = "TBLV"
+SPIN_COUNTS = [30_000, 10_000, 3_000, 1_000, 0]
 FACTORS = [0.25, 0.5, 1.0, 2.0, 4.0]
 ONE_PROGRAM = "; all precisions are one program on the CPU; on a Mac scripts/doctor.py times each"
 
@@ -25,41 +30,43 @@ ONE_PROGRAM = "; all precisions are one program on the CPU; on a Mac scripts/doc
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    modes = parser.add_subparsers(metavar="race|growth|steady|overhead", required=True)
+    modes = parser.add_subparsers(metavar="race|growth|steady|overhead|spinning", required=True)
 
     def add_mode(name: str, run: Callable[..., Any], least: int, steps: int) -> argparse.ArgumentParser:
         mode: argparse.ArgumentParser = modes.add_parser(name, help=run.__doc__, description=run.__doc__)
         mode.set_defaults(run=run, contestants=[])
-        mode.add_argument("--steps", type=at_least(least), default=steps, help="(default: %(default)s)")
-        mode.add_argument("--json", type=new_file, metavar="FILE", help="a new file for all results")
+        mode.add_argument("--steps", type=at_least(least), default=steps, help="steps (default: %(default)s)")
+        mode.add_argument("--json", type=require_new_file, metavar="FILE", help="a new file for all results")
         if run is not run_growth:
-            mode.add_argument("shapes", nargs="*", default=["small"], help="small, base, middle (default: small)")
+            mode.add_argument(
+                "shapes", nargs="*", default=["small"], help="tiny, small, base, middle (default: small)"
+            )
         return mode
 
     mode = add_mode("race", run_race, 1, 10)
-    mode.add_argument("--contestants", type=split_names, default="ours,bare,hf", help=CONTESTANTS)
+    mode.add_argument("--contestants", type=SPLIT, default="ours,bare,hf", help=CONTESTANTS)
     mode.add_argument("--rounds", type=at_least(1), default=3, help="turns each (default: %(default)s)")
     mode = add_mode("growth", run_growth, 1, 10)
     mode.add_argument("axes", nargs="*", default=list(AXES), help="T, B, L, V (default: all four)")
     mode.add_argument("--shape", default="middle", help="the shape to vary (default: %(default)s)")
-    mode.add_argument("--factors", type=float, nargs="+", default=FACTORS, help="(default: %(default)s)")
-    mode.add_argument("--figure", type=new_figure, metavar="FILE", help="a new .svg file")
+    mode.add_argument(
+        "--factors", type=float, nargs="+", default=FACTORS, help="of each size (default: %(default)s)"
+    )
+    mode.add_argument("--figure", type=require_new_figure, metavar="FILE", help="a new .svg file")
     mode = add_mode("steady", run_steady, 10, 500)
-    mode.add_argument("--contestants", type=split_names, default="ours,ours-ckpt", help=CONTESTANTS)
+    mode.add_argument("--contestants", type=SPLIT, default="ours,ours-ckpt", help=CONTESTANTS)
     add_mode("overhead", run_overhead, 1, 10)
+    mode = add_mode("spinning", run_spinning, 1, 10)
+    mode.add_argument("--rounds", type=at_least(1), default=3, help="turns each (default: %(default)s)")
+    mode.add_argument("--counts", type=int, nargs="+", default=SPIN_COUNTS, help="(default: %(default)s)")
     return parser.parse_args()
 
 
-def split_names(text: str) -> list[str]:
-    """Return the names in a list with commas."""
-    return text.split(",")
-
-
-def new_figure(text: str) -> Path:
+def require_new_figure(text: str) -> Path:
     """Return the path of a new SVG file."""
     if not text.endswith(".svg"):
         raise argparse.ArgumentTypeError(f"must end in .svg, got {text}")
-    return new_file(text)
+    return require_new_file(text)
 
 
 def run_race(options: argparse.Namespace) -> dict[str, Any]:
@@ -101,6 +108,14 @@ def run_overhead(options: argparse.Namespace) -> dict[str, Any]:
 
     overhead = {name: measure_overhead(name, options.steps) for name in options.shapes}
     return {"overhead": overhead, "saving": measure_saving(Path.cwd())}
+
+
+def run_spinning(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure steps with several spin counts of OpenMP, alone and beside a busy process for each core."""
+    from train.bench.spinning import measure_spinning
+
+    measure = partial(measure_spinning, counts=options.counts, rounds=options.rounds, steps=options.steps)
+    return {"spinning": list(map(measure, options.shapes))}
 
 
 def main() -> None:

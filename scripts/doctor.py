@@ -3,7 +3,7 @@
 import _root  # noqa: F401  isort: skip
 from niels_gpt.storage import find_unused_path
 from train.cli.command import Parser, at_least, defer_signals, run_command
-from train.cli.output import new_file, write_report
+from train.cli.output import require_new_file, write_report
 from train.config.hydra_errors import compose_run
 
 FILE = "doctor.json"
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings of scripts/train.py, such as model=base train.B=8")
     parser.add_argument("--steps", type=at_least(1), default=3, help="timed steps per variant (default 3)")
     parser.add_argument(
-        "--json", type=new_file, metavar="FILE", help="a new file (default doctor.json, doctor-2.json)"
+        "--json", type=require_new_file, metavar="FILE", help="a new file (default doctor.json, doctor-2.json)"
     )
     options = parser.parse_intermixed_args()
     cfg = compose_run(options.overrides)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from train.cli.command import Parser, at_least, defer_signals, run_command
-from train.cli.output import new_file, write_report
+from train.cli.output import require_new_file, write_report
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, a phase's folder in it, or a checkpoint")
     parser.add_argument("--sequences", type=at_least(1), help="size of the batch (default: a step of the run)")
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="a new file for the results")
+    parser.add_argument("--json", type=require_new_file, metavar="FILE", help="a new file for the results")
     options = parser.parse_args()
     with defer_signals():  # imports torch, which takes seconds
         from train.bench.numerics import compare_precisions, format_comparison

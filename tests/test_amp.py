@@ -13,7 +13,7 @@ from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.config.schema import TrainCfgSchema
-from train.loop.amp import advise_precision, amp_factory, loss_scale, uses_autocast
+from train.loop.amp import advise_precision, amp_factory, choose_loss_scale, uses_autocast
 from train.loop.optim import unscale_gradients
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -47,16 +47,16 @@ def test_mps_does_not_autocast_with_amp_off() -> None:
 
 @pytest.mark.parametrize(("targets", "scale"), [(1, 1.0), (1000, 1024.0), (8192, 8192.0), (100_000, 131072.0)])
 def test_the_loss_scale_is_the_power_of_two_next_to_the_targets_of_the_step(targets: int, scale: float) -> None:
-    assert loss_scale(targets, MPS, TrainCfgSchema(loss_scaling=True)) == scale
+    assert choose_loss_scale(targets, MPS, TrainCfgSchema(loss_scaling=True)) == scale
 
 
 def test_the_loss_scale_is_one_wherever_it_was_not_asked_for_or_autocast_is_off() -> None:
     scaled = TrainCfgSchema(loss_scaling=True)
-    assert loss_scale(8192, CPU, scaled) == 1
-    assert loss_scale(8192, MPS, TrainCfgSchema()) == 1
-    assert loss_scale(8192, MPS, TrainCfgSchema(loss_scaling=True, amp=False)) == 1
-    assert loss_scale(8192, MPS, TrainCfgSchema(loss_scaling=True, amp_dtype="bf16")) == 1
-    assert loss_scale(0, MPS, scaled) == 1
+    assert choose_loss_scale(8192, CPU, scaled) == 1
+    assert choose_loss_scale(8192, MPS, TrainCfgSchema()) == 1
+    assert choose_loss_scale(8192, MPS, TrainCfgSchema(loss_scaling=True, amp=False)) == 1
+    assert choose_loss_scale(8192, MPS, TrainCfgSchema(loss_scaling=True, amp_dtype="bf16")) == 1
+    assert choose_loss_scale(0, MPS, scaled) == 1
 
 
 def test_plain_fp16_with_many_tokens_a_step_is_advised_against() -> None:

@@ -193,7 +193,7 @@ def recorded(request: pytest.FixtureRequest) -> Record:
     with (
         mock.patch("niels_gpt.loss.ROWS", 20),
         mock.patch("niels_gpt.model.attention.LONGEST", 0),
-        mock.patch("train.loop.steps.loss_scale", return_value=64.0),
+        mock.patch("train.loop.steps.choose_loss_scale", return_value=64.0),
         mock.patch("torch.nn.utils.clip_grad._has_foreach_support", return_value=False),
         sdpa_kernel(SDPBackend.MATH),
         record,

@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 
-from train.loop.muon import Muon, fast_dtype, orthogonalize
+from train.loop.muon import Muon, choose_dtype, orthogonalize
 
 SHAPES = [(24, 24), (48, 24), (24, 72)]
 
@@ -33,7 +33,7 @@ def test_singular_values_come_near_one_and_singular_vectors_stay(
 ) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(shape)
-    with mock.patch("train.loop.muon.fast_dtype", return_value=dtype):
+    with mock.patch("train.loop.muon.choose_dtype", return_value=dtype):
         made = orthogonalize(matrix).float()
     u, values, vt = torch.linalg.svd(matrix, full_matrices=False)
     assert made.shape == matrix.shape
@@ -46,7 +46,7 @@ def test_bfloat16_is_used_where_it_is_fast_only() -> None:
     cpu = torch.device("cpu")
     for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         with mock.patch("torch.cpu.get_capabilities", return_value={"avx512_bf16": fast}):
-            assert fast_dtype(cpu) == dtype
+            assert choose_dtype(cpu) == dtype
     with mock.patch("torch.cpu.get_capabilities", return_value={}):
-        assert fast_dtype(cpu) == torch.float32
-        assert fast_dtype(torch.device("mps")) == torch.bfloat16
+        assert choose_dtype(cpu) == torch.float32
+        assert choose_dtype(torch.device("mps")) == torch.bfloat16

@@ -9,7 +9,7 @@ import torch
 from conftest import Plan
 from faults.children import carried_out
 
-from niels_gpt.device import memory_in_use, reset_peak_memory
+from niels_gpt.device import measure_memory, reset_peak_memory
 from train.artifacts.metrics import read_metrics
 from train.hardware.cpu import keep_freed_memory
 from train.report.rows import read_row
@@ -34,7 +34,7 @@ def hold(mib: int, *, kept: bool) -> None:
     if kept:
         keep_freed_memory()
     torch.ones(mib * MIB // 4)
-    assert memory_in_use(CPU) > mib * MIB
+    assert measure_memory(CPU) > mib * MIB
 
 
 @RESTARTS
@@ -60,7 +60,7 @@ def test_where_the_peak_cannot_be_restarted_it_stays_that_of_the_process() -> No
     hold(2048, kept=False)
     with mock.patch.object(Path, "write_text", side_effect=PermissionError):
         reset_peak_memory(CPU)
-    assert memory_in_use(CPU) > 2048 * MIB
+    assert measure_memory(CPU) > 2048 * MIB
 
 
 def test_on_mps_the_driver_gives_back_what_is_free() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import CONF, Compose, Plan, Run, final, metrics, same, stopped_after
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.utils.checkpoint import checkpoint
 
@@ -21,7 +22,7 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.weights.checkpoint import CHECKPOINT_KEYS, read_checkpoint
 from train.config import TrainCfgSchema, load_plan
 from train.loop.logger import RunLogger
-from train.loop.optim import clip_gradients, lr_at, set_lr
+from train.loop.optim import lr_at, set_lr
 from train.loop.steps import optimizer_step
 from train.run import run
 
@@ -58,7 +59,7 @@ def test_a_step_is_one_update_one_clip_and_one_learning_rate(plan: Plan, experim
     loaded = plan(*overrides, experiment=experiment)
     with (
         mock.patch.object(AdamW, "step", autospec=True, side_effect=AdamW.step) as updates,
-        mock.patch("train.loop.steps.clip_gradients", wraps=clip_gradients) as clips,
+        mock.patch("train.loop.steps.clip_grad_norm_", wraps=clip_grad_norm_) as clips,
         mock.patch("train.loop.steps.set_lr", wraps=set_lr) as schedule,
         mock.patch.object(Tensor, "backward", autospec=True, side_effect=Tensor.backward) as microbatches,
     ):

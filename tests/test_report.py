@@ -10,7 +10,8 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.model.gpt import GPT
 from train.artifacts.checkpointing import TrainState
 from train.artifacts.metrics import read_metrics
-from train.loop.evaluate import UnigramBaseline, ValLoss
+from train.loop.baseline import UnigramBaseline
+from train.loop.evaluate import ValLoss
 from train.loop.logger import RunLogger
 
 MEASURE = UnigramBaseline(unigram_loss=6.0, bytes_per_target=4.0)

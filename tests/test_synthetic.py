@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,17 +13,6 @@ import pytest
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import synthetic
-from niels_gpt.data.synthetic import ANIMALS, DAYS, MONTHS
-
-
-def neighbour(kind: str, side: str, name: str) -> str:
-    names = DAYS if kind == "day" else MONTHS
-    return names[(names.index(name) + (1 if side == "after" else -1)) % len(names)]
-
-
-def one_of(names: Sequence[str]) -> str:
-    return f"({'|'.join(names)})"
-
 
 SOLVERS: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"What is (\d+) plus (\d+)\?", lambda a, b: str(int(a) + int(b))),
@@ -34,12 +23,6 @@ SOLVERS: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"How many letters does (\w+) have\?", lambda word: str(len(word))),
     (r"What is the first letter of (\w+)\?", lambda word: str(word[0])),
     (r"What is the last letter of (\w+)\?", lambda word: str(word[-1])),
-    (rf"What colour is the {one_of(list(ANIMALS))}\?", lambda animal: ANIMALS[animal][0]),
-    (rf"How many legs does the {one_of(list(ANIMALS))} have\?", lambda animal: str(ANIMALS[animal][1])),
-    (rf"Which (day) comes (after|before) {one_of(DAYS)}\?", neighbour),
-    (rf"Which (month) comes (after|before) {one_of(MONTHS)}\?", neighbour),
-    (rf"What number is the day {one_of(DAYS)}\?", lambda day: str(DAYS.index(day) + 1)),
-    (rf"What number is the month {one_of(MONTHS)}\?", lambda month: str(MONTHS.index(month) + 1)),
 )
 
 
@@ -101,11 +84,6 @@ def test_every_answer_is_right() -> None:
         ("Spell lamp backwards.", "pmal"),
         ("How many letters does bridge have?", "6"),
         ("What is the last letter of lamp?", "p"),
-        ("Which day comes after Sunday?", "Monday"),
-        ("Which month comes before January?", "December"),
-        ("What number is the day Wednesday?", "3"),
-        ("How many legs does the polar bear have?", "4"),
-        ("What colour is the fox?", "red"),
     ],
 )
 def test_answer_reads_the_question(question: str, answer: str) -> None:
@@ -135,7 +113,7 @@ def test_a_document_is_named_after_its_topic_alone() -> None:
     for document in DOCUMENTS:
         for line in document.text.splitlines():
             lines.setdefault(line, set()).add(document.name)
-    assert [line for line, names in lines.items() if len(names) > 1 and "comes" not in line] == []
+    assert [line for line, names in lines.items() if len(names) > 1] == []
 
 
 def test_statements_about_numbers_and_words_are_true() -> None:

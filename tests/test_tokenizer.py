@@ -69,9 +69,9 @@ def test_a_character_cut_in_two_is_decoded_as_a_replacement(tok: Tokenizer) -> N
 
 @both
 def test_a_lone_surrogate_is_refused_with_its_place(tok: Tokenizer) -> None:
-    with pytest.raises(DataError, match=r"U\+D800 at character 2"):
+    with pytest.raises(DataError, match="lone surrogate at character 2"):
         tok.encode("ab\ud800")
-    with pytest.raises(DataError, match=r"U\+D800 at character 2"):
+    with pytest.raises(DataError, match="lone surrogate at character 2"):
         train_bpe(["fine", "ab\ud800"], V)
 
 
@@ -128,15 +128,16 @@ def test_a_fork_after_training_can_encode_and_prints_no_warning() -> None:
 
 
 def test_too_little_text_says_how_many_entries_it_gives() -> None:
-    with pytest.raises(DataError, match=r"model.V=300 was asked for, but this text gives only 263 ent") as caught:
+    with pytest.raises(DataError, match=r"model.V=300 was asked for, but BPE of this text has 263 ent") as caught:
         train_bpe(["ab ab"], 300)
     assert caught.value.hint == "use model.V=263 or less, or give more text"
     assert train_bpe(["ab ab"], 263).V == 263
 
 
 def test_v_below_the_bytes_and_special_tokens_is_refused() -> None:
-    with pytest.raises(DataError, match="model.V=260 was asked for, but byte-level BPE has at least 261"):
+    with pytest.raises(DataError, match="model.V=260 was asked for, but BPE of this text has 261 ent") as caught:
         train_bpe(TEXTS, 260)
+    assert caught.value.hint == "use model.V=261 or more, or data.tokenizer=bytes with model.V=256"
     assert train_bpe([], 261).V == 261
 
 
@@ -194,6 +195,7 @@ FOREIGN: dict[str, Change] = {
     ),
     "random merges": lambda f: f["model"].update(dropout=0.5),
     "gap in the ids": lambda f: f["model"]["vocab"].update(zz=V + 1),
+    "other special token": lambda f: f["added_tokens"][2].update(content="<|human|>"),
     "byte missing": lambda f: f["model"]["vocab"].update({"!!": f["model"]["vocab"].pop("!")}),
     "id twice": lambda f: f["model"]["vocab"].update(zz=40),
     "huge id": lambda f: f["model"]["vocab"].update(zz=1 << 40),
@@ -214,15 +216,6 @@ def test_a_foreign_tokenizer_is_refused_by_name(change: Change, tmp_path: Path) 
         load_tokenizer(path)
 
 
-def test_a_tokenizer_without_special_tokens_says_which_is_missing(tmp_path: Path) -> None:
-    BPE.save(tmp_path / "other.json")
-    content = (tmp_path / "other.json").read_text(encoding="utf-8")
-    (tmp_path / "other.json").write_text(content.replace("<|user|>", "<|human|>"), encoding="utf-8")
-    with pytest.raises(DataError, match=r"other\.json: .*it has no <\|user\|>") as caught:
-        load_tokenizer(tmp_path / "other.json")
-    assert "tokenizer.json" in caught.value.hint
-
-
 @pytest.mark.parametrize(
     "content",
     [b"", b"{}", b"[]", b"null", b'{"type": "bpe"}', b"[" * 100_000],
@@ -237,7 +230,7 @@ def test_garbage_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"\x80\x04K\x01."])
 def test_a_file_that_is_not_utf8_is_refused_with_its_place(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "garbage.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"garbage\.json:1: not UTF-8 at byte 0"):
+    with pytest.raises(DataError, match=r"garbage\.json:1: not UTF-8"):
         load_tokenizer(tmp_path / "garbage.json")
 
 

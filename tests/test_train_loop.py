@@ -12,6 +12,7 @@ import torch
 from conftest import Run, same
 from test_batches import T, dialogues, documents
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import ChatStream, Source, TokenStream
@@ -23,7 +24,7 @@ from train.config.schema import TrainCfgSchema
 from train.hardware.memory_tracker import LiveBytes
 from train.loop import steps as train_loop
 from train.loop.logger import RunLogger
-from train.loop.optim import clip_gradients, make_optimizer
+from train.loop.optim import make_optimizer
 
 CFG = ModelCfg(V=256, T=T, C=16, L=2, H=2, d_ff=32, tie_embeddings=True)
 SOURCES: dict[str, Source] = {
@@ -71,7 +72,7 @@ def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else
     state.model.embedding.register_forward_pre_hook(lambda *_: events.append("forward"))
     with (
         mock.patch("niels_gpt.model.gpt.head_loss", note_call("loss", head_loss)),
-        mock.patch("train.loop.steps.clip_gradients", note_call("clip", clip_gradients)),
+        mock.patch("train.loop.steps.clip_grad_norm_", note_call("clip", clip_grad_norm_)),
         mock.patch.object(Tensor, "backward", note_call("backward", Tensor.backward)),
         mock.patch.object(state.optimizer, "step", note_call("update", state.optimizer.step)),
     ):
@@ -132,7 +133,7 @@ def test_a_scaled_loss_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> 
     """A power of two changes no bit in fp32, so that loss, gradient norm and weights are as without it."""
     outcomes = []
     for scale in (1.0, 4096.0):
-        monkeypatch.setattr("train.loop.steps.loss_scale", lambda *_, scale=scale: scale)
+        monkeypatch.setattr("train.loop.steps.choose_loss_scale", lambda *_, scale=scale: scale)
         state, cfg = fresh(B=2, accum_steps=2)
         facts = [step(state, cfg, SOURCES["sft"]) for _ in range(2)]
         outcomes.append((facts, [p.detach() for p in state.model.parameters()]))
@@ -153,6 +154,6 @@ def test_as_many_tensors_live_after_sixty_steps_as_after_ten(
     monkeypatch.setattr(RunLogger, "advance", note_call)
     every = [f"train.{what}_every=10" for what in ("eval", "ckpt", "log")]
     every += ["train.eval_sequences=8"]  # the counter takes its time
-    with LiveBytes(torch.device("cpu")) as live:
+    with LiveBytes() as live:
         run_folder("train.total_steps=60", f"memory={memory}", "model.dropout=0.1", *every)
     assert held[10] == held[60] and held[10][0] > 0

@@ -28,11 +28,7 @@ class Batch(NamedTuple):
 
 
 def require_ids(batch: Batch, V: int) -> None:
-    """Check on the CPU that all ids are in 0 .. V-1: mps would accept others silently.
-
-    Raises:
-        DataError: an id is out of range.
-    """
+    """Raise DataError unless all ids are in 0 .. V-1. Checked on the CPU: mps would accept others silently."""
     low, high = int(batch.x.min()), int(torch.maximum(batch.x.max(), batch.y.max()))
     if low < 0 or high >= V:
         raise DataError(
@@ -45,11 +41,9 @@ class Source(Protocol):
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1: a pure function of the numbers."""
-        ...
 
     def __len__(self) -> int:
         """Return the number of sequences in an epoch."""
-        ...
 
 
 class EpochOrder:
@@ -160,10 +154,10 @@ class Mixture:
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
-        drawn = [self._draw_one(number) for number in range(first, first + count)]
+        drawn = [self._draw_sequence(number) for number in range(first, first + count)]
         return Batch(torch.cat([batch.x for batch in drawn]), torch.cat([batch.y for batch in drawn]))
 
-    def _draw_one(self, number: int) -> Batch:
+    def _draw_sequence(self, number: int) -> Batch:
         period, place = divmod(number, MIXTURE_PERIOD)
         generator = torch.Generator().manual_seed(derived_seed("mixture", self.seed, period))
         slots = self._slots[torch.randperm(MIXTURE_PERIOD, generator=generator)]

@@ -6,10 +6,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from niels_gpt.data.readers.records import ROLES, Message, Role
+from niels_gpt.data.readers.records import Message, Role
 from niels_gpt.tokenizer import ASSISTANT, END_OF_TURN, SYSTEM, USER, Tokenizer
 
-ROLE_TOKENS: dict[Role, str] = dict(zip(ROLES, (SYSTEM, USER, ASSISTANT), strict=True))
+ROLE_TOKENS: dict[Role, str] = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 
 
 class ChatTokens(NamedTuple):

@@ -32,20 +32,15 @@ class HashIndex:
                 self._entries[path] = int(size), int(time_ns), str(hash)
         self._changed = False
 
-    def lookup(self, path: Path) -> str | None:
-        """Return the hash of a file that has not changed since it was hashed, else None."""
-        *recorded, hash = self._entries.get(os.path.abspath(path), (-1, -1, ""))
-        stat = path.stat()
-        return hash if recorded == [stat.st_size, stat.st_mtime_ns] else None
-
     def sha256(self, path: Path, *, final: bool = False) -> str:
         """Return the hash of a file; `final` if nobody writes to it any more."""
-        if known := self.lookup(path):
-            return known
-        stat, now = path.stat(), time.time_ns()
+        stat, now, name = path.stat(), time.time_ns(), os.path.abspath(path)
+        *recorded, hash = self._entries.get(name, (-1, -1, ""))
+        if recorded == [stat.st_size, stat.st_mtime_ns]:
+            return hash
         hash = hash_file(path)
         if final or now - stat.st_mtime_ns > SETTLED:
-            self._entries[os.path.abspath(path)] = stat.st_size, stat.st_mtime_ns, hash
+            self._entries[name] = stat.st_size, stat.st_mtime_ns, hash
             self._changed = True
         return hash
 

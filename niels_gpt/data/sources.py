@@ -1,6 +1,7 @@
 """Read the documents and dialogues of a source of any kind."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from niels_gpt.data import synthetic
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.pydocs import source as pydocs
 from niels_gpt.data.readers import local_files
-from niels_gpt.data.readers.records import Dialogue, Document, Message
+from niels_gpt.data.readers.records import Dialogue, Document
 from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
@@ -26,12 +27,8 @@ KINDS: dict[SourceKind, ModuleType] = {
 }
 
 
-def read_records(cfg: SourceCfg, want: Want) -> Iterator[Document] | Iterator[Dialogue]:
-    """Yield the documents or dialogues of a source, always in the same order.
-
-    Raises:
-        DataError: a file, package or line that cannot be used.
-    """
+def read_records(cfg: SourceCfg, want: Want) -> Iterator[Document | Dialogue]:
+    """Yield the records of a source, always in the same order. DataError if a file or package cannot be used."""
     module = KINDS[cfg.kind]
     yield from module.read_documents(cfg) if want == "documents" else module.read_dialogues(cfg)
 
@@ -39,10 +36,9 @@ def read_records(cfg: SourceCfg, want: Want) -> Iterator[Document] | Iterator[Di
 def select_sources(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
     """Return the sources that have documents or dialogues. Plain text has no dialogues; JSONL may have either.
 
-    Raises:
-        DataError: none has them, or a file cannot be used.
+    DataError if none has them, or if a file cannot be used.
     """
-    found = [source for source in sources if _has(source, want)]
+    found = [source for source in sources if _has_records(source, want)]
     if not found:
         labels = ", ".join(source.label for source in sources)
         phase = "phase=sft" if want == "documents" else "phase=pretrain"
@@ -50,7 +46,7 @@ def select_sources(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
     return found
 
 
-def _has(source: SourceCfg, want: Want) -> bool:
+def _has_records(source: SourceCfg, want: Want) -> bool:
     if source.kind == "jsonl":
         return local_files.has_rows(source, Document if want == "documents" else Dialogue)
     return source.kind != "text" or want == "documents"
@@ -84,14 +80,9 @@ def encode_content(record: Document | Dialogue) -> bytes:
     Roles are left out if user and assistant alternate, because older checkpoints recorded the hash without them.
     """
     content = "\0".join((record.name, *list_texts(record))).encode()
-    if isinstance(record, Document) or _alternates(record.messages):
+    if isinstance(record, Document):
         return content
-    return (
-        content + b"\xff" + " ".join(message.role for message in record.messages).encode()
-    )  # UTF-8 text never has 0xff
-
-
-def _alternates(messages: Sequence[Message]) -> bool:
-    """Return whether user and assistant alternate, perhaps after a system message."""
-    first = int(messages[0].role == "system")
-    return all(message.role == ("user", "assistant")[n % 2] for n, message in enumerate(messages[first:]))
+    roles = " ".join(message.role for message in record.messages)
+    if re.fullmatch("(system )?(user assistant ?)*(user)?", roles):
+        return content
+    return content + b"\xff" + roles.encode()  # UTF-8 text never has 0xff

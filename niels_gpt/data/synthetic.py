@@ -1,32 +1,18 @@
 """Generate text with checkable statements, the same on every machine."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.readers.records import Dialogue, Document, Message
 from niels_gpt.seeds import derived_seed
 
-LARGEST = 30
-DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-MONTHS = [
-    *("January", "February", "March", "April", "May", "June", "July"),
-    *("August", "September", "October", "November", "December"),
-]
+MAX_NUMBER = 30
 WORDS = (
     "apple bread bridge candle chair cloud door field flower forest garden glass hand house island key lake "
     "lamp leaf letter light moon morning mountain music night ocean paper pencil rain river road salt sand "
     "ship shoe silver sky snow song spoon star stone street summer sun table tree water wind window winter"
 )
-# animal: its colour, its legs
-ANIMALS = {
-    **{"ant": ("black", 6), "bear": ("brown", 4), "bee": ("yellow", 6), "canary": ("yellow", 2)},
-    **{"crow": ("black", 2), "fox": ("red", 4), "frog": ("green", 4), "ladybird": ("red", 6)},
-    **{"mouse": ("grey", 4), "polar bear": ("white", 4), "robin": ("red", 2), "spider": ("black", 8)},
-    **{"swan": ("white", 2), "wolf": ("grey", 4)},
-}
 SYSTEM = ("You answer in one word.", "You are a careful assistant.", "Answer the question.")
 
 
@@ -49,8 +35,8 @@ def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
 
 
 def fingerprint(cfg: SourceCfg) -> str:
-    """Return a text that changes with the size and with this file."""
-    return f"synthetic {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]} size={cfg.size}"
+    """Return a text that changes with the size."""
+    return f"size={cfg.size}"
 
 
 def _make_document(index: int) -> Document:
@@ -76,12 +62,12 @@ def _make_dialogue(index: int) -> Dialogue:
 
 def _draw_topic(index: int, use: str) -> Topic:
     """Draw a topic. A question belongs to one topic, whose name keeps it in one split."""
-    makers = (_make_numbers, _make_numbers, _make_word, _make_word, _make_animal, _make_sequence)
-    return makers[_draw(len(makers), index, use, "kind")](derived_seed("synthetic", use, index, "topic"))
+    make = (_make_numbers, _make_word)[_draw(2, index, use, "kind")]
+    return make(derived_seed("synthetic", use, index, "topic"))
 
 
 def _make_numbers(seed: int) -> Topic:
-    a, b = sorted((seed % LARGEST, seed // LARGEST % LARGEST))
+    a, b = sorted((seed % MAX_NUMBER, seed // MAX_NUMBER % MAX_NUMBER))
     b += a == b  # so that one of them is larger
     total = [(f"What is {x} plus {y}?", f"{a + b}") for x, y in ((a, b), (b, a))]
     larger = [(f"Which is larger, {x} or {y}?", f"{b}") for x, y in ((a, b), (b, a))]
@@ -117,43 +103,6 @@ def _make_word(seed: int) -> Topic:
         (f"What is the last letter of {word}?", word[-1]),
     ]
     return Topic(f"word {word}", statements, questions)
-
-
-def _make_animal(seed: int) -> Topic:
-    animal = sorted(ANIMALS)[seed % len(ANIMALS)]
-    colour, legs = ANIMALS[animal]
-    statements = [
-        f"The {animal} is {colour}.",
-        f"The {animal} has {legs} legs.",
-        f"The {animal} is an animal.",
-        f"Here comes a {colour} {animal}.",
-        f"The {animal} walks on {legs} legs.",
-        f"Look, the {colour} animal is the {animal}.",
-    ]
-    questions = [
-        (f"What colour is the {animal}?", colour),
-        (f"How many legs does the {animal} have?", f"{legs}"),
-    ]
-    return Topic(f"animal {animal}", statements, questions)
-
-
-def _make_sequence(seed: int) -> Topic:
-    kind, names = (("day", DAYS), ("month", MONTHS))[seed % 2]
-    i = seed // 2 % len(names)
-    before, name, after = names[i - 1], names[i], names[(i + 1) % len(names)]
-    statements = [
-        f"{after} comes after {name}.",
-        f"{before} comes before {name}.",
-        f"{name} is a {kind}.",
-        f"First {before}, then {name}, then {after}.",
-        f"{name} is number {i + 1} of the {kind}s.",
-    ]
-    questions = [
-        (f"Which {kind} comes after {name}?", after),
-        (f"Which {kind} comes before {name}?", before),
-        (f"What number is the {kind} {name}?", f"{i + 1}"),
-    ]
-    return Topic(f"{kind} {name}", statements, questions)
 
 
 def _draw(count: int, *parts: int | str) -> int:

@@ -2,11 +2,9 @@
 
 import hashlib
 import logging
-import shutil
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +15,26 @@ from rich.progress import track
 from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.chat_template import ChatTokens, encode_dialogue
 from niels_gpt.data.hash_index import HashIndex
-from niels_gpt.data.readers.records import Dialogue, Document
+from niels_gpt.data.readers.records import Dialogue
 from niels_gpt.data.sources import Want, encode_content, fingerprint, list_texts, read_records, select_sources
-from niels_gpt.data.token_files import CHUNK, Meta, TokenFiles, ids_dtype, open_split, read_meta, write_meta
+from niels_gpt.data.token_files import TokenCache, get_dtypes, read_meta, write_meta
 from niels_gpt.errors import DataError
 from niels_gpt.seeds import derived_seed
-from niels_gpt.storage import add_file_name, flush_to_disk, replace_atomically
+from niels_gpt.storage import add_file_name, flush_to_disk, replace_atomically, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 
 FORMAT = 3
-SPLITS = ("train", "val")
 TYPECODES = {"uint16": "H", "uint32": "I", "uint8": "B", "int64": "q"}  # of the module array
-STALE = (".documents-*.part", ".dialogues-*.part", ".tokenizer-*.json.part")  # others may write there too
+CHUNK = 1 << 22  # ids written at a time
 log = logging.getLogger("niels_gpt")
 
 
 def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     """Return the tokenizer of this data: bytes, or BPE of V entries trained on the training split.
 
-    Raises:
-        DataError: the text gives fewer entries than V, V does not fit the bytes, or the cached file is damaged.
+    DataError if the text gives fewer entries than V, or if the cached file is damaged.
     """
     if cfg.tokenizer == "bytes":
-        if V != 256:
-            raise DataError(f"model.V={V} was asked for, but bytes have 256 entries", "use model.V=256")
         return BytesTokenizer()
     sources = select_sources(cfg.mixture(), want)
     index = HashIndex(Path(cfg.cache_dir))
@@ -53,8 +47,7 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
             log.info("tokenizer: training %d entries on the training split", V)
             texts = (text for source in sources for text in _read_training_texts(source, want, cfg.val_fraction))
             trained = train_bpe(texts, V)
-            with add_file_name(hash_path):  # written first, because the build counts as done once `path` exists
-                hash_path.write_text(trained.hash(), encoding="utf-8")
+            write_text(hash_path, trained.hash())  # first, because the build counts as done once `path` exists
             trained.save(path)
     hint = f"delete {path}; it will be trained again"
     try:
@@ -66,31 +59,10 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     return tokenizer
 
 
-@dataclass(frozen=True)
-class TokenCache:
-    """The token files of one source."""
-
-    folder: Path
-    meta: Meta
-    V: int
-    index: HashIndex
-
-    def open(self, split: str) -> TokenFiles:
-        """Map a split. Its ids and hashes are checked unless the files are unchanged since the last check.
-
-        Raises:
-            DataError: a file is damaged.
-        """
-        files = open_split(self.folder, split, self.meta.splits[split], self.V, self.index)
-        self.index.save()
-        return files
-
-
 def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> TokenCache:
     """Return a source's token files, built if they are missing; dialogues have `limit` ids at most.
 
-    Raises:
-        DataError: the source has too few records, or its meta.json is damaged.
+    DataError if the source has too few records, or if its meta.json is damaged.
     """
     index = HashIndex(Path(cfg.cache_dir))
     limit = limit if want == "dialogues" else 0  # a document may have any length
@@ -139,8 +111,8 @@ def _make_split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tupl
 class _Writer:
     """Write the files of one split, a buffer at a time."""
 
-    def __init__(self, folder: Path, split: str, dtype: str) -> None:
-        self.dtypes = {"ids": dtype, "target_mask": "uint8", "offsets": "int64"}
+    def __init__(self, folder: Path, split: str, V: int) -> None:
+        self.dtypes = get_dtypes(V)
         self.paths = {column: folder / f"{split}.{column}" for column in self.dtypes}
         self.buffers = {column: array(TYPECODES[dtype]) for column, dtype in self.dtypes.items()}
         self.hashes = {column: hashlib.sha256() for column in self.dtypes}
@@ -176,13 +148,20 @@ def _build(
 ) -> None:
     """Write all files into a temporary folder, which is then renamed to `folder`."""
     is_val, count = _make_split_rule(source, want, val_fraction)
+    task, console = f"tokenizing {source.label}", get_console()
+    log.info("data: %s, %d records", task, count)
+    hidden = not console.is_terminal
+    records = track(read_records(source, want), task, count, console=console, transient=True, disable=hidden)
     with replace_atomically(folder) as part:
         part.mkdir()
-        writers = {split: _Writer(part, split, ids_dtype(tokenizer.V)) for split in SPLITS}
+        writers = {split: _Writer(part, split, tokenizer.V) for split in ("train", "val")}
         content, dropped = hashlib.sha256(), 0
-        for record in _show_progress(read_records(source, want), f"tokenizing {source.label}", count):
+        for record in records:
             content.update(encode_content(record))
-            tokens = _encode(record, tokenizer, limit)
+            if isinstance(record, Dialogue):
+                tokens = encode_dialogue(record.messages, tokenizer, limit)
+            else:
+                tokens = ChatTokens([*tokenizer.encode(record.text), tokenizer.special[END_OF_TEXT]], [])
             if tokens is None:
                 dropped += 1
             else:
@@ -202,21 +181,6 @@ def _build(
         log.warning("data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit)
 
 
-def _encode(record: Document | Dialogue, tokenizer: Tokenizer, limit: int) -> ChatTokens | None:
-    """Return a record as ids; a document ends with the end of text."""
-    if isinstance(record, Dialogue):
-        return encode_dialogue(record.messages, tokenizer, limit)
-    return ChatTokens([*tokenizer.encode(record.text), tokenizer.special[END_OF_TEXT]], [])
-
-
-def _show_progress(items: Iterator[Any], task: str, total: int) -> Iterator[Any]:
-    """Show a bar on a terminal, a line elsewhere."""
-    if get_console().is_terminal:
-        return iter(track(items, task, total, transient=True, console=get_console()))
-    log.info("data: %s, %d records", task, total)
-    return items
-
-
 @contextmanager
 def lock_build(target: Path) -> Iterator[bool]:
     """Hold the lock of `target` and yield whether it is still missing; wait while another process builds it.
@@ -227,29 +191,11 @@ def lock_build(target: Path) -> Iterator[bool]:
         yield False
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = _make_lock(target)
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         held = lock.acquire(blocking=False)
     except Timeout:
         log.info("data: waiting for another process that builds %s", target.name)
         held = lock.acquire()
     with held:
-        if missing := not target.exists():
-            _remove_stale(target)
-        yield missing
-
-
-def _make_lock(target: Path) -> FileLock:
-    return FileLock(target.with_name(f".{target.name}.lock"))
-
-
-def _remove_stale(target: Path) -> None:
-    """Remove leftovers of killed builds: of `target`, whose lock we hold, and of targets nobody is building."""
-    for part in [part for pattern in STALE for part in target.parent.glob(pattern)]:
-        other = part.with_name(part.name.removeprefix(".").removesuffix(".part"))
-        with suppress(Timeout), nullcontext() if other == target else _make_lock(other).acquire(blocking=False):
-            log.info("data: removed the unfinished files of a killed process: %s", part.name)
-            if part.is_dir():
-                shutil.rmtree(part)
-            else:
-                part.unlink(missing_ok=True)
+        yield not target.exists()

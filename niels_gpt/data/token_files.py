@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,14 +12,12 @@ from torch import Tensor
 
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.errors import DataError
-from niels_gpt.storage import add_file_name, flush_to_disk
+from niels_gpt.storage import write_text
 from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_json
 
 DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
-CHUNK = 1 << 22  # ids written or checked at a time
 META = "meta.json"
 MAX_META = 1 << 20  # bytes
-Dtype = TypeVar("Dtype", bound=str)
 REBUILD = "delete the folder; it will be built again"
 
 
@@ -34,10 +33,9 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
 
-class FileEntry(_Record, Generic[Dtype]):
+class FileEntry(_Record):
     """A file of numbers."""
 
-    dtype: Dtype
     count: int = Field(ge=0)
     sha256: str
 
@@ -45,60 +43,9 @@ class FileEntry(_Record, Generic[Dtype]):
 class SplitEntry(_Record):
     """The files of one split: token ids, target mask, and the offset of each item."""
 
-    ids: FileEntry[Literal["uint16", "uint32"]]
-    target_mask: FileEntry[Literal["uint8"]]
-    offsets: FileEntry[Literal["int64"]]
-
-
-def open_split(folder: Path, split: str, expected: SplitEntry, V: int, index: HashIndex) -> TokenFiles:
-    """Map one split after checking its sizes, ids and hashes."""
-    paths = {name: folder / f"{split}.{name}" for name, _ in expected}
-    if expected.ids.dtype != ids_dtype(V):
-        raise DataError(
-            f"{folder / META}: ids of {V} entries are {ids_dtype(V)}, not {expected.ids.dtype}", REBUILD
-        )
-    files = TokenFiles(**{name: _map(paths[name], column.dtype, column.count) for name, column in expected})
-    if all(index.lookup(paths[name]) == column.sha256 for name, column in expected):
-        return files
-    _require_below(files.ids, V, paths["ids"])
-    for name, column in expected:
-        if index.sha256(paths[name], final=True) != column.sha256:
-            raise DataError(f"{paths[name]} is damaged: its sha256 differs from meta.json", REBUILD)
-    _require_items(files, folder / split)
-    return files
-
-
-def _require_items(files: TokenFiles, path: Path) -> None:
-    """Refuse offsets that do not cut all ids into items, and a mask that does not have one mark per id."""
-    offsets, ids = files.offsets, len(files.ids)
-    complete = [*offsets[:1].tolist(), *offsets[-1:].tolist()] == [0, ids]
-    ordered = bool((offsets.diff() >= 0).all())
-    if not complete or not ordered or len(files.target_mask) not in (0, ids):
-        columns = f"{path}.offsets and {path.name}.target_mask"
-        raise DataError(f"{columns} do not match the {ids} ids in {path.name}.ids", REBUILD)
-
-
-def _require_below(ids: Tensor, V: int, path: Path) -> None:
-    """Refuse ids of V or more, naming the first one and its offset in tokens."""
-    for first in range(0, len(ids), CHUNK):
-        part = ids[first : first + CHUNK].long()
-        if int(part.max()) >= V:
-            offset = int((part >= V).nonzero()[0])
-            raise DataError(
-                f"{path}, offset {first + offset}: id {part[offset]} is not below model.V={V}", REBUILD
-            )
-
-
-def _map(path: Path, dtype: str, count: int) -> Tensor:
-    """Map a little-endian file of `count` numbers."""
-    expected = count * DTYPES[dtype].itemsize
-    size = path.stat().st_size if path.is_file() else -1
-    if size != expected:
-        found = f"{size} bytes" if size >= 0 else "missing"
-        raise DataError(f"{path}: {found}, but {count} x {dtype} are {expected} bytes", REBUILD)
-    if not count:
-        return torch.empty(0, dtype=DTYPES[dtype])
-    return torch.from_file(str(path), size=count, dtype=DTYPES[dtype])
+    ids: FileEntry
+    target_mask: FileEntry
+    offsets: FileEntry
 
 
 class Meta(_Record):
@@ -110,30 +57,55 @@ class Meta(_Record):
     splits: dict[Annotated[str, Field(pattern="^(train|val)$")], SplitEntry] = Field(min_length=2)
 
 
-def ids_dtype(V: int) -> str:
-    """Return the dtype in which token ids below V are stored."""
-    return "uint16" if V <= 1 << 16 else "uint32"
+@dataclass(frozen=True)
+class TokenCache:
+    """The token files of one source."""
+
+    folder: Path
+    meta: Meta
+    V: int
+    index: HashIndex
+
+    def open(self, split: str) -> TokenFiles:
+        """Map a split. DataError if a file is damaged; one unchanged since its last check is not read again."""
+        dtypes = get_dtypes(self.V)
+        columns = {}
+        for name, entry in self.meta.splits[split]:
+            path = self.folder / f"{split}.{name}"
+            columns[name] = _map_file(path, dtypes[name], entry.count)
+            if self.index.sha256(path, final=True) != entry.sha256:
+                raise DataError(f"{path} is damaged: its sha256 differs from meta.json", REBUILD)
+        self.index.save()
+        return TokenFiles(**columns)
+
+
+def _map_file(path: Path, dtype: str, count: int) -> Tensor:
+    """Map a little-endian file of `count` numbers."""
+    expected = count * DTYPES[dtype].itemsize
+    size = path.stat().st_size if path.is_file() else 0
+    if size != expected:
+        raise DataError(f"{path}: {size} bytes, but {count} x {dtype} are {expected} bytes", REBUILD)
+    if not count:
+        return torch.empty(0, dtype=DTYPES[dtype])
+    return torch.from_file(str(path), size=count, dtype=DTYPES[dtype])
+
+
+def get_dtypes(V: int) -> dict[str, str]:
+    """Return the dtype of each column for token ids below V."""
+    return {"ids": "uint16" if V <= 1 << 16 else "uint32", "target_mask": "uint8", "offsets": "int64"}
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write meta.json to the disk."""
-    path = folder / META
-    with add_file_name(path), path.open("w", encoding="utf-8") as file:
-        json.dump(meta | {"sha256": _hash(meta)}, file, indent=1)
-        file.flush()
-        flush_to_disk(file.fileno())
+    write_text(folder / META, json.dumps(meta | {"sha256": _hash_meta(meta)}, indent=1))
 
 
 def read_meta(folder: Path) -> Meta:
-    """Return the checked meta.json of a folder.
-
-    Raises:
-        DataError: it is damaged, belongs to another folder, or does not describe token files.
-    """
+    """Return the meta.json of a folder. DataError if it is damaged, or describes another folder."""
     path = folder / META
     try:
         content = read_json(path, MAX_META)
-        if not isinstance(content, dict) or content.pop("sha256", None) != _hash(content):
+        if not isinstance(content, dict) or content.pop("sha256", None) != _hash_meta(content):
             raise DataError(f"{path} is damaged: its content does not match its hash", REBUILD)
         meta = Meta.model_validate(content)
     except UnreadableFile as error:
@@ -146,5 +118,5 @@ def read_meta(folder: Path) -> Meta:
     return meta
 
 
-def _hash(meta: dict[str, Any]) -> str:
+def _hash_meta(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta).encode()).hexdigest()

@@ -23,7 +23,7 @@ class ChatSession:
     def complete(self, text: str, **sampling: Any) -> Iterator[str]:
         """Yield the continuation of `text` piece by piece; `sampling` as in `generate`."""
         end = self.tokenizer.special[END_OF_TEXT]
-        yield from self._pieces([end, *self.tokenizer.encode(text)], [end], sampling)
+        yield from self._stream_text([end, *self.tokenizer.encode(text)], [end], sampling)
 
     def reply(self, question: str, **sampling: Any) -> Iterator[str]:
         """Yield the assistant's answer piece by piece; `sampling` as in `generate`.
@@ -32,12 +32,12 @@ class ChatSession:
         """
         message, start, answer = Message("user", question), len(self.conversation), ""
         prompt = encode_prompt([*self.conversation, message], self.tokenizer)
-        for piece in self._pieces(prompt, [self.tokenizer.special[END_OF_TURN]], sampling):
+        for piece in self._stream_text(prompt, [self.tokenizer.special[END_OF_TURN]], sampling):
             answer += piece
             self.conversation[start:] = message, Message("assistant", answer)
             yield piece
 
-    def _pieces(self, prompt: Sequence[int], stop: Sequence[int], sampling: dict[str, Any]) -> Iterator[str]:
+    def _stream_text(self, prompt: Sequence[int], stop: Sequence[int], sampling: dict[str, Any]) -> Iterator[str]:
         """Decode tokens as they come; hold back an incomplete character."""
         ids: list[int] = []
         shown = ""

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LONGEST = 512  # tokens; beyond, PyTorch's kernel is faster
+MAX_TOKENS = 512  # beyond, PyTorch's kernel is faster
 QUERIES = 128  # per part: more queries compute more masked scores
 SCORES = 1 << 20  # per part at most: they stay in the cache; all T x T scores are never in memory
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return the attention output (B, H, T, D) of queries, keys and values (B, H, T, D) each."""
-    if q.device.type != "cpu" or q.shape[2] > LONGEST:
+    if q.device.type != "cpu" or q.shape[2] > MAX_TOKENS:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     q = q * q.shape[-1] ** -0.5
     out: Tensor = attend(*(x.flatten(0, 1) for x in (q, k, v)))  # (N, T, D)
@@ -65,9 +65,7 @@ def attend_backward(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Ten
         queries, d_here = _pack(q, part.queries), _pack(d_out, part.queries)  # (heads, Q, D)
         keys, values = _pack(k, part.keys), _pack(v, part.keys)  # (heads, K, D)
         p = _compute_probabilities(queries, keys, room, future)  # (heads, Q, K)
-        begun = (
-            0.0 if keys.shape[1] == k.shape[1] else 1.0
-        )  # the first part of a group of heads sees all of their keys
+        begun = 0.0 if keys.shape[1] == k.shape[1] else 1.0  # the first part of some heads sees all of their keys
         d_v[part.keys].baddbmm_(p.transpose(1, 2), d_here, beta=begun)
         d_p = torch.bmm(d_here, values.transpose(1, 2), out=more_room[: p.numel()].view_as(p))
         d_scores = torch.ops.aten._softmax_backward_data.out(d_p, p, -1, p.dtype, grad_input=d_p)

@@ -66,7 +66,9 @@ class GPT(nn.Module):
         A `trace` list receives each block's attention probabilities, (B, H, T, T), and turns off activation
         checkpointing for the call.
         """
-        return self._head(self._hidden(ids, trace))
+        x = self._hidden(ids, trace)  # (B, T, C)
+        with torch.autocast(x.device.type, enabled=False):  # in fp16 most gradients of the logits would underflow
+            return F.linear(x.float(), self.head_weight.float())
 
     def loss(self, ids: Tensor, targets: Tensor, denominator: float) -> Tensor:
         """Return the next_token_loss of `ids` (B, T) and `targets` (B, T) without materializing the logits."""
@@ -86,14 +88,6 @@ class GPT(nn.Module):
                 x = block(x, cos, sin, trace)
         out: Tensor = self.norm(x)
         return out
-
-    def _head(self, x: Tensor) -> Tensor:
-        """Return the logits (B, T, V) of (B, T, C), in fp32 under autocast too.
-
-        In fp16 most gradients of the logits would underflow.
-        """
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), self.head_weight.float())
 
     def _replay_options(self) -> dict[str, Any]:
         """Return the arguments of checkpoint that make a recomputed block draw the same dropout."""

@@ -5,7 +5,6 @@ would be silently wrong (pytorch issue 127676).
 """
 
 from contextlib import AbstractContextManager
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from niels_gpt.device import get_random_state, set_random_state
 
 
-class _Remember(AbstractContextManager[None]):
+class _RecordState(AbstractContextManager[None]):
     """Around the block: record the random state that it starts from, and do not change it."""
 
     state: Tensor
@@ -24,23 +23,23 @@ class _Remember(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self.state = get_random_state(self.device)
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
 
-class _Replay(AbstractContextManager[None]):
+class _ReplayState(AbstractContextManager[None]):
     """Around the recomputation: set the recorded state, then restore the current one."""
 
     live: Tensor
 
-    def __init__(self, recorded: _Remember) -> None:
+    def __init__(self, recorded: _RecordState) -> None:
         self.recorded = recorded
 
     def __enter__(self) -> None:
         self.live = get_random_state(self.recorded.device)
         set_random_state(self.recorded.device, self.recorded.state)
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         set_random_state(self.recorded.device, self.live)
 
 
@@ -48,5 +47,5 @@ def make_replay_contexts(
     device: torch.device,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return the two contexts that torch.utils.checkpoint's `context_fn` wants: forward and recomputation."""
-    recorded = _Remember(device)
-    return recorded, _Replay(recorded)
+    recorded = _RecordState(device)
+    return recorded, _ReplayState(recorded)

@@ -66,7 +66,7 @@ def _check_content(saved: Any, path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is not a checkpoint of niels_gpt: {wrong[0]} has the wrong type", _suggest_others(path)
         )
-    if _takes_more(saved, path.stat().st_size):
+    if _exceeds(saved, path.stat().st_size):
         raise CheckpointError(
             f"{path}: its tensors are larger than the file, so it was tampered with", _suggest_others(path)
         )
@@ -84,11 +84,7 @@ def _suggest_others(path: Path) -> str:
 
 
 def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:
-    """Return the GPT of a checkpoint, on the CPU and in evaluation mode, and its train_cfg.
-
-    Raises:
-        CheckpointError: the file cannot be used.
-    """
+    """Return the GPT of a checkpoint, on the CPU and in evaluation mode, and its train_cfg. Errors as above."""
     saved = read_checkpoint(path)
     model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
     model.load_state_dict(saved["model_state"])
@@ -124,12 +120,12 @@ def walk_values(tree: Any) -> Iterator[Any]:
         yield from walk_values(part)
 
 
-def _takes_more(tree: Any, most: int) -> bool:
-    """Return whether the tensors of a tree take more than `most` bytes when dense; other values count as one."""
+def _exceeds(tree: Any, max_bytes: int) -> bool:
+    """Return whether the tensors of a tree take more than `max_bytes` when dense; other values count as one."""
     taken = 0
     for value in walk_values(tree):  # stops early, because nested lists may unfold to 2**64 values
         taken += value.nbytes if isinstance(value, Tensor) and value.layout == torch.strided else 1
-        if taken > most:
+        if taken > max_bytes:
             return True
     return False
 

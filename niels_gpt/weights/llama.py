@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError
 from niels_gpt.model.blocks import NORM_EPS
@@ -23,14 +21,6 @@ LLAMA_NAMES = {
     "norm": "model.norm",
     "head": "lm_head",
 }
-
-
-def make_llama_state(model: GPT) -> dict[str, torch.Tensor]:
-    """Return the weights under the names of Hugging Face's LlamaForCausalLM; the layouts are equal."""
-    return {
-        ".".join(LLAMA_NAMES.get(part, part) for part in name.split(".")): tensor.detach().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
 
 
 def make_llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -69,8 +59,12 @@ def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
 
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"{folder} exists already", "name a new folder")
+    weights = {  # under the names of Hugging Face's LlamaForCausalLM; the layouts are equal
+        ".".join(LLAMA_NAMES.get(part, part) for part in name.split(".")): tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     content = {
-        "model.safetensors": save(make_llama_state(model), metadata={"format": "pt"}),
+        "model.safetensors": save(weights, metadata={"format": "pt"}),
         "config.json": json.dumps(make_llama_config(model.cfg, tokenizer), indent=2).encode(),
         "tokenizer.json": tokenizer.library_text().encode(),
     }

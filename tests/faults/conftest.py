@@ -20,7 +20,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary() -> None:
-    if not WHOLE:
+    if not WHOLE or "PYTEST_XDIST_WORKER" in os.environ:
         return
     table = Table("area", "asked for", "reached")
     for path in sorted(Path(os.environ[TABLE]).glob("*.json")):

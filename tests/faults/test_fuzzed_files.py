@@ -20,7 +20,7 @@ from faults.hostile_bytes import BYTES, JSON, Damage, other_json, other_value
 from faults.scale import note, scaled
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.readers import local_files
-from niels_gpt.data.token_files import DTYPES, REBUILD, _hash
+from niels_gpt.data.token_files import DTYPES, REBUILD, _hash_meta
 from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
 from train.config.legacy import experiment_yaml, plan_from_json
@@ -154,7 +154,7 @@ def _with_its_hash(content: bytes, draw: random.Random) -> bytes:
     meta = json.loads(content)
     del meta["sha256"]
     other_value(meta, draw)
-    return json.dumps(meta | {"sha256": _hash(meta)}).encode()
+    return json.dumps(meta | {"sha256": _hash_meta(meta)}).encode()
 
 
 def _retyped(content: bytes, draw: random.Random) -> bytes:
@@ -164,7 +164,7 @@ def _retyped(content: bytes, draw: random.Random) -> bytes:
     said = draw.choice(list(draw.choice(list(meta["splits"].values())).values()))
     size, said["dtype"] = said["count"] * DTYPES[said["dtype"]].itemsize, draw.choice(list(DTYPES))
     said["count"] = size // DTYPES[said["dtype"]].itemsize
-    return json.dumps(meta | {"sha256": _hash(meta)}).encode()
+    return json.dumps(meta | {"sha256": _hash_meta(meta)}).encode()
 
 
 def dtypes(opened: list[list[torch.Tensor]]) -> list[list[torch.dtype]]:

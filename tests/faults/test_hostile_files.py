@@ -170,17 +170,6 @@ def test_what_is_no_file_is_refused_by_name_without_waiting(
         READERS[reader](Path("input.x"))
 
 
-@pytest.mark.parametrize("make", [_fifo, _folder, _device])
-def test_a_small_file_that_is_none_is_told_from_a_name_that_none_can_have(
-    make: Callable[[Path, Path], None], outside: Path
-) -> None:
-    make(Path("input.x"), outside)
-    for name, said in (("input.x", "input.x: not a regular file"), ("a\0b", "not a valid file name")):
-        with pytest.raises(ConfigError) as caught, never_forever():
-            plan_from_json(Path(name))
-        assert said in str(caught.value)
-
-
 @pytest.mark.parametrize("make", [_fifo, _folder, _device, _loop, _dangling])
 @pytest.mark.parametrize("name", ["job.json", "result.json", "pretrain/metrics.jsonl", ".hydra/overrides.yaml"])
 def test_a_report_of_a_hostile_run_folder_comes_out(

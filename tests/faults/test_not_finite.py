@@ -41,7 +41,9 @@ def poisoned(kind: str, name: str, value: float) -> Iterator[None]:
 
     def made(*args: Any) -> Any:
         model = make_model(*args)
-        model.get_submodule(name).register_forward_hook(lambda module, _, output: spoilt(model, output))
+        module = model.get_submodule(name)
+        forward = module.forward
+        vars(module)["forward"] = lambda *inputs: spoilt(model, forward(*inputs))
         return model
 
     parts: list[int] = []  # first sequences of the microbatches that were seen, of which one is spoilt

@@ -15,7 +15,7 @@ from niels_gpt.data.token_files import TokenFiles
 from train.artifacts.checkpointing import TrainState
 from train.bench.shapes import Shape
 from train.config.schema import TrainCfgSchema
-from train.loop.evaluate import UnigramBaseline
+from train.loop.baseline import UnigramBaseline
 from train.loop.logger import RunLogger
 from train.loop.model import make_model
 from train.loop.optim import make_optimizer

@@ -26,7 +26,7 @@ from train.artifacts.results import RESULT, read_results
 from train.cli.output import format_table
 from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.preflight import check_device
-from train.loop.amp import loss_scale
+from train.loop.amp import choose_loss_scale
 from train.loop.optim import unscale_gradients
 from train.run.resume import checkpoint_path
 from train.run.runner import OPEN_DATA
@@ -160,7 +160,7 @@ def compute_gradient(name: str, model: GPT, train: TrainCfgSchema, batch: Batch,
     """
     device, largest = model.device, list[Tensor]()
     scaling = {"amp": True, "amp_dtype": "fp16", "loss_scaling": name == SCALED}
-    scale = loss_scale(targets, MPS, train.model_copy(update=scaling))
+    scale = choose_loss_scale(targets, MPS, train.model_copy(update=scaling))
     loss = torch.zeros((), device=device)
 
     def note_activations(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -23,7 +23,7 @@ from train.bench.shapes import SHAPES, Shape
 from train.bench.worker import WARMUP
 from train.cli.output import format_mib, format_table
 from train.hardware.step_cost import time_steps
-from train.loop.evaluate import UnigramBaseline
+from train.loop.baseline import UnigramBaseline
 from train.loop.logger import RunLogger
 from train.loop.steps import optimizer_step
 
@@ -113,7 +113,7 @@ def watch_memory(contestant: str, shape: Shape, steps: int) -> dict[str, Any]:
     two_epochs = 2 * SEQUENCES // (shape.B * shape.accum_steps) + 1
     marks = [max(steps // 10, two_epochs if two_epochs < steps else 0), steps]
     asked = {"contestant": contestant, "shape": shape.model_dump(), "steps": steps, "marks": marks}
-    early, late = run_worker("memory", asked)
+    early, late = run_worker("watch_memory", asked)
     tensors = any(late[kind] > early[kind] for kind in ("tensors", "bytes"))
     grew = tensors or late["resident"] > early["resident"] * (1 + NOISE)
     return {"contestant": contestant, "early": early, "late": late, "grew": grew}

@@ -80,12 +80,12 @@ def take_turn(contestant: str, shape: Shape, steps: int, *, peak: str | None = N
     mapping. With peak="tensors" a warm-up step finds the peak of the bytes of tensors.
     """
     asked = {"contestant": contestant, "shape": shape.model_dump(), "steps": steps, "peak": peak}
-    return RaceTurn(**run_worker("turn", asked, SEPARATE_MAPPINGS if peak == "resident" else {}))
+    return RaceTurn(**run_worker("take_turn", asked, SEPARATE_MAPPINGS if peak == "resident" else {}))
 
 
 def measure_limit() -> float:
     """Return the operations a second that the machine reaches in a large product of matrices."""
-    return float(run_worker("limit", {"tries": TRIES}))
+    return float(run_worker("measure_limit", {"tries": TRIES}))
 
 
 def run_worker(task: str, question: dict[str, Any], variables: dict[str, str] | None = None) -> Any:

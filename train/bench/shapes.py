@@ -44,6 +44,7 @@ class Shape(Cfg):
 # The engines in the race and the numbers in docs/performance.md have a tied head.
 tied = partial(ModelCfg, tie_embeddings=True)
 SHAPES = {
+    "tiny": Shape(model=tied(V=4096, T=256, C=128, L=4, H=4, d_ff=384), B=4, accum_steps=2),
     "small": Shape(model=tied(V=4096, T=128, C=256, L=4, H=4, d_ff=512), B=16, accum_steps=2),
     "base": Shape(model=tied(V=16384, T=512, C=512, L=8, H=8, d_ff=1536), B=4, accum_steps=2),
     "middle": Shape(model=tied(V=8192, T=512, C=256, L=4, H=4, d_ff=768), B=4, accum_steps=1),

@@ -32,7 +32,7 @@ def take_turn(asked: dict[str, Any]) -> dict[str, Any]:
     "resident" is the process's resident size in the timed steps, "tensors" the bytes of tensors in a warm-up step.
     """
     contestant, how = CONTESTANTS[asked["contestant"]], asked["peak"]
-    timer, live, counting, before = StepTimer(CPU), LiveBytes(CPU), ExitStack(), 0
+    timer, live, counting, before = StepTimer(CPU), LiveBytes(), ExitStack(), 0
 
     def lap() -> None:
         nonlocal before
@@ -50,14 +50,9 @@ def take_turn(asked: dict[str, Any]) -> dict[str, Any]:
         prepare_cpu(CPU)
     contestant.take(Shape(**asked["shape"]), contestant.settings, WARMUP + asked["steps"], lap)
     resident = read_proc_bytes(STATUS, "VmHWM") - before if before else None
-    first, *_ = timer.seconds
-    timed = timer.seconds[WARMUP:]
-    return {
-        "wall": median(step.wall for step in timed),
-        "cpu": median(step.cpu for step in timed),
-        "first": first.wall,
-        "peak": {"tensors": live.peak, "resident": resident}.get(how),
-    }
+    peak = {"tensors": live.peak, "resident": resident}.get(how)
+    wall, cpu = map(median, zip(*timer.seconds[WARMUP:], strict=True))
+    return {"wall": wall, "cpu": cpu, "first": timer.seconds[0].wall, "peak": peak}
 
 
 def watch_memory(asked: dict[str, Any]) -> list[dict[str, int]]:
@@ -75,7 +70,7 @@ def watch_memory(asked: dict[str, Any]) -> list[dict[str, int]]:
 
     if contestant.as_a_run:
         prepare_cpu(CPU)
-    with LiveBytes(CPU) as live:  # weights and all
+    with LiveBytes() as live:  # weights and all
         contestant.take(Shape(**asked["shape"]), contestant.settings | often, steps, lap)
     return samples
 
@@ -91,9 +86,7 @@ def measure_limit(asked: dict[str, Any]) -> float:
 
 
 TASKS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "turn": take_turn,
-    "memory": watch_memory,
-    "limit": measure_limit,
+    task.__name__: task for task in (take_turn, watch_memory, measure_limit)
 }
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def format_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), ma
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines() if line.strip())
 
 
-def new_file(name: str) -> Path:
+def require_new_file(name: str) -> Path:
     """Return the path that an argument names.
 
     Raises:

@@ -3,7 +3,6 @@
 import json
 import logging
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from niels_gpt.device import memory_budget, resolve_device
+from niels_gpt.device import compute_memory_budget, resolve_device
 from niels_gpt.errors import NielsError, OutOfMemory
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
@@ -26,12 +25,7 @@ from train.hardware.step_cost import NO_ROOM, predict_peak
 
 CHOICES = "batch.json"
 LARGEST = 1 << 20  # bytes of it
-# settings that the cost of a step depends on
-COSTLY = {"amp", "amp_dtype", "loss_scaling", "activation_checkpointing", "optim", "compile"}
-MOST = 9  # candidates; each takes seconds
 TIMEOUT = 600  # seconds for one candidate
-QUICK = 12.0  # after so many seconds of search, a candidate that is not faster ends it
-CLEARLY = 1.1  # before, one that is so many times slower
 log = logging.getLogger("niels_gpt")
 
 
@@ -43,45 +37,38 @@ def choose_batch(cfg: RunCfg) -> RunCfg:
     """
     if cfg.batch != "auto" or find_reusable_result(cfg):
         return cfg
-    choices, asked = _read_choices(cfg), _describe_question(cfg)
+    path, question, sequences = Path(cfg.dir) / CHOICES, _describe_question(cfg), cfg.train.effective_batch
+    choices = _read_choices(path)
     for choice in choices:
-        if choice["asked"] == asked:
-            chosen = set_microbatch_size(cfg, choice["B"])
-            log.info("%s: batch=auto: %s, as %s remembers", cfg.phase, _describe_split(chosen), CHOICES)
-            return chosen
-    tried, chosen = _search_and_report(cfg)
-    choices.append({"asked": asked, "B": chosen.train.B, "tried": [asdict(probe) for probe in tried]})
-    write_json(Path(cfg.dir) / CHOICES, {"choices": choices})
+        if choice["asked"] == question and choice["B"] in list_candidates(sequences):
+            return _announce_choice(cfg, choice["B"], f"as {CHOICES} remembers")
+    device = resolve_device(cfg.device)
+    check_device(device, set_microbatch_size(cfg, list_candidates(sequences)[0]))
+    budget = compute_memory_budget(device) if cfg.memory_budget_gb is None else int(cfg.memory_budget_gb * 2**30)
+    message = "%s: batch=auto: trying splits of the %d sequences in a step; memory budget %s MiB"
+    log.info(message, cfg.phase, sequences, format_mib(budget))
+    tried = probe_candidates(cfg, budget)
+    best = pick_fastest(tried)
+    log.info(_format_probes(sequences, tried, best))
+    if best is None:
+        raise _explain_no_choice(cfg, tried[0], budget)
+    choices.append({"asked": question, "B": best.B, "tried": [asdict(probe) for probe in tried]})
+    write_json(path, {"choices": choices})
+    return _announce_choice(cfg, best.B, "is the fastest that fits")
+
+
+def _announce_choice(cfg: RunCfg, B: int, reason: str) -> RunCfg:
+    chosen = set_microbatch_size(cfg, B)
+    log.info(f"{cfg.phase}: batch=auto: train.B={B} train.accum_steps={chosen.train.accum_steps} {reason}")
     return chosen
 
 
-def _search_and_report(cfg: RunCfg) -> tuple[list[Probe], RunCfg]:
-    device, sequences = resolve_device(cfg.device), cfg.train.effective_batch
-    check_device(device, set_microbatch_size(cfg, list_candidates(sequences)[0]))
-    budget = memory_budget(device) if cfg.memory_budget_gb is None else int(cfg.memory_budget_gb * 2**30)
-    said = "%s: batch=auto: trying splits of the %d sequences in a step; memory budget %s MiB"
-    log.info(said, cfg.phase, sequences, format_mib(budget))
-    tried = probe_candidates(cfg, budget)
-    best = pick_fastest(tried)
-    log.info(_probe_table(sequences, tried, best))
-    if best is None:
-        raise _explain_no_choice(cfg, tried[0], budget)
-    chosen = set_microbatch_size(cfg, best.B)
-    log.info("%s: batch=auto: %s is the fastest that fits", cfg.phase, _describe_split(chosen))
-    return tried, chosen
-
-
-def _describe_split(cfg: RunCfg) -> str:
-    return f"train.B={cfg.train.B} train.accum_steps={cfg.train.accum_steps}"
-
-
-def _probe_table(sequences: int, tried: Sequence[Probe], best: Probe | None) -> str:
+def _format_probes(sequences: int, tried: Sequence[Probe], best: Probe | None) -> str:
     rows: list[tuple[str, ...]] = [("B", "accum_steps", "tokens/s", "peak MiB", "")]
     for probe in tried:
-        cells: tuple[str, ...] = (probe.trouble,)
-        if not probe.trouble:
-            cells = f"{probe.tokens_per_second:,.0f}", format_mib(probe.peak), "taken" if probe is best else ""
-        rows.append((str(probe.B), str(sequences // probe.B), *cells))
+        split = str(probe.B), str(sequences // probe.B)
+        numbers = f"{probe.tokens_per_second:,.0f}", format_mib(probe.peak), "taken" if probe is best else ""
+        rows.append((*split, probe.trouble) if probe.trouble else (*split, *numbers))
     return format_table(rows).rstrip()
 
 
@@ -89,9 +76,9 @@ def _explain_no_choice(cfg: RunCfg, smallest: Probe, budget: int) -> NielsError:
     if not smallest.trouble.startswith(NO_ROOM):
         way_out = "set batch=fixed train.B=N train.accum_steps=M to skip measuring"
         return NielsError(f"batch=auto: train.B={smallest.B} could not be measured: {smallest.trouble}", way_out)
-    asked = "" if cfg.memory_budget_gb is None else f" (memory_budget_gb={cfg.memory_budget_gb})"
+    setting = "" if cfg.memory_budget_gb is None else f" (memory_budget_gb={cfg.memory_budget_gb})"
     return OutOfMemory(
-        f"batch=auto: not even train.B={smallest.B} fits {format_mib(budget)} MiB{asked} "
+        f"batch=auto: not even train.B={smallest.B} fits {format_mib(budget)} MiB{setting} "
         f"with model.T={cfg.model.T}: {smallest.trouble}",
         f"{suggest_less_memory(set_microbatch_size(cfg, 1))}; a larger memory_budget_gb",
     )
@@ -99,43 +86,34 @@ def _explain_no_choice(cfg: RunCfg, smallest: Probe, budget: int) -> NielsError:
 
 def _describe_question(cfg: RunCfg) -> dict[str, Any]:
     """Return everything that the fastest B depends on."""
+    settings = {"amp", "amp_dtype", "loss_scaling", "activation_checkpointing", "optim", "compile"}
     return {
         "device": resolve_device(cfg.device).type,
         "threads": torch.get_num_threads(),
         "effective_batch": cfg.train.effective_batch,
         "memory_budget_gb": cfg.memory_budget_gb,
         "model": cfg.model.model_dump(mode="json"),
-        "train": cfg.train.model_dump(mode="json", include=COSTLY),
+        "train": cfg.train.model_dump(mode="json", include=settings),
     }
 
 
-def _read_choices(cfg: RunCfg) -> list[dict[str, Any]]:
+def _read_choices(path: Path) -> list[dict[str, Any]]:
     """Return the choices in the run folder; warn about a damaged file and ignore it."""
-    path = Path(cfg.dir) / CHOICES
-    if not path.exists():
-        return []
     try:
-        choices: list[dict[str, Any]] = read_json(path, LARGEST)["choices"]
-        for choice in choices:
-            if choice["B"] not in list_candidates(choice["asked"]["effective_batch"]):
-                raise ValueError(f"B={choice['B']} is not a candidate")
+        choices = read_json(path, LARGEST)["choices"] if path.exists() else []
+        return [{"asked": choice["asked"], "B": choice["B"], "tried": choice["tried"]} for choice in choices]
     except (ValueError, TypeError, KeyError) as error:
         log.warning("warning: %s cannot be used (%s); B is measured again", path, error)
         return []
-    return choices
 
 
 def list_candidates(effective_batch: int) -> list[int]:
-    """Return divisors of the effective batch, ascending; leave some out if they are many or close together."""
-    possible, apart = list_microbatch_sizes(effective_batch), 2
-    while True:
-        kept = possible[:1]
-        for number in possible:
-            if number >= apart * kept[-1]:
-                kept.append(number)
-        if len(kept) <= MOST:
-            return kept
-        apart *= 2
+    """Return divisors of the effective batch, ascending, each at least twice the one before."""
+    kept: list[int] = []
+    for B in list_microbatch_sizes(effective_batch):
+        if not kept or B >= 2 * kept[-1]:
+            kept.append(B)
+    return kept
 
 
 def set_microbatch_size(cfg: RunCfg, B: int) -> RunCfg:
@@ -146,34 +124,23 @@ def set_microbatch_size(cfg: RunCfg, B: int) -> RunCfg:
 def probe_candidates(cfg: RunCfg, budget: int) -> list[Probe]:
     """Measure candidates until one does not fit `budget` bytes or larger ones only get slower."""
     tried: list[Probe] = []
-    started = time.monotonic()
     for B in list_candidates(cfg.train.effective_batch):
         tried.append(_probe_within(set_microbatch_size(cfg, B), tried, budget))
-        times = 1.0 if time.monotonic() - started > QUICK else CLEARLY
         if tried[-1].trouble:
             break
-        if _is_slowing(tried, times):
-            best = max(range(len(tried)), key=lambda at: _get_speed(tried[at]))
-            again = _probe_in_child(set_microbatch_size(cfg, tried[best].B))  # the machine may have become busy
-            tried[best] = tried[best] if again.trouble else again
-            if _is_slowing(tried, times):
+        best = pick_fastest(tried)
+        if best and best not in tried[-2:]:
+            again = _probe_in_child(set_microbatch_size(cfg, best.B))  # the machine may have become busy
+            tried[tried.index(best)] = best if again.trouble else again
+            if pick_fastest(tried) not in tried[-2:]:
                 break
     return tried
 
 
 def pick_fastest(tried: Sequence[Probe]) -> Probe | None:
     """Return the fastest probe that fits, or None."""
-    return max((probe for probe in tried if not probe.trouble), key=_get_speed, default=None)
-
-
-def _get_speed(probe: Probe) -> float:
-    return probe.tokens_per_second or 0.0
-
-
-def _is_slowing(tried: Sequence[Probe], times: float) -> bool:
-    """Return whether the last two are so many times slower than the fastest."""
-    best = max(map(_get_speed, tried))
-    return len(tried) > 2 and all(_get_speed(probe) * times < best for probe in tried[-2:])
+    fitting = [probe for probe in tried if not probe.trouble]
+    return max(fitting, key=lambda probe: probe.tokens_per_second, default=None)
 
 
 def _probe_within(cfg: RunCfg, before: Sequence[Probe], budget: int) -> Probe:
@@ -181,7 +148,7 @@ def _probe_within(cfg: RunCfg, before: Sequence[Probe], budget: int) -> Probe:
     if (expected := _extrapolate_peak(cfg, before)) > budget:
         return Probe(cfg.train.B, trouble=f"would take about {format_mib(round(expected))} MiB: not tried")
     probe = _probe_in_child(cfg)
-    if probe.peak and probe.peak > budget:
+    if probe.peak > budget:
         return replace(probe, trouble=f"{NO_ROOM}: takes {format_mib(probe.peak)} MiB")
     return probe
 
@@ -192,13 +159,11 @@ def _extrapolate_peak(cfg: RunCfg, before: Sequence[Probe]) -> float:
         return 0
     last, B = before[-1], cfg.train.B
     if len(before) == 1:
-        device = resolve_device(cfg.device)
-        small, large = (
-            predict_peak(cfg.model, one.train, device) for one in (set_microbatch_size(cfg, last.B), cfg)
-        )
-        return (last.peak or 0) + large - small
-    slope = max(0, (last.peak or 0) - (before[-2].peak or 0)) / (last.B - before[-2].B)
-    return (last.peak or 0) + slope * (B - last.B)
+        pair, device = (set_microbatch_size(cfg, last.B), cfg), resolve_device(cfg.device)
+        small, large = (predict_peak(one.model, one.train, device) for one in pair)
+        return last.peak + large - small
+    slope = max(0, last.peak - before[-2].peak) / (last.B - before[-2].B)
+    return last.peak + slope * (B - last.B)
 
 
 def _probe_in_child(cfg: RunCfg) -> Probe:

@@ -6,7 +6,6 @@ import platform
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt in glibc's malloc.h
-NEVER = 2**31 - 1
 
 
 def prepare_cpu(device: torch.device) -> None:
@@ -22,19 +21,19 @@ def prefer_onednn() -> bool:
     It is a tenth faster on AMD's processors. The setting also allows bfloat16, which oneDNN uses only with AMX and
     on ARM; there MKL stays.
     """
-    exact = platform.machine() == "x86_64" and not torch.cpu.get_capabilities().get("amx_tile", True)
-    if exact:
-        torch.set_float32_matmul_precision("medium")
-    return exact
+    if platform.machine() != "x86_64" or torch.cpu.get_capabilities().get("amx_tile", True):
+        return False
+    torch.set_float32_matmul_precision("medium")
+    return True
 
 
-def keep_freed_memory() -> bool:
-    """Make glibc keep freed memory; return whether it will. Other C libraries are left as they are.
+def keep_freed_memory() -> None:
+    """Make glibc keep freed memory. Other C libraries are left as they are.
 
     Each step takes the same sizes again, and the system would fill fresh pages with zeros each time. The peak
     resident size stays within some percent, with recomputation too.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, NEVER))
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,7 +1,6 @@
 """Count the bytes of live tensors during a step."""
 
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,13 +13,11 @@ class LiveBytes(TorchDispatchMode):
     """Count the bytes of live tensors that were made under it; `peak` is the most so far.
 
     Allocators hide freed pages, so it counts storages after each operation; it does not see a kernel's workspace.
-    On mps `driver` is the most that the Metal driver held after an operation.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.on_mps = device.type == "mps"
-        self.now = self.peak = self.driver = 0
+        self.now = self.peak = 0
         self._live: dict[int, int] = {}  # a storage's address -> its bytes
 
     @property
@@ -30,26 +27,20 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, then count the storages that it made."""
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        given = {storage._cdata for storage in _storages((args, kwargs))}
-        for storage in _storages(out):
+        out = func(*args, **(kwargs or {}))
+        given = {storage._cdata for storage in _list_storages((args, kwargs))}
+        for storage in _list_storages(out):
             if storage._cdata not in given and storage._cdata not in self._live:
-                self._add(storage)
+                self._live[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._remove, storage._cdata)
         self.peak = max(self.peak, self.now)
-        if self.on_mps:
-            self.driver = max(self.driver, torch.mps.driver_allocated_memory())
         return out
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        self._live[storage._cdata] = storage.nbytes()
-        self.now += storage.nbytes()
-        weakref.finalize(storage, self._remove, storage._cdata)
 
     def _remove(self, address: int) -> None:
         self.now -= self._live.pop(address)
 
 
-def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
-    """Yield the storages of all tensors in nested arguments."""
-    yield from (leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+def _list_storages(tree: Any) -> list[torch.UntypedStorage]:
+    """Return the storages of all tensors in nested arguments."""
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -1,7 +1,6 @@
 """Check the device before a run by comparing a toy GPT on it with the same in fp32 on the CPU."""
 
 import platform
-import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -13,13 +12,12 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError, first_line
 from niels_gpt.model.gpt import GPT
 from train.config.schema import RunCfg
-from train.loop.amp import DTYPES, Amp, amp_factory, uses_autocast
+from train.loop.amp import DTYPES, Amp, amp_factory
 
 TOY = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=64, tie_embeddings=True)  # a separate head starts at zero
 IDS = torch.arange(2 * TOY.T).view(2, TOY.T) * 7 % TOY.V
-LONGEST_SUM = 32767  # matrix products of so many terms may be wrong on M1 and M2 with torch before 2.14
+LONGEST_SUM = 32767  # terms in a matrix product
 CPU = torch.device("cpu")
-WAY_OUT = "use precision=off or precision=fp16"
 
 
 def check_device(device: torch.device, cfg: RunCfg) -> None:
@@ -30,72 +28,60 @@ def check_device(device: torch.device, cfg: RunCfg) -> None:
     """
     if device.type != "mps":
         return
-    if fault := find_known_fault(device, cfg):
-        raise ConfigError(fault[0], fault[1])
-    active = uses_autocast(device, cfg.train)
-    dtype = DTYPES[cfg.train.amp_dtype] if active else torch.float32
-    if seen := list(find_problems(device, amp_factory(device, cfg.train), dtype)):
-        asked = f"train.amp_dtype={cfg.train.amp_dtype}" if active else "train.amp=false"
+    refuse_known_faults(device, cfg)
+    dtype = DTYPES[cfg.train.amp_dtype] if cfg.train.amp else torch.float32
+    if problems := list(find_problems(device, amp_factory(device, cfg.train), dtype)):
+        asked = f"train.amp_dtype={cfg.train.amp_dtype}" if cfg.train.amp else "train.amp=false"
         where = f"torch {torch.__version__}, macOS {platform.mac_ver()[0] or 'unknown'}"
-        raise ConfigError(f"{asked} was asked for on {device.type}, but {'; '.join(seen)} ({where})", WAY_OUT)
+        raise ConfigError(
+            f"{asked} was asked for on {device.type}, but {'; '.join(problems)} ({where})",
+            "use precision=off or precision=fp16",
+        )
 
 
-def torch_version() -> tuple[int, int]:
-    """Return major and minor of the running torch."""
-    major, minor = torch.__version__.split(".")[:2]
-    return int(major), int(minor)
+def refuse_known_faults(device: torch.device, cfg: RunCfg) -> None:
+    """Refuse sizes that torch 2.13 may multiply wrongly on M1 and M2 (pytorch 177116).
 
-
-def find_known_fault(device: torch.device, cfg: RunCfg) -> tuple[str, str] | None:
-    """Return message and hint if this torch computes such a run wrongly on mps (pytorch 177116, 195910)."""
-    B, T, V, version = cfg.train.B, cfg.model.T, cfg.model.V, torch_version()
-    if device.type != "mps":
-        return None
-    if version < (2, 13):
-        return "this torch leaks later tokens into earlier ones on mps", "install torch 2.14 or later"
-    if version >= (2, 14):
-        return None
+    Raises:
+        ConfigError: B x T or V is too large; it names the way out.
+    """
+    if device.type != "mps" or torch.__version__ >= "2.14":  # torch compares it as a version
+        return
+    B, T, V = cfg.train.B, cfg.model.T, cfg.model.V
     wrong = f"is {LONGEST_SUM} or more, which torch 2.13 may multiply wrongly on mps"
     if B * T >= LONGEST_SUM:
         hint = "lower train.B and raise train.accum_steps, or install torch 2.14 or later"
-        return f"train.B={B} x model.T={T} {wrong}", hint
+        raise ConfigError(f"train.B={B} x model.T={T} {wrong}", hint)
     if V >= LONGEST_SUM:
-        return f"model.V={V} {wrong}", "lower model.V, or install torch 2.14 or later"
-    return None
+        raise ConfigError(f"model.V={V} {wrong}", "lower model.V, or install torch 2.14 or later")
 
 
 def find_problems(device: torch.device, amp: Amp, dtype: torch.dtype) -> Iterator[str]:
     """Yield the faults of a toy forward and backward pass in `dtype` under `amp`."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            yield from _check_toy(device, amp, dtype)
-        except (RuntimeError, TypeError) as error:
-            yield f"it raised {first_line(error)}"
-    if any("Disabling autocast" in str(warning.message) for warning in caught):
-        yield "autocast turned itself off"
-
-
-def _check_toy(device: torch.device, amp: Amp, dtype: torch.dtype) -> Iterator[str]:
-    expected_loss, expected, _ = _run_pass(CPU, nullcontext, _make_toy())
-    loss, gradient, seen = _run_pass(device, amp, _make_toy())
-    if seen != dtype:
-        yield f"a projection gave {seen}"
-    if not (torch.isfinite(loss) and torch.isfinite(gradient).all()):
-        yield "loss or gradient was not finite"
-    elif abs(loss - expected_loss) > 0.02 * expected_loss or cosine_similarity(gradient, expected, dim=0) < 0.99:
-        yield f"loss {loss:.4f} or gradient differ from fp32 on the CPU (loss {expected_loss:.4f})"
-    changed = IDS.clone()
-    changed[:, -1] += 1
-    before, after = (_compute_logits(device, amp, ids) for ids in (IDS, changed))
-    exact = _compute_logits(CPU, nullcontext, IDS)
-    if not torch.allclose(before[:, :-1], after[:, :-1], rtol=0, atol=1e-3):
-        yield "a later token changed an earlier one"
-    elif cosine_similarity(before.flatten(), exact.flatten(), dim=0) < 0.99:
-        yield "logits without gradients differ from fp32 on the CPU"
-    dropped = [_run_pass(device, amp, _make_toy(0.5, activation_checkpointing=on))[1] for on in (False, True)]
-    if not cosine_similarity(dropped[0], dropped[1], dim=0) > 0.999:
-        yield "recomputation with dropout gave another gradient"
+    try:
+        expected_loss, expected, _ = _run_pass(CPU, nullcontext, _make_toy())
+        loss, gradient, seen = _run_pass(device, amp, _make_toy())
+        if seen != dtype:
+            yield f"a projection gave {seen}"
+        if not (torch.isfinite(loss) and torch.isfinite(gradient).all()):
+            yield "loss or gradient was not finite"
+        elif (
+            abs(loss - expected_loss) > 0.02 * expected_loss or cosine_similarity(gradient, expected, dim=0) < 0.99
+        ):
+            yield f"loss {loss:.4f} or gradient differ from fp32 on the CPU (loss {expected_loss:.4f})"
+        changed = IDS.clone()
+        changed[:, -1] += 1
+        before, after = (_compute_logits(device, amp, ids) for ids in (IDS, changed))
+        exact = _compute_logits(CPU, nullcontext, IDS)
+        if not torch.allclose(before[:, :-1], after[:, :-1], rtol=0, atol=1e-3):
+            yield "a later token changed an earlier one"
+        elif cosine_similarity(before.flatten(), exact.flatten(), dim=0) < 0.99:
+            yield "logits without gradients differ from fp32 on the CPU"
+        dropped = [_run_pass(device, amp, _make_toy(0.5, activation_checkpointing=on))[1] for on in (False, True)]
+        if not cosine_similarity(dropped[0], dropped[1], dim=0) > 0.999:
+            yield "recomputation with dropout gave another gradient"
+    except (RuntimeError, TypeError) as error:
+        yield f"it raised {first_line(error)}"
 
 
 def _make_toy(dropout: float = 0.0, *, activation_checkpointing: bool = False) -> GPT:

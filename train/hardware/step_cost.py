@@ -3,7 +3,6 @@
 N is the number of tokens in a microbatch; other letters are ModelCfg's.
 """
 
-import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,22 +14,25 @@ from typing import NamedTuple
 import torch
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.data.batches import Batch
+from niels_gpt.data.batches import TokenStream
+from niels_gpt.data.token_files import TokenFiles
+from niels_gpt.device import measure_memory, reset_peak_memory
 from niels_gpt.errors import NielsError, first_line, is_out_of_memory
 from niels_gpt.loss import ROWS, allows_softmax_in_place
 from train.artifacts.checkpointing import TrainState
 from train.config.schema import RunCfg, TrainCfgSchema
-from train.hardware.cpu import prefer_onednn
+from train.hardware.cpu import prepare_cpu
 from train.hardware.memory_tracker import LiveBytes
-from train.hardware.preflight import find_known_fault
+from train.hardware.preflight import check_device
 from train.loop.amp import amp_factory
 from train.loop.model import make_model
-from train.loop.optim import lr_at, make_optimizer
+from train.loop.optim import make_optimizer
 from train.loop.steps import optimizer_step
 
-PRECISIONS = ("fp16", "bf16", "off")
 FLOAT = 4  # bytes
 NO_ROOM = "out of memory"
+SEQUENCES = 64  # of random ids, to draw from
+Step = Callable[[TrainCfgSchema], object]
 
 
 class StepTime(NamedTuple):
@@ -72,8 +74,8 @@ def time_steps(step: Callable[[], object], count: int, device: torch.device) -> 
 class Cost:
     """The cost of an optimizer step: median seconds, and bytes above the weights and the optimizer's state.
 
-    `theory` is for float32 and fused attention. `driver` is the most that the Metal driver held, weights included,
-    None on the CPU. `trouble` says why there is no measurement.
+    `theory` is for float32 and fused attention. `driver` is what the Metal driver holds afterwards, weights
+    included, None on the CPU. `trouble` says why there is no measurement.
     """
 
     precision: str
@@ -88,7 +90,7 @@ class Cost:
 
 def list_variants(device: torch.device, cfg: RunCfg) -> Iterator[RunCfg]:
     """Yield `cfg` with each precision and memory; on the CPU all precisions are the same program."""
-    for precision in PRECISIONS if device.type == "mps" else ("off",):
+    for precision in ("fp16", "bf16", "off") if device.type == "mps" else ("off",):
         amp = {"amp": False} if precision == "off" else {"amp": True, "amp_dtype": precision}
         for ckpt in (False, True):
             chosen = amp | {"loss_scaling": False, "activation_checkpointing": ckpt}
@@ -100,56 +102,37 @@ def measure_cost(device: torch.device, cfg: RunCfg, steps: int) -> Cost:
     train = cfg.train
     memory = "ckpt" if train.activation_checkpointing else "off"
     cost = Cost(train.amp_dtype if train.amp else "off", memory, predict_peak(cfg.model, train, device))
-    if fault := find_known_fault(device, cfg):
-        return replace(cost, trouble=". ".join(fault))
     try:
-        step = partial(make_step(device, cfg), train)
+        check_device(device, cfg)
+        step = partial(make_step(device, cfg.model, train), train)
         step()
-        with LiveBytes(device) as live:
+        with LiveBytes() as live:
             step()
         seconds = median(taken.wall for taken in time_steps(step, steps, device))
-        speed = train.effective_batch * cfg.model.T / seconds
-        return replace(cost, seconds=seconds, tokens_per_second=speed, peak=live.peak, driver=live.driver or None)
     except (NielsError, RuntimeError, MemoryError) as error:
-        return replace(cost, trouble=explain(error))
-    finally:
-        gc.collect()
-        if device.type == "mps":
-            torch.mps.empty_cache()
+        return replace(cost, trouble=describe_trouble(error))
+    speed = train.effective_batch * cfg.model.T / seconds
+    driver = measure_memory(device) if device.type == "mps" else None
+    return replace(cost, seconds=seconds, tokens_per_second=speed, peak=live.peak, driver=driver)
 
 
-def explain(error: Exception) -> str:
+def describe_trouble(error: Exception) -> str:
     """Return in a few words why there is no measurement."""
     return NO_ROOM if is_out_of_memory(error) else first_line(error)
 
 
-def make_step(device: torch.device, cfg: RunCfg) -> Callable[[TrainCfgSchema], object]:
-    """Return a function that takes an optimizer step of a new model on random ids.
+def make_step(device: torch.device, cfg: ModelCfg, train: TrainCfgSchema) -> Step:
+    """Return a function that takes an optimizer step of a new model on random ids, without changing its weights.
 
-    Its argument is `cfg.train`, with any number of microbatches.
+    Its argument is `train`, with any number of microbatches.
     """
-    if device.type == "cpu":
-        prefer_onednn()  # as in a run
-    model = make_model(cfg.model, cfg.train, device)
-    state = TrainState(model, make_optimizer(model, cfg.train))
-    source, amp = RandomIds(cfg.model), amp_factory(device, cfg.train)
-    return lambda train: optimizer_step(state, train, source, amp, lr_at(state.step, train))
-
-
-class RandomIds:
-    """Sequences of random token ids, every one a target."""
-
-    def __init__(self, cfg: ModelCfg) -> None:
-        self.V, self.T = cfg.V, cfg.T
-
-    def __len__(self) -> int:
-        return 1 << 30
-
-    def draw(self, first: int, count: int) -> Batch:
-        """Return `count` sequences, (count, T) each."""
-        generator = torch.Generator().manual_seed(first)
-        ids = torch.randint(self.V, (count, self.T + 1), generator=generator)
-        return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+    prepare_cpu(device)
+    reset_peak_memory(device)  # of the model before
+    model = make_model(cfg, train, device)
+    state, amp = TrainState(model, make_optimizer(model, train)), amp_factory(device, train)
+    ids = torch.randint(cfg.V, (SEQUENCES * cfg.T + 1,), generator=torch.Generator().manual_seed(0))
+    source = TokenStream(TokenFiles(ids, torch.empty(0), torch.tensor([0, len(ids)])), cfg.T, seed=0)
+    return lambda train: optimizer_step(state, train, source, amp, lr=0.0)
 
 
 def predict_peak(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> int:

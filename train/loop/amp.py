@@ -26,7 +26,7 @@ def amp_factory(device: torch.device, cfg: TrainCfgSchema) -> Amp:
     return partial(torch.autocast, device.type, dtype=DTYPES[cfg.amp_dtype])
 
 
-def loss_scale(targets: int, device: torch.device, cfg: TrainCfgSchema) -> float:
+def choose_loss_scale(targets: int, device: torch.device, cfg: TrainCfgSchema) -> float:
     """Return the factor of a step's loss before backward: the power of two nearest its number of targets, or 1.
 
     The mean over N targets makes a logit's gradient at most 1/N; multiplied by N it fills fp16's range and stays

@@ -45,7 +45,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     """Return the matrix (rows, columns) with its singular values moved near 1."""
     a, b, c = QUINTIC
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = wide.to(fast_dtype(matrix.device))
+    x = wide.to(choose_dtype(matrix.device))
     x = x / x.norm().clamp(min=TINY)
     for _ in range(ROUNDS):
         gram = x @ x.T
@@ -53,7 +53,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     return x.T if wide is not matrix else x
 
 
-def fast_dtype(device: torch.device) -> torch.dtype:
+def choose_dtype(device: torch.device) -> torch.dtype:
     """Return the smallest dtype in which a device multiplies matrices at full speed."""
     slow = device.type == "cpu" and not torch.cpu.get_capabilities().get("avx512_bf16", False)
     return torch.float32 if slow else torch.bfloat16

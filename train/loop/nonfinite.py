@@ -1,11 +1,11 @@
 """Find the first number that is not finite by repeating a failed step, one microbatch at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
 
 from niels_gpt.data.batches import Batch
 from niels_gpt.model.gpt import GPT
@@ -19,48 +19,29 @@ def find_first_nonfinite(
     `first` is the number of the step's first sequence; `backward` adds a microbatch's gradients. The caller has
     restored the random state from before the step.
     """
-    weights = list(model.named_parameters())
-    if spoilt := _first(weights, lambda weight: weight):
-        return f"weight {spoilt}, before the step"
+    if weight := _find_nonfinite(model.named_parameters()):
+        return f"weight {weight}, before the step"
+    names = {module: name for name, module in model.named_modules() if name}
+    outputs: list[str] = []  # that are not finite, in the order of computation
+
+    def check(module: torch.nn.Module, given: Any, output: Any) -> None:
+        if module in names and not torch.isfinite(output).all():
+            outputs.append(f"the output of {names[module]}")
+
     model.zero_grad(set_to_none=True)
-    for number, part in enumerate(parts):
-        with _watched(model) as spoilt_modules:
+    for number, part in enumerate(parts, 1):
+        with register_module_forward_hook(check):
             loss = backward(part)
-        spoilt_gradient = _first(weights[::-1], lambda weight: weight.grad)  # in the order of the backward pass
-        if torch.isfinite(loss) and not spoilt_gradient:
-            first += len(part.x)
-            continue
-        what = f"the output of {spoilt_modules[0]}" if spoilt_modules else f"the gradient of {spoilt_gradient}"
-        where = (
-            f"microbatch {number + 1} of {len(parts)}, sequences {first} to {first + len(part.x) - 1} of the run"
-        )
-        return f"{what if spoilt_modules or spoilt_gradient else 'the loss'} in {where}"
+        gradients = [(name, weight.grad) for name, weight in model.named_parameters() if weight.grad is not None]
+        gradient = _find_nonfinite(reversed(gradients))  # in the order of the backward pass
+        if gradient or not torch.isfinite(loss):
+            what = outputs[0] if outputs else f"the gradient of {gradient}" if gradient else "the loss"
+            last = first + len(part.x) - 1
+            return f"{what} in microbatch {number} of {len(parts)}, sequences {first} to {last} of the run"
+        first += len(part.x)
+        outputs.clear()
     return "the sum over all microbatches"
 
 
-def _first(weights: Sequence[tuple[str, Tensor]], part: Callable[[Tensor], Tensor | None]) -> str:
-    """Return the name of the first weight with a non-finite `part`, or an empty string."""
-    for name, weight in weights:
-        if (tensor := part(weight)) is not None and not torch.isfinite(tensor).all():
-            return name
-    return ""
-
-
-@contextmanager
-def _watched(model: GPT) -> Iterator[list[str]]:
-    """Collect the names of modules with non-finite outputs, in the order of computation."""
-    found: list[str] = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def look(module: torch.nn.Module, given: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                found.append(name)
-
-        return look
-
-    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _find_nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    return next((name for name, tensor in tensors if not torch.isfinite(tensor).all()), None)

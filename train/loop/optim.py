@@ -4,15 +4,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from niels_gpt.model.gpt import GPT
 from train.config.schema import TrainCfgSchema
 from train.loop.muon import Muon
 
-STATE_KEYS = {AdamW: {"step", "exp_avg", "exp_avg_sq"}, Muon: {"momentum_buffer"}}  # of each weight
+AVERAGES = {AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",)}  # of each weight
 
 
 class CombinedOptimizer(Optimizer):
@@ -71,18 +69,12 @@ def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any], step: int)
         group.update(own | {"lr": group["lr"]})  # the rate of the last step
     for part in optimizer.parts if isinstance(optimizer, CombinedOptimizer) else [optimizer]:
         weights = [weight for group in part.param_groups for weight in group["params"]]
-        if step and (without := sum(weight not in part.state for weight in weights)):
-            raise ValueError(f"{without} of {len(weights)} weights have no averages")
-        for parameter, kept in part.state.items():
-            if kept.keys() != STATE_KEYS[type(part)]:
-                raise ValueError(f"it has {len(kept)} averages for a weight, not {len(STATE_KEYS[type(part)])}")
-            for name, average in kept.items():
-                _require_shape(name, average, () if name == "step" else tuple(parameter.shape))
-
-
-def _require_shape(name: str, average: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(average.shape) != shape or not average.is_contiguous():
-        raise ValueError(f"{name} is {list(average.shape)}, not {list(shape)}")
+        for weight in weights:
+            averages = part.state.get(weight, {})
+            shapes = {name: list(average.shape) for name, average in averages.items() if average.is_contiguous()}
+            expected = {name: [] if name == "step" else list(weight.shape) for name in AVERAGES[type(part)]}
+            if shapes != expected and (step or averages):
+                raise ValueError(f"a weight has averages of shapes {shapes}, not {expected}")
 
 
 def lr_at(step: int, cfg: TrainCfgSchema) -> float:
@@ -111,8 +103,3 @@ def unscale_gradients(model: GPT, scale: float) -> None:
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.mul_(1.0 / scale)
-
-
-def clip_gradients(model: GPT, largest: float) -> torch.Tensor:
-    """Clip the gradients to a norm of `largest`; return the norm before clipping, a 0-d tensor."""
-    return torch.nn.utils.clip_grad_norm_(model.parameters(), largest)

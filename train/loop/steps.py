@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from niels_gpt.data.batches import Batch, Source, require_ids
 from niels_gpt.errors import NonFiniteError
@@ -14,11 +15,11 @@ from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derived_seed
 from train.artifacts.checkpointing import TrainState, save_step
 from train.config.schema import TrainCfgSchema
-from train.loop.amp import Amp, amp_factory, loss_scale
+from train.loop.amp import Amp, amp_factory, choose_loss_scale
 from train.loop.evaluate import ValSource, evaluate
 from train.loop.logger import RunLogger
 from train.loop.nonfinite import find_first_nonfinite
-from train.loop.optim import clip_gradients, lr_at, set_lr, unscale_gradients
+from train.loop.optim import lr_at, set_lr, unscale_gradients
 
 DIVERGED_HINT = (
     "lower train.base_lr or raise train.warmup_steps (for SFT alone sft.train.base_lr, sft.train.warmup_steps); "
@@ -116,7 +117,7 @@ def optimizer_step(
     batch = source.draw(state.sequences, cfg.effective_batch)  # on the CPU
     require_ids(batch, model.cfg.V)
     targets = int((batch.y != IGNORE).sum())
-    scale = loss_scale(targets, device, cfg)
+    scale = choose_loss_scale(targets, device, cfg)
     parts = list(map(Batch, batch.x.split(cfg.B), batch.y.split(cfg.B)))
 
     def backward(part: Batch) -> Tensor:
@@ -132,7 +133,7 @@ def optimizer_step(
     for part in parts:
         mean_loss += backward(part)
     unscale_gradients(model, scale)
-    grad_norm = clip_gradients(model, cfg.grad_clip)
+    grad_norm = clip_grad_norm_(model.parameters(), cfg.grad_clip)
     if not torch.isfinite(mean_loss + grad_norm):  # reads the device once a step
         torch.manual_seed(dropout_seed)
         where = find_first_nonfinite(model, parts, state.sequences, backward)

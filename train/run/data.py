@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import Mixture, Source
 from niels_gpt.data.sources import Want, select_sources
-from niels_gpt.data.token_cache import TokenCache, hash_parts, open_cache
-from niels_gpt.data.token_files import TokenFiles
+from niels_gpt.data.token_cache import hash_parts, open_cache
+from niels_gpt.data.token_files import TokenCache, TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import Tokenizer
 from train.config.schema import PhaseName, RunCfg

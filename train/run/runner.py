@@ -29,7 +29,7 @@ from train.hardware.cpu import prepare_cpu
 from train.hardware.out_of_memory import explain_out_of_memory
 from train.hardware.preflight import check_device
 from train.loop.amp import advise_precision, uses_autocast
-from train.loop.evaluate import UnigramBaseline, fit_unigram_baseline
+from train.loop.baseline import UnigramBaseline, fit_unigram_baseline
 from train.loop.logger import RunLogger
 from train.loop.model import make_model, require_compiler, will_compile
 from train.loop.optim import make_optimizer
@@ -100,7 +100,7 @@ def run_phase(
     require_writable(cfg.out, estimate_size(model))
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
     started, limit = (time.monotonic(), time.process_time()), TimeLimit(cfg.out, cfg.train.max_minutes)
-    with stop_on_signals() as stop, logger.show_progress(cfg.phase):
+    with stop_on_signals() as stop, logger.progress:
         reset_peak_memory(device)
         train_loop(
             state,

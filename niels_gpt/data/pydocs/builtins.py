@@ -5,7 +5,6 @@ import importlib
 import inspect
 import sys
 import types
-import warnings
 from collections.abc import Iterator
 
 from niels_gpt.data.pydocs.locate import PUBLIC_MODULES
@@ -27,12 +26,12 @@ MEMBERS: dict[Kind, tuple[type, ...]] = {
 
 def describe_module(name: str) -> Iterator[Subject]:
     """Yield the objects of a module written in C, or none if this Python lacks the module."""
-    module = _import(name)
-    if module is None or getattr(module, "__file__", "").endswith(".py"):  # in Python after all, and parsed
+    module = _import_if_present(name)
+    if module is None:
         return
     public = PUBLIC_MODULES.get(name, name)
     twin_name = name.removeprefix("_")
-    twin = _import(twin_name) if twin_name in sys.stdlib_module_names - {name} else None
+    twin = _import_if_present(twin_name) if twin_name in sys.stdlib_module_names - {name} else None
     yield Subject(public, public, "module", None, inspect.cleandoc(module.__doc__ or ""))
     for label in sorted(vars(module)):
         # A program may replace sys.excepthook; the original is kept as sys.__excepthook__.
@@ -44,10 +43,9 @@ def describe_module(name: str) -> Iterator[Subject]:
             yield from _describe_class(value, PUBLIC_MODULES.get(value.__module__, value.__module__))
 
 
-def _import(name: str) -> types.ModuleType | None:
+def _import_if_present(name: str) -> types.ModuleType | None:
     try:
-        with warnings.catch_warnings(action="ignore"):
-            return importlib.import_module(name)
+        return importlib.import_module(name)
     except ImportError:
         return None
 
@@ -64,9 +62,8 @@ def _describe_class(value: type, module: str) -> Iterator[Subject]:
 def _make_subject(value: object, short: str, module: str, kind: Kind) -> Subject:
     name = short if module == "builtins" else f"{module}.{short}"
     doc = getattr(value, "__doc__", None)
-    return Subject(
-        name, module, kind, _list_arguments(value), inspect.cleandoc(doc) if isinstance(doc, str) else ""
-    )
+    text = inspect.cleandoc(doc) if isinstance(doc, str) else ""
+    return Subject(name, module, kind, _list_arguments(value), text)
 
 
 def _list_arguments(value: object) -> tuple[str, ...] | None:

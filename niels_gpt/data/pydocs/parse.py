@@ -60,19 +60,15 @@ def _walk_members(body: list[ast.stmt], owner: str, module: str) -> Iterator[Sub
             yield Subject(name, module, "class", arguments, ast.get_docstring(node) or "")
             yield from _walk_members(node.body, name, module)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _describe_function(node, owner, module)
-
-
-def _describe_function(node: ast.FunctionDef | ast.AsyncFunctionDef, owner: str, module: str) -> Iterator[Subject]:
-    marks = {ast.unparse(d).rpartition(".")[2] for d in node.decorator_list}
-    if marks & {"setter", "deleter", "overload"}:
-        return
-    kind: Kind = "function" if owner == module else "method"
-    if marks & {"property", "cached_property", "abstractproperty"}:
-        kind = "attribute"
-    bound = kind == "method" and "staticmethod" not in marks
-    arguments = None if kind == "attribute" else list_arguments(node.args, bound)
-    yield Subject(f"{owner}.{node.name}", module, kind, arguments, ast.get_docstring(node) or "")
+            marks = {ast.unparse(d).rpartition(".")[2] for d in node.decorator_list}
+            if marks & {"setter", "deleter", "overload"}:
+                continue
+            kind: Kind = "function" if owner == module else "method"
+            if marks & {"property", "cached_property", "abstractproperty"}:
+                kind = "attribute"
+            bound = kind == "method" and "staticmethod" not in marks
+            arguments = None if kind == "attribute" else list_arguments(node.args, bound)
+            yield Subject(f"{owner}.{node.name}", module, kind, arguments, ast.get_docstring(node) or "")
 
 
 def list_arguments(args: ast.arguments, bound: bool) -> tuple[str, ...]:

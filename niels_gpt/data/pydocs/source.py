@@ -2,16 +2,13 @@
 
 import hashlib
 import importlib
-import platform
 import re
 import sys
-import sysconfig
 from collections.abc import Iterator
-from pathlib import Path
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.pydocs.builtins import COMPILED, describe_module
-from niels_gpt.data.pydocs.locate import find_sources, hash_package, read_source
+from niels_gpt.data.pydocs.locate import find_sources, read_source
 from niels_gpt.data.pydocs.parse import Subject, parse_module
 from niels_gpt.data.pydocs.questions import make_dialogues
 from niels_gpt.data.readers.records import Dialogue, Document
@@ -38,13 +35,10 @@ def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
 
 def fingerprint(cfg: SourceCfg) -> str:
     """Return a text that changes with the Python, its modules, the packages and the settings."""
-    library = Path(sysconfig.get_path("stdlib"))
-    # Distributions leave parts of the standard library out, hence the listings beside the version.
-    listings = [sorted(f.name for f in d.iterdir()) for d in (library, library / "lib-dynload") if d.is_dir()]
-    found = repr((sys.version, sys.platform, sys.builtin_module_names, listings))
-    digest = hashlib.sha256(found.encode()).hexdigest()[:16]
-    packages = ",".join(f"{name}={hash_package(name)}" for name in cfg.packages)
-    return f"pydocs {platform.python_version()} {digest} packages={packages} code={cfg.code}"
+    # Distributions leave parts of the standard library out, hence the files beside the version.
+    files = [(name, path.stat().st_size) for name, path in find_sources(cfg.packages)]
+    found = repr((sys.version, sys.platform, sys.builtin_module_names, files, cfg.code))
+    return hashlib.sha256(found.encode()).hexdigest()
 
 
 def _read_texts(cfg: SourceCfg) -> Iterator[tuple[str, str, str]]:

@@ -19,11 +19,11 @@ from pydantic_core import from_json
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.hash_index import hash_file
-from niels_gpt.data.readers.records import ROLES, Dialogue, Document, Message
+from niels_gpt.data.readers.records import Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
 PIECE = 16 << 10  # characters; a longer file is cut, so that one file can fill both splits
-LONGEST_PARAGRAPH = 1 << 20  # characters; a file without blank lines is not held in memory
+MAX_PARAGRAPH = 1 << 20  # characters; a file without blank lines is not held in memory
 MAX_LINE = 16 << 20  # bytes of a line of JSON with its end
 FIRST_ROWS = 1000  # of each file of JSON lines, read to find out which kinds of row it holds
 
@@ -36,32 +36,23 @@ Row = Document | Dialogue
 def read_documents(cfg: SourceCfg) -> Iterator[Document]:
     """Yield the texts of `cfg.files`, in the order of their paths.
 
-    DataError naming file and place if a file cannot be read, has no text or is not of `cfg.kind`.
+    DataError naming file and line if a file cannot be read, has no text or is not of `cfg.kind`.
     """
     if cfg.kind == "text":
-        for path in _resolve(cfg.files):
+        for path in _find_files(cfg.files):
             yield from _read_text(path, cfg.documents)
     else:
         yield from (row for row in _read_rows(cfg) if isinstance(row, Document))
 
 
 def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
-    """Yield the dialogues of JSON lines, in the order of their paths; plain text has none.
-
-    DataError as for `read_documents`.
-    """
-    if cfg.kind == "jsonl":
-        yield from (row for row in _read_rows(cfg) if isinstance(row, Dialogue))
+    """Yield the dialogues of JSON lines, in the order of their paths. DataError as for `read_documents`."""
+    yield from (row for row in _read_rows(cfg) if isinstance(row, Dialogue))
 
 
 def has_rows(cfg: SourceCfg, kind: type[Row]) -> bool:
-    """Return whether any file of JSON lines has such a row among its FIRST_ROWS.
-
-    DataError as for `read_documents`.
-    """
-    skip = cfg.on_bad_line == "skip"
-    first_rows = (row for path in _resolve(cfg.files) for row in islice(_read_file_rows(path, skip), FIRST_ROWS))
-    return any(isinstance(row, kind) for row in first_rows)
+    """Return whether any file of JSON lines has such a row among its FIRST_ROWS."""
+    return any(isinstance(row, kind) for row in _read_rows(cfg, FIRST_ROWS))
 
 
 def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = hash_file) -> str:
@@ -69,18 +60,14 @@ def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = hash_file) -> st
 
     `sha256` returns the hash of a file, perhaps from an index.
     """
-    setting = cfg.documents if cfg.kind == "text" else cfg.on_bad_line
-    parts: list[Any] = [cfg.kind, setting, PIECE, LONGEST_PARAGRAPH]
-    for path in _resolve(cfg.files):
+    parts: list[Any] = [cfg.kind, cfg.documents if cfg.kind == "text" else cfg.on_bad_line]
+    for path in _find_files(cfg.files):
         with _open_regular(path):
-            parts.append((_show_path(path), sha256(path)))
+            parts.append((str(path), sha256(path)))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-# --- paths
-
-
-def _resolve(patterns: Iterable[str]) -> list[Path]:
+def _find_files(patterns: Iterable[str]) -> list[Path]:
     """Return the files that paths and globs name, sorted, each real file once."""
     found: set[str] = set()
     for pattern in patterns:
@@ -103,17 +90,12 @@ def _open_regular(path: Path) -> Iterator[io.BufferedReader]:
         # Checked before opening, because opening a FIFO would wait for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
             hint = f"use '{path}/**' for all files in a folder" if path.is_dir() else "name a file"
-            raise DataError(f"{_show_path(path)}: not a regular file", hint)
+            raise DataError(f"{path}: not a regular file", hint)
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        reason = f"{_show_path(path)}: cannot be read ({error.strerror or error})"
+        reason = f"{path}: cannot be read ({error.strerror or error})"
         raise DataError(reason, "check the path and its permissions") from error
-
-
-def _show_path(path: Path) -> str:
-    """Return the path as text; a file name need not be UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _hash_text(text: str) -> str:
@@ -123,34 +105,33 @@ def _hash_text(text: str) -> str:
 # --- plain text
 
 
-def _read_text(path: Path, cut: str) -> Iterator[Document]:
+def _read_text(path: Path, unit: str) -> Iterator[Document]:
     """Yield a file, in pieces if it is long, or its paragraphs.
 
     A paragraph is named by its content, so that a repeated one stays in one split.
     """
-    by_paragraph = cut == "blank_lines"
-    pieces = _cut(_read_lines(path), *((0, LONGEST_PARAGRAPH) if by_paragraph else (PIECE, 2 * PIECE)))
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")  # a file name need not be UTF-8
+    by_paragraph = unit == "blank_lines"
+    pieces = _join_lines(_read_lines(path), *((0, MAX_PARAGRAPH) if by_paragraph else (PIECE, 2 * PIECE)))
     number = 0
     for number, piece in enumerate(filter(str.strip, pieces), 1):
         if by_paragraph:
             text = piece.rstrip().lstrip("\n")
             yield Document(_hash_text(text), text)
         else:
-            yield Document(_show_path(path) if number == 1 else f"{_show_path(path)}#{number}", piece)
+            yield Document(name if number == 1 else f"{name}#{number}", piece)
     if not number:
-        raise DataError(f"{_show_path(path)}: has no text", "leave it out of data.files")
+        raise DataError(f"{path}: has no text", "leave it out of data.files")
 
 
-def _cut(lines: Iterable[str], least: int, most: int) -> Iterator[str]:
-    """Join lines into pieces that end at the first blank line after `least` characters, or after `most`."""
+def _join_lines(lines: Iterable[str], min_chars: int, max_chars: int) -> Iterator[str]:
+    """Join lines into pieces that end at the first blank line after `min_chars`, or after `max_chars`."""
     piece: list[str] = []
-    size, at_start = 0, True
+    size = 0
     for line in lines:
-        blank = at_start and not line.strip()
-        at_start = line.endswith("\n")  # a very long line comes in parts
         piece.append(line)
         size += len(line)
-        if size >= most or (blank and size >= least):
+        if size >= max_chars or (size >= min_chars and not line.strip()):
             yield "".join(piece)
             piece, size = [], 0
     yield "".join(piece)
@@ -159,73 +140,43 @@ def _cut(lines: Iterable[str], least: int, most: int) -> Iterator[str]:
 def _read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of PIECE."""
     with _open_regular(path) as file:
-        if file.read(3) != codecs.BOM_UTF8:  # "utf-8-sig" would pass over one cut short
-            file.seek(0)
-        text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape")
+        text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape")
+        number = 1
         while line := text.readline(PIECE):
             if _NOT_TEXT.search(line):
-                raise _locate_bad_byte(path)
+                message = f"{path}:{number}: not text in UTF-8"
+                raise DataError(message, "save the file as UTF-8, or leave it out of data.files")
+            number += line.endswith("\n")
             yield line
-
-
-def _locate_bad_byte(path: Path) -> DataError:
-    """Return the error for a file that is not text; read again, because a text reader does not count bytes."""
-    at, number, match = 0, 1, None
-    with _open_regular(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
-        while not match and (part := text.readline(PIECE)):
-            match = _NOT_TEXT.search(part)
-            before = part[: match.start()] if match else part
-            at, number = at + len(before.encode()), number + before.count("\n")
-    what = "a NUL byte, so not text," if match and match[0] == "\0" else "not UTF-8"
-    message = f"{_show_path(path)}: {what} at byte {at} (line {number})"
-    return DataError(message, "save it as UTF-8, or leave it out of data.files")
 
 
 # --- JSON lines
 
 
-class _BadLine(Exception):
-    """A line that cannot be used: `reason` is one of a few, `detail` is about this line."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason} ({detail})" if detail else reason)
-        self.reason = reason
-
-
-def _read_rows(cfg: SourceCfg) -> Iterator[Row]:
-    for path in _resolve(cfg.files):
-        yield from _read_file_rows(path, skip=cfg.on_bad_line == "skip")
+def _read_rows(cfg: SourceCfg, limit: int | None = None) -> Iterator[Row]:
+    """Yield the rows of all files, at most `limit` of each."""
+    for path in _find_files(cfg.files):
+        yield from islice(_read_file_rows(path, skip=cfg.on_bad_line == "skip"), limit)
 
 
 def _read_file_rows(path: Path, skip: bool) -> Iterator[Row]:
     """Yield the rows of a file. A bad line is an error, or with `skip` it is counted and logged at the end."""
-    good, bad = 0, dict[str, list[int]]()
+    good = bad = 0
+    first = ""
     for number, line in _read_json_lines(path):
         try:
             row = _parse_row(line)
-        except _BadLine as error:
+        except ValueError as error:
+            bad, first = bad + 1, first or f"{path}:{number}: {error}"
             if not skip:
-                hint = "fix the line, or set data.on_bad_line=skip"
-                raise DataError(f"{_show_path(path)}:{number}: {error}", hint) from error
-            bad.setdefault(error.reason, []).append(number)
+                raise DataError(first, f"{_ROW_HINT}; fix the line, or set data.on_bad_line=skip") from error
             continue
         good += 1
         yield row
-    if good and bad:
-        _log.warning("%s: skipped %s", _show_path(path), _summarize(bad))
     if not good:
-        why = f"all lines are bad: {_summarize(bad)}" if bad else "has no rows"
-        raise DataError(f"{_show_path(path)}: {why}", _ROW_HINT)
-
-
-def _summarize(bad: dict[str, list[int]]) -> str:
-    """Return "3 not JSON (lines 1, 2, 9)" for each reason, with the first five lines."""
-    return "; ".join(
-        f"{len(lines)} {reason} (line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:5]))}"
-        f"{', ...' * (len(lines) > 5)})"
-        for reason, lines in bad.items()
-    )
+        raise DataError(f"{path}: all {bad} lines are bad; {first}" if bad else f"{path}: has no rows", _ROW_HINT)
+    if bad:
+        _log.warning("%s: skipped %d bad lines; the first is %s", path, bad, first)
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -246,49 +197,41 @@ def _read_json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _parse_row(line: bytes) -> Row:
     """Return the document or dialogue of a line; only the keys of its kind are looked at."""
     if len(line) > MAX_LINE:
-        raise _BadLine(f"longer than {MAX_LINE >> 20} MB")
+        raise ValueError(f"longer than {MAX_LINE >> 20} MB")
     try:
-        row = from_json(line)  # refuses half surrogate pairs too
+        row = from_json(line.rstrip())  # refuses half surrogate pairs too
     except ValueError as error:
-        raise _BadLine("not JSON", str(error).replace("line 1 column", "byte")) from error
-    if not isinstance(row, dict):
-        raise _BadLine("not a JSON object")
-    if "messages" in row:
-        return _parse_dialogue(row["messages"])
-    if "prompt" in row and "completion" in row:
-        turns = (("user", "prompt"), ("assistant", "completion"))
-        return _parse_dialogue([{"role": role, "content": row[key]} for role, key in turns])
-    if "text" in row:
-        text = _require_text(row["text"], "text")
-        return Document(_hash_text(text), text)
-    raise _BadLine("no messages, no prompt and completion, no text")
-
-
-def _parse_dialogue(turns: object) -> Dialogue:
-    """Return the dialogue of a list of {"role", "content"}, named by its first question."""
-    if not isinstance(turns, list):
-        raise _BadLine("messages is not a list")
-    messages = tuple(map(_parse_message, turns))
-    if any(message.role == "system" for message in messages[1:]):
-        raise _BadLine("a system message that is not the first")
-    if all(message.role != "assistant" for message in messages):
-        raise _BadLine("no assistant message")
-    question = next((message for message in messages if message.role == "user"), messages[0])
-    return Dialogue(_hash_text(question.content), messages)
+        raise ValueError(f"not JSON ({str(error).replace('line 1 column', 'byte')})") from error
+    match row:
+        case {"messages": [*turns]}:
+            return _make_dialogue([_parse_message(turn) for turn in turns])
+        case {"prompt": prompt, "completion": completion}:
+            user = Message("user", _require_text(prompt, "prompt"))
+            return _make_dialogue([user, Message("assistant", _require_text(completion, "completion"))])
+        case {"text": text}:
+            text = _require_text(text, "text")
+            return Document(_hash_text(text), text)
+    raise ValueError("no list of messages, no prompt and completion, no text")
 
 
 def _parse_message(turn: object) -> Message:
-    if not isinstance(turn, dict):
-        raise _BadLine("a message is not an object")
-    for role in ROLES:
-        if turn.get("role") == role:
-            return Message(role, _require_text(turn.get("content"), "content"))
-    raise _BadLine(f"a role other than {', '.join(ROLES)}", ascii(turn.get("role"))[:40])
+    match turn:
+        case {"role": "system" | "user" | "assistant" as role, "content": content}:
+            return Message(role, _require_text(content, "content"))
+    raise ValueError("a message without a role of system, user or assistant, or without content")
+
+
+def _make_dialogue(messages: list[Message]) -> Dialogue:
+    """Return a dialogue named by its first question."""
+    if any(message.role == "system" for message in messages[1:]):
+        raise ValueError("a system message that is not the first")
+    if all(message.role != "assistant" for message in messages):
+        raise ValueError("no assistant message")
+    question = next((message for message in messages if message.role == "user"), messages[0])
+    return Dialogue(_hash_text(question.content), tuple(messages))
 
 
 def _require_text(value: object, key: str) -> str:
-    if not isinstance(value, str):
-        raise _BadLine(f"{key} is not a string")
-    if not value.strip():
-        raise _BadLine(f"{key} is empty")
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{key} is not a string with text")
     return value

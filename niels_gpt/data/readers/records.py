@@ -3,7 +3,6 @@
 from typing import Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
-ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 
 class Message(NamedTuple):
