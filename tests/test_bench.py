@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import runpy
 import subprocess
 import sys
 from functools import partial
@@ -14,7 +12,6 @@ from unittest import mock
 import pytest
 import torch
 import warm
-from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
 from niels_gpt.loss import next_token_loss
@@ -97,16 +94,6 @@ def test_bad_input_is_one_clear_line(arguments: list[str], said: str, tmp_path: 
     done = warm.cli(*arguments, cwd=tmp_path, script="bench")
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     assert said in done.stderr and "Traceback" not in done.stderr
-
-
-def test_the_commands_of_the_readme_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = re.findall(r"^python scripts/bench\.py (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert {command.split()[0] for command in commands} == {"race", "growth", "steady", "overhead"}
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    script = runpy.run_path(str(ROOT / "scripts" / "bench.py"))
-    for command in commands:
-        monkeypatch.setattr(sys, "argv", ["bench.py", *command.split()])
-        assert script["parse_arguments"]().run
 
 
 def test_the_work_of_a_step_is_that_of_its_matrix_products() -> None:

@@ -100,6 +100,16 @@ def test_every_script_starts_from_any_folder_and_tells_how_it_is_used(tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("script", ["train", "sample", "count_lines"])
+def test_outside_the_environment_two_lines_tell_how_to_activate_it(tmp_path: Path, script: str) -> None:
+    bare = [sys.executable, "-S", "-E", str(ROOT / "scripts" / f"{script}.py")]  # without installed packages
+    done = subprocess.run(bare, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, os.listdir(tmp_path)) == (2, "", [])
+    error, hint = done.stderr.splitlines()
+    assert error.startswith(f"error: {sys.executable} has no hydra")
+    assert hint.startswith("hint: source ") and f"{os.path.relpath(ROOT, tmp_path)}/.venv/bin/activate" in hint
+
+
 def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
     done = warm.cli("--help", cwd=tmp_path)
     assert done.returncode == 0

@@ -46,6 +46,7 @@ REFUSED = [
     ("bench", ["overhead", "--rounds", "0"], 2),
     ("import_json", [], 2),
     ("import_json", ["missing.json"], 2),
+    ("document_settings", ["unknown"], 2),
 ]
 COMMANDS = {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"_root", "install", "lock", "count_lines"}
 

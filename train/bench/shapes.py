@@ -41,7 +41,7 @@ class Shape(Cfg):
         return self.tokens * m.L * (2 * weights + 2 * m.T * m.C)
 
 
-# The engines in the race and the numbers in the README have a tied head.
+# The engines in the race and the numbers in docs/performance.md have a tied head.
 tied = partial(ModelCfg, tie_embeddings=True)
 SHAPES = {
     "tiny": Shape(model=tied(V=4096, T=256, C=128, L=4, H=4, d_ff=384), B=4, accum_steps=2),
