@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from train.cli.command import Parser, defer_signals, run_command
-from train.config.hydra_errors import compose_run
+from train.config.load import compose_run
 
 FILE = "doctor.json"
 EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"

@@ -35,7 +35,7 @@ def plan_from_json(path: Path) -> list[RunCfg]:
 
 
 def settings_from_json(path: Path) -> Settings:
-    """Return an older JSON config in the shape of PlanCfg."""
+    """Return an older JSON config in the shape of ComposedCfg."""
     old = _read_object(path)
     if {"pretrain_config_path", "sft_config_path"} & old.keys():
         paths = [_find_config(path, old.pop(f"{phase}_config_path", None)) for phase in SOURCES]

@@ -1,7 +1,7 @@
 """Check a run, or every job of a sweep, before Hydra writes anything."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
@@ -11,6 +11,7 @@ from niels_gpt.printable import escape_line
 from train.artifacts.run_folder import claim_run_folder, lock_folder
 from train.cli.command import exit_on_error
 from train.config import load_plan
+from train.config.schema import RunCfg
 from train.sweep.checks import require_a_device_each, require_valid_limits
 from train.sweep.jobs import PLANNED, list_overrides, plan_new_jobs, require_distinct
 
@@ -18,10 +19,13 @@ from train.sweep.jobs import PLANNED, list_overrides, plan_new_jobs, require_dis
 class PlanCallback(Callback):
     """Refuse by SystemExit, since Hydra only warns of other exceptions."""
 
+    plan: ClassVar[list[RunCfg]] = []  # of this process's run; scripts/train.py carries it out
+
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a plan that cannot be carried out."""
         with exit_on_error():
-            claim_run_folder(load_plan(config))
+            PlanCallback.plan = load_plan(config, config.hydra.run.dir)
+            claim_run_folder(PlanCallback.plan)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a sweep if any of its jobs cannot be carried out."""

@@ -120,7 +120,6 @@ def _plan_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ..
     with open_dict(cfg):
         cfg.hydra.job.num, cfg.hydra.job.id = number, f"{cfg.hydra.job.name}_{number}"
         folder = Path(cfg.hydra.sweep.dir) / str(cfg.hydra.sweep.subdir)
-        cfg.hydra.run.dir = str(folder)  # where load_plan looks
     job = _make_job(cfg, cfg.hydra, folder, number)
     require_unchanged(job.plan)
     earlier = read_job(folder)
@@ -181,7 +180,7 @@ def find_job(cfg: DictConfig) -> PlannedJob | None:
 
 
 def _make_job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> PlannedJob:
-    overrides, plan = tuple(hydra.overrides.task), load_plan(cfg)
+    overrides, plan = tuple(hydra.overrides.task), load_plan(cfg, str(folder))
     own_hash = config_hash(plan)
     hydra_words = [word for word in hydra.overrides.hydra if not word.lstrip("+~").startswith(OF_THE_SWEEP)]
     common = [*_list_config_flags(hydra), *hydra_words]
