@@ -93,7 +93,7 @@ def measure_limits(threads: int) -> dict[str, float]:
 def run_worker(task: str, question: dict[str, Any], variables: dict[str, str] | None = None) -> Any:
     """Return the result of a task of train/bench/worker.py in a fresh process."""
     text, threads = json.dumps({"task": task} | question), question["threads"]
-    done = run_module("train.bench.worker", text, threads=threads, variables=variables)
+    done = run_module("train.bench.worker", text, threads=threads, variables=variables or {})
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         way_out = "pip install -e '.[bench]'" if "transformers" in words else ""
