@@ -6,7 +6,7 @@ from pathlib import Path
 from niels_gpt.errors import ConfigError
 from niels_gpt.storage import add_file_name
 from train.cli.command import Parser, run_command
-from train.config.legacy import experiment_yaml, plan_from_json
+from train.config.legacy import format_experiment, plan_from_json
 from train.config.suggest import CONF
 
 TO = "folder for it (default conf/experiment); one elsewhere must be named experiment, for --config-dir"
@@ -21,7 +21,7 @@ def main() -> None:
     if not options.to.is_dir():
         raise ConfigError(f"--to {options.to} is not a folder", "make it, or leave --to out")
     plan = plan_from_json(options.json)
-    target, content = options.to / f"{plan[0].name}.yaml", experiment_yaml(options.json)
+    target, content = options.to / f"{plan[0].name}.yaml", format_experiment(options.json)
     try:
         with add_file_name(target), target.open("x", encoding="utf-8") as file:
             file.write(content)

@@ -79,10 +79,12 @@ def count_validations() -> None:
     vars(load)["plan_from_settings"] = validate
 
 
-def test_the_config_of_a_run_is_validated_once(tmp_path: Path) -> None:
-    done = warm.cli(*SMOKE, "hydra.run.dir=own", cwd=tmp_path, before=count_validations)
+@pytest.mark.parametrize("chdir", ["false", "true"])
+def test_the_config_of_a_run_is_validated_once(tmp_path: Path, chdir: str) -> None:
+    words = ["hydra.run.dir=own", f"hydra.job.chdir={chdir}"]
+    done = warm.cli(*SMOKE, *words, cwd=tmp_path, before=count_validations)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "validated").read_text() == "once\n"
+    assert [path.read_text() for path in tmp_path.rglob("validated")] == ["once\n"]
     assert (tmp_path / "own" / "result.json").exists() and not (tmp_path / "runs").exists()
 
 

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from niels_gpt.errors import ConfigError
 from train.config import load_plan
 from train.config.hydra_schema import register
-from train.config.legacy import experiment_yaml, plan_from_json
+from train.config.legacy import format_experiment, plan_from_json
 from train.config.schema import RunCfg
 
 PRETRAIN = {
@@ -160,7 +160,7 @@ def composed(folder: Path, shape: str, *overrides: str) -> list[RunCfg]:
     """Return what Hydra makes of the experiment."""
     conf = folder / "conf"
     shutil.copytree(CONF, conf, dirs_exist_ok=True)
-    (conf / "experiment" / f"{shape}.yaml").write_text(experiment_yaml(folder / f"{shape}.json"))
+    (conf / "experiment" / f"{shape}.yaml").write_text(format_experiment(folder / f"{shape}.json"))
     register()
     with initialize_config_dir(str(conf), version_base="1.3"):
         return load_plan(compose("config", overrides=[f"experiment={shape}", *overrides]))
@@ -191,4 +191,4 @@ def test_a_folder_that_is_not_there_is_refused_with_the_way_out(folder: Path) ->
 )
 def test_the_collected_older_configs_load() -> None:
     for path in sorted((ROOT.parent / "shared" / "legacy").rglob("*.json")):
-        assert plan_from_json(path) and experiment_yaml(path)
+        assert plan_from_json(path) and format_experiment(path)

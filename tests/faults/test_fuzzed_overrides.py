@@ -19,9 +19,9 @@ from train.config import load_plan
 from train.config.load import lists_to_tuples
 from train.config.plan import ComposedCfg
 from train.config.schema import RunCfg
-from train.config.suggest import setting_names
+from train.config.suggest import list_settings
 
-KNOWN = sorted(setting_names(ComposedCfg))
+KNOWN = sorted(list_settings(ComposedCfg))
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 OPTIONS = [f"{path.parent.name}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")]
 # What people and programs write where a number, a name or a list belongs.

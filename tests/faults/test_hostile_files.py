@@ -21,7 +21,7 @@ from niels_gpt.data.readers import local_files
 from niels_gpt.errors import CheckpointError, ConfigError, DataError
 from niels_gpt.tokenizer import load_tokenizer
 from niels_gpt.weights.checkpoint import read_checkpoint
-from train.config.legacy import experiment_yaml, plan_from_json
+from train.config.legacy import format_experiment, plan_from_json
 from train.report.rows import read_row
 
 MODEL = {"V": 256, "T": 8, "C": 16, "L": 1, "H": 2, "d_ff": 32}
@@ -124,7 +124,7 @@ def test_older_configs_name_no_paths_and_no_environment(outside: Path) -> None:
 def test_the_name_of_a_file_says_nothing_in_an_experiment(outside: Path) -> None:
     path = Path("a\nhydra: {mode: MULTIRUN}\n.json")
     path.write_text(json.dumps({"model": MODEL, "sources": {"wiki": 1}}))
-    assert "\nhydra:" not in experiment_yaml(path)
+    assert "\nhydra:" not in format_experiment(path)
 
 
 # --- what is no file, and what leads elsewhere

@@ -35,7 +35,7 @@ def outlive_readers(names: Sequence[str]) -> None:
         pass
     for name in names:
         encoding = getattr(getattr(sys, name), "encoding", "utf-8")  # None if it was closed
-        file = io.BufferedWriter(UnbreakableFile(["", "stdout", "stderr"].index(name), "w", closefd=False))
+        file = io.BufferedWriter(UnbreakableFile({"stdout": 1, "stderr": 2}[name], "w", closefd=False))
         # backslashreplace: a sample may hold what the terminal's encoding lacks.
         setattr(sys, name, io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True))
 

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.config import SourceCfg
 from train.config.plan import ComposedCfg
-from train.config.suggest import CONF, did_you_mean, format_value, setting_names
+from train.config.suggest import CONF, did_you_mean, format_value, list_settings
 
 MAX_LINE = 200  # characters of a line of Hydra's
 INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search", "provider=", "See https:")
@@ -49,7 +49,7 @@ def _explain_missing(config: str, options: Sequence[str] | None) -> str:
 
 def _explain_unknown(node: str, key: str, text: str) -> str:
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-    known = SourceCfg.model_fields if node == "SourceCfg" else [*setting_names(ComposedCfg), *groups]
+    known = SourceCfg.model_fields if node == "SourceCfg" else [*list_settings(ComposedCfg), *groups]
     match = re.match(r"(?:Could not override|In) '(.*?)'", text)
     place = match[1] if match else ""  # an override, or the name of a config file
     key = place if place.startswith(key) else key  # of trian.B, OmegaConf names trian alone

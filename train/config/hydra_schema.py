@@ -39,18 +39,18 @@ def make_node(model: type[BaseModel], follow: str | None = None) -> Any:
     fields = [
         (name, kind, field(**default))
         for name, info in model.model_fields.items()
-        for kind, default in [_node(name, info, follow)]
+        for kind, default in [_translate_field(name, info, follow)]
     ]
     return make_dataclass(f"{model.__name__}Node", fields)
 
 
-def _node(name: str, info: FieldInfo, follow: str | None) -> tuple[Any, dict[str, Any]]:
+def _translate_field(name: str, info: FieldInfo, follow: str | None) -> tuple[Any, dict[str, Any]]:
     """Return a field's type in OmegaConf's terms, and its default as keywords of dataclasses.field."""
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
         within = f"{follow}{name}." if follow is not None else None
         node = make_node(info.annotation, "" if info.annotation is SftCfg else within)
         return node, {"default_factory": node}
-    kind = _hydra_type(info.annotation)
+    kind = _translate_type(info.annotation)
     if follow is not None:
         return kind, {"default": f"${{{follow}{name}}}"}
     if isinstance(info.default, tuple):
@@ -58,15 +58,15 @@ def _node(name: str, info: FieldInfo, follow: str | None) -> tuple[Any, dict[str
     return kind, {"default": MISSING if info.is_required() else info.default}
 
 
-def _hydra_type(annotation: Any) -> Any:
+def _translate_type(annotation: Any) -> Any:
     """Translate types that OmegaConf does not know: Literal to its base type, tuple to list, models to nodes."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return type(arguments[0])
     if origin is tuple:
-        return list[_hydra_type(arguments[0])]  # type: ignore[misc]
+        return list[_translate_type(arguments[0])]  # type: ignore[misc]
     if origin in (Union, UnionType):
-        return Optional[_hydra_type(arguments[0])]  # noqa: UP045  OmegaConf reads this form
+        return Optional[_translate_type(arguments[0])]  # noqa: UP045  OmegaConf reads this form
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return make_node(annotation)
     return annotation

@@ -49,7 +49,7 @@ def settings_from_json(path: Path) -> Settings:
     return {"name": name, "dir": f"runs/{name}", "phase": phase, **first, "sft": second}
 
 
-def experiment_yaml(path: Path) -> str:
+def format_experiment(path: Path) -> str:
     """Return the experiment that makes Hydra compose an older JSON config."""
     settings = settings_from_json(path)
     plan_from_settings(settings)

@@ -10,7 +10,7 @@ from niels_gpt.errors import ConfigError
 from train.config.hydra_schema import register
 from train.config.plan import ComposedCfg
 from train.config.schema import RunCfg
-from train.config.suggest import CONF, HELP, did_you_mean, format_value, setting_names
+from train.config.suggest import CONF, HELP, did_you_mean, format_value, list_settings
 
 Settings = dict[str, Any]
 MAX_RULE = 400  # characters of a sentence in a message
@@ -67,7 +67,7 @@ def _explain(detail: Any) -> list[str]:
         case "missing":
             return [f"{where} is missing"]
         case "extra_forbidden":
-            return [f"{where} is unknown{did_you_mean(where, setting_names(ComposedCfg))}"]
+            return [f"{where} is unknown{did_you_mean(where, list_settings(ComposedCfg))}"]
         case "string_pattern_mismatch":
             return [f"{where}={given}: must be 1 to 64 letters, digits, '.', '_' or '-', not starting with '.'"]
     return [f"{where}={given}: {detail['msg'][0].lower()}{detail['msg'][1:]}"]

@@ -1,5 +1,6 @@
 """Check a run, or every job of a sweep, before Hydra writes anything."""
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,8 @@ class PlanCallback(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a plan that cannot be carried out."""
         with exit_on_error():
-            PlanCallback.plan = load_plan(config, config.hydra.run.dir)
+            folder = config.hydra.run.dir
+            PlanCallback.plan = load_plan(config, os.path.abspath(folder) if config.hydra.job.chdir else folder)
             claim_run_folder(PlanCallback.plan)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
