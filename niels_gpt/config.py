@@ -87,7 +87,7 @@ class DataCfg(SourceCfg):
     tokenizer: Literal["bpe", "bytes"] = Field("bpe", description="byte-level BPE of model.V entries, or bytes")
     val_source: str = Field("", description="validate on this source only; empty: the whole mixture")
     val_fraction: float = Field(0.05, gt=0.0, lt=0.5, description="fraction of documents held out for validation")
-    cache_dir: str = Field("cache", description="folder for tokenized data, shared by all runs")
+    cache_dir: str = Field("cache", min_length=1, description="folder for tokenized data, shared by all runs")
 
     def rules(self) -> Iterator[str]:
         """A mixture replaces the single source, whose own settings are then ignored."""

@@ -4,7 +4,7 @@ import _root  # noqa: F401  isort: skip
 from niels_gpt.storage import find_unused_path
 from train.cli.command import Parser, at_least, defer_signals, run_command
 from train.cli.output import require_new_file, write_report
-from train.config.hydra_errors import compose_run
+from train.config.load import compose_run
 
 FILE = "doctor.json"
 EXAMPLE = "example: python scripts/doctor.py model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"

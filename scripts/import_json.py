@@ -6,30 +6,30 @@ from pathlib import Path
 from niels_gpt.errors import ConfigError
 from niels_gpt.storage import add_file_name
 from train.cli.command import Parser, run_command
-from train.config.legacy import EXPERIMENTS, describe_use, experiment_yaml, plan_from_json
+from train.config.legacy import format_experiment, plan_from_json
+from train.config.suggest import CONF
+
+TO = "folder for it (default conf/experiment); one elsewhere must be named experiment, for --config-dir"
 
 
 def main() -> None:
     """Write the experiment without overwriting one."""
     parser = Parser(description=__doc__)
     parser.add_argument("json", type=Path, help="the older config")
-    parser.add_argument("--to", type=Path, default=EXPERIMENTS, help="folder for it (default conf/experiment)")
+    parser.add_argument("--to", type=Path, default=CONF / "experiment", help=TO)
     options = parser.parse_args()
     if not options.to.is_dir():
         raise ConfigError(f"--to {options.to} is not a folder", "make it, or leave --to out")
     plan = plan_from_json(options.json)
-    target, content = options.to / f"{plan[0].name}.yaml", experiment_yaml(options.json)
+    target, content = options.to / f"{plan[0].name}.yaml", format_experiment(options.json)
     try:
         with add_file_name(target), target.open("x", encoding="utf-8") as file:
             file.write(content)
     except FileExistsError:
         raise ConfigError(f"{target} already exists", "rename the JSON file, or delete the experiment") from None
-    print(f"wrote {target}; {describe_use(target)}")
+    print(f"wrote {target}; choose it with experiment={target.stem}")
     for source in dict.fromkeys(source for cfg in plan for source in cfg.data.sources):
-        print(f"source {source.name}: older configs named it only; it now reads {', '.join(source.files)}")
-    for cfg in plan:
-        if not cfg.data.sources:
-            print(f"{cfg.phase}: no sources are named; it now reads Python's docs (data=pydocs)")
+        print(f"source {source.name}: older configs name it only; it now reads {', '.join(source.files)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from train.cli.command import defer_signals, exit_on_error, run_command
 from train.config import load_plan
 from train.config.hydra_schema import register
 from train.config.schema import RunCfg
+from train.sweep.callback import PlanCallback
 from train.sweep.jobs import find_job
 
 register()
@@ -21,7 +22,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
         return run_job(job, carry_out)
     with exit_on_error():
-        carry_out(load_plan(cfg))
+        carry_out(PlanCallback.plan or load_plan(cfg))
     return None
 
 

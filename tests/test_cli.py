@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import warm
@@ -17,6 +18,9 @@ import yaml
 from conftest import ROOT, cli
 
 from train.cli.subprocesses import parent_pipe
+from train.config import load
+from train.config.load import plan_from_settings
+from train.config.schema import RunCfg
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
 NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
@@ -64,6 +68,24 @@ def test_a_bad_setting_is_one_clear_line_and_leaves_nothing(
     assert said in done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
     assert os.listdir(tmp_path) == []
+
+
+def count_validations() -> None:
+    def validate(settings: dict[str, Any]) -> list[RunCfg]:
+        with open("validated", "a", encoding="utf-8") as file:
+            file.write("once\n")
+        return plan_from_settings(settings)
+
+    vars(load)["plan_from_settings"] = validate
+
+
+@pytest.mark.parametrize("chdir", ["false", "true"])
+def test_the_config_of_a_run_is_validated_once(tmp_path: Path, chdir: str) -> None:
+    words = ["hydra.run.dir=own", f"hydra.job.chdir={chdir}"]
+    done = warm.cli(*SMOKE, *words, cwd=tmp_path, before=count_validations)
+    assert done.returncode == 0, done.stderr
+    assert [path.read_text() for path in tmp_path.rglob("validated")] == ["once\n"]
+    assert (tmp_path / "own" / "result.json").exists() and not (tmp_path / "runs").exists()
 
 
 def test_a_fault_of_the_data_has_its_own_exit_code_and_no_traceback(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def _check_content(saved: Any, path: Path) -> dict[str, Any]:
 def _suggest_others(path: Path) -> str:
     """Suggest the other checkpoints in the folder."""
     others = sorted(other.name for other in path.parent.glob("*.pt") if other != path)
-    return f"others beside it: {', '.join(others)}" if others else "give the path of a .pt file of a run"
+    return f"others in its folder: {', '.join(others)}" if others else "give the path of a .pt file of a run"
 
 
 def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:

@@ -6,8 +6,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-from train.config.plan import PlanCfg
-from train.config.suggest import setting_names
+from train.config.plan import ComposedCfg
+from train.config.suggest import list_settings
 
 # What YAML would read as something else, or not at all, were it not written down with care.
 TEXT = ["1e3", "0o7", "0777", "1_000", "12:30:45", "2026-01-01", "null", "~", "no", "off", "True", ".inf", "nan"]
@@ -50,7 +50,7 @@ def _has(info: FieldInfo, kind: type[Ge] | type[Gt] | type[Le] | type[Lt]) -> bo
 
 
 def _field(key: str) -> FieldInfo:
-    model: Any = PlanCfg
+    model: Any = ComposedCfg
     *path, name = key.split(".")
     for part in path:
         model = model.model_fields[part].annotation
@@ -58,7 +58,7 @@ def _field(key: str) -> FieldInfo:
     return found
 
 
-SINGLE = [key for key in sorted(setting_names(PlanCfg)) if key.rpartition(".")[2] not in LISTS | ELSEWHERE]
+SINGLE = [key for key in sorted(list_settings(ComposedCfg)) if key.rpartition(".")[2] not in LISTS | ELSEWHERE]
 in_range = st.one_of(
     st.sampled_from(SINGLE).flatmap(lambda key: values(_field(key)).map(lambda value: f"{key}={value}")),
     st.lists(text, min_size=1, max_size=3).map(lambda items: f"data.files=[{','.join(items)}]"),

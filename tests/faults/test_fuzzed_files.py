@@ -23,7 +23,7 @@ from niels_gpt.data.readers import local_files
 from niels_gpt.data.token_files import DTYPES, REBUILD, _hash_meta
 from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
-from train.config.legacy import experiment_yaml, plan_from_json
+from train.config.legacy import format_experiment, plan_from_json
 
 TALK = [{"role": "user", "content": "hi\n{é}"}, {"role": "assistant", "content": "hello: 😀"}]
 ROWS = [{"messages": TALK}, {"prompt": "a", "completion": "b"}, {"text": "some text"}]
@@ -49,7 +49,7 @@ def _jsonl(path: Path) -> None:
 
 def _old_config(path: Path) -> None:
     plan_from_json(path)
-    experiment_yaml(path)
+    format_experiment(path)
 
 
 class Kind:
@@ -79,7 +79,7 @@ KINDS = {
         _old_config,
         ConfigError,
         BYTES | JSON | {"other": other_json, "and other": other_json},
-        r"^[\w.]+(=|: | is)|unknown|mean one thing|no JSON object|whole numbers|has to be a value|must be",
+        r"^[\w.]+(=|: | is)|unknown|same setting|not a JSON object|not a whole number|must be|must both be",
     ),
     "tokenizer": Kind(
         b"", load_tokenizer, DataError, BYTES | JSON | {"other": other_json}, "of niels_gpt|not a token"

@@ -17,11 +17,11 @@ from faults.in_range import in_range
 from faults.scale import note, scaled
 from train.config import load_plan
 from train.config.load import lists_to_tuples
-from train.config.plan import PlanCfg
+from train.config.plan import ComposedCfg
 from train.config.schema import RunCfg
-from train.config.suggest import setting_names
+from train.config.suggest import list_settings
 
-KNOWN = sorted(setting_names(PlanCfg))
+KNOWN = sorted(list_settings(ComposedCfg))
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 OPTIONS = [f"{path.parent.name}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")]
 # What people and programs write where a number, a name or a list belongs.

@@ -91,7 +91,7 @@ def measure_limit() -> float:
 def run_worker(task: str, question: dict[str, Any], variables: dict[str, str] | None = None) -> Any:
     """Return the result of a task of train/bench/worker.py in a fresh process with as many threads as this one."""
     text, threads = json.dumps({"task": task} | question), torch.get_num_threads()
-    done = run_module("train.bench.worker", text, threads=threads, variables=variables)
+    done = run_module("train.bench.worker", text, threads=threads, variables=variables or {})
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         way_out = "pip install -e '.[bench]'" if "transformers" in words else ""

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, first_line, is_out_of_memory
@@ -20,7 +20,6 @@ from train.config.hydra_errors import Refusal, explain_refusal
 from train.config.suggest import HELP
 
 DEBUG = "NIELS_DEBUG"
-NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna's errors of a study without a value
 ENGINES = ("hydra", "omegaconf", "antlr4", "yaml", "optuna", "sqlalchemy")  # their errors are about settings
 SMALLER = "free some memory, raise the memory limit, or lower train.B, model.T or the model size"
 log = logging.getLogger("niels_gpt")
@@ -38,14 +37,10 @@ def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> N
         with exit_on_error():
             try:
                 main()
-            except SystemExit:  # as of --help
+            finally:  # inside exit_on_error, which handles a broken pipe
                 sys.stdout.flush()
-                raise
-            sys.stdout.flush()  # inside exit_on_error, which handles a broken pipe
     except SystemExit as end:
         if isinstance(end.code, int) and has_abandoned_call():
-            with suppress(OSError):
-                sys.stdout.flush()
             os._exit(end.code)
         raise
 
@@ -81,7 +76,7 @@ def exit_on_error() -> Iterator[None]:
         raise SystemExit(_print_error(error)) from None
     except (KeyboardInterrupt, Terminated) as stopped:
         print("stopped; saved files are intact", file=sys.stderr)
-        raise SystemExit(128 + (stopped.signum if isinstance(stopped, Terminated) else signal.SIGINT)) from None
+        raise SystemExit(128 + (stopped.args[0] if isinstance(stopped, Terminated) else signal.SIGINT)) from None
 
 
 @contextmanager
@@ -92,11 +87,9 @@ def defer_signals() -> Iterator[None]:
     would still call the handler in this one.
     """
     arrived: list[int] = []
-    before: dict[signal.Signals, Any] = {}
+    heard = [n for n in ENDING if signal.getsignal(n) not in (signal.SIG_IGN, None)]  # None: not set by Python
+    before = {n: signal.signal(n, lambda signum, _: arrived.append(signum)) for n in heard}
     try:
-        for signum in ENDING:
-            if signal.getsignal(signum) not in (signal.SIG_IGN, None):  # None: not set by Python
-                before[signum] = signal.signal(signum, lambda signum, _: arrived.append(signum))
         yield
     finally:
         for signum, handler in before.items():
@@ -124,8 +117,6 @@ def _to_niels_error(error: Exception) -> NielsError:
         return error
     if isinstance(error, Refusal):  # some are OSErrors, too
         return ConfigError(explain_refusal(error), HELP)
-    if isinstance(error, ValueError) and str(error) in NO_TRIAL:
-        return NielsError("no trial of the search has finished; see sweep.html", "the same command retries them")
     if is_out_of_memory(error):
         return OutOfMemory(f"out of memory ({first_line(error)})", SMALLER)
     if isinstance(error, OSError):

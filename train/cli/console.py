@@ -4,41 +4,26 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any, TextIO
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import get_console
 
 from niels_gpt.printable import escape_text
+from train.artifacts.disk import tolerate_disk_errors
 
-log = logging.getLogger("niels_gpt")
 
+class UnbreakableFile(io.FileIO):
+    """A file that goes to /dev/null once it can no longer be written to."""
 
-class UnbreakableStream:
-    """A stream that goes to /dev/null once it can no longer be written to."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Write text, or drop it."""
-        self._attempt(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush the stream, or drop its buffer."""
-        self._attempt(self._stream.flush)
-
-    def _attempt(self, action: Callable[[], object]) -> None:
+    def write(self, content: Any) -> int:
+        """Write bytes, or drop them."""
         try:
-            action()
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError):
-                descriptor = self._stream.fileno()
-                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # takes what is still buffered
-
-    def __getattr__(self, name: str) -> Any:
-        """Return any other attribute of the stream."""
-        return getattr(self._stream, name)
+            return super().write(content) or len(content)  # None: a terminal that would block
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(content)
 
 
 def outlive_readers(names: Sequence[str]) -> None:
@@ -49,11 +34,10 @@ def outlive_readers(names: Sequence[str]) -> None:
     while os.open(os.devnull, os.O_RDWR) < 3:
         pass
     for name in names:
-        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError):  # a sample may hold what the terminal's encoding lacks
-                stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, UnbreakableStream(stream))
+        encoding = getattr(getattr(sys, name), "encoding", "utf-8")  # None if it was closed
+        file = io.BufferedWriter(UnbreakableFile({"stdout": 1, "stderr": 2}[name], "w", closefd=False))
+        # backslashreplace: a sample may hold what the terminal's encoding lacks.
+        setattr(sys, name, io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True))
 
 
 class ConsoleHandler(logging.Handler):
@@ -64,30 +48,19 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        from rich import get_console
-
         if not record.exc_info:
-            with suppress(SystemExit, OSError):  # rich exits on a closed pipe
-                get_console().print(
-                    escape_text(self.format(record)), soft_wrap=True, markup=False, highlight=False
-                )
+            text = escape_text(self.format(record))
+            get_console().print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 class LogFile(logging.FileHandler):
     """A log file that warns once on the console when it cannot be written."""
 
-    _warned = False
-
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message; the first one opens the file."""
-        try:
+        with tolerate_disk_errors(Path(self.baseFilename)):
             super().emit(record)
-        except OSError:
-            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Warn once on the console."""
-        if not self._warned:
-            self._warned = True
-            error = sys.exc_info()[1]
-            log.warning("warning: %s cannot be written (%s); some log lines are lost", self.baseFilename, error)
+        """Raise the error again, for `emit`."""
+        raise

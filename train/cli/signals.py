@@ -14,14 +14,10 @@ _early: list[int] = []  # signals that arrived before stop_on_signals
 
 
 class Terminated(BaseException):
-    """Raised on SIGTERM, or SIGHUP from a closed terminal, when there is nothing to save."""
-
-    def __init__(self, signum: int = signal.SIGTERM) -> None:
-        super().__init__(signum)
-        self.signum = signum
+    """Raised with the number of SIGTERM, or of SIGHUP from a closed terminal, when there is nothing to save."""
 
 
-def raise_on_signal(signum: int, _: FrameType | None) -> None:
+def raise_on_signal(signum: int, _: FrameType | None) -> NoReturn:
     """Raise an exception that ends the process, and note the signal, since a destructor would swallow it.
 
     A second signal ends the process without an exception.
@@ -30,10 +26,6 @@ def raise_on_signal(signum: int, _: FrameType | None) -> None:
     for ending in ENDING:
         if signal.getsignal(ending) is raise_on_signal:
             signal.signal(ending, signal.SIG_DFL)
-    _end(signum)
-
-
-def _end(signum: int) -> NoReturn:
     raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
 
 
@@ -57,7 +49,7 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[StopReq
     """
     stop = StopRequest()
 
-    def ask(signum: int, _: FrameType | None) -> None:
+    def request_stop(signum: int, _: FrameType | None) -> None:
         if stop.signum is None or signum in PREEMPTION:
             stop.signum = signum
         elif again:
@@ -66,17 +58,16 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[StopReq
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
 
-    unheard = {signal.SIGHUP: signal.SIG_IGN}
-    before = {signum: signal.getsignal(signum) for signum in (*ENDING, *PREEMPTION)}
-    handlers = {n: was for n, was in before.items() if was is not None and was is not unheard.get(n)}  # None: C's
-    for signum in handlers:
-        signal.signal(signum, ask)
+    heard = [signum for signum in (*ENDING, *PREEMPTION) if signal.getsignal(signum) is not None]  # None: C's
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        heard.remove(signal.SIGHUP)
+    before = {signum: signal.signal(signum, request_stop) for signum in heard}
     try:
         if _early:
-            _end(_early[0])
+            raise_on_signal(_early[0], None)
         yield stop
     finally:
-        for signum, handler in handlers.items():
+        for signum, handler in before.items():
             signal.signal(signum, handler)
 
 

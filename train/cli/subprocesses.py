@@ -16,12 +16,7 @@ GRACE = 60.0  # seconds to finish the step and save it
 
 
 def run_module(
-    module: str,
-    stdin: str,
-    *,
-    threads: int,
-    variables: Mapping[str, str] | None = None,
-    timeout: float | None = None,
+    module: str, stdin: str, *, threads: int, variables: Mapping[str, str] = {}, timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m module` with text on its stdin, on so many threads; it ends with this process.
 
@@ -35,7 +30,7 @@ def run_module(
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)} | dict(variables or {}) | pipe,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)} | dict(variables) | pipe,
             pass_fds=(reading,),
             timeout=timeout,
         )

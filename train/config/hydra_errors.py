@@ -4,28 +4,17 @@ import re
 import sys
 from collections.abc import Sequence
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.config import SourceCfg
-from train.config.hydra_schema import register
-from train.config.load import load_plan
-from train.config.plan import PlanCfg
-from train.config.schema import RunCfg
-from train.config.suggest import CONF, did_you_mean, format_value, setting_names
+from train.config.plan import ComposedCfg
+from train.config.suggest import CONF, did_you_mean, format_value, list_settings
 
 MAX_LINE = 200  # characters of a line of Hydra's
 INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search", "provider=", "See https:")
 EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml: launchers and sweepers of other packages
 Refusal = (HydraException, OmegaConfBaseException)
-
-
-def compose_run(overrides: list[str]) -> RunCfg:
-    """Return the first phase of the plan for these overrides."""
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load_plan(compose("config", overrides=overrides))[0]
 
 
 def explain_refusal(error: BaseException) -> str:
@@ -60,7 +49,7 @@ def _explain_missing(config: str, options: Sequence[str] | None) -> str:
 
 def _explain_unknown(node: str, key: str, text: str) -> str:
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-    known = SourceCfg.model_fields if node == "SourceCfg" else [*setting_names(PlanCfg), *groups]
+    known = SourceCfg.model_fields if node == "SourceCfg" else [*list_settings(ComposedCfg), *groups]
     match = re.match(r"(?:Could not override|In) '(.*?)'", text)
     place = match[1] if match else ""  # an override, or the name of a config file
     key = place if place.startswith(key) else key  # of trian.B, OmegaConf names trian alone

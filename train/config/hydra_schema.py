@@ -13,15 +13,22 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from train.config.plan import PlanCfg, SftCfg
+from niels_gpt.config import DataCfg, ModelCfg
+from train.config.plan import ComposedCfg, SftCfg
+from train.config.schema import TrainCfgSchema
 
 MAX_NAME = 120  # characters of a job's folder name
-HELP_SECTIONS = ("model", "data", "train")
+HELP_SECTIONS: dict[str, type[BaseModel]] = {
+    "": ComposedCfg,
+    "model.": ModelCfg,
+    "data.": DataCfg,
+    "train.": TrainCfgSchema,
+}
 
 
 def register() -> None:
     """Store the schema as Hydra's config `schema`, and register the resolvers that conf/ uses."""
-    ConfigStore.instance().store(name="schema", node=make_node(PlanCfg))
+    ConfigStore.instance().store(name="schema", node=make_node(ComposedCfg))
     OmegaConf.register_new_resolver("settings_help", format_settings, replace=True)
     OmegaConf.register_new_resolver("folder_name", make_folder_name, replace=True)
 
@@ -32,18 +39,18 @@ def make_node(model: type[BaseModel], follow: str | None = None) -> Any:
     fields = [
         (name, kind, field(**default))
         for name, info in model.model_fields.items()
-        for kind, default in [_node(name, info, follow)]
+        for kind, default in [_translate_field(name, info, follow)]
     ]
     return make_dataclass(f"{model.__name__}Node", fields)
 
 
-def _node(name: str, info: FieldInfo, follow: str | None) -> tuple[Any, dict[str, Any]]:
+def _translate_field(name: str, info: FieldInfo, follow: str | None) -> tuple[Any, dict[str, Any]]:
     """Return a field's type in OmegaConf's terms, and its default as keywords of dataclasses.field."""
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
         within = f"{follow}{name}." if follow is not None else None
         node = make_node(info.annotation, "" if info.annotation is SftCfg else within)
         return node, {"default_factory": node}
-    kind = _hydra_type(info.annotation)
+    kind = _translate_type(info.annotation)
     if follow is not None:
         return kind, {"default": f"${{{follow}{name}}}"}
     if isinstance(info.default, tuple):
@@ -51,15 +58,15 @@ def _node(name: str, info: FieldInfo, follow: str | None) -> tuple[Any, dict[str
     return kind, {"default": MISSING if info.is_required() else info.default}
 
 
-def _hydra_type(annotation: Any) -> Any:
+def _translate_type(annotation: Any) -> Any:
     """Translate types that OmegaConf does not know: Literal to its base type, tuple to list, models to nodes."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return type(arguments[0])
     if origin is tuple:
-        return list[_hydra_type(arguments[0])]  # type: ignore[misc]
+        return list[_translate_type(arguments[0])]  # type: ignore[misc]
     if origin in (Union, UnionType):
-        return Optional[_hydra_type(arguments[0])]  # noqa: UP045  OmegaConf reads this form
+        return Optional[_translate_type(arguments[0])]  # noqa: UP045  OmegaConf reads this form
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return make_node(annotation)
     return annotation
@@ -76,18 +83,13 @@ def make_folder_name(overrides: str) -> str:
 
 def format_settings(*, _root_: DictConfig) -> str:
     """Return one line per setting with its composed value and its description."""
-    own = {name: info for name, info in PlanCfg.model_fields.items() if info.description}
-    lines = [_help_line(_root_, name, info) for name, info in own.items()]
-    for section in HELP_SECTIONS:
-        model = PlanCfg.model_fields[section].annotation
-        assert model is not None
-        fields = model.model_fields.items()
-        lines += ["", *(_help_line(_root_, f"{section}.{name}", info) for name, info in fields)]
-    return "\n".join(lines).replace("$", "$$")  # Hydra fills in a string.Template
-
-
-def _help_line(config: DictConfig, name: str, info: FieldInfo) -> str:
-    value = OmegaConf.select(config, name, default="")  # as in --cfg hydra, which has no other section
-    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    text = json.dumps(plain).replace(" ", "").replace('"', "")
-    return f"  {f'{name}={text}':<38} {info.description}"
+    lines = []
+    for section, model in HELP_SECTIONS.items():
+        for name, info in model.model_fields.items():
+            if info.description:  # which sections lack
+                value = OmegaConf.select(_root_, section + name, default="")  # --cfg hydra has no settings
+                plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+                text = json.dumps(plain).replace(" ", "").replace('"', "")
+                lines.append(f"  {f'{section}{name}={text}':<38} {info.description}")
+        lines.append("")
+    return "\n".join(lines[:-1]).replace("$", "$$")  # Hydra fills in a string.Template

@@ -1,38 +1,32 @@
 """Import older JSON configs as settings, or as an experiment for Hydra."""
 
-import json
+import os
 import re
-import shlex
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError
 from niels_gpt.untrusted import UnreadableFile, read_json
 from train.config.load import Settings, plan_from_settings
-from train.config.schema import RunCfg, TrainCfgSchema
-from train.config.suggest import CONF, format_value
+from train.config.schema import RunCfg
+from train.config.suggest import format_value
 
 MAX_BYTES = 1 << 20  # of a config
-EVALUATION_KEYS = ("eval_steps", "eval_batches")  # both meant batches per evaluation
-SOURCE_KEYS = ("sources", "sft_sources")
-PIPELINE_KEYS = ("pretrain_config_path", "sft_config_path")
-SECTION_KEYS = {"model": ("model", "model_cfg"), "train": ("train", "train_cfg")}
-# The older program had no other optimizer, schedule or head, and this learning rate unless a config set one.
-OLDER: dict[str, Settings] = {
-    "model": {"tie_embeddings": True},
-    "train": {"optim": "adamw", "base_lr": 3e-4, "schedule": "cosine", "betas": [0.9, 0.95]},
-}
-EXPERIMENTS = CONF / "experiment"
-HEAD = """# @package _global_
-# Made from {name} by scripts/import_json.py
-# Other options of {groups} can be chosen with it; model=... and data=... have no effect,
-# since all their settings are written below.
-"""
+# The older program's defaults; it had no other optimizer, schedule or head.
+ADAMW = {"optim": "adamw", "schedule": "cosine", "betas": [0.9, 0.95]}  # as the option optim=adamw sets
+PRECISION = {"amp": True, "amp_dtype": "fp16", "activation_checkpointing": False}
+OPTIM = {"base_lr": 3e-4, "min_lr": 3e-5, "grad_clip": 1.0}
+COUNTS = {"seed": 42, "accum_steps": 1, "eval_every": 200, "log_every": 50, "ckpt_every": 1000}
+MODEL = ModelCfg(V=256, T=128, C=256, L=4, H=4, d_ff=512, dropout=0.1, tie_embeddings=True).model_dump()
+SOURCES = {"pretrain": {"wiki": 0.72, "roam": 0.18, "primer": 0.1}, "sft": {"dolly": 0.5, "oasst1": 0.5}}
 
 
 def plan_from_json(path: Path) -> list[RunCfg]:
-    """Return the runs of an older JSON config; keys it lacks get the older program's recipe or our defaults.
+    """Return the runs of an older JSON config; keys it lacks get the older program's defaults.
 
     Raises:
         ConfigError: the file cannot be read, or has an unknown key or a value that is not allowed.
@@ -41,138 +35,111 @@ def plan_from_json(path: Path) -> list[RunCfg]:
 
 
 def settings_from_json(path: Path) -> Settings:
-    """Return an older JSON config in the shape of PlanCfg."""
-    old = _read(path)
-    if old.keys() & set(PIPELINE_KEYS):
-        _refuse_others(path, old, PIPELINE_KEYS)
-        if missing := [key for key in PIPELINE_KEYS if not isinstance(old.get(key), str)]:
-            raise ConfigError(f"{path}: {', '.join(missing)} must be the path of a config", "add it")
-        (_, first), (_, second) = (_read_phase(path.parent / old[key]) for key in PIPELINE_KEYS)
-        phase = "pipeline"
+    """Return an older JSON config in the shape of ComposedCfg."""
+    old = _read_object(path)
+    if {"pretrain_config_path", "sft_config_path"} & old.keys():
+        paths = [_find_config(path, old.pop(f"{phase}_config_path", None)) for phase in SOURCES]
+        _refuse_unknown(path, old)
+        phase, first = "pipeline", _read_phase(_read_object(paths[0]), paths[0], MODEL)[1]
+        _, second = _read_phase(_read_object(paths[1]), paths[1], first["model"], "sft")
     else:
-        phase, first = _read_phase(path)
+        phase, first = _read_phase(old, path, MODEL)
         second = first
     name = re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:64]
     return {"name": name, "dir": f"runs/{name}", "phase": phase, **first, "sft": second}
 
 
-def _read(path: Path) -> Settings:
+def format_experiment(path: Path) -> str:
+    """Return the experiment that makes Hydra compose an older JSON config."""
+    settings = settings_from_json(path)
+    plan_from_settings(settings)
+    train, second = settings["train"], settings["sft"]
+    options = {
+        "phase": settings["phase"],
+        "optim": "adamw",
+        "precision": train["amp_dtype"] if train["amp"] else "off",
+        "memory": "ckpt" if train["activation_checkpointing"] else "off",
+    }
+    # The values of these options are left out, so that other options can replace them.
+    chosen = ADAMW | {key: train[key] for key in PRECISION}
+    followed = {key: train[key] for key in chosen}
+    content: Settings = {
+        "defaults": [{f"override /{group}": option} for group, option in options.items()],
+        **{key: settings[key] for key in ("name", "model", "data")},
+        "train": _leave_out(train, chosen),
+    }
+    if settings["phase"] == "pipeline":
+        content["sft"] = second | {"train": _leave_out(second["train"], followed)}
+    head = f"# @package _global_\n# Made from {format_value(path.name)} by scripts/import_json.py.\n"
+    return head + str(yaml.safe_dump(content, sort_keys=False))
+
+
+def _leave_out(values: Settings, known: Settings) -> Settings:
+    return {key: value for key, value in values.items() if key not in known or known[key] != value}
+
+
+def _read_object(path: Path) -> Settings:
     try:
         old = read_json(path, MAX_BYTES)
     except UnreadableFile as error:
         raise ConfigError(str(error), "name an older JSON config") from None
-    if not isinstance(old, dict):
-        raise ConfigError(f"{path}: holds no JSON object", "name an older JSON config")
-    if (at := (text := json.dumps(old, ensure_ascii=False)).find("${")) >= 0:  # Hydra would interpolate it
-        raise ConfigError(f"{path}: {format_value(text[at:], 20)} has to be a value", "write the value itself")
-    return old
+    return _take(path, {"the file": old}, ["the file"], {})  # type: ignore[no-any-return]
 
 
-def _refuse_others(path: Path, old: Settings, known: tuple[str, ...]) -> None:
-    if unknown := sorted(old.keys() - set(known)):
-        raise ConfigError(
-            f"{path}: unknown {format_value(', '.join(unknown))}", f"known are {', '.join(sorted(known))}"
-        )
+def _find_config(pipeline: Path, name: Any) -> Path:
+    """Return the config that a pipeline names from a folder above it, in which the older program was started."""
+    if not isinstance(name, str):
+        keys = "pretrain_config_path and sft_config_path"
+        raise ConfigError(f"{pipeline}: {keys} must both be paths of configs", "add the missing one")
+    paths = [folder / name for folder in pipeline.absolute().parents]
+    return next((path for path in paths if os.path.exists(path)), pipeline.parent / name)
 
 
-def _read_phase(path: Path) -> tuple[str, Settings]:
-    """Return the phase of a single config, and its model, train and data."""
-    old = _read(path)
-    _refuse_others(path, old, (*SECTION_KEYS["model"], *SECTION_KEYS["train"], *SOURCE_KEYS, "val_source"))
-    phase = "sft" if "sft_sources" in old else "pretrain"
-    model, train = (OLDER[name] | _object(path, old, keys) for name, keys in SECTION_KEYS.items())
-    mixtures = {key: old[key] for key in SOURCE_KEYS if key in old}
+def _read_phase(old: Settings, path: Path, model: Settings, phase: str = "pretrain") -> tuple[str, Settings]:
+    """Return the phase of a config of one phase, and its model, train and data."""
+    old |= _take(path, old, ["training"], {}) | _take(path, old, ["data"], {})  # of the later, nested shape
+    if old.keys() & {"sft", "sft_sources", "mix_sft"}:
+        phase = "sft"
+    model = model | _take(path, old, ["model", "model_cfg"], {})
+    train = _take(path, old, ["train", "train_cfg", "pretrain", "sft"], {})
     if "p_train" in train:
-        mixtures["p_train"] = train.pop("p_train")
-    weights = _object(path, mixtures, (*SOURCE_KEYS, "p_train"))
-    if mixtures and not weights:
-        raise ConfigError(f"{path}: {next(iter(mixtures))} names no source", "name one, or leave it out")
-    _convert_evaluation(path, train)
+        old["p_train"] = train.pop("p_train")
+    mixtures = ["sources", "sft_sources", "mix_pretrain", "mix_sft", "p_train"]
+    weights = _take(path, old, mixtures, {}) or SOURCES[phase]
+    data = {"val_source": old.pop("val_source", ""), "tokenizer": "bytes" if model["V"] == 256 else "bpe"}
+    _refuse_unknown(path, old)
+
+    B = _take(path, train, ["B", "micro_B"], 16)
+    steps = _take(path, train, ["total_steps"], 20_000)
+    batches = _take(path, train, ["eval_steps", "eval_batches"], 50)  # per evaluation
+    own = {"B": B, "total_steps": steps, "warmup_steps": min(200, steps), "eval_sequences": batches * B}
+    defaults = ADAMW | PRECISION | OPTIM | COUNTS | own
+    _refuse_unknown(path, train.keys() - defaults.keys())
+    train = defaults | train
+    if train["amp"] is False:
+        train["amp_dtype"] = "fp16"  # has no effect; older configs say fp32
+
     # Older configs knew a source by its name; its file is now looked for under data/.
     kind, ending = ("jsonl", "jsonl") if phase == "sft" else ("text", "txt")
-    data: Settings = {
-        "sources": [
-            {"kind": kind, "name": name, "weight": weight, "files": [f"data/{name}.{ending}"]}
-            for name, weight in weights.items()
-        ]
-    }
-    if model.get("V") == 256:
-        data["tokenizer"] = "bytes"
-    if "val_source" in old:
-        data["val_source"] = old["val_source"]
+    data["sources"] = [
+        {"kind": kind, "name": name, "weight": weight, "files": [f"data/{name}.{ending}"]}
+        for name, weight in weights.items()
+    ]
     return phase, {"model": model, "train": train, "data": data}
 
 
-def _object(path: Path, old: Settings, keys: tuple[str, ...]) -> Settings:
-    """Return the object under whichever of `keys` is there, or an empty one."""
-    key = _only_one(path, old, keys)
-    value = old[key] if key else {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: {key} is not a JSON object", f'write "{key}": {{...}}')
+def _take(path: Path, old: Settings, names: list[str], default: Any) -> Any:
+    """Remove and return the one of these names that is there; it must have the type of the default."""
+    present = [name for name in names if name in old]
+    if len(present) > 1:
+        raise ConfigError(f"{path}: {' and '.join(present)} are names of the same setting", "keep one of them")
+    value = old.pop(present[0]) if present else default
+    if type(value) is not type(default):
+        kind = "a JSON object" if isinstance(default, dict) else "a whole number"
+        raise ConfigError(f"{path}: {present[0]} is not {kind}", f"correct {present[0]}")
     return value
 
 
-def _only_one(path: Path, old: Settings, keys: tuple[str, ...]) -> str | None:
-    present = [key for key in keys if key in old]
-    if len(present) > 1:
-        raise ConfigError(f"{path}: {' and '.join(present)} mean one thing", "keep one of them")
-    return present[0] if present else None
-
-
-def _convert_evaluation(path: Path, train: Settings) -> None:
-    """Turn batches per evaluation, which depended on B, into sequences, in place."""
-    _refuse_others(path, train, (*TrainCfgSchema.model_fields, *EVALUATION_KEYS))
-    key = _only_one(path, train, (*EVALUATION_KEYS, "eval_sequences"))
-    if key in EVALUATION_KEYS:
-        batches, B = train.pop(key), train.get("B", TrainCfgSchema.model_fields["B"].default)
-        if type(batches) is not int or type(B) is not int:  # to isinstance, true is an int
-            raise ConfigError(
-                f"{path}: {key}={format_value(batches)} and B={format_value(B)} must be whole numbers",
-                "write whole numbers",
-            )
-        train["eval_sequences"] = batches * B
-
-
-def experiment_yaml(path: Path) -> str:
-    """Return the experiment that makes Hydra compose an older JSON config."""
-    settings = settings_from_json(path)
-    plan = plan_from_settings(settings)
-    first, *second = [cfg.model_dump(mode="json", include={"model", "data", "train"}) for cfg in plan]
-    train = first["train"]
-    options = {
-        "optim": train["optim"],
-        "precision": train["amp_dtype"] if train["amp"] else "off",
-        "memory": "ckpt" if train["activation_checkpointing"] else "off",
-        "compile": "on" if train["compile"] else "off",
-    }
-    chosen: Settings = {}  # by the options, so that another option can replace them
-    for group, option in options.items():
-        chosen |= yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
-    chosen.pop("base_lr", None)
-    groups = {"phase": settings["phase"]} | options
-    content: Settings = {
-        "defaults": [{f"override /{group}": option} for group, option in groups.items()],
-        "name": settings["name"],
-        **first,
-        "train": _without(train, chosen),
-    }
-    if second:  # it follows the first phase
-        followed = first | {"train": {key: train[key] for key in chosen}}
-        content["sft"] = {section: _without(values, followed[section]) for section, values in second[0].items()}
-    head = HEAD.format(name=format_value(path.name), groups=", ".join(options))
-    return head + str(yaml.safe_dump(content, sort_keys=False))
-
-
-def _without(values: Settings, known: Settings) -> Settings:
-    return {key: value for key, value in values.items() if key not in known or known[key] != value}
-
-
-def describe_use(experiment: Path) -> str:
-    """Return the command that runs an experiment: Hydra finds it only in a folder named `experiment`."""
-    folder = experiment.resolve().parent
-    if folder.name != EXPERIMENTS.name:
-        return f"to run it, move it to {EXPERIMENTS}"
-    elsewhere = [] if folder == EXPERIMENTS else ["--config-dir", str(folder.parent)]
-    return "run it with: " + shlex.join(
-        ["python", "scripts/train.py", *elsewhere, f"experiment={experiment.stem}"]
-    )
+def _refuse_unknown(path: Path, unknown: Collection[str]) -> None:
+    if unknown:
+        raise ConfigError(f"{path}: unknown {format_value(', '.join(sorted(unknown)))}", "remove it from the file")

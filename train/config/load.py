@@ -1,51 +1,54 @@
-"""Check a composed Hydra config and turn it into a plan of runs."""
+"""Check a composed Hydra config and turn it into a plan."""
 
-import os
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from niels_gpt.errors import ConfigError
-from train.config.plan import PlanCfg
+from train.config.hydra_schema import register
+from train.config.plan import ComposedCfg
 from train.config.schema import RunCfg
-from train.config.suggest import HELP, did_you_mean, format_value, setting_names
+from train.config.suggest import CONF, HELP, did_you_mean, format_value, list_settings
 
 Settings = dict[str, Any]
 MAX_RULE = 400  # characters of a sentence in a message
-MAX_LINES = 20  # of a message
 
 
-def load_plan(cfg: DictConfig) -> list[RunCfg]:
-    """Return the runs of a composed config.
+def load_plan(cfg: DictConfig, folder: str | None = None) -> list[RunCfg]:
+    """Return the runs of a composed config, in the run folder that Hydra chose, or in cfg.dir.
 
     Raises:
         ConfigError: one line per bad setting, in Hydra's dotted form.
     """
     tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
     settings: Settings = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
-    if "hydra" in cfg:  # a whole config, before Hydra has made its folder
-        settings["dir"] = cfg.hydra.run.dir
-    elif HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
-        settings["dir"] = os.path.relpath(HydraConfig.get().runtime.output_dir)  # in a sweep, the job's own folder
+    if folder is not None:
+        settings["dir"] = folder
     return plan_from_settings(settings)
 
 
+def compose_run(overrides: list[str]) -> RunCfg:
+    """Return the first phase of the plan for these overrides."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load_plan(compose("config", overrides=overrides))[0]
+
+
 def plan_from_settings(settings: Settings) -> list[RunCfg]:
-    """Return the runs of plain settings in the shape of PlanCfg.
+    """Return the runs of plain settings in the shape of ComposedCfg.
 
     Raises:
         ConfigError: one line per bad setting, in Hydra's dotted form.
     """
     try:
-        return PlanCfg.model_validate(lists_to_tuples(settings)).plan()
+        return ComposedCfg.model_validate(lists_to_tuples(settings)).plan()
     except ValidationError as error:
         lines = [line for detail in error.errors(include_url=False) for line in _explain(detail)]
     # Leave out settings of the second phase that only follow a bad one of the first.
     lines = [line for line in lines if not (line.startswith("sft.") and line.removeprefix("sft.") in lines)]
-    more = [f"and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
-    raise ConfigError("\n".join([*lines[:MAX_LINES], *more]), HELP)
+    raise ConfigError("\n".join(lines), HELP)
 
 
 def lists_to_tuples(value: Any) -> Any:
@@ -64,9 +67,7 @@ def _explain(detail: Any) -> list[str]:
         case "missing":
             return [f"{where} is missing"]
         case "extra_forbidden":
-            return [f"{where} is unknown{did_you_mean(where, setting_names(PlanCfg))}"]
-        case "string_too_short":
-            return [f"{where} is empty; leave it out, or give it a value"]
+            return [f"{where} is unknown{did_you_mean(where, list_settings(ComposedCfg))}"]
         case "string_pattern_mismatch":
             return [f"{where}={given}: must be 1 to 64 letters, digits, '.', '_' or '-', not starting with '.'"]
     return [f"{where}={given}: {detail['msg'][0].lower()}{detail['msg'][1:]}"]

@@ -13,11 +13,11 @@ CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 HELP = "python scripts/train.py --help lists all settings"
 
 
-def setting_names(model: type[BaseModel], path: str = "") -> Iterator[str]:
+def list_settings(model: type[BaseModel], path: str = "") -> Iterator[str]:
     """Yield every setting in Hydra's dotted form."""
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from setting_names(info.annotation, f"{path}{name}.")
+            yield from list_settings(info.annotation, f"{path}{name}.")
         else:
             yield f"{path}{name}"
 

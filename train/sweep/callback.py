@@ -1,10 +1,11 @@
 """Check a run, or every job of a sweep, before Hydra writes anything."""
 
+import os
 import sys
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
@@ -14,6 +15,7 @@ from niels_gpt.errors import ConfigError
 from train.artifacts.run_folder import claim_run_folder, lock_folder
 from train.cli.command import exit_on_error
 from train.config import load_plan
+from train.config.schema import RunCfg
 from train.sweep.jobs import PLANNED, PlannedJob, list_overrides, plan_jobs, require_distinct
 
 COUNTS = ("hydra.sweeper.max_batch_size", "hydra.sweeper.n_jobs", "hydra.sweeper.n_trials")
@@ -22,10 +24,14 @@ COUNTS = ("hydra.sweeper.max_batch_size", "hydra.sweeper.n_jobs", "hydra.sweeper
 class PlanCallback(Callback):
     """Refuse by SystemExit, since Hydra only warns of other exceptions."""
 
+    plan: ClassVar[list[RunCfg]] = []  # of this process's run; scripts/train.py carries it out
+
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a plan that cannot be carried out."""
         with exit_on_error():
-            claim_run_folder(load_plan(config))
+            folder = config.hydra.run.dir
+            PlanCallback.plan = load_plan(config, os.path.abspath(folder) if config.hydra.job.chdir else folder)
+            claim_run_folder(PlanCallback.plan)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a sweep if any of its jobs cannot be carried out."""

@@ -101,7 +101,6 @@ def _plan_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ..
     with open_dict(cfg):
         cfg.hydra.job.num, cfg.hydra.job.id = number, f"{cfg.hydra.job.name}_{number}"
         folder = Path(cfg.hydra.sweep.dir) / str(cfg.hydra.sweep.subdir)
-        cfg.hydra.run.dir = str(folder)  # where load_plan looks
     if folder.parent != (sweep := Path(config.hydra.sweep.dir)):  # side by side, where the report looks
         raise ConfigError(
             f"{folder} is not directly in the sweep's folder {sweep}",
@@ -155,7 +154,7 @@ def find_job(cfg: DictConfig) -> PlannedJob | None:
 
 
 def _make_job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> PlannedJob:
-    overrides, plan = tuple(hydra.overrides.task), load_plan(cfg)
+    overrides, plan = tuple(hydra.overrides.task), load_plan(cfg, str(folder))
     own_hash = config_hash(plan)
     hydra_words = [word for word in hydra.overrides.hydra if not word.lstrip("+~").startswith(OF_THE_SWEEP)]
     common = [*_list_config_flags(hydra), *hydra_words]
