@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from train.cli.command import Parser, run_command
-from train.config.hydra_errors import compose_run
-from train.config.plan import PlanCfg
+from train.config.load import compose_run
+from train.config.plan import ComposedCfg
 from train.config.suggest import CONF
 
 PAGE = CONF.parent / "docs" / "settings.md"
@@ -33,8 +33,8 @@ def main() -> None:
 def render_page() -> str:
     """Return the page as Markdown; the defaults are those of a run without overrides."""
     run = compose_run([])
-    defaults = {name: info.default for name, info in PlanCfg.model_fields.items()}
-    lines = [HEAD, "\n## A run\n", *_list_settings("", PlanCfg, defaults)]
+    defaults = {name: info.default for name, info in ComposedCfg.model_fields.items()}
+    lines = [HEAD, "\n## A run\n", *_list_settings("", ComposedCfg, defaults)]
     for section, values in (("model", run.model), ("data", run.data), ("train", run.train)):
         lines += [f"\n## `{section}`\n", *_list_settings(f"{section}.", type(values), values.model_dump())]
     lines.append("\n## Groups")

@@ -19,8 +19,8 @@ from niels_gpt.data.readers import local_files
 from niels_gpt.model.gpt import GPT
 from train.cli.command import Parser
 from train.config import load_plan
-from train.config.plan import PlanCfg
-from train.config.suggest import setting_names
+from train.config.plan import ComposedCfg
+from train.config.suggest import list_settings
 
 PAGES = {path: path.read_text("utf-8") for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]}
 FENCES = [
@@ -111,7 +111,7 @@ def test_every_file_extra_and_setting_that_is_named_exists() -> None:
     )
     named = {name for word in INLINE for name in re.findall(r"^'?((?:sft\.)?(?:train|data|model)\.\w+)", word)}
     patterns = {"train.X", "data.X", "sft.train.X", "sft.data.X", "train.log", "model.safetensors"}
-    assert len(named) > 30 and named - patterns <= set(setting_names(PlanCfg))
+    assert len(named) > 30 and named - patterns <= set(list_settings(ComposedCfg))
 
 
 def test_the_names_in_contributing_are_in_the_code() -> None:
