@@ -7,7 +7,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from warm import context
+from support.warm import context
 
 from train.config.schema import RunCfg
 from train.run import run

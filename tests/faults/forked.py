@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from warm import begin, context, nothing, settle
+from support.warm import begin, context, nothing, settle
 
 from niels_gpt.device import read_proc_bytes
 

@@ -10,7 +10,7 @@ from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 from typing import Any
 
-from warm import context
+from support.warm import context
 
 from faults.forked import LONGEST, Forked, forked
 from faults.scale import note, scaled

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-import warm
+from support import warm
 
 from faults.scale import note, scaled
 

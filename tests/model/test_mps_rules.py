@@ -52,7 +52,7 @@ Casts = dict[str, dict[str, list[str]]]
 def casts() -> Casts:
     """The dtypes that each case showed, from a process of its own."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "mps_fake.py"), json.dumps(list(CASES.values()))],
+        [sys.executable, str(ROOT / "tests" / "support/mps_fake.py"), json.dumps(list(CASES.values()))],
         capture_output=True,
         text=True,
         timeout=120,

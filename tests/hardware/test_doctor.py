@@ -7,8 +7,8 @@ from unittest import mock
 
 import pytest
 import torch
-import warm
 from conftest import Plan
+from support import warm
 
 from niels_gpt.errors import ConfigError
 from train.cli.output import require_new_file, write_report

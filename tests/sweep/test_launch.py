@@ -17,9 +17,9 @@ from unittest import mock
 from unittest.mock import ANY
 
 import pytest
-import warm
 from conftest import ROOT, jobs_of
-from faulty import go_wrong
+from support import warm
+from support.faulty import go_wrong
 
 from train.artifacts.job_record import Job, read_job, write_job
 from train.loop.steps import optimizer_step

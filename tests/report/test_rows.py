@@ -9,7 +9,7 @@ import pytest
 from conftest import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_runs import made_job, made_run, write_metrics, write_result
+from support.made_runs import made_job, made_run, write_metrics, write_result
 
 from train.artifacts.metrics import read_metrics
 from train.artifacts.run_folder import lock_folder, unlock_folder

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import warm
 from conftest import Compose, cli
 from hydra.experimental.callback import Callback
+from support import warm
 
 from train.config import load_plan
 

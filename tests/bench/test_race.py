@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
-import warm
+from support import warm
 from torch.utils.flop_counter import FlopCounterMode
 
 from niels_gpt.loss import next_token_loss

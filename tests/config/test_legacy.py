@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import warm
 from conftest import CONF, ROOT
 from hydra import compose, initialize_config_dir
+from support import warm
 
 from niels_gpt.errors import ConfigError
 from train.config import load_plan

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import warm
-from made_runs import made_job, made_run, write_result
+from support import warm
+from support.made_runs import made_job, made_run, write_result
 
 from train.report.rows import read_runs
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import warm
 from conftest import ROOT, Run, cli, jobs_of, same
-from fake_slurm import put_on_path
 from omegaconf import OmegaConf
-from test_sweep_run import waited_for
+from support import warm
+from support.fake_slurm import put_on_path
+from sweep.test_launch import waited_for
 
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.job_record import Job

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import warm
 import yaml
 from conftest import ROOT, cli
+from support import warm
 
 from train.cli.subprocesses import parent_pipe
 from train.config import load

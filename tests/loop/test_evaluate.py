@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Run
-from test_batches import T, dialogues, documents
+from data.test_batches import T, dialogues, documents
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import ChatStream, TokenStream

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import Run, same
-from test_batches import T, dialogues, documents
+from data.test_batches import T, dialogues, documents
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import made_run, row, write_metrics, write_result
+from support.made_runs import made_run, row, write_metrics, write_result
 
 from train.report.figures import choose_line_styles, draw_losses
 from train.report.findings import BestRun, EquivalentRuns, analyze_runs

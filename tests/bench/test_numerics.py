@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import warm
 from conftest import Run
+from support import warm
 
 from niels_gpt.errors import CheckpointError
 from train.bench.numerics import choose_checkpoint, compare_precisions, judge_precisions

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Run
-from made_runs import made_job, made_run, row, write_metrics
 from rich.console import Console
+from support.made_runs import made_job, made_run, row, write_metrics
 
 from niels_gpt import storage
 from train.report.findings import analyze_runs
