@@ -133,7 +133,7 @@ def optimizer_step(
     for part in parts:
         mean_loss += backward(part)
     unscale_gradients(model, scale)
-    grad_norm = clip_grad_norm_(model.parameters(), cfg.grad_clip)
+    grad_norm = clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
     if not torch.isfinite(mean_loss + grad_norm):  # reads the device once a step
         torch.manual_seed(dropout_seed)
         where = find_first_nonfinite(model, parts, state.sequences, backward)
