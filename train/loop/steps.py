@@ -60,9 +60,10 @@ def train_loop(
     while state.step < cfg.total_steps and not stopping:
         lr = lr_at(state.step, cfg)
         loss, grad_norm = optimizer_step(state, cfg, train_source, amp, lr)
+        state.add_loss(loss)
         improved = False
         if is_due(state.step, cfg.log_every, cfg):
-            logger.log_step(state, loss.item(), lr, grad_norm.item())
+            logger.log_step(state, state.take_mean_loss(), lr, grad_norm.item())
         if is_due(state.step, cfg.eval_every, cfg):
             improved = evaluate_state(state, cfg, val, amp, logger, stop)
         stopping = stop()  # polled once a step

@@ -212,7 +212,9 @@ def load_state(state: TrainState, found: LoadedCheckpoint) -> None:
         ) from error
     state.step, state.best_val_loss = found.saved["step"], found.saved["best_val_loss"]
     state.sequences = found.sequences
-    state.evaluated = bool(found.saved["train_cfg"].get("evaluated"))  # absent in older checkpoints
+    then = found.saved["train_cfg"]  # older checkpoints lack what follows
+    state.evaluated = bool(then.get("evaluated"))
+    state.loss_sum, state.loss_steps = float(then.get("loss_sum", 0)), int(then.get("loss_steps", 0))
 
 
 def load_weights(state: TrainState, found: LoadedCheckpoint) -> None:
