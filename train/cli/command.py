@@ -10,10 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, first_line, is_out_of_memory
+from niels_gpt.errors import (
+    ConfigError,
+    Interrupted,
+    NielsError,
+    OutOfMemory,
+    TimeIsUp,
+    first_line,
+    is_out_of_memory,
+)
 from niels_gpt.interruptible import has_abandoned_call
 from train.artifacts.disk import make_disk_error
-from train.cli.console import ConsoleHandler, outlive_readers
+from train.cli.console import FILE_ONLY, ConsoleHandler, WarnOnce, outlive_readers
 from train.cli.signals import ENDING, Terminated, raise_on_signal
 from train.cli.subprocesses import end_with_parent
 from train.config.hydra_errors import Refusal, explain_refusal
@@ -32,6 +40,7 @@ def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> N
     for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a script's background
             signal.signal(signum, raise_on_signal)
+    log.addFilter(WarnOnce())
     end_with_parent()
     try:
         with exit_on_error():
@@ -101,6 +110,10 @@ def defer_signals() -> Iterator[None]:
 def _print_error(error: Exception) -> int:
     """Print an error for a person, log its traceback to the run's file, and return its exit code."""
     shown = _to_niels_error(error)
+    if isinstance(shown, Interrupted | TimeIsUp):  # as asked: not an error
+        log.info("%s", shown, extra={FILE_ONLY: True})
+        print(f"{shown}; {shown.hint}", file=sys.stderr)
+        return shown.exit_code
     if any(isinstance(handler, ConsoleHandler) for handler in logging.getLogger().handlers):
         log.error("run failed", exc_info=error)
     if os.environ.get(DEBUG):

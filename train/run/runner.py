@@ -130,16 +130,15 @@ def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None
         Interrupted: by a signal.
         TimeIsUp: by `max_minutes`.
     """
-    step = state.step
-    after = f"after step {step} of {cfg.train.total_steps}, which is saved" if step else "before its first step"
+    stopped = f"stopped at step {state.step}, saved" if state.step else "stopped before its first step"
     never = cfg.resume == "never"
     if signum is not None:
         way_out = "continue with resume=auto" if never else "the same command continues from there"
-        raise Interrupted(f"{cfg.phase}: stopped {after}", way_out, signum)
-    if step < cfg.train.total_steps or not state.evaluated:
-        message = f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} ran out {after}"
+        raise Interrupted(f"{cfg.phase}: {stopped}", way_out, signum)
+    if state.step < cfg.train.total_steps or not state.evaluated:
         raise TimeIsUp(
-            message, f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=..."
+            f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} ran out, {stopped}",
+            f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=...",
         )
 
 
