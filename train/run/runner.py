@@ -85,7 +85,6 @@ def run_phase(
     check_device(device, cfg)
     require_compiler(device, cfg.train)
     prepare_cpu(device)
-    cfg.out.mkdir(parents=True, exist_ok=True)
     start = starting_point(cfg, previous)
     tokenizer = open_tokenizer(cfg, start)
     model = make_model(cfg.model, cfg.train, device)
@@ -95,8 +94,9 @@ def run_phase(
     del start  # frees the memory of the checkpoints
     log.info(describe_start(cfg, state, data.train))
     if advice := advise_precision(device, cfg.train, cfg.model.T):
-        log.warning("%s: %s", cfg.phase, advice)
+        log.warning("warning: %s", advice)
     baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
+    cfg.out.mkdir(parents=True, exist_ok=True)
     require_writable(cfg.out, estimate_size(model))
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
     started, limit = (time.monotonic(), time.process_time()), TimeLimit(cfg.out, cfg.train.max_minutes)
@@ -112,10 +112,9 @@ def run_phase(
             origin=origin,
             stop=lambda: stop() or limit.is_reached(),
         )
+        logger.draw_curves()
     took = time.monotonic() - started[0], time.process_time() - started[1]
     limit.save()
-    if stop.signum is None:  # after a signal, exit quickly
-        logger.draw_curves()
     require_complete(cfg, state, stop.signum)
     results[cfg.phase] = make_result(cfg, state, baseline, origin, took)
     write_results(cfg, list(results.values()))
