@@ -50,7 +50,7 @@ def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> N
 def limit_spinning() -> None:
     """Let OpenMP's threads sleep sooner at barriers, unless an OpenMP variable is set; torch is not imported yet.
 
-    Beside other busy processes, threads that spin take the time of those that work: docs/performance.md has figures.
+    Beside busy processes, threads that spin take the time of those that work (docs/performance.md).
     """
     if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
