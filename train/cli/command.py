@@ -10,15 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from niels_gpt.errors import (
-    ConfigError,
-    Interrupted,
-    NielsError,
-    OutOfMemory,
-    TimeIsUp,
-    first_line,
-    is_out_of_memory,
-)
+from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, Stopped, first_line, is_out_of_memory
 from niels_gpt.interruptible import has_abandoned_call
 from train.artifacts.disk import make_disk_error
 from train.cli.console import FILE_ONLY, ConsoleHandler, WarnOnce, outlive_readers
@@ -119,9 +111,9 @@ def defer_signals() -> Iterator[None]:
 
 
 def _print_error(error: Exception) -> int:
-    """Print an error for a person, log its traceback to the run's file, and return its exit code."""
+    """Print an error or a stop for a person, and return its exit code; a traceback goes to the run's log."""
     shown = _to_niels_error(error)
-    if isinstance(shown, Interrupted | TimeIsUp):  # as asked: not an error
+    if isinstance(shown, Stopped):
         log.info("%s", shown, extra={FILE_ONLY: True})
         print(f"{shown}; {shown.hint}", file=sys.stderr)
         return shown.exit_code
