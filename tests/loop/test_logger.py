@@ -99,6 +99,15 @@ def test_a_picture_has_the_learning_rate_below_and_a_smoothed_line(run_folder: R
     assert [list(line.get_ydata()) for line in rates] == [[event["lr"] for event in train]]
 
 
+def test_a_damaged_line_of_the_metrics_is_not_drawn(run_folder: Run) -> None:
+    folder = run_folder("train.total_steps=2") / "pretrain"
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "train", "step": 2}\n{"event": "train", "step": 2, "loss": 5.0}\n')
+    with drawn() as steps:
+        run_folder("train.total_steps=4")
+    assert steps == [4]
+
+
 def test_smoothing_keeps_a_constant_and_a_straight_start() -> None:
     assert smooth([2.0] * 50) == [2.0] * 50
     assert smooth([float(n) for n in range(100)])[:90] == [float(n) for n in range(90)]

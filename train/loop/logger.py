@@ -95,7 +95,8 @@ class RunLogger:
     def draw_curves(self) -> None:
         """Draw the losses and the learning rate so far into curves.png, if there are any."""
         with tolerate_disk_errors(self.out / CURVES):
-            if events := list(read_metrics(self.out / METRICS)):
+            events = [event for event in read_metrics(self.out / METRICS) if isinstance(event.get("loss"), float)]
+            if events:
                 self._draw(events)
 
     def _draw(self, events: Sequence[dict[str, Any]]) -> None:
@@ -113,7 +114,7 @@ class RunLogger:
         upper.axhline(self.baseline.unigram_loss, color="grey", linestyle=":", label="unigram, val")
         upper.set(ylabel="loss (nats per target)", title=self.out.name)
         upper.legend()
-        lower.plot(steps, [event["lr"] for event in train], color="tab:green")
+        lower.plot(steps, [event.get("lr") for event in train], color="tab:green")
         lower.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
         with replace_atomically(self.out / CURVES) as part:
             figure.savefig(part, dpi=120, format="png")
