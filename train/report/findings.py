@@ -13,7 +13,8 @@ BITS = "bits per byte"
 EVALUATED_TEXT = ("phase", "data.", "model.T", "train.eval_sequences")  # prefixes
 DIVERGED = (
     "A run diverged if its loss became nan or infinite, or if its last validation loss is no lower than that of a "
-    "unigram model while another run's is. It is never the fastest, and its curves may leave the figures."
+    "unigram model while another run's is. It is neither the fastest nor on the Pareto front, and its curves may "
+    "leave the figures."
 )
 TOLERANCE = 0.02  # nats: float rounding, which training lets grow
 MAY_DIFFER = {  # between runs of equal training, whose effective batch is the same

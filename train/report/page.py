@@ -39,7 +39,7 @@ def render_page(findings: Findings, title: str) -> str:
         **vars(findings),
         title=title,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        columns=choose_columns(findings.rows),
+        columns=[column for column in choose_columns(findings.rows) if column.key != "overrides"],
         cells={row: format_cells(row) for row in findings.rows},
         counts={status: statuses.count(status) for status in MARKS if status in statuses},
         marks=MARKS,
