@@ -22,6 +22,7 @@ from train.config.suggest import HELP
 DEBUG = "NIELS_DEBUG"
 SPIN_COUNT = "10000"  # libgomp's own is 300,000
 ENGINES = ("hydra", "omegaconf", "antlr4", "yaml", "optuna", "sqlalchemy")  # their errors are about settings
+NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna, when every trial failed
 SMALLER = "free some memory, raise the memory limit, or lower train.B, model.T or the model size"
 log = logging.getLogger("niels_gpt")
 
@@ -137,6 +138,8 @@ def _to_niels_error(error: Exception) -> NielsError:
         return OutOfMemory(f"out of memory ({first_line(error)})", SMALLER)
     if isinstance(error, OSError):
         return make_disk_error(error)
+    if str(error) in NO_TRIAL:
+        return NielsError("no trial of the search has finished; see sweep.html", "the same command retries them")
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if str(frame.f_globals.get("__name__")).startswith(ENGINES):
         return ConfigError(explain_refusal(error), HELP)

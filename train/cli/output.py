@@ -1,4 +1,4 @@
-"""Print tables, and write a command's report to a new JSON file."""
+"""Print tables and durations, and write a command's report to a new JSON file."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -63,3 +63,12 @@ def write_report(path: Path, report: Any) -> None:
     with add_file_name(path), path.open("x", encoding="utf-8") as file:
         file.write(format_json(report))
     print(f"wrote {path}")
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as people say it, such as "4 min 9 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
