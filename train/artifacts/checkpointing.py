@@ -51,9 +51,8 @@ class TrainState:
 def save_checkpoint(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
     """Write a checkpoint. A file that is visible under `path` is complete.
 
-    Raises:
-        NonFiniteError: a weight is nan or inf; nothing is written.
-        DiskError: it cannot be written; the file that was there is intact.
+    NonFiniteError if a weight is nan or inf; nothing is written. DiskError if it cannot be written; the file that
+    was there is intact.
     """
     _require_finite(state.model, state.step)
     content = {

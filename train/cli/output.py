@@ -40,11 +40,7 @@ def format_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), ma
 
 
 def require_new_file(name: str) -> Path:
-    """Return the path that an argument names.
-
-    Raises:
-        ConfigError: a new file cannot be made there.
-    """
+    """Return the path that an argument names. ConfigError if a new file cannot be made there."""
     path = Path(name)
     if path.exists() or not path.parent.is_dir():
         reason = "already exists" if path.exists() else f"cannot be made: there is no folder {path.parent}"

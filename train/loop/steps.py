@@ -42,9 +42,8 @@ def train_loop(
 
     Checkpoints go to `out`; their train_cfg is `cfg` plus `origin`, the history of the weights.
 
-    Raises:
-        NonFiniteError: a loss, gradient or weight is nan or inf; the last checkpoint is intact.
-        DiskError: a checkpoint cannot be written; the last one is intact.
+    NonFiniteError if a loss, gradient or weight is nan or inf; the last checkpoint is intact. DiskError if a
+    checkpoint cannot be written; the last one is intact.
     """
     amp = amp_factory(state.model.device, cfg)
     train_cfg = cfg.model_dump() | dict(origin or {})
@@ -87,8 +86,7 @@ def evaluate_state(
 ) -> bool:
     """Evaluate, log the loss and return whether it is the best so far; if stopped, the next process does it again.
 
-    Raises:
-        NonFiniteError: the loss is nan or inf.
+    NonFiniteError if the loss is nan or inf.
     """
     loss = evaluate(state.model, val, cfg.B, amp, stop)
     if loss is None:
@@ -111,8 +109,7 @@ def optimizer_step(
     Both are 0-d tensors on the device. Each microbatch's loss is divided by the mean number of targets of the
     step's microbatches, so that the sum is the exact mean over all targets, however they are split.
 
-    Raises:
-        NonFiniteError: the loss or the gradient is nan or inf; the weights are unchanged.
+    NonFiniteError if the loss or the gradient is nan or inf; the weights are unchanged.
     """
     model, device = state.model.train(), state.model.device
     batch = source.draw(state.sequences, cfg.effective_batch)  # on the CPU

@@ -160,8 +160,7 @@ def read_rows(folder: Path) -> list[Row]:
 def read_runs(folders: Sequence[Path]) -> list[Row]:
     """Return the rows of run folders and of all jobs in sweep folders; each run once, under a name that differs.
 
-    Raises:
-        ConfigError: a line per folder that holds no run.
+    ConfigError has a line per folder that holds no run.
     """
     rows: dict[Path, Row] = {}
     missing = []

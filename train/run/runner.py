@@ -47,8 +47,7 @@ log = logging.getLogger("niels_gpt")
 def run(plan: list[RunCfg]) -> list[PhaseResult]:
     """Carry out the phases of a plan in their run folder, except complete ones.
 
-    Raises:
-        NielsError: the subclass tells what went wrong; saved checkpoints are intact.
+    NielsError: the subclass tells what went wrong; saved checkpoints are intact.
     """
     started = time.monotonic()
     claim_run_folder(plan)
@@ -126,9 +125,7 @@ def run_phase(
 def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None:
     """Raise if a phase was stopped before its end.
 
-    Raises:
-        Interrupted: by a signal.
-        TimeIsUp: by `max_minutes`.
+    Interrupted if stopped by a signal. TimeIsUp if stopped by `max_minutes`.
     """
     stopped = f"stopped at step {state.step}, saved" if state.step else "stopped before its first step"
     never = cfg.resume == "never"

@@ -84,8 +84,7 @@ def plan_jobs(
 ) -> list[PlannedJob]:
     """Return the jobs of a batch, the first with the index `first`; this process plans each only once.
 
-    Raises:
-        ConfigError: a line for each fault in any of them.
+    ConfigError has a line for each fault in any of them.
     """
     new: dict[tuple[str, ...], PlannedJob] = {}
     refusals: dict[tuple[str, ...], Exception] = {}

@@ -53,8 +53,7 @@ class SweepRun:
     def carry_out(self) -> None:
         """Run the jobs that are not complete, record each, and keep the report up to date.
 
-        Raises:
-            Interrupted: a signal came; the running jobs were stopped resumably, the rest was not started.
+        Interrupted if a signal came; the running jobs were stopped resumably, the rest was not started.
         """
         todo = deque(job for job in self.jobs if not self._skip_if_complete(job))
         with stop_on_signals(again=self._kill_all) as stop, parent_pipe() as (reading, variables):
@@ -139,8 +138,7 @@ class SweepRun:
 def require_all_finished(sweep: Path, rows: Sequence[Row]) -> None:
     """Refuse to call a sweep finished while some of its jobs are not.
 
-    Raises:
-        NielsError: a line for each, with the reason.
+    NielsError has a line for each, with the reason.
     """
     if failed := [row for row in rows if row.status != "finished"]:
         lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
