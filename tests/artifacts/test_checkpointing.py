@@ -32,8 +32,8 @@ def state(step: int = 0, seed: int = 0, cfg: ModelCfg = CFG) -> TrainState:
     return made
 
 
-def test_a_checkpoint_holds_the_six_keys_and_resumes_all_of_them(tmp_path: Path) -> None:
-    first, second = state(7), state(0, seed=1)
+def test_resuming_takes_all_six_keys_and_a_warm_start_the_weights_alone(tmp_path: Path) -> None:
+    first, second, third = state(7), state(0, seed=1), state(0, seed=1)
     save_checkpoint(tmp_path / "a.pt", first, {"B": 4})
     found = LoadedCheckpoint.load(tmp_path / "a.pt")
     assert found.saved.keys() == CHECKPOINT_KEYS.keys()
@@ -41,17 +41,12 @@ def test_a_checkpoint_holds_the_six_keys_and_resumes_all_of_them(tmp_path: Path)
     assert (second.step, second.best_val_loss) == (7, 1.5)
     assert same(first.model.state_dict(), second.model.state_dict())
     assert same(first.optimizer.state_dict(), second.optimizer.state_dict())
-
-
-def test_a_warm_start_takes_the_weights_alone(tmp_path: Path) -> None:
-    first, second = state(7), state(0, seed=1)
-    before = second.optimizer.state_dict()
-    save_checkpoint(tmp_path / "a.pt", first, {})
-    second.best_val_loss = None
-    load_weights(second, LoadedCheckpoint.load(tmp_path / "a.pt"))
-    assert same(first.model.state_dict(), second.model.state_dict())
-    assert same(before, second.optimizer.state_dict())
-    assert (second.step, second.best_val_loss) == (0, None)
+    before = third.optimizer.state_dict()
+    third.best_val_loss = None
+    load_weights(third, LoadedCheckpoint.load(tmp_path / "a.pt"))
+    assert same(first.model.state_dict(), third.model.state_dict())
+    assert same(before, third.optimizer.state_dict())
+    assert (third.step, third.best_val_loss) == (0, None)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,6 +227,7 @@ def test_a_file_that_cannot_be_written_whole_is_left_as_it_was(
     assert {path.name: path.read_bytes() for path in sweep.glob("*sweep.*") if path.stat().st_size} == before
 
 
+@pytest.mark.slow
 def test_several_may_rewrite_at_once_and_a_reader_always_sees_a_whole_page(sweep: Path) -> None:
     rewrite_report(sweep, None)
     command = [sys.executable, "-c", REWRITE, str(sweep)]

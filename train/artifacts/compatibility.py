@@ -72,7 +72,7 @@ def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None
         CheckpointError: one of them differs.
     """
     then = found.saved["train_cfg"]
-    for key in now.keys() - {"sources"}:
+    for key in (key for key in now if key != "sources"):  # the phase first, since other data follow from it
         if (theirs := then.get(key, UNRECORDED.get(key, now[key]))) != now[key]:
             match key:
                 case "data":
