@@ -165,9 +165,14 @@ def test_an_older_checkpoint_without_a_newer_setting_of_the_model_has_its_defaul
         load_weights(other, found)
 
 
-def test_a_checkpoint_from_before_the_separate_head_loads_with_a_tied_one(tmp_path: Path) -> None:
-    tied = state(1)
-    save_checkpoint(tmp_path / "a.pt", tied, {})
+def test_a_checkpoint_from_before_the_newer_settings_resumes_with_a_tied_head(tmp_path: Path) -> None:
+    tied, fresh = state(3), state(seed=1)
+    save_checkpoint(tmp_path / "a.pt", tied, {"B": 8, "total_steps": 9})
+    found = LoadedCheckpoint.load(tmp_path / "a.pt")
+    load_state(fresh, found)
+    assert fresh.step == 3
+    changed = {"step": 3, "setting": "train.B", "before": 8, "after": 4}
+    assert list(list_changes(found.saved, train=TrainCfgSchema(total_steps=9))) == [changed]
     saved = torch.load(tmp_path / "a.pt")
     del saved["model_cfg"]["tie_embeddings"]
     torch.save(saved, tmp_path / "a.pt")
@@ -191,13 +196,3 @@ def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> 
         "model.C=16, not 32",
         "model.d_ff=32, not 64",
     ]
-
-
-def test_an_older_checkpoint_without_the_newer_settings_resumes(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.pt", state(3), {"B": 8, "total_steps": 9})
-    fresh = state(seed=1)
-    found = LoadedCheckpoint.load(tmp_path / "a.pt")
-    load_state(fresh, found)
-    assert fresh.step == 3
-    changed = {"step": 3, "setting": "train.B", "before": 8, "after": 4}
-    assert list(list_changes(found.saved, train=TrainCfgSchema(total_steps=9))) == [changed]

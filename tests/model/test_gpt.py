@@ -1,4 +1,4 @@
-"""The model: causal, of Llama's kind, the same with recomputation (promise 4) and under a trace (promise 6)."""
+"""The model: causal, of Llama's kind, and the same with recomputation (promise 4)."""
 
 from unittest import mock
 
@@ -105,31 +105,22 @@ def test_recomputation_keeps_fewer_tensors_for_the_backward_pass() -> None:
     assert kept(model(activation_checkpointing=True)) < 0.5 * kept(model())
 
 
-@pytest.mark.parametrize("activation_checkpointing", [False, True])
-def test_a_trace_gives_each_blocks_attention_and_changes_no_logit_beyond_rounding(
-    activation_checkpointing: bool,
-) -> None:
-    network = model(activation_checkpointing=activation_checkpointing).train()
+def test_a_trace_gives_each_blocks_attention() -> None:
     trace: list[Tensor] = []
-    logits = network(IDS, trace)
+    model()(IDS, trace)
     assert [tuple(probabilities.shape) for probabilities in trace] == [(2, CFG.H, 16, 16)] * CFG.L
     for probabilities in trace:
         torch.testing.assert_close(probabilities.sum(-1), torch.ones(2, CFG.H, 16))
         assert (probabilities.triu(1) == 0).all()
-    torch.testing.assert_close(logits, network(IDS), rtol=1e-5, atol=1e-6)
 
 
-def test_no_position_sees_what_comes_after_it() -> None:
+def test_no_position_sees_what_comes_after_it_and_positions_are_told_apart() -> None:
     network = model().eval()
     changed = IDS.clone()
     changed[:, 10:] = (changed[:, 10:] + 1) % CFG.V
     before, after = network(IDS), network(changed)
     torch.testing.assert_close(before[:, :10], after[:, :10], rtol=0, atol=1e-6)
     assert not torch.allclose(before[:, 10:], after[:, 10:])
-
-
-def test_positions_are_told_apart() -> None:
-    network = model().eval()
     swapped = IDS[:1].clone()
     swapped[0, [2, 3]] = swapped[0, [3, 2]]
     assert not torch.allclose(network(IDS[:1])[0, -1], network(swapped)[0, -1])

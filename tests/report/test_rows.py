@@ -112,7 +112,6 @@ def test_a_run_of_its_own_is_asked_for_as_it_was(tmp_path: Path) -> None:
         (lambda run: made_job(run, command="python scripts/train.py 'a"), "ValueError: No closing quotation"),
         (lambda run: made_job(run, "dancing"), "job.json is damaged"),  # type: ignore[arg-type]
         (lambda run: write_result(run, 3.0, phases=("dance",)), "phase"),
-        (lambda run: (run / "sft" / "metrics.jsonl").mkdir(parents=True), "Is a directory"),
     ],
 )  # fmt: skip
 def test_damage_is_a_row_that_says_so(tmp_path: Path, spoil: Callable[[Path], object], said: str) -> None:
