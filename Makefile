@@ -53,8 +53,8 @@ tests: setup ## run the fast tests
 test-slow: setup ## run the tests of kills, launchers and many processes
 	$(BIN)/pytest -m slow
 
-test-long: setup ## run the tests that take minutes each or need their own environment
-	$(BIN)/pytest -m long
+test-long: setup ## run the tests that take minutes each or need more packages; says which it skips
+	$(BIN)/pytest -m long -rs
 
 lock: setup ## make requirements.lock again (newer versions: ARGS=--upgrade or ARGS="--upgrade-package numpy")
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'

@@ -179,5 +179,6 @@ def pytest_sessionfinish() -> None:
         vars(server)["_forkserver"]._stop()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"{sum(os.times()[:4]):.0f} CPU seconds, those of all processes together")
