@@ -13,7 +13,7 @@ UNRECORDED = {"init_from": "none", "resume": "none", "optim": "adamw"}  # the va
 
 
 class LoadedCheckpoint(NamedTuple):
-    """A checkpoint in memory, with the path that error messages name."""
+    """A loaded checkpoint and its path."""
 
     path: Path
     saved: dict[str, Any]
@@ -72,7 +72,7 @@ def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None
         CheckpointError: one of them differs.
     """
     then = found.saved["train_cfg"]
-    for key in (key for key in now if key != "sources"):  # the phase first, since other data follow from it
+    for key in (key for key in now if key != "sources"):  # which only say how the data changed
         if (theirs := then.get(key, UNRECORDED.get(key, now[key]))) != now[key]:
             match key:
                 case "data":

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from train.artifacts.results import WITHOUT_EFFECT, find_complete_result, select_outcome_settings
+from train.artifacts.results import NO_EFFECT, find_complete_result, select_outcome_settings
 from train.config.schema import RunCfg
 
 JOB = "job.json"
@@ -44,7 +44,7 @@ def config_hash(plan: Sequence[RunCfg]) -> str:
     for phase in content:
         for section in phase.values():
             if isinstance(section, dict):
-                for key in WITHOUT_EFFECT - {"total_steps"}:
+                for key in NO_EFFECT:
                     section.pop(key, None)
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

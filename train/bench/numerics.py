@@ -28,7 +28,7 @@ from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.preflight import check_device
 from train.loop.amp import choose_loss_scale
 from train.loop.optim import unscale_gradients
-from train.run.resume import checkpoint_path
+from train.run.resume import resolve_checkpoint
 from train.run.runner import OPEN_DATA
 
 FP32, SCALED, TOTAL = "fp32", "fp16_scaled", "total"
@@ -122,7 +122,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
 def choose_checkpoint(path: Path) -> Path:
     """Return the checkpoint at a path; for a run folder, the best checkpoint of its last phase."""
     folders = (path / "sft", path / "pretrain")
-    return checkpoint_path(str(next((folder for folder in folders if folder.is_dir()), path)))
+    return resolve_checkpoint(str(next((folder for folder in folders if folder.is_dir()), path)))
 
 
 def read_settings(checkpoint: Path) -> RunCfg:

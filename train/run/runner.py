@@ -35,7 +35,7 @@ from train.loop.model import make_model, require_compiler, will_compile
 from train.loop.optim import make_optimizer
 from train.loop.steps import train_loop
 from train.run import pretrain, sft
-from train.run.resume import open_tokenizer, restore, starting_point
+from train.run.resume import find_starting_point, open_tokenizer, restore
 from train.run.sample import log_sample
 from train.run.summary import log_summary
 from train.run.time_limit import TimeLimit
@@ -56,7 +56,8 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     device = resolve_device(plan[0].device)
     plan = [choose_batch(cfg) for cfg in plan]
     reusable = {cfg.phase: find_reusable_result(cfg) for cfg in plan}
-    results = {phase: old for phase, old in read_results(Path(plan[0].dir)).items() if reusable.get(phase, old)}
+    saved = read_results(Path(plan[0].dir)).items()  # of complete phases and of those outside this plan
+    results = {phase: result for phase, result in saved if phase not in reusable or reusable[phase]}
     previous = None
     for cfg in plan:
         if result := reusable[cfg.phase]:
@@ -80,13 +81,13 @@ def run_phase(
 ) -> None:
     """Carry out one phase, add its result to the run's `results` and save them; show a sample after the `last`.
 
-    It starts from the best checkpoint in `previous`, the folder of the phase before.
+    A new phase starts from the best checkpoint in `previous`, if that folder is given.
     """
     check_device(device, cfg)
     require_compiler(device, cfg.train)
     prepare_cpu(device)
     cfg.out.mkdir(parents=True, exist_ok=True)
-    start = starting_point(cfg, previous)
+    start = find_starting_point(cfg, previous)
     tokenizer = open_tokenizer(cfg, start)
     model = make_model(cfg.model, cfg.train, device)
     state = TrainState(model, make_optimizer(model, cfg.train))
