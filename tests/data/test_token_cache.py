@@ -57,22 +57,16 @@ def test_the_files_hold_every_document_once_split_by_name(tmp_path: Path) -> Non
     assert not set(texts["train"]) & set(texts["val"])
 
 
-def test_a_second_opening_builds_nothing(tmp_path: Path) -> None:
-    cfg = data(tmp_path)
-    opened(cfg)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.ids")}
-    opened(cfg)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.ids")} == before != {}
-
-
-def test_a_warm_start_reads_neither_the_corpus_nor_all_tokens_again(tmp_path: Path) -> None:
+def test_a_warm_start_builds_nothing_and_reads_neither_the_corpus_nor_all_tokens_again(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("\n\n".join(f"the number {n} is {n * n}" for n in range(300)))
     os.utime(text, ns=(0, 0))
     cfg = data(tmp_path, kind="text", files=(str(text),), documents="blank_lines")
     first = opened(cfg)
+    built = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.ids")}
     with mock.patch("niels_gpt.data.hash_index.hash_file", side_effect=AssertionError):
         assert torch.equal(opened(cfg).ids, first.ids)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.ids")} == built != {}
     text.write_text(text.read_text().upper())
     assert not torch.equal(opened(cfg).ids, first.ids), "an edited file is read again"
 
