@@ -1,6 +1,8 @@
 """Compose a config with Hydra, check it, and train."""
 
 import _root  # noqa: F401  isort: skip
+import logging
+
 import hydra
 from omegaconf import DictConfig
 
@@ -11,6 +13,7 @@ from train.config.schema import RunCfg
 from train.sweep.callback import PlanCallback
 from train.sweep.jobs import find_job
 
+log = logging.getLogger("niels_gpt")
 register()
 
 
@@ -28,6 +31,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 def carry_out(plan: list[RunCfg]) -> None:
     """Run the phases; torch is imported only now, so that help and config errors are fast."""
+    log.info("%s: %s; loading torch", plan[0].dir, ", then ".join(cfg.phase for cfg in plan))
     with defer_signals():
         from train.run import run
     run(plan)

@@ -91,7 +91,7 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
 ) -> None:
     overrides = ("model.dropout=0.2", f"memory={memory}", "train.total_steps=7", "train.log_every=2")
     straight = run_folder(*overrides, experiment=experiment, name="straight") / phase_of(experiment)
-    for steps in (1, 2):  # stopped after the first, and after two more
+    for steps in (1, 2):  # stopped after the first, and after two more: between lines, whose losses are means
         with stopped_after(steps), pytest.raises(Interrupted) as caught:
             run_folder(*overrides, experiment=experiment)
         assert caught.value.exit_code == 143
@@ -101,7 +101,7 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
 
 
 def test_a_kill_loses_only_the_steps_since_the_last_checkpoint(run_folder: Run) -> None:
-    overrides = ("train.total_steps=6", "train.ckpt_every=2", "train.eval_every=6")
+    overrides = ("train.total_steps=6", "train.ckpt_every=2", "train.eval_every=6", "train.log_every=3")
     straight = run_folder(*overrides, name="straight") / "pretrain"
 
     class Killed(BaseException):

@@ -53,9 +53,8 @@ class ChatSession:
 def load_session(path: Path) -> ChatSession:
     """Load the best weights of a run's last phase, or a checkpoint in a run folder, with the tokenizer.
 
-    Raises:
-        CheckpointError: there is no checkpoint, or it was trained with another tokenizer.
-        DataError: the tokenizer cannot be used.
+    CheckpointError if there is no checkpoint, or it was trained with another tokenizer. DataError if the tokenizer
+    cannot be used.
     """
     checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _find_best(path)
     phase = get_phase_folder(checkpoint)

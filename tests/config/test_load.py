@@ -1,5 +1,6 @@
 """The gate: every bad setting is named in Hydra's dotted form, all at once, before anything is made."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ BAD = [
     (["model.C=12", "model.H=4"], "model: C=12 over H=4 heads gives an odd head size"),
     (["model.dropout=1.0"], "model.dropout=1.0: "),
     (["device=cuda"], "device=cuda: input should be 'auto', 'cpu' or 'mps'"),
+    pytest.param(
+        ["device=mps"],
+        "device=mps was asked for, but this machine has none; use device=cpu or device=auto",
+        marks=pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have mps"),
+    ),
     (["name=../../x"], "name=../../x: "),
     (["data=text"], "data: kind=text needs files"),
     (["data=text", "data.files=[a.txt]"], "sft.data: no dialogues in text, which is text; use phase=pretrain"),

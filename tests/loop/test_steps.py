@@ -111,6 +111,17 @@ def test_gradients_are_clipped_over_the_whole_step() -> None:
     assert norm.item() > 1e-3 and seen == pytest.approx([1e-3], rel=1e-3)
 
 
+def test_without_a_limit_gradients_are_not_clipped_and_their_norm_is_known() -> None:
+    outcomes = []
+    for limit in (None, 1e9):
+        state, cfg = fresh(B=2, accum_steps=2, grad_clip=limit)
+        with torch.no_grad():
+            state.model.embedding.weight.mul_(100)
+        outcomes.append((*step(state, cfg, SOURCES["pretrain"]), [p.detach() for p in state.model.parameters()]))
+    assert same(outcomes[0], outcomes[1])
+    assert outcomes[0][1].item() > 1.0
+
+
 def test_training_learns(run_folder: Run) -> None:
     folder: Path = run_folder(
         "train.total_steps=40", "train.base_lr=0.01", "train.eval_every=40", "train.ckpt_every=40"

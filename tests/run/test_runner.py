@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import signal
@@ -364,7 +365,10 @@ def test_a_signal_to_a_real_run_saves_and_the_same_command_goes_on(tmp_path: Pat
         assert process.wait(30) == 128 + signum, said
     folder = tmp_path / "runs" / "smoke_pretrain" / "pretrain"
     step = read_checkpoint(folder / "latest.pt")["step"]
-    assert f"stopped after step {step} of 100000, which is saved" in said and "Traceback" not in said
+    stopped = f"pretrain: stopped at step {step}, saved; the same command continues from there\n"
+    assert said.endswith(stopped) and "error:" not in said and "Traceback" not in said
+    log = (folder.parent / "train.log").read_text()
+    assert log.endswith(f" INFO pretrain: stopped at step {step}, saved\n") and "Traceback" not in log
     assert metrics(folder)[-1]["step"] == step
 
 
@@ -373,8 +377,16 @@ def test_a_missing_device_is_refused_before_anything_is_made(run_folder: Run, tm
         pytest.skip("this machine has mps")
     with pytest.raises(NielsError, match="device=mps was asked for, but this machine has none") as caught:
         run_folder("device=mps")
-    assert caught.value.hint == "use device=cpu or device=auto"
-    assert not (tmp_path / "run" / "pretrain").exists()
+    assert caught.value.hint.startswith("use device=cpu or device=auto")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_run_leaves_no_empty_folder(run_folder: Run, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        run_folder(f"init_from={tmp_path / 'missing.pt'}")
+    with pytest.raises(DataError):
+        run_folder("data=text", f"data.files=[{tmp_path / 'missing.txt'}]")
+    assert [path for path, folders, files in os.walk(tmp_path) if not folders and not files] == []
 
 
 def test_the_data_is_prepared_once_for_all_runs(run_folder: Run, finished_run: Path, cache_dir: Path) -> None:

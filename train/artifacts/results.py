@@ -98,8 +98,7 @@ def has_begun(plan: Iterable[RunCfg]) -> bool:
 def require_unchanged(plan: list[RunCfg]) -> None:
     """Refuse other settings for a complete phase, and more steps for a phase that a later one has built on.
 
-    Raises:
-        CheckpointError: a line per setting that differs.
+    CheckpointError has a line per setting that differs.
     """
     for at, cfg in enumerate(plan):
         if result := find_reusable_result(cfg):
@@ -115,8 +114,7 @@ def require_unchanged(plan: list[RunCfg]) -> None:
 def require_all_steps(cfg: RunCfg, later: PhaseName) -> None:
     """Refuse to continue a phase once `later` has begun from its weights, unless only its result is missing.
 
-    Raises:
-        CheckpointError: some of its steps are missing.
+    CheckpointError if some of its steps are missing.
     """
     asked, saved = cfg.train.total_steps, max(filter(None, map(parse_step, step_files(cfg.out))), default=0)
     if saved < asked:

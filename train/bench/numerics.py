@@ -86,8 +86,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
     `path` is a run folder, a phase's folder or a checkpoint in one. fp32 is computed twice; its row shows the
     error of repeating it on this device, 0 on the CPU. Dropout is off, since other masks change the gradient.
 
-    Raises:
-        NielsError: the checkpoint, its settings or its data cannot be used.
+    NielsError if the checkpoint, its settings or its data cannot be used.
     """
     checkpoint = choose_checkpoint(path)
     found = LoadedCheckpoint.load(checkpoint)
@@ -128,8 +127,7 @@ def choose_checkpoint(path: Path) -> Path:
 def read_settings(checkpoint: Path) -> RunCfg:
     """Return the settings of the phase that a checkpoint belongs to, from its run's results.
 
-    Raises:
-        CheckpointError: they are missing or belong to another version of the project.
+    CheckpointError if they are missing or belong to another version of the project.
     """
     out = get_phase_folder(checkpoint)
     folder, phase = out.parent, out.name

@@ -40,8 +40,7 @@ class StartingPoint(NamedTuple):
 def find_starting_point(cfg: RunCfg, previous: Path | None) -> StartingPoint:
     """Read the checkpoints that a phase may start from; `previous` is the folder of a pipeline's first phase.
 
-    Raises:
-        CheckpointError: one cannot be used, and the phase has no checkpoint yet.
+    CheckpointError if one cannot be used, and the phase has no checkpoint yet.
     """
     own = find_newest(cfg.out)
 
@@ -69,8 +68,7 @@ def restore(
 ) -> dict[str, Any]:
     """Load `state` from the starting point; return the origin that its checkpoints will record.
 
-    Raises:
-        CheckpointError: a checkpoint has another model, tokenizer, phase or text.
+    CheckpointError if a checkpoint has another model, tokenizer, phase or text.
     """
     own, resume, init_from = start
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": data.content_hash}
@@ -108,8 +106,7 @@ def find_newest(folder: Path) -> LoadedCheckpoint | None:
 
     Damaged ones are logged and renamed to *.damaged.
 
-    Raises:
-        CheckpointError: all checkpoints are damaged.
+    CheckpointError if all checkpoints are damaged.
     """
     damaged: dict[Path, CheckpointError] = {}
     for path in _list_candidates(folder):
@@ -145,8 +142,7 @@ def _list_candidates(folder: Path) -> Iterator[Path]:
 def find_best(folder: Path) -> LoadedCheckpoint:
     """Return best.pt of a finished phase; if it is damaged, replace it by the newest good step.
 
-    Raises:
-        CheckpointError: all its checkpoints are damaged.
+    CheckpointError if all its checkpoints are damaged.
     """
     try:
         return LoadedCheckpoint.load(folder / BEST)
@@ -197,8 +193,7 @@ def _remeasure_best(state: TrainState, best: LoadedCheckpoint, cfg: RunCfg, data
 def load_state(state: TrainState, found: LoadedCheckpoint) -> None:
     """Load weights, optimizer, step and best loss from a checkpoint.
 
-    Raises:
-        CheckpointError: the checkpoint holds another model, or its optimizer state does not fit.
+    CheckpointError if the checkpoint holds another model, or its optimizer state does not fit.
     """
     load_weights(state, found)
     try:
@@ -212,15 +207,13 @@ def load_state(state: TrainState, found: LoadedCheckpoint) -> None:
         ) from error
     state.step, state.best_val_loss = found.saved["step"], found.saved["best_val_loss"]
     state.sequences = found.sequences
-    state.evaluated = bool(found.saved["train_cfg"].get("evaluated"))  # absent in older checkpoints
+    then = found.saved["train_cfg"]  # older checkpoints lack what follows
+    state.evaluated = bool(then.get("evaluated"))
+    state.loss_sum, state.loss_steps = float(then.get("loss_sum", 0)), int(then.get("loss_steps", 0))
 
 
 def load_weights(state: TrainState, found: LoadedCheckpoint) -> None:
-    """Load the weights alone from a checkpoint.
-
-    Raises:
-        CheckpointError: the checkpoint holds another model.
-    """
+    """Load the weights alone from a checkpoint. CheckpointError if the checkpoint holds another model."""
     require_same_model(found, state.model.cfg)
     state.model.load_state_dict(found.saved["model_state"])
 
@@ -237,9 +230,8 @@ def list_changes(saved: dict[str, Any], **now: Cfg) -> Iterator[dict[str, Any]]:
 def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
     """Return the tokenizer of a run that has begun, else that of the weights it starts from, else a new one.
 
-    Raises:
-        DataError: the text gives fewer than model.V entries, or the tokenizer has another size.
-        CheckpointError: the weights to start from have no tokenizer beside them.
+    DataError if the text gives fewer than model.V entries, or the tokenizer has another size. CheckpointError if
+    the weights to start from have no tokenizer beside them.
     """
     begun = any(Path(cfg.dir).glob("*/*.pt"))
     theirs = start.resume or start.init_from

@@ -47,8 +47,7 @@ log = logging.getLogger("niels_gpt")
 def run(plan: list[RunCfg]) -> list[PhaseResult]:
     """Carry out the phases of a plan in their run folder, except complete ones.
 
-    Raises:
-        NielsError: the subclass tells what went wrong; saved checkpoints are intact.
+    NielsError: the subclass tells what went wrong; saved checkpoints are intact.
     """
     started = time.monotonic()
     claim_run_folder(plan)
@@ -86,7 +85,6 @@ def run_phase(
     check_device(device, cfg)
     require_compiler(device, cfg.train)
     prepare_cpu(device)
-    cfg.out.mkdir(parents=True, exist_ok=True)
     start = find_starting_point(cfg, previous)
     tokenizer = open_tokenizer(cfg, start)
     model = make_model(cfg.model, cfg.train, device)
@@ -96,8 +94,9 @@ def run_phase(
     del start  # frees the memory of the checkpoints
     log.info(describe_start(cfg, state, data.train))
     if advice := advise_precision(device, cfg.train, cfg.model.T):
-        log.warning("%s: %s", cfg.phase, advice)
+        log.warning("warning: %s", advice)
     baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
+    cfg.out.mkdir(parents=True, exist_ok=True)
     require_writable(cfg.out, estimate_size(model))
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
     started, limit = (time.monotonic(), time.process_time()), TimeLimit(cfg.out, cfg.train.max_minutes)
@@ -113,10 +112,9 @@ def run_phase(
             origin=origin,
             stop=lambda: stop() or limit.is_reached(),
         )
+        logger.draw_curves()
     took = time.monotonic() - started[0], time.process_time() - started[1]
     limit.save()
-    if stop.signum is None:  # after a signal, exit quickly
-        logger.draw_curves()
     require_complete(cfg, state, stop.signum)
     results[cfg.phase] = make_result(cfg, state, baseline, origin, took)
     write_results(cfg, list(results.values()))
@@ -127,20 +125,17 @@ def run_phase(
 def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None:
     """Raise if a phase was stopped before its end.
 
-    Raises:
-        Interrupted: by a signal.
-        TimeIsUp: by `max_minutes`.
+    Interrupted if stopped by a signal. TimeIsUp if stopped by `max_minutes`.
     """
-    step = state.step
-    after = f"after step {step} of {cfg.train.total_steps}, which is saved" if step else "before its first step"
+    stopped = f"stopped at step {state.step}, saved" if state.step else "stopped before its first step"
     never = cfg.resume == "never"
     if signum is not None:
         way_out = "continue with resume=auto" if never else "the same command continues from there"
-        raise Interrupted(f"{cfg.phase}: stopped {after}", way_out, signum)
-    if step < cfg.train.total_steps or not state.evaluated:
-        message = f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} ran out {after}"
+        raise Interrupted(f"{cfg.phase}: {stopped}", way_out, signum)
+    if state.step < cfg.train.total_steps or not state.evaluated:
         raise TimeIsUp(
-            message, f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=..."
+            f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} ran out, {stopped}",
+            f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=...",
         )
 
 
