@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Run, metrics, stopped_after
+from conftest import Plan, Run, carry_out, metrics, stopped_after
 from matplotlib.figure import Figure
 from test_promises import recorded_steps
 
@@ -27,6 +27,12 @@ def drawn() -> Iterator[list[int]]:
 
     with mock.patch.object(Figure, "savefig", note):
         yield steps
+
+
+@pytest.fixture
+def run_folder(plan: Plan) -> Run:
+    """Carry out a smoke experiment with its curves, which the other tests leave out."""
+    return lambda *overrides: carry_out(plan(*overrides))
 
 
 @pytest.fixture(autouse=True)

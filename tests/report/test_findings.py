@@ -1,14 +1,12 @@
 """What a report finds in its rows is right: the best, the Pareto front, what differs, equal training."""
 
 import base64
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 from support.made_runs import made_run, row, write_metrics, write_result
@@ -87,20 +85,6 @@ def test_between_tokenizers_the_lowest_bits_per_byte_win() -> None:
     assert found.ranking == [large, small]
     assert found.best[0].why == "bits per byte 1.5000"
     assert found.caveats == []
-
-
-def test_tokenizers_learned_from_different_text_differ_though_no_setting_of_theirs_does(
-    run_folder: Run, tmp_path: Path
-) -> None:
-    made = [read_row(run_folder(f"data.size={size}", name=f"size_{size}")) for size in (400, 800)]
-    assert made[0].settings["model.V"] == made[1].settings["model.V"]
-    first, second = (r.bits_per_byte or 0.0 for r in made)
-    assert [r.bits_per_byte for r in analyze_runs(made, None).ranking] == sorted([first, second])
-    rewrite_report(tmp_path, None)
-    lowest, _ = json.loads((tmp_path / "sweep.json").read_text())["best"]
-    assert lowest["why"] == f"bits per byte {min(first, second):.4f}"
-    again = read_row(run_folder("data.size=400", "train.seed=5", name="again"))
-    assert again.tokenizer == made[0].tokenizer and best([made[0], again], None)[0].why.startswith("val loss")
 
 
 def test_the_hash_decides_whether_tokenizers_differ_and_older_results_go_by_their_settings() -> None:
