@@ -1,6 +1,8 @@
 """Log the end of a sweep: its best result, where it is, how long it took, and what to do next."""
 
 import logging
+import re
+import shlex
 from pathlib import Path
 
 from train.cli.output import format_duration
@@ -20,7 +22,7 @@ def log_summary(sweep: Path, findings: Findings, seconds: float, trials: int | N
         tokens = f"{best.tokens or 0:,}"
         log.info("  %-11s %s after %s tokens: %s%s", "best", lowest.why, tokens, best.folder, ties)
         talk = "--chat" if best.settings.get("phase") == "sft" or "sft" in best.curves else '--prompt "..."'
-        log.info("  %-11s python scripts/sample.py %s %s", "talk to it", best.folder, talk)
+        log.info("  %-11s python scripts/sample.py %s %s", "talk to it", shlex.quote(best.folder), talk)
         if command := _continue_run(best):
             log.info("  %-11s %s", "train on", command)
     more = f"hydra.sweeper.n_trials={2 * trials}" if trials else "more values"
@@ -33,4 +35,6 @@ def _continue_run(best: Row) -> str:
     phase, steps = best.settings.get("phase"), best.settings.get("train.total_steps")
     if phase == "pipeline" or not steps:
         return ""
-    return f"{best.command} resume={best.folder}/{phase}/latest.pt train.total_steps={2 * steps}"
+    path = f"{best.folder}/{phase}/latest.pt"
+    path = path if re.fullmatch(r"[\w./-]+", path) else f"'{path}'"  # for Hydra; the shell has its own quotes
+    return f"{best.command} {shlex.quote(f'resume={path}')} train.total_steps={2 * steps}"
