@@ -375,9 +375,9 @@ def test_a_signal_to_a_real_run_saves_and_the_same_command_goes_on(tmp_path: Pat
 def test_a_missing_device_is_refused_before_anything_is_made(run_folder: Run, tmp_path: Path) -> None:
     if torch.backends.mps.is_available():
         pytest.skip("this machine has mps")
-    with pytest.raises(NielsError, match="device=mps was asked for, but this machine has none") as caught:
+    said = "device=mps was asked for, but this machine has none; use device=cpu or device=auto"
+    with pytest.raises(NielsError, match=said):
         run_folder("device=mps")
-    assert caught.value.hint.startswith("use device=cpu or device=auto")
     assert not (tmp_path / "run").exists()
 
 
