@@ -24,7 +24,7 @@ SPLIT = methodcaller("split", ",")
 AXES = "TBLV"
 SPIN_COUNTS = [30_000, 10_000, 3_000, 1_000, 0]
 FACTORS = [0.25, 0.5, 1.0, 2.0, 4.0]
-ONE_PROGRAM = "; all precisions are one program on the CPU; on a Mac scripts/doctor.py times each"
+ONE_PROGRAM = "; all precisions are the same program on the CPU; on a Mac scripts/doctor.py times each"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,20 +45,22 @@ def parse_arguments() -> argparse.Namespace:
 
     mode = add_mode("race", run_race, 1, 10)
     mode.add_argument("--contestants", type=SPLIT, default="ours,bare,hf", help=CONTESTANTS)
-    mode.add_argument("--rounds", type=at_least(1), default=3, help="turns each (default: %(default)s)")
+    mode.add_argument("--rounds", type=at_least(1), default=3, help="turns per contestant (default: %(default)s)")
     mode = add_mode("growth", run_growth, 1, 10)
     mode.add_argument("axes", nargs="*", default=list(AXES), help="T, B, L, V (default: all four)")
     mode.add_argument("--shape", default="middle", help="the shape to vary (default: %(default)s)")
     mode.add_argument(
-        "--factors", type=float, nargs="+", default=FACTORS, help="of each size (default: %(default)s)"
+        "--factors", type=float, nargs="+", default=FACTORS, help="multiples of each size (default: %(default)s)"
     )
     mode.add_argument("--figure", type=require_new_figure, metavar="FILE", help="a new .svg file")
     mode = add_mode("steady", run_steady, 10, 500)
     mode.add_argument("--contestants", type=SPLIT, default="ours,ours-ckpt", help=CONTESTANTS)
     add_mode("overhead", run_overhead, 1, 10)
     mode = add_mode("spinning", run_spinning, 1, 10)
-    mode.add_argument("--rounds", type=at_least(1), default=3, help="turns each (default: %(default)s)")
-    mode.add_argument("--counts", type=int, nargs="+", default=SPIN_COUNTS, help="(default: %(default)s)")
+    mode.add_argument("--rounds", type=at_least(1), default=3, help="turns per contestant (default: %(default)s)")
+    mode.add_argument(
+        "--counts", type=int, nargs="+", default=SPIN_COUNTS, help="spin counts to measure (default: %(default)s)"
+    )
     return parser.parse_args()
 
 

@@ -171,7 +171,7 @@ def test_the_script_writes_an_experiment_once(folder: Path) -> None:
     words = ["flat.json", "--to", "own/experiment"]
     done = warm.cli(*words, cwd=folder, script="import_json")
     assert done.stdout.startswith("wrote own/experiment/flat.yaml; choose it with experiment=flat\n"), done.stderr
-    assert "source notes: older configs name it only; it now reads data/notes.txt\n" in done.stdout
+    assert "source notes: older configs only name it; it now reads data/notes.txt\n" in done.stdout
     before = (folder / "own" / "experiment" / "flat.yaml").read_bytes()
     again = warm.cli(*words, cwd=folder, script="import_json")
     assert again.returncode == 2 and "already exists" in again.stderr
@@ -183,7 +183,7 @@ def test_the_script_writes_an_experiment_once(folder: Path) -> None:
 def test_a_folder_that_is_not_there_is_refused_with_the_way_out(folder: Path) -> None:
     done = warm.cli("flat.json", "--to", "none", cwd=folder, script="import_json")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --to none is not a folder\nhint: make it, or leave --to out\n"
+    assert done.stderr == "error: --to none is not a folder\nhint: create it, or omit --to\n"
 
 
 @pytest.mark.skipif(
