@@ -9,14 +9,14 @@ from train.cli.command import Parser, run_command
 from train.config.legacy import format_experiment, plan_from_json
 from train.config.suggest import CONF
 
-TO = "where to write it (default conf/experiment); name another folder experiment, for --config-dir"
+TO = "folder to write to (default conf/experiment); another must be named experiment, for --config-dir"
 
 
 def main() -> None:
     """Write the experiment without overwriting one."""
     parser = Parser(description=__doc__)
     parser.add_argument("json", type=Path, help="the older config")
-    parser.add_argument("--to", type=Path, default=CONF / "experiment", help=TO)
+    parser.add_argument("--to", type=Path, metavar="FOLDER", default=CONF / "experiment", help=TO)
     options = parser.parse_args()
     if not options.to.is_dir():
         raise ConfigError(f"--to {options.to} is not a folder", "create it, or omit --to")

@@ -4,7 +4,6 @@ import _root  # noqa: F401  isort: skip
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -23,21 +22,11 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
     parser.add_argument("--prompt", metavar="TEXT", help="text to continue; after SFT, a question to answer")
-    parser.add_argument("--chat", action="store_true", help="chat; an empty line ends it")
-    parser.add_argument(
-        "--max-tokens", metavar="N", type=at_least(1), default=200, help="length limit of an answer (default 200)"
-    )
-    parser.add_argument(
-        "--temperature", metavar="X", type=float, default=0.7, help="0 picks the likeliest token (default 0.7)"
-    )
-    parser.add_argument(
-        "--top-k",
-        metavar="K",
-        type=at_least(1),
-        default=50,
-        help="sample from the K likeliest tokens (default 50)",
-    )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="random seed for sampling (default 0)")
+    parser.add_argument("--chat", action="store_true", help="chat until an empty line")
+    parser.add_argument("--max-tokens", type=at_least(1), default=200, help="longest answer (default 200)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 picks the likeliest token (default 0.7)")
+    parser.add_argument("--top-k", type=at_least(1), default=50, help="sample from the K likeliest (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for sampling (default 0)")
     options = parser.parse_args()
     if options.chat == (options.prompt is not None):
         parser.error("give either --prompt TEXT or --chat")
@@ -63,9 +52,11 @@ def main() -> None:
         )
     else:
         print("An empty line or Ctrl-D ends the chat.")
-        with suppress(EOFError):
+        try:
             while question := input("you: ").strip():
                 print_stream("model: ", session.reply(question, **sampling))
+        except EOFError:
+            print()
 
 
 def list_runs(folder: Path, rows: Sequence[Row]) -> CheckpointError:

@@ -39,11 +39,13 @@ def explain_refusal(error: BaseException) -> str:
         return f"{word}: add -m to sweep over these values, or write {quoted}"
     if text.startswith("Config group override must be") and (odd := _find_odd_option()):
         return f"{format_value(odd)}: must be {OPTION}"
+    if removal := re.match(r"Error merging override (~.*)", text):
+        return f"{format_value(removal[1])}: a setting cannot be removed"
     if unknown := re.search(r"Key '.*' not in '(\w+)Node'\s+full_key: (\S+)", text):
         return _explain_unknown(unknown[1], unknown[2], text)
     found = re.search(r"full_key: (\S+)", text)
     key = re.sub(r"\[(\d+)\]", r".\1", found[1]) if found else ""
-    if place := re.match(r"Error merging override ([^~].*)|In '(.*?)'", text):
+    if place := re.match(r"Error merging override (.*)|In '(.*?)'", text):
         with suppress(KeyError):  # Hydra's own settings
             _, values = describe_setting(f"data.sources.0.{key}" if "=SourceCfgNode" in text else key)
             where = format_value(place[1] or place[2])
@@ -69,20 +71,16 @@ def _explain_syntax(error: OverrideParseException) -> str:
 
 def _find_odd_option() -> str | None:
     """Return the word that chooses an option by null or a number: Hydra's message lacks it."""
-    for word in sys.argv[1:]:
-        group, _, value = word.lstrip("+").partition("=")
-        if group.partition("@")[0].partition("/")[0] in GROUPS and value:
-            parsed = OverridesParser.create().parse_override(word)
-            if not isinstance(parsed.value(), str | list):
-                return word
-    return None
+    words = [word for word in sys.argv[1:] if re.match(rf"\+*({'|'.join(GROUPS)})([@/].*)?=", word)]
+    parsed = OverridesParser.create().parse_overrides(words)
+    return next((one.input_line for one in parsed if not isinstance(one.value(), str | list)), None)
 
 
 def _explain_missing(config: str, options: Sequence[str] | None) -> str:
     group, _, option = config.rpartition("/")
     if options:
         asked, choices = f"{format_value(group)}={format_value(option)}", ", ".join(options)
-        return f"{asked} is not an option{did_you_mean(option, options)}; choose from {choices}"
+        return f"{asked} is not an option; choose from {choices}{did_you_mean(option, options)}"
     extra = option.partition("_")[0]  # submitit_slurm comes with submitit
     install = f"; install it with pip install -e '.[{extra}]'" if extra in EXTRAS else ""
     return f"there is no config {format_value(config)}{install}"
