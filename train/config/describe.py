@@ -63,9 +63,8 @@ def _describe_values(info: dict[str, Any]) -> str:
     if info["type"] == "array":
         item = info.get("items") or info["prefixItems"][0]
         count = f"{len(info['prefixItems'])} " if "prefixItems" in info else ""
-        return (
-            f"a list of {count}{'loss or memory' if 'enum' in item else ITEMS.get(item.get('type'), 'mappings')}"
-        )
+        kind = _describe_values(item) if "enum" in item else ITEMS.get(item.get("type"), "mappings")
+        return f"a list of {count}{kind}"
     limits = " and ".join(f"{word} {info[key]:,.10g}" for key, word in LIMITS.items() if key in info)
     limits = "not empty" if info.get("minLength") else re.sub(r"at least (.*) and at most", r"\1 to", limits)
     return ", ".join(filter(None, [KINDS.get(info["type"], info["type"]), limits]))
