@@ -34,10 +34,10 @@ def main() -> None:
     except FileExistsError:
         raise ConfigError(f"{folder} already exists", "give --out another name, or omit it") from None
     write_report(folder, findings, f"{len(findings.rows)} runs compared")
-    get_console().print(draw_console_table(findings))
-    for row, label in findings.labels.items():
+    get_console().print(draw_console_table(findings, get_console().width))
+    for row in findings.rows:
         if row.reason:
-            print(describe_row(row, label))
+            print(describe_row(row))
     print(f"wrote {folder / 'sweep.html'}, and .csv, .md, .json beside it")
 
 

@@ -4,6 +4,7 @@ import _root  # noqa: F401  isort: skip
 import math
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def main() -> None:
 def list_runs(folder: Path, rows: Sequence[Row]) -> CheckpointError:
     """Print the runs in a folder, and return an error whose hint is the command that samples the best."""
     for row in rows:
-        print(describe_row(row, row.folder))
+        print(describe_row(replace(row, name=row.folder)))
     hint = "name one of these runs"
     if ranking := analyze_runs(rows, None).ranking:
         hint = f"sample the best: python scripts/sample.py {shlex.quote(ranking[0].folder)} --prompt TEXT"

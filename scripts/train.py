@@ -1,6 +1,7 @@
 """Compose a config with Hydra, check it, and train."""
 
 import _root  # noqa: F401  isort: skip
+import logging
 import sys
 from functools import partial
 
@@ -16,6 +17,7 @@ from train.config.suggest import CONF
 from train.sweep.callback import PlanCallback
 from train.sweep.jobs import find_job
 
+log = logging.getLogger("niels_gpt")
 register()
 
 
@@ -33,6 +35,7 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 def carry_out(plan: list[RunCfg]) -> None:
     """Run the phases; torch is imported only now, so that help and config errors are fast."""
+    log.info("%s: %s; loading torch", plan[0].dir, ", then ".join(cfg.phase for cfg in plan))
     with defer_signals():
         from train.run import run
     run(plan)

@@ -11,7 +11,7 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.generation.generate import generate
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, load_tokenizer
-from niels_gpt.weights.checkpoint import load_model, phase_folder
+from niels_gpt.weights.checkpoint import get_phase_folder, load_model
 
 NAME_A_RUN = "name the folder of a trained run, such as runs/default, or a checkpoint in it"
 
@@ -56,14 +56,13 @@ class ChatSession:
 def load_session(path: Path) -> ChatSession:
     """Load a checkpoint, or the best one of a phase or of a run's last phase, with the run's tokenizer.
 
-    Raises:
-        CheckpointError: there is no checkpoint, or it was trained with another tokenizer.
-        DataError: the tokenizer cannot be used.
+    CheckpointError if there is no checkpoint, or it was trained with another tokenizer. DataError if the tokenizer
+    cannot be used.
     """
     if not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist", NAME_A_RUN)
     checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _find_best(path)
-    phase = phase_folder(checkpoint)
+    phase = get_phase_folder(checkpoint)
     tokenizer = load_tokenizer(phase.parent / "tokenizer.json")
     model, train_cfg = load_model(checkpoint)
     if train_cfg.get("tokenizer", tokenizer.hash()) != tokenizer.hash() or model.cfg.V != tokenizer.V:

@@ -18,6 +18,7 @@ from conftest import CONF, ROOT, cli
 from faults.door import command
 from support import warm
 
+from train.cli.command import SPIN_COUNT
 from train.cli.subprocesses import parent_pipe
 from train.config import load
 from train.config.load import plan_from_settings
@@ -44,7 +45,29 @@ def test_one_run_leaves_its_folder_under_the_users_own(tmp_path: Path) -> None:
     )
     assert "\x1b" not in done.stdout, "no bars or colours into a pipe"
     again = cli(*SMOKE, cwd=tmp_path)
-    assert (again.returncode, again.stdout) == (0, "pretrain: complete at step 2, nothing to do\n")
+    first = "runs/smoke_pretrain: pretrain; loading torch"
+    assert again.returncode == 0
+    assert again.stdout.startswith(f"{first}\npretrain: complete at step 2, nothing to do\nfinished in 0 s: ")
+
+
+def test_the_first_line_comes_before_torch_is_imported(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / "scripts" / "train.py"), *SMOKE]
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+    lines = done.stdout.decode().splitlines()
+    first = lines.index("runs/smoke_pretrain: pretrain; loading torch")
+    torch = next(n for n, line in enumerate(lines) if re.match(r"import time: .* torch\b", line))
+    assert first < torch
+    assert all(line.startswith("import time:") for line in lines[:first])
+
+
+def test_a_warning_is_given_once_in_a_pipeline(tmp_path: Path) -> None:
+    smoke = ["experiment=smoke_pipeline", *SMOKE[1:], "sft.train.total_steps=2"]
+    assert warm.cli(*smoke, cwd=tmp_path).returncode == 0
+    (tmp_path / "runs" / "smoke_pipeline" / "result.json").write_text("{")
+    done = warm.cli(*smoke, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and "result.json is damaged" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +313,8 @@ def test_a_signal_ends_a_command_at_once_while_it_learns_a_tokenizer(tmp_path: P
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout and "training 16384 entries" in process.stdout.readline()
+        assert process.stdout and "loading torch" in process.stdout.readline()
+        assert "training 16384 entries" in process.stdout.readline()
         time.sleep(1)  # the text is read; the merges of it take ten seconds or so
         sent = time.monotonic()
         process.send_signal(signum)
@@ -316,3 +340,18 @@ def test_a_command_does_not_shut_python_down_around_a_call_that_a_signal_has_lef
     command = [sys.executable, "-c", ABANDONING]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, ""), done.stderr
+
+
+@pytest.mark.parametrize(("variables", "expected"), [({}, SPIN_COUNT), ({"OMP_NUM_THREADS": "2"}, "None")])
+def test_the_spin_count_is_limited_before_torch_unless_an_openmp_variable_is_set(
+    tmp_path: Path, variables: dict[str, str], expected: str
+) -> None:
+    program = """
+import os, sys
+from train.cli.command import run_command
+run_command(lambda: print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules))
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    env = kept | {"PYTHONPATH": str(ROOT)} | variables
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout == f"{expected} False\n", done.stderr

@@ -79,7 +79,18 @@ def test_a_misspelt_setting_of_an_experiment_is_named_with_its_file(composed: Co
     assert said == "experiment/own: train.total_step is unknown; did you mean train.total_steps?"
 
 
-@pytest.mark.parametrize("at", [0, 7, 19])
-@pytest.mark.parametrize("override", MEANT)
+KINDS = [
+    "train.b=3",
+    "model=tny",
+    "train.B=abc",
+    "train.B=[3",
+    "data.files=[a.md,",
+    "experiment=null",
+    "train.seed=1,2",
+]
+
+
+@pytest.mark.parametrize("at", [0, 19])
+@pytest.mark.parametrize("override", KINDS)
 def test_the_bad_one_of_twenty_is_named_wherever_it_stands(composed: Compose, override: str, at: int) -> None:
     assert MEANT[override] in refuse(composed, *OTHERS[:at], override, *OTHERS[at:])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack_rows, require_ids
+from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack_rows, require_valid_ids
 from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
@@ -57,12 +57,9 @@ def test_another_seed_gives_another_order() -> None:
     assert first != second and sorted(first) == sorted(second) == [T * n for n in range(24)]
 
 
-def test_every_next_token_of_a_text_is_a_target() -> None:
+def test_every_next_token_of_a_text_is_a_target_and_a_shorter_text_is_refused_with_its_numbers() -> None:
     x, y = TokenStream(documents(100), T, 1).draw(0, 12)
     assert torch.equal(y, x + 1)
-
-
-def test_a_text_shorter_than_a_sequence_is_refused_with_its_numbers() -> None:
     with pytest.raises(DataError, match=r"8 tokens, .* T\+1=9"):
         TokenStream(documents(8), T, 1)
 
@@ -97,6 +94,6 @@ def test_a_mixture_honours_its_weights() -> None:
 
 def test_ids_out_of_range_are_refused_on_the_cpu() -> None:
     batch = TokenStream(documents(100), T, 1).draw(0, 12)
-    require_ids(batch, 100)
+    require_valid_ids(batch, 100)
     with pytest.raises(DataError, match=r"ids 0 \.\. 96 in a batch, but model.V=96"):
-        require_ids(batch, 96)
+        require_valid_ids(batch, 96)

@@ -64,7 +64,7 @@ def stopped(folder: Path, phase: int, signum: int, draw: random.Random) -> tuple
     if code == 0:
         return None
     assert code == 128 + signum, (code, said, phase)
-    assert "Traceback" not in said and ("which is saved" in said or "files are intact" in said or not said), said
+    assert "Traceback" not in said and (", saved; " in said or "files are intact" in said or not said), said
     return time.monotonic() - sent, doing
 
 

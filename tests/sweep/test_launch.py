@@ -5,6 +5,7 @@ import json
 import os
 import pkgutil
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -81,9 +82,26 @@ def test_each_job_is_planned_once_and_jobs_that_end_quickly_share_a_report(tmp_p
     assert calls.count("load_plan") == 3
     assert calls.count("analyze_runs") == 2, "after the first job and at the end"
     if launcher == "isolated":
-        assert re.findall(r"^train\.seed=(\d): finished, val loss", done.stdout, re.M) == ["1", "2", "3"]
+        assert re.findall(r"^job (.*)$", done.stdout, re.M) == [f"{n} of 3: 0{n}-seed{n}" for n in (1, 2, 3)]
+        assert re.findall(r"^0\d-seed(\d): finished, val loss", done.stdout, re.M) == ["1", "2", "3"]
+    require_summary(done.stdout, tmp_path)
     rows = list(csv.DictReader((tmp_path / "runs" / "sweep" / "sweep.csv").open(encoding="utf-8")))
     assert [row["status"] for row in rows] == ["finished"] * 3
+
+
+def require_summary(output: str, cwd: Path) -> None:
+    """Its last lines name the best result, the time, and commands that work; the jobs give no advice."""
+    rows = list(csv.DictReader((cwd / "runs" / "sweep" / "sweep.csv").open(encoding="utf-8")))
+    best = min(rows, key=lambda row: float(row["val_loss"]))["job"]
+    end, lowest, talk, train_on, extend, compare = output.splitlines()[-6:]
+    assert re.fullmatch(r"sweep ended after \d+ s: 3 of 3 jobs finished", end)
+    assert re.search(rf"best +val loss \d\.\d{{4}} after 1,024 tokens: runs/sweep/{best}$", lowest)
+    assert talk.endswith(f'python scripts/sample.py runs/sweep/{best} --prompt "..."') and "more values" in extend
+    assert compare.endswith("open runs/sweep/sweep.html in a browser")
+    assert output.count("talk to it") == output.count("train on") == 1
+    command = shlex.split(train_on.partition("scripts/train.py ")[2])
+    done = warm.cli(*command, cwd=cwd)
+    assert done.returncode == 0 and "resumed from step 2" in done.stdout, done.stderr
 
 
 def test_a_finished_job_is_known_by_the_hash_of_its_settings(tmp_path: Path) -> None:
@@ -273,3 +291,5 @@ def test_a_job_past_its_time_is_stopped_after_saving_and_the_next_one_starts(
     for job_folder, job in jobs_of(folder).items():
         assert (job.status, job.reason) == ("timed out", "stopped after 0.1 minutes")
         assert list(job_folder.glob("pretrain/step_*.pt"))
+    report = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    assert report["differing_settings"] == {"train.seed": [1, 2]}, "known though neither has a result"

@@ -13,14 +13,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from niels_gpt.data.batches import Batch, require_ids
+from niels_gpt.data.batches import Batch, require_valid_ids
 from niels_gpt.device import resolve_device
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import load_tokenizer
 from niels_gpt.untrusted import explain_first_error
-from niels_gpt.weights.checkpoint import phase_folder
+from niels_gpt.weights.checkpoint import get_phase_folder
 from train.artifacts.compatibility import LoadedCheckpoint, require_same_model
 from train.artifacts.results import RESULT, read_results
 from train.cli.output import format_table
@@ -28,7 +28,7 @@ from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.preflight import check_device
 from train.loop.amp import choose_loss_scale
 from train.loop.optim import unscale_gradients
-from train.run.resume import checkpoint_path
+from train.run.resume import resolve_checkpoint
 from train.run.runner import OPEN_DATA
 
 FP32, SCALED, TOTAL = "fp32", "fp16_scaled", "total"
@@ -86,8 +86,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
     `path` is a run folder, a phase's folder or a checkpoint in one. fp32 is computed twice; its row shows the
     error of repeating it on this device, 0 on the CPU. Dropout is off, since other masks change the gradient.
 
-    Raises:
-        NielsError: the checkpoint, its settings or its data cannot be used.
+    NielsError if the checkpoint, its settings or its data cannot be used.
     """
     checkpoint = choose_checkpoint(path)
     found = LoadedCheckpoint.load(checkpoint)
@@ -99,7 +98,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
     model.to(device).train()
     data = OPEN_DATA[cfg.phase](cfg, load_tokenizer(cfg.tokenizer_path))
     batch = data.train.draw(found.sequences, sequences or cfg.train.effective_batch)
-    require_ids(batch, cfg.model.V)
+    require_valid_ids(batch, cfg.model.V)
     targets = int((batch.y != IGNORE).sum())
     if not targets:
         raise DataError(f"the {len(batch.x)} sequences contain no targets", "increase --sequences")
@@ -122,16 +121,15 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
 def choose_checkpoint(path: Path) -> Path:
     """Return the checkpoint at a path; for a run folder, the best checkpoint of its last phase."""
     folders = (path / "sft", path / "pretrain")
-    return checkpoint_path(str(next((folder for folder in folders if folder.is_dir()), path)))
+    return resolve_checkpoint(str(next((folder for folder in folders if folder.is_dir()), path)))
 
 
 def read_settings(checkpoint: Path) -> RunCfg:
     """Return the settings of the phase that a checkpoint belongs to, from its run's results.
 
-    Raises:
-        CheckpointError: they are missing or belong to another version of the project.
+    CheckpointError if they are missing or belong to another version of the project.
     """
-    out = phase_folder(checkpoint)
+    out = get_phase_folder(checkpoint)
     folder, phase = out.parent, out.name
     result = {str(name): result for name, result in read_results(folder).items()}.get(phase)
     if result is None:

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from rich import get_console
 
 from niels_gpt.printable import escape_text
 from train.artifacts.disk import tolerate_disk_errors
+
+FILE_ONLY = "file_only"  # in a record's `extra`: keep it off the console
 
 
 class UnbreakableFile(io.FileIO):
@@ -43,16 +46,39 @@ def wrap_streams(unbreakable: Sequence[str]) -> None:
 
 
 class ConsoleHandler(logging.Handler):
-    """Print messages above a progress bar, with control characters escaped; tracebacks go to the file only.
-
-    rich's own handler would wrap them to the width of the terminal.
-    """
+    """Print messages above a progress bar, with control characters escaped; tracebacks go to the file only."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
-        if not record.exc_info:
-            text = escape_text(self.format(record))
-            get_console().print(text, soft_wrap=True, markup=False, highlight=False)
+        """Print one message, wrapped at words on a terminal."""
+        if record.exc_info or getattr(record, FILE_ONLY, False):
+            return
+        console, text = get_console(), escape_text(self.format(record))
+        if console.is_terminal:
+            text = "\n".join(wrap_line(line, console.width) for line in text.split("\n"))
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def wrap_line(line: str, width: int) -> str:
+    """Wrap a line at words; paths stay whole, and so do commands, which people paste."""
+    if "python scripts/" in line:
+        return line
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+class WarnOnce(logging.Filter):
+    """Drop a warning that this process has already given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._given: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is new, or not a warning."""
+        if record.levelno != logging.WARNING:
+            return True
+        before = len(self._given)
+        self._given.add(record.getMessage())
+        return len(self._given) > before
 
 
 class LogFile(logging.FileHandler):

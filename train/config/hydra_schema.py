@@ -1,9 +1,7 @@
 """Make Hydra's structured config from the pydantic schema."""
 
-import re
 from dataclasses import field, make_dataclass
 from functools import cache
-from hashlib import sha256
 from types import UnionType
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
@@ -15,15 +13,12 @@ from pydantic.fields import FieldInfo
 from train.config.describe import format_groups, format_settings
 from train.config.plan import ComposedCfg, SftCfg
 
-MAX_NAME = 120  # characters of a job's folder name
-
 
 def register() -> None:
-    """Store the schema as Hydra's config `schema`, and register the resolvers that conf/ uses."""
+    """Store the schema as Hydra's config `schema`, and register the resolver of its help."""
     ConfigStore.instance().store(name="schema", node=make_node(ComposedCfg))
     OmegaConf.register_new_resolver("groups_help", format_groups, replace=True)
     OmegaConf.register_new_resolver("settings_help", format_settings, replace=True)
-    OmegaConf.register_new_resolver("folder_name", make_folder_name, replace=True)
 
 
 @cache  # OmegaConf merges two nodes only if they are of one class
@@ -65,12 +60,3 @@ def _translate_type(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return make_node(annotation)
     return annotation
-
-
-def make_folder_name(overrides: str) -> str:
-    """Return a readable folder name for a job's overrides, without slashes and of bounded length."""
-    overrides = overrides or "defaults"  # a job that overrides nothing
-    name = re.sub(r"[^A-Za-z0-9._=,+-]", "_", overrides)
-    if name == overrides and len(name) <= MAX_NAME:
-        return name
-    return f"{name[: MAX_NAME - 9]}-{sha256(overrides.encode()).hexdigest()[:8]}"

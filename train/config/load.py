@@ -20,8 +20,7 @@ MAX_RULE = 400  # characters of a sentence in a message
 def load_plan(cfg: DictConfig, folder: str | None = None) -> list[RunCfg]:
     """Return the runs of a composed config, in the run folder that Hydra chose, or in cfg.dir.
 
-    Raises:
-        ConfigError: one line per bad setting, in Hydra's dotted form.
+    ConfigError has one line per bad setting, in Hydra's dotted form.
     """
     tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
     settings: Settings = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
@@ -40,8 +39,7 @@ def compose_run(overrides: list[str]) -> RunCfg:
 def plan_from_settings(settings: Settings) -> list[RunCfg]:
     """Return the runs of plain settings in the shape of ComposedCfg.
 
-    Raises:
-        ConfigError: one line per bad setting, in Hydra's dotted form.
+    ConfigError has one line per bad setting, in Hydra's dotted form.
     """
     try:
         return ComposedCfg.model_validate(lists_to_tuples(settings)).plan()

@@ -1,5 +1,6 @@
 """All settings of a run, the rules between them, and the plan: the phases to run."""
 
+import sys
 from collections.abc import Iterator
 from typing import Literal
 
@@ -46,7 +47,9 @@ class ComposedCfg(Cfg):
     sft: SftCfg
 
     def rules(self) -> Iterator[str]:
-        """SFT has dialogues to learn from and to validate on, and both phases have the same network."""
+        """The device can exist, SFT has dialogues to learn from, and both phases have the same network."""
+        if self.device == "mps" and sys.platform != "darwin":
+            yield "device=mps was asked for, but this machine has none; use device=cpu or device=auto"
         data = self.sft.data
         held_out = [source for source in data.mixture() if data.val_source in ("", source.label)]
         if self.phase != "pretrain" and all(source.kind == "text" for source in held_out):
