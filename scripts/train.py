@@ -2,14 +2,18 @@
 
 import _root  # noqa: F401  isort: skip
 import logging
+import sys
+from functools import partial
 
 import hydra
 from omegaconf import DictConfig
 
 from train.cli.command import defer_signals, exit_on_error, run_command
 from train.config import load_plan
+from train.config.describe import print_help
 from train.config.hydra_schema import register
 from train.config.schema import RunCfg
+from train.config.suggest import CONF
 from train.sweep.callback import PlanCallback
 from train.sweep.jobs import find_job
 
@@ -17,7 +21,7 @@ log = logging.getLogger("niels_gpt")
 register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """Run the plan; in a sweep, return the objective for its sweeper."""
     if job := find_job(cfg):
@@ -38,4 +42,6 @@ def carry_out(plan: list[RunCfg]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, outlives_readers=True)
+    words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
+    only_help = len(words) < len(sys.argv) - 1 and not any(word.startswith(("-", "hydra")) for word in words)
+    run_command(partial(print_help, words) if only_help else main, outlives_readers=True)

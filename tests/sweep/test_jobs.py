@@ -46,6 +46,12 @@ def test_every_shipped_sweep_composes_into_jobs_that_can_be_carried_out(path: Pa
     assert len({config_hash(job.plan) for job in planned}) == len(planned)
 
 
+@pytest.mark.usefixtures("loader")
+def test_a_sweep_over_files_takes_one_for_each_job() -> None:
+    planned = jobs("phase=pretrain", "data=text", "data.files=a.md,[b.md,c.md]")
+    assert [job.plan[0].data.files for job in planned] == [("a.md",), ("b.md", "c.md")]
+
+
 @pytest.mark.parametrize("overrides", [["sweep=batch_split"], ["experiment=smoke_pipeline", "train.B=2,4"]])
 def test_the_command_of_a_job_composes_into_its_settings_in_another_folder(
     overrides: list[str], composed: Compose

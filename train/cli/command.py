@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, Stopped, first_line, is_out_of_memory
 from niels_gpt.interruptible import has_abandoned_call
 from train.artifacts.disk import make_disk_error
-from train.cli.console import FILE_ONLY, ConsoleHandler, WarnOnce, outlive_readers
+from train.cli.console import FILE_ONLY, ConsoleHandler, WarnOnce, wrap_streams
 from train.cli.signals import ENDING, Terminated, raise_on_signal
 from train.cli.subprocesses import end_with_parent
 from train.config.hydra_errors import Refusal, explain_refusal
@@ -31,7 +31,7 @@ def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> N
     """Run a script's main and exit with its code; training outlives the readers of its output."""
     limit_spinning()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on to exit_on_error
-    outlive_readers(("stdout", "stderr") if outlives_readers else ("stderr",))
+    wrap_streams(("stdout", "stderr") if outlives_readers else ("stderr",))
     for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a script's background
             signal.signal(signum, raise_on_signal)

@@ -29,17 +29,19 @@ class UnbreakableFile(io.FileIO):
             return len(content)
 
 
-def outlive_readers(names: Sequence[str]) -> None:
-    """Keep the process going when the reader of `stdout` or `stderr` goes away.
+def wrap_streams(unbreakable: Sequence[str]) -> None:
+    """Escape what the encodings of stdin, stdout and stderr lack; the `unbreakable` ones outlive their readers.
 
     Descriptors 0 to 2 that are closed at the start become /dev/null, so that no other file gets their numbers.
     """
     while os.open(os.devnull, os.O_RDWR) < 3:
         pass
-    for name in names:
-        encoding = getattr(getattr(sys, name), "encoding", "utf-8")  # None if it was closed
-        file = io.BufferedWriter(UnbreakableFile({"stdout": 1, "stderr": 2}[name], "w", closefd=False))
-        # backslashreplace: a sample may hold what the terminal's encoding lacks.
+    encoding = getattr(sys.stdin, "encoding", "utf-8")  # None if it was closed
+    sys.stdin = open(0, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        encoding = getattr(getattr(sys, name), "encoding", "utf-8")
+        kind = UnbreakableFile if name in unbreakable else io.FileIO
+        file = io.BufferedWriter(kind(number, "w", closefd=False))
         setattr(sys, name, io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True))
 
 

@@ -43,7 +43,7 @@ def require_new_file(name: str) -> Path:
     """Return the path that an argument names. ConfigError if a new file cannot be made there."""
     path = Path(name)
     if path.exists() or not path.parent.is_dir():
-        reason = "already exists" if path.exists() else f"cannot be made: there is no folder {path.parent}"
+        reason = "already exists" if path.exists() else f"cannot be created: there is no folder {path.parent}"
         raise ConfigError(f"{path} {reason}", "choose a new file in an existing folder")
     return path
 

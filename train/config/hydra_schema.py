@@ -1,31 +1,23 @@
-"""Make Hydra's structured config and the help text from the pydantic schema."""
+"""Make Hydra's structured config from the pydantic schema."""
 
-import json
 from dataclasses import field, make_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from niels_gpt.config import DataCfg, ModelCfg
+from train.config.describe import format_groups, format_settings
 from train.config.plan import ComposedCfg, SftCfg
-from train.config.schema import TrainCfgSchema
-
-HELP_SECTIONS: dict[str, type[BaseModel]] = {
-    "": ComposedCfg,
-    "model.": ModelCfg,
-    "data.": DataCfg,
-    "train.": TrainCfgSchema,
-}
 
 
 def register() -> None:
     """Store the schema as Hydra's config `schema`, and register the resolver of its help."""
     ConfigStore.instance().store(name="schema", node=make_node(ComposedCfg))
+    OmegaConf.register_new_resolver("groups_help", format_groups, replace=True)
     OmegaConf.register_new_resolver("settings_help", format_settings, replace=True)
 
 
@@ -59,6 +51,8 @@ def _translate_type(annotation: Any) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return type(arguments[0])
+    if annotation == tuple[str, ...]:
+        return Any  # OmegaConf has no type for a list that may be written as a single text
     if origin is tuple:
         return list[_translate_type(arguments[0])]  # type: ignore[misc]
     if origin in (Union, UnionType):
@@ -66,17 +60,3 @@ def _translate_type(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return make_node(annotation)
     return annotation
-
-
-def format_settings(*, _root_: DictConfig) -> str:
-    """Return one line per setting with its composed value and its description."""
-    lines = []
-    for section, model in HELP_SECTIONS.items():
-        for name, info in model.model_fields.items():
-            if info.description:  # which sections lack
-                value = OmegaConf.select(_root_, section + name, default="")  # --cfg hydra has no settings
-                plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-                text = json.dumps(plain).replace(" ", "").replace('"', "")
-                lines.append(f"  {f'{section}{name}={text}':<38} {info.description}")
-        lines.append("")
-    return "\n".join(lines[:-1]).replace("$", "$$")  # Hydra fills in a string.Template
