@@ -35,8 +35,8 @@ smoke-mps: setup ## on a Mac, take fifty steps in fp16, which must leave checkpo
 doctor: setup ## examine this machine: precision, speed, memory (ARGS="model=base train.B=8")
 	$(BIN)/python scripts/doctor.py $(ARGS)
 
-faults: setup ## run the whole harness of faults (half an hour) and print a table of its results
-	NIELS_FAULTS=whole $(BIN)/pytest tests/faults
+faults: setup ## run the whole harness of faults (half an hour)
+	NIELS_FAULTS=whole $(BIN)/pytest -v -m "" tests/faults
 
 test: lint types tests ## run everything that must stay green
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Run
-from support import warm
+from support import processes
 
 from niels_gpt.errors import CheckpointError
 from train.bench.numerics import choose_checkpoint, compare_precisions, judge_precisions
@@ -20,7 +20,7 @@ ON_THE_CPU = pytest.mark.skipif(torch.backends.mps.is_available(), reason="a Mac
 @ON_THE_CPU
 def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run, tmp_path: Path) -> None:
     folder = run_folder(experiment="smoke_pipeline")
-    done = warm.cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
+    done = processes.cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
     assert done.returncode == 0, done.stderr
     assert 'emulated with torch.autocast("cpu")' in done.stdout
     assert "sft/best.pt" in done.stdout, "the run's last phase"
@@ -31,7 +31,7 @@ def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run,
         assert verdict.startswith(f"{row['name']}: ") and f"\n{verdict}\n" in done.stdout
         assert 0 < row["reach"] < 1
     assert written["sequences"] == 8 and written["tokens"] == 8 * 64 > written["targets"] > 0
-    again = warm.cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
+    again = processes.cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr.splitlines()[0] == "error: out.json already exists"
     assert json.loads((tmp_path / "out.json").read_text()) == written
@@ -105,7 +105,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], code:
     (tmp_path / "taken.json").write_text("mine")
     (tmp_path / "stray" / "pretrain").mkdir(parents=True)
     (tmp_path / "stray" / "pretrain" / "best.pt").write_text("no checkpoint")
-    done = warm.cli(*arguments, cwd=tmp_path, script="numerics")
+    done = processes.cli(*arguments, cwd=tmp_path, script="numerics")
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert len([line for line in done.stderr.splitlines() if "error: " in line]) == 1
     assert said in done.stderr and "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, cli
-from support import warm
+from support import processes
 
 from train.cli.subprocesses import parent_pipe
 from train.config import load
@@ -63,7 +63,7 @@ def test_one_run_leaves_its_folder_under_the_users_own(tmp_path: Path) -> None:
 def test_a_bad_setting_is_one_clear_line_and_leaves_nothing(
     tmp_path: Path, overrides: list[str], said: str
 ) -> None:
-    done = warm.cli("experiment=smoke_pretrain", *overrides, cwd=tmp_path)
+    done = processes.cli("experiment=smoke_pretrain", *overrides, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
@@ -82,14 +82,14 @@ def count_validations() -> None:
 @pytest.mark.parametrize("chdir", ["false", "true"])
 def test_the_config_of_a_run_is_validated_once(tmp_path: Path, chdir: str) -> None:
     words = ["hydra.run.dir=own", f"hydra.job.chdir={chdir}"]
-    done = warm.cli(*SMOKE, *words, cwd=tmp_path, before=count_validations)
+    done = processes.cli(*SMOKE, *words, cwd=tmp_path, before=count_validations)
     assert done.returncode == 0, done.stderr
     assert [path.read_text() for path in tmp_path.rglob("validated")] == ["once\n"]
     assert (tmp_path / "own" / "result.json").exists() and not (tmp_path / "runs").exists()
 
 
 def test_a_fault_of_the_data_has_its_own_exit_code_and_no_traceback(tmp_path: Path) -> None:
-    done = warm.cli("phase=pretrain", "data=text", "data.files=[missing.txt]", cwd=tmp_path)
+    done = processes.cli("phase=pretrain", "data=text", "data.files=[missing.txt]", cwd=tmp_path)
     assert done.returncode == 3
     assert "missing.txt" in done.stderr and done.stderr.startswith("error: ") and "\nhint: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -133,7 +133,7 @@ def test_outside_the_environment_two_lines_tell_how_to_activate_it(tmp_path: Pat
 
 
 def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
-    done = warm.cli("--help", cwd=tmp_path)
+    done = processes.cli("--help", cwd=tmp_path)
     assert done.returncode == 0
     for said in (
         "precision: bf16, fp16, fp16_scaled, off",
@@ -151,8 +151,8 @@ def test_help_shows_groups_settings_and_examples(tmp_path: Path) -> None:
 
 def test_help_shows_what_a_command_without_settings_would_take(tmp_path: Path) -> None:
     for said in ([], ["optim=adamw", "model=small", "train.seed=3"]):
-        lines = warm.cli("--help", *said, cwd=tmp_path).stdout.splitlines()
-        composed = yaml.safe_load(warm.cli("--cfg", "job", "--resolve", *said, cwd=tmp_path).stdout)
+        lines = processes.cli("--help", *said, cwd=tmp_path).stdout.splitlines()
+        composed = yaml.safe_load(processes.cli("--cfg", "job", "--resolve", *said, cwd=tmp_path).stdout)
         for section in ("model", "data", "train"):
             for name, value in composed[section].items():
                 text = json.dumps(value).replace('"', "").replace(" ", "")
@@ -160,22 +160,22 @@ def test_help_shows_what_a_command_without_settings_would_take(tmp_path: Path) -
 
 
 def test_the_composed_config_states_precision_and_memory(tmp_path: Path) -> None:
-    done = warm.cli("--cfg", "job", "memory=ckpt", cwd=tmp_path)
+    done = processes.cli("--cfg", "job", "memory=ckpt", cwd=tmp_path)
     assert {"  amp: true", "  amp_dtype: fp16", "  activation_checkpointing: true"} <= set(
         done.stdout.splitlines()
     )
 
 
 def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
-    assert warm.cli("experiment=smoke_pipeline", "data.size=200", "model.V=300", cwd=tmp_path).returncode == 0
+    assert processes.cli("experiment=smoke_pipeline", "data.size=200", "model.V=300", cwd=tmp_path).returncode == 0
     short = ["runs/smoke_pipeline", "--max-tokens", "5"]
-    answer = warm.cli(*short, "--prompt", "hello", cwd=tmp_path, script="sample")
+    answer = processes.cli(*short, "--prompt", "hello", cwd=tmp_path, script="sample")
     assert answer.returncode == 0 and answer.stdout.strip(), answer.stderr
-    chat = warm.cli(*short, "--chat", cwd=tmp_path, script="sample", input="hi\nyes\n\n")
+    chat = processes.cli(*short, "--chat", cwd=tmp_path, script="sample", input="hi\nyes\n\n")
     assert chat.returncode == 0 and chat.stdout.count("you: ") == 3, chat.stderr
-    story = warm.cli("runs/smoke_pipeline/pretrain/best.pt", "--prompt", "a", cwd=tmp_path, script="sample")
+    story = processes.cli("runs/smoke_pipeline/pretrain/best.pt", "--prompt", "a", cwd=tmp_path, script="sample")
     assert story.returncode == 0
-    export = warm.cli("runs/smoke_pipeline", "out", cwd=tmp_path, script="export")
+    export = processes.cli("runs/smoke_pipeline", "out", cwd=tmp_path, script="export")
     assert export.returncode == 0 and (tmp_path / "out" / "model.safetensors").exists(), export.stderr
 
 
@@ -192,20 +192,20 @@ def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
     ],
 )
 def test_sampling_refuses_what_it_cannot_do(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
-    done = warm.cli(*arguments, cwd=tmp_path, script="sample")
+    done = processes.cli(*arguments, cwd=tmp_path, script="sample")
     assert done.returncode == code
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_value_of_a_flag_is_not_taken_for_a_setting(tmp_path: Path) -> None:
-    done = warm.cli("train.B=1.5", "--cfg", "job", cwd=tmp_path)
+    done = processes.cli("train.B=1.5", "--cfg", "job", cwd=tmp_path)
     assert done.returncode == 2
     assert "error: Error merging override train.B=1.5; Value '1.5' of type" in done.stderr
 
 
 @pytest.mark.parametrize("flag", [["--fast"], ["-m", "train.B=2,4"]])
 def test_flags_that_hydra_refuses_are_exit_code_2(tmp_path: Path, flag: list[str]) -> None:
-    done = warm.cli("experiment=smoke_pretrain", *flag, cwd=tmp_path)
+    done = processes.cli("experiment=smoke_pretrain", *flag, cwd=tmp_path)
     assert done.returncode == 2 and f"unrecognized arguments: {flag[-1]}" in done.stderr
     assert "Traceback" not in done.stderr and os.listdir(tmp_path) == []
 
@@ -227,10 +227,10 @@ def test_a_closed_pipe_does_not_end_the_training(tmp_path: Path) -> None:
 
 
 def test_a_complete_run_refuses_other_settings_and_its_config_is_kept(tmp_path: Path) -> None:
-    assert warm.cli(*SMOKE, cwd=tmp_path).returncode == 0
+    assert processes.cli(*SMOKE, cwd=tmp_path).returncode == 0
     config = tmp_path / "runs" / "smoke_pretrain" / ".hydra" / "config.yaml"
     before = config.read_bytes()
-    done = warm.cli(*SMOKE, "train.base_lr=0.5", "data.size=210", cwd=tmp_path)
+    done = processes.cli(*SMOKE, "train.base_lr=0.5", "data.size=210", cwd=tmp_path)
     assert done.returncode == 4
     for said in ("data.size=200, not 210", "train.base_lr=0.014, not 0.5"):
         assert said in done.stderr

@@ -18,7 +18,7 @@ from unittest.mock import ANY
 
 import pytest
 from conftest import ROOT, jobs_of
-from support import warm
+from support import processes
 from support.faulty import go_wrong
 
 from train.artifacts.job_record import Job, read_job, write_job
@@ -35,12 +35,12 @@ def by_seed(folder: Path) -> dict[str, Job]:
 
 def test_a_sweep_outlives_its_jobs_and_run_again_does_only_what_is_left(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "sweep"
-    done = warm.cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=tmp_path, before=go_wrong)
+    done = processes.cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=tmp_path, before=go_wrong)
     assert done.returncode == 1 and "5 of 7 jobs have not finished" in done.stderr
     assert "Traceback" not in done.stderr
     require_told_apart(first := by_seed(folder))
     require_reported(folder)
-    assert warm.cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=tmp_path).returncode == 0
+    assert processes.cli(*SMOKE, "hydra.launcher.n_jobs=2", SEEDS, cwd=tmp_path).returncode == 0
     second = by_seed(folder)
     assert all(job.status == "finished" for job in second.values())
     again = {seed for seed, job in second.items() if job.attempts > first[seed].attempts}
@@ -75,7 +75,7 @@ def note_calls() -> None:
 @pytest.mark.parametrize("launcher", ["isolated", "basic"])
 def test_each_job_is_planned_once_and_jobs_that_end_quickly_share_a_report(tmp_path: Path, launcher: str) -> None:
     words = [*SMOKE, f"hydra/launcher={launcher}", "train.seed=1,2,3"]
-    done = warm.cli(*words, cwd=tmp_path, before=note_calls)
+    done = processes.cli(*words, cwd=tmp_path, before=note_calls)
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text().split()
     assert calls.count("load_plan") == 3
@@ -87,10 +87,10 @@ def test_each_job_is_planned_once_and_jobs_that_end_quickly_share_a_report(tmp_p
 
 
 def test_a_finished_job_is_known_by_the_hash_of_its_settings(tmp_path: Path) -> None:
-    assert warm.cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
+    assert processes.cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
     ((folder, job),) = jobs_of(tmp_path / "runs" / "sweep").items()
     write_job(folder, replace(job, config_hash="0" * 16))
-    assert warm.cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
+    assert processes.cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
     assert jobs_of(folder.parent)[folder] == replace(job, attempts=2, seconds=ANY)
 
 
@@ -113,7 +113,7 @@ def require_reported(folder: Path) -> None:
 def test_every_bad_combination_is_listed_and_nothing_is_run(
     overrides: list[str], lines: list[str], tmp_path: Path
 ) -> None:
-    done = warm.cli(*SMOKE, *overrides, cwd=tmp_path)
+    done = processes.cli(*SMOKE, *overrides, cwd=tmp_path)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert all(any(line in error for error in errors) for line in lines)
@@ -145,7 +145,7 @@ def test_what_would_hang_a_sweep_or_lose_its_trials_is_refused_before_anything_i
 ) -> None:
     if SEARCH[0] in overrides:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    done = warm.cli(*SMOKE, *overrides, cwd=tmp_path)
+    done = processes.cli(*SMOKE, *overrides, cwd=tmp_path)
     assert done.returncode == 2 and f"error: {said}" in done.stderr
     assert done.stderr.count("error: ") == 1 and "it is a bug" not in done.stderr
     assert not list(tmp_path.iterdir())
@@ -154,19 +154,19 @@ def test_what_would_hang_a_sweep_or_lose_its_trials_is_refused_before_anything_i
 @pytest.mark.parametrize("bad", ["hydra.sweeper.direction=foo", "hydra.sweeper.storage=study.db"])
 def test_what_optuna_refuses_itself_is_an_error_line_too(bad: str, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    done = warm.cli(*SMOKE, *SEARCH, bad, cwd=tmp_path)
+    done = processes.cli(*SMOKE, *SEARCH, bad, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr and "it is a bug" not in done.stderr
 
 
 def test_a_job_that_was_begun_with_other_settings_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "sweep"
-    assert warm.cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
+    assert processes.cli(*SMOKE, "train.seed=1", cwd=tmp_path).returncode == 0
     job_folder, job = next(iter(jobs_of(folder).items()))
     record = json.loads((job_folder / "job.json").read_text(encoding="utf-8"))
     (job_folder / "job.json").write_text(json.dumps(record | {"config_hash": "0" * 16, "status": "failed"}))
     (job_folder / "result.json").unlink()
-    done = warm.cli(*SMOKE, "train.seed=1", cwd=tmp_path)
+    done = processes.cli(*SMOKE, "train.seed=1", cwd=tmp_path)
     assert done.returncode == 2 and "started with different settings" in done.stderr
     assert read_job(job_folder) != job
 

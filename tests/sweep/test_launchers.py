@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Run, cli, jobs_of, same
 from omegaconf import OmegaConf
-from support import warm
+from support import processes
 from support.fake_slurm import put_on_path
 from sweep.test_launch import waited_for
 
@@ -124,8 +124,8 @@ def test_slurm_is_asked_for_what_the_preset_says_and_queues_a_preempted_job_agai
 def test_a_search_finds_the_lowest_loss_outlives_a_failed_trial_and_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "sweep"
     search = ["hydra/sweeper=search", f"model.V=choice(300,512,{TOO_MANY})"]
-    warm.cli(*SHORT, *search, "hydra.sweeper.n_trials=2", cwd=tmp_path)
-    done = warm.cli(*SHORT, *search, "hydra.sweeper.n_trials=3", cwd=tmp_path)
+    processes.cli(*SHORT, *search, "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    done = processes.cli(*SHORT, *search, "hydra.sweeper.n_trials=3", cwd=tmp_path)
     assert done.returncode == 1 and "complete, skipped" in done.stdout, done.stderr
     found = rows(folder)
     assert {row["status"] for row in found} == {"finished", "failed"}
@@ -138,9 +138,9 @@ def test_a_search_finds_the_lowest_loss_outlives_a_failed_trial_and_goes_on(tmp_
 @plugin("hydra_optuna_sweeper")
 def test_a_search_for_loss_and_memory_gives_solutions_with_both(tmp_path: Path) -> None:
     search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "train.B=choice(2,8)", "objective=[loss,memory]"]
-    refused = warm.cli(*SHORT, *search, cwd=tmp_path)
+    refused = processes.cli(*SHORT, *search, cwd=tmp_path)
     assert refused.returncode == 2 and "hydra.sweeper.direction=[minimize,minimize]" in refused.stderr
-    done = warm.cli(*SHORT, *search, "hydra.sweeper.direction=[minimize,minimize]", cwd=tmp_path)
+    done = processes.cli(*SHORT, *search, "hydra.sweeper.direction=[minimize,minimize]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     solutions = OmegaConf.load(tmp_path / "runs" / "sweep" / "optimization_results.yaml").solutions
     measured = [
@@ -151,6 +151,6 @@ def test_a_search_for_loss_and_memory_gives_solutions_with_both(tmp_path: Path) 
 
 @pytest.mark.skipif(bool(find_spec("hydra_plugins.hydra_ray_launcher")), reason="needs to miss a plugin")
 def test_an_engine_that_is_missing_is_named_with_the_command_that_brings_it(tmp_path: Path) -> None:
-    done = warm.cli(*SHORT, "hydra/launcher=ray_local", "train.seed=1,2", cwd=tmp_path)
+    done = processes.cli(*SHORT, "hydra/launcher=ray_local", "train.seed=1,2", cwd=tmp_path)
     assert done.returncode == 2 and "pip install -e '.[ray]'" in done.stderr
     assert not list(tmp_path.iterdir())
