@@ -47,9 +47,9 @@ def measure_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Return freed memory to the system and restart the peak of measure_memory.
+    """Return freed memory to the system and reset the peak of measure_memory.
 
-    Only Linux can restart it on the CPU; elsewhere it stays the peak of the whole process.
+    Only Linux can reset it on the CPU; elsewhere it stays the peak of the whole process.
     """
     gc.collect()
     if device.type == "mps":

@@ -15,7 +15,7 @@ NO_MEMORY = (  # PyTorch has no error class for it on cpu and mps; the first thr
 
 
 class NielsError(Exception):
-    """Base of every expected failure. `hint` is the way out, `exit_code` that of the command.
+    """Base class of expected errors. `hint` says how to fix it; `exit_code` is the command's.
 
     Message and hint may quote a file or a command line: control characters are escaped here, once.
     """

@@ -40,7 +40,7 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, denominator: floa
 
 
 def allows_softmax_in_place(device: torch.device) -> bool:
-    """Return whether softmax may overwrite its input: untested with Metal's kernel."""
+    """Return whether softmax may overwrite its input: on the CPU only, as it is untested on mps."""
     return device.type == "cpu"
 
 
@@ -55,20 +55,22 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """Process the rows in parts; on the CPU all parts share one buffer (ROWS, V)."""
         d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
-        room, total = hidden.new_empty(min(ROWS, len(hidden)), len(weight)), hidden.new_zeros(())
+        buffer, total = hidden.new_empty(min(ROWS, len(hidden)), len(weight)), hidden.new_zeros(())
         in_place = allows_softmax_in_place(hidden.device)
         for first in range(0, len(hidden), ROWS):
             part = slice(first, first + ROWS)
             x, y = hidden[part], targets[part, None].clamp(min=0)  # (rows, C), (rows, 1)
             is_target = targets[part, None] != IGNORE  # (rows, 1)
-            logits = torch.mm(x, weight.t(), out=room[: len(x)])  # (rows, V)
-            log_sum, logit = logits.amax(1, keepdim=True), logits.gather(1, y)
+            logits = torch.mm(x, weight.t(), out=buffer[: len(x)])  # (rows, V)
+            largest, logit = logits.amax(1, keepdim=True), logits.gather(1, y)
             p = torch.softmax(logits, 1, out=logits if in_place else None)
-            log_sum -= p.amax(1, keepdim=True).log()  # the largest probability is exp(largest logit - log_sum)
+            log_sum = largest - p.amax(1, keepdim=True).log()  # the largest probability is exp(largest - log_sum)
             total += ((log_sum - logit) * is_target).sum()
-            p.scatter_add_(1, y, p.new_full((len(x), 1), -1.0))
+            p.scatter_add_(
+                1, y, p.new_full((len(x), 1), -1.0)
+            )  # softmax minus one-hot: the gradient of the logits
             torch.mm(p, weight, out=d_hidden[part]).mul_(is_target)
-            d_weight.addmm_(p.t(), x * is_target, beta=float(first > 0))
+            d_weight.addmm_(p.t(), x * is_target, beta=float(first > 0))  # 0 at first: d_weight is not initialised
         ctx.save_for_backward(d_hidden, d_weight)
         return total
 

@@ -35,9 +35,9 @@ def read_json(path: Path, max_bytes: int) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise UnreadableFile(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from None
+        raise UnreadableFile(f"{path}:{error.lineno}:{error.colno}: invalid JSON ({error.msg})") from None
     except (ValueError, RecursionError) as error:  # nan, thousands of digits or of brackets
-        raise UnreadableFile(f"{path}: not JSON ({error})") from None
+        raise UnreadableFile(f"{path}: invalid JSON ({error})") from None
 
 
 def _refuse_constant(name: str) -> None:
@@ -45,6 +45,6 @@ def _refuse_constant(name: str) -> None:
 
 
 def explain_first_error(error: ValidationError, *within: str) -> tuple[str, str]:
-    """Return the first fault that a schema found: its place, a dotted path below `within`, and its text."""
+    """Return the location, as a dotted path below `within`, and the message of the first validation error."""
     first = error.errors()[0]
     return ".".join([*within, *map(str, first["loc"])]), first["msg"]

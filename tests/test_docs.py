@@ -29,7 +29,7 @@ FENCES = [
     for kind, body in re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.M | re.S)
 ]
 PROSE = {path: re.sub(r"^ *```.*?^ *```$", "", text, flags=re.M | re.S) for path, text in PAGES.items()}
-INLINE = {word for text in PROSE.values() for word in re.findall(r"`([^`]+)`", text)}
+INLINE = {" ".join(word.split()) for text in PROSE.values() for word in re.findall(r"`([^`]+)`", text)}
 LINES = {line for kind, body in FENCES if kind == "sh" for line in body.splitlines() if not line.startswith("#")}
 COMMANDS = sorted(LINES | {word for word in INLINE if word.startswith(("python scripts/", "make "))})
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")

@@ -124,7 +124,7 @@ def test_a_kill_loses_only_the_steps_since_the_last_checkpoint(run_folder: Run) 
 
 def test_each_epoch_visits_every_training_sequence_once_in_another_order(run_folder: Run) -> None:
     with recorded_steps() as steps:
-        run_folder("data.size=60", "train.B=1", "train.accum_steps=1", "train.total_steps=120")
+        run_folder("data.size=60", "model.V=300", "train.B=1", "train.accum_steps=1", "train.total_steps=120")
     rows = [tuple(tokens[0].tolist()) for tokens, _, _ in steps]
     epoch = len(set(rows))
     assert len(rows) >= 2 * epoch > 2

@@ -14,7 +14,7 @@ from torch import Tensor
 from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
-from niels_gpt.seeds import derived_seed
+from niels_gpt.seeds import derive_seed
 
 OPEN_ROWS = 32  # rows that may take another dialogue while dialogues are packed
 MIXTURE_PERIOD = 1024  # sequences over which the weights of a mixture are exact to rounding
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     y: Tensor
 
 
-def require_ids(batch: Batch, V: int) -> None:
+def require_valid_ids(batch: Batch, V: int) -> None:
     """Raise DataError unless all ids are in 0 .. V-1. Checked on the CPU: mps would accept others silently."""
     low, high = int(batch.x.min()), int(torch.maximum(batch.x.max(), batch.y.max()))
     if low < 0 or high >= V:
@@ -54,14 +54,14 @@ class EpochOrder:
         self._orders: dict[int, Tensor] = {}
 
     def find_rows(self, first: int, count: int) -> Tensor:
-        """Return the rows of sequences first .. first + count - 1, (count)."""
+        """Return the rows of sequences first .. first + count - 1, shape (count,)."""
         numbers = torch.arange(first, first + count)
         epochs = numbers // self.rows
         return torch.cat([self._draw_order(e)[numbers[epochs == e] % self.rows] for e in epochs.unique().tolist()])
 
     def _draw_order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
-            generator = torch.Generator().manual_seed(derived_seed("epoch", self.seed, epoch))
+            generator = torch.Generator().manual_seed(derive_seed("epoch", self.seed, epoch))
             self._orders[epoch] = torch.randperm(self.rows, generator=generator)
             if len(self._orders) > 2:  # a batch rarely spans more than two epochs
                 del self._orders[next(iter(self._orders))]
@@ -159,7 +159,7 @@ class Mixture:
 
     def _draw_sequence(self, number: int) -> Batch:
         period, place = divmod(number, MIXTURE_PERIOD)
-        generator = torch.Generator().manual_seed(derived_seed("mixture", self.seed, period))
+        generator = torch.Generator().manual_seed(derive_seed("mixture", self.seed, period))
         slots = self._slots[torch.randperm(MIXTURE_PERIOD, generator=generator)]
         chosen = int(slots[place])
         before = int((slots[:place] == chosen).sum())

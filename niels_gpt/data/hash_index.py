@@ -1,4 +1,4 @@
-"""Remember the hashes of files by size and modification time, so that large files are read once."""
+"""Cache file hashes by size and modification time, so that large files are read once."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from niels_gpt.storage import write_text
 
-INDEX = "hashes.json"
+INDEX_FILE = "hashes.json"
 SETTLED = 2e9  # nanoseconds without a change; a later change gets another modification time
 
 
@@ -24,7 +24,7 @@ class HashIndex:
 
     def __init__(self, folder: Path) -> None:
         """Read the index of earlier processes; a damaged one counts as empty."""
-        self.path = folder / INDEX
+        self.path = folder / INDEX_FILE
         self._entries: dict[str, tuple[int, int, str]] = {}
         with suppress(OSError, ValueError, TypeError, AttributeError):
             content = json.loads(self.path.read_text(encoding="utf-8"))

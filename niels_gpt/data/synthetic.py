@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.readers.records import Dialogue, Document, Message
-from niels_gpt.seeds import derived_seed
+from niels_gpt.seeds import derive_seed
 
 MAX_NUMBER = 30
 WORDS = (
@@ -43,7 +43,7 @@ def _make_document(index: int) -> Document:
     topic = _draw_topic(index, "document")
     lines = 1 + _draw(6, index, "lines")
     # Sorting by seeds shuffles without a random state.
-    order = sorted(range(len(topic.statements)), key=lambda i: derived_seed("synthetic", "order", index, i))
+    order = sorted(range(len(topic.statements)), key=lambda i: derive_seed("synthetic", "order", index, i))
     return Document(topic.name, "\n".join(topic.statements[i] for i in order[:lines]))
 
 
@@ -63,7 +63,7 @@ def _make_dialogue(index: int) -> Dialogue:
 def _draw_topic(index: int, use: str) -> Topic:
     """Draw a topic. A question belongs to one topic, whose name keeps it in one split."""
     make = (_make_numbers, _make_word)[_draw(2, index, use, "kind")]
-    return make(derived_seed("synthetic", use, index, "topic"))
+    return make(derive_seed("synthetic", use, index, "topic"))
 
 
 def _make_numbers(seed: int) -> Topic:
@@ -106,4 +106,4 @@ def _make_word(seed: int) -> Topic:
 
 
 def _draw(count: int, *parts: int | str) -> int:
-    return derived_seed("synthetic", *parts) % count
+    return derive_seed("synthetic", *parts) % count

@@ -19,7 +19,7 @@ from niels_gpt.data.readers.records import Dialogue
 from niels_gpt.data.sources import Want, encode_content, fingerprint, list_texts, read_records, select_sources
 from niels_gpt.data.token_files import TokenCache, get_dtypes, read_meta, write_meta
 from niels_gpt.errors import DataError
-from niels_gpt.seeds import derived_seed
+from niels_gpt.seeds import derive_seed
 from niels_gpt.storage import add_file_name, flush_to_disk, replace_atomically, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 
@@ -98,14 +98,14 @@ def _make_split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tupl
     count, names = 0, set()
     for record in read_records(source, want):
         count += 1
-        names.add(derived_seed("split", record.name))
+        names.add(derive_seed("split", record.name))
     if len(names) < 2:
         raise DataError(
-            f"{source.label} has {len(names)} {want} to tell apart, but training and validation need one each",
+            f"{source.label} has {len(names)} differently named {want}; training and validation need one each",
             "add more data, or split text with data.documents=blank_lines",
         )
     threshold = min(max(val_fraction * 2**63, min(names) + 1), max(names))
-    return (lambda name: derived_seed("split", name) < threshold), count
+    return (lambda name: derive_seed("split", name) < threshold), count
 
 
 class _Writer:

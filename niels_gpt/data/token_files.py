@@ -16,7 +16,7 @@ from niels_gpt.storage import write_text
 from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_json
 
 DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
-META = "meta.json"
+META_FILE = "meta.json"
 MAX_META = 1 << 20  # bytes
 REBUILD = "delete the folder; it will be built again"
 
@@ -97,12 +97,12 @@ def get_dtypes(V: int) -> dict[str, str]:
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write meta.json to the disk."""
-    write_text(folder / META, json.dumps(meta | {"sha256": _hash_meta(meta)}, indent=1))
+    write_text(folder / META_FILE, json.dumps(meta | {"sha256": _hash_meta(meta)}, indent=1))
 
 
 def read_meta(folder: Path) -> Meta:
     """Return the meta.json of a folder. DataError if it is damaged, or describes another folder."""
-    path = folder / META
+    path = folder / META_FILE
     try:
         content = read_json(path, MAX_META)
         if not isinstance(content, dict) or content.pop("sha256", None) != _hash_meta(content):

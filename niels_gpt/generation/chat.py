@@ -10,7 +10,7 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.generation.generate import generate
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, load_tokenizer
-from niels_gpt.weights.checkpoint import load_model, phase_folder
+from niels_gpt.weights.checkpoint import get_phase_folder, load_model
 
 
 class ChatSession:
@@ -58,7 +58,7 @@ def load_session(path: Path) -> ChatSession:
         DataError: the tokenizer cannot be used.
     """
     checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _find_best(path)
-    phase = phase_folder(checkpoint)
+    phase = get_phase_folder(checkpoint)
     tokenizer = load_tokenizer(phase.parent / "tokenizer.json")
     model, train_cfg = load_model(checkpoint)
     if train_cfg.get("tokenizer", tokenizer.hash()) != tokenizer.hash() or model.cfg.V != tokenizer.V:

@@ -49,9 +49,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     No T x T tensor is kept: the backward pass computes the probabilities again, as FlashAttention does (Dao et
     al., 2022), in products large enough to be fast on the CPU. To torch.compile it is one operation.
     """
-    out, room, future = torch.empty_like(q), _allocate_scores(q), _make_mask(q)
+    out, buffer, future = torch.empty_like(q), _allocate_scores(q), _make_mask(q)
     for part in _split_parts(q):
-        p = _compute_probabilities(_pack(q, part.queries), _pack(k, part.keys), room, future)
+        p = _compute_probabilities(_pack(q, part.queries), _pack(k, part.keys), buffer, future)
         torch.bmm(p, _pack(v, part.keys), out=out[part.queries])
     return out
 
@@ -60,11 +60,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attend_backward(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v; a key's is a sum over the queries that see it."""
     d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    room, more_room, future = _allocate_scores(q), _allocate_scores(q), _make_mask(q)
+    buffer, more_room, future = _allocate_scores(q), _allocate_scores(q), _make_mask(q)
     for part in _split_parts(q):
         queries, d_here = _pack(q, part.queries), _pack(d_out, part.queries)  # (heads, Q, D)
         keys, values = _pack(k, part.keys), _pack(v, part.keys)  # (heads, K, D)
-        p = _compute_probabilities(queries, keys, room, future)  # (heads, Q, K)
+        p = _compute_probabilities(queries, keys, buffer, future)  # (heads, Q, K)
         begun = 0.0 if keys.shape[1] == k.shape[1] else 1.0  # the first part of some heads sees all of their keys
         d_v[part.keys].baddbmm_(p.transpose(1, 2), d_here, beta=begun)
         d_p = torch.bmm(d_here, values.transpose(1, 2), out=more_room[: p.numel()].view_as(p))
@@ -118,7 +118,7 @@ def _count_heads(q: Tensor) -> int:
 
 
 def _allocate_scores(q: Tensor) -> Tensor:
-    """Allocate memory for the scores of a part; all parts reuse it."""
+    """Allocate one buffer of scores, reused by every part."""
     T = q.shape[1]
     return q.new_empty(_count_heads(q) * min(QUERIES, T) * T)
 
@@ -129,9 +129,9 @@ def _make_mask(q: Tensor) -> Tensor:
     return q.new_full((Q, Q), float("-inf")).triu_(1)
 
 
-def _compute_probabilities(queries: Tensor, keys: Tensor, room: Tensor, future: Tensor) -> Tensor:
+def _compute_probabilities(queries: Tensor, keys: Tensor, buffer: Tensor, future: Tensor) -> Tensor:
     """Return the attention probabilities of a part, (heads, Q, K); 0 in a query's future."""
     n, Q, K = *queries.shape[:2], keys.shape[1]
-    scores = torch.bmm(queries, keys.transpose(1, 2), out=room[: n * Q * K].view(n, Q, K))
+    scores = torch.bmm(queries, keys.transpose(1, 2), out=buffer[: n * Q * K].view(n, Q, K))
     scores[:, :, K - Q :].add_(future[:Q, :Q])
     return torch.softmax(scores, -1, out=scores)

@@ -16,7 +16,7 @@ NORM_EPS = 1e-5
 def rope_tables(T: int, D: int, theta: float) -> tuple[Tensor, Tensor]:
     """Return cos and sin, (T, 2, D/2) each, in the half-split layout of Llama (Su et al., RoFormer, 2021).
 
-    In the first half the sine is negated.
+    The sine is negated in the first half, so that `rotate` is x * cos + (x with its halves swapped) * sin.
     """
     frequencies = theta ** -(torch.arange(0, D, 2, dtype=torch.float32) / D)  # (D/2)
     angles = torch.outer(torch.arange(T, dtype=torch.float32), frequencies)  # (T, D/2)
@@ -52,7 +52,7 @@ class Attention(nn.Module):
             project(x).view(B, T, self.H, C // self.H).transpose(1, 2)  # (B, H, T, D)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        # In fp32: a product of two dtypes, which other devices promote, may crash the process on mps.
+        # In fp32: a product of two dtypes can crash on mps.
         q, k = (rotate(part.float(), cos, sin).to(v.dtype) for part in (q, k))
         if trace is None:
             y = causal_attention(q, k, v)

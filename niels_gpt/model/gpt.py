@@ -41,14 +41,14 @@ class GPT(nn.Module):
         cos, sin = rope_tables(cfg.T, cfg.C // cfg.H, cfg.rope_theta)
         self.register_buffer("cos", cos, persistent=False)  # (T, 2, D/2)
         self.register_buffer("sin", sin, persistent=False)  # (T, 2, D/2)
-        self._compiled = torch.compile(self._hidden, dynamic=False) if compiled else None  # noqa: TID251
+        self._compiled = torch.compile(self._hidden, dynamic=False) if compiled else None  # noqa: TID251 - asked for
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Draw normal weights; those that add to the residual stream are scaled down by the depth (GPT-2).
+        """Initialise a tied model as GPT-2: normal weights, residual outputs scaled down by the depth.
 
-        An untied head starts at zero, and so do the weights that add to the residual stream: the first steps then
-        learn the token frequencies. The embedding starts large, since no logit depends on its size.
+        With a head of its own (the default) head and residual outputs start at zero, so that the first steps learn
+        the token frequencies; the embedding starts at UNTIED_STD, since no logit depends on its size.
         """
         onto_residual = INIT_STD * (2 * self.cfg.L) ** -0.5 if self.head is None else 0.0
         for name, parameter in self.named_parameters():

@@ -61,10 +61,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _check_content(saved: Any, path: Path) -> dict[str, Any]:
     """Return the content of `path` if a model can be made from it."""
     if not isinstance(saved, dict) or set(saved) != set(CHECKPOINT_KEYS):
-        raise CheckpointError(f"{path} is not a checkpoint of niels_gpt", f"its keys must be {[*CHECKPOINT_KEYS]}")
+        raise CheckpointError(f"{path} is not a niels_gpt checkpoint", f"its keys must be {[*CHECKPOINT_KEYS]}")
     if wrong := [key for key, kinds in CHECKPOINT_KEYS.items() if not isinstance(saved[key], kinds)]:
         raise CheckpointError(
-            f"{path} is not a checkpoint of niels_gpt: {wrong[0]} has the wrong type", _suggest_others(path)
+            f"{path} is not a niels_gpt checkpoint: {wrong[0]} has the wrong type", _suggest_others(path)
         )
     if _exceeds(saved, path.stat().st_size):
         raise CheckpointError(
@@ -91,13 +91,16 @@ def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:
     return model.eval(), saved["train_cfg"]
 
 
-def phase_folder(checkpoint: Path) -> Path:
+def get_phase_folder(checkpoint: Path) -> Path:
     """Return a checkpoint's folder as an absolute path: its name is the phase, its parent the run folder."""
     return Path(os.path.abspath(checkpoint)).parent
 
 
 def _find_misfit(model_cfg: dict[str, Any], model_state: dict[Any, Any]) -> str:
-    """Return why weights do not fit their settings, "" if they do. Forged settings must not allocate memory."""
+    """Return why the weights do not match model_cfg, or "".
+
+    The model is made on the meta device, so that a forged model_cfg allocates nothing.
+    """
     try:
         cfg = ModelCfg.model_validate(model_cfg)
     except ValidationError as error:

@@ -152,7 +152,7 @@ def test_when_all_are_damaged_nothing_starts_from_scratch_silently(tmp_path: Pat
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     torch.save({"weights": 1}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"other.pt is not a checkpoint of niels_gpt"):
+    with pytest.raises(CheckpointError, match=r"other.pt is not a niels_gpt checkpoint"):
         read_checkpoint(tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         read_checkpoint(tmp_path / "missing.pt")

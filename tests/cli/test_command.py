@@ -17,6 +17,7 @@ import yaml
 from conftest import ROOT, cli
 from support import processes
 
+from train.cli.command import SPIN_COUNT
 from train.cli.subprocesses import parent_pipe
 from train.config import load
 from train.config.load import plan_from_settings
@@ -44,7 +45,8 @@ def test_one_run_leaves_its_folder_under_the_users_own(tmp_path: Path) -> None:
     )
     assert "\x1b" not in done.stdout, "no bars or colours into a pipe"
     again = cli(*SMOKE, cwd=tmp_path)
-    assert (again.returncode, again.stdout) == (0, "pretrain: complete at step 2, nothing to do\n")
+    assert again.returncode == 0
+    assert again.stdout.startswith("pretrain: complete at step 2, nothing to do\nfinished in 0 s: runs/")
 
 
 @pytest.mark.parametrize(
@@ -314,3 +316,18 @@ def test_a_command_does_not_shut_python_down_around_a_call_that_a_signal_has_lef
     command = [sys.executable, "-c", ABANDONING]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, ""), done.stderr
+
+
+@pytest.mark.parametrize(("variables", "expected"), [({}, SPIN_COUNT), ({"OMP_NUM_THREADS": "2"}, "None")])
+def test_the_spin_count_is_limited_before_torch_unless_an_openmp_variable_is_set(
+    tmp_path: Path, variables: dict[str, str], expected: str
+) -> None:
+    program = """
+import os, sys
+from train.cli.command import run_command
+run_command(lambda: print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules))
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    env = kept | {"PYTHONPATH": str(ROOT)} | variables
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout == f"{expected} False\n", done.stderr

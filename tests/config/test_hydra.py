@@ -19,7 +19,7 @@ data: {size: 200}
 model: {V: 300}
 hydra:
   callbacks:
-    own: {_target_: test_hydra.Remembers, path: %s/called}
+    own: {_target_: config.test_hydra.Remembers, path: %s/called}
 """
 LOGGING = """version: 1
 handlers: {own: {class: logging.FileHandler, filename: %s}}

@@ -103,7 +103,7 @@ def test_every_key_is_mapped(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "old.json:1:2: not JSON"),
+        ("{", "old.json:1:2: invalid JSON"),
         ("[1]", "the file is not a JSON object"),
         (json.dumps(FLAT | {"optimizer": {}}), "unknown optimizer"),
         (json.dumps(FLAT | {"train": {"lr": 1}}), "unknown lr"),

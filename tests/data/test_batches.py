@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack_rows, require_ids
+from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack_rows, require_valid_ids
 from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
@@ -97,6 +97,6 @@ def test_a_mixture_honours_its_weights() -> None:
 
 def test_ids_out_of_range_are_refused_on_the_cpu() -> None:
     batch = TokenStream(documents(100), T, 1).draw(0, 12)
-    require_ids(batch, 100)
+    require_valid_ids(batch, 100)
     with pytest.raises(DataError, match=r"ids 0 \.\. 96 in a batch, but model.V=96"):
-        require_ids(batch, 96)
+        require_valid_ids(batch, 96)

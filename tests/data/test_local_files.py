@@ -133,7 +133,7 @@ def test_a_long_file_is_cut_at_the_best_place_and_nothing_is_lost(end: str) -> N
     pieces = list(local_files.read_documents(text("a.txt")))
     assert [piece.name for piece in pieces] == ["a.txt", *(f"a.txt#{n}" for n in range(2, len(pieces) + 1))]
     assert "".join(piece.text for piece in pieces) == whole
-    assert all(local_files.PIECE <= len(piece.text) < 4 * local_files.PIECE for piece in pieces[:-1])
+    assert all(local_files.READ_CHARS <= len(piece.text) < 4 * local_files.READ_CHARS for piece in pieces[:-1])
     if "\n" in end:
         assert all(piece.text.endswith(end) for piece in pieces)
 
@@ -149,7 +149,7 @@ def test_a_long_file_is_cut_at_the_best_place_and_nothing_is_lost(end: str) -> N
         (b"one\n\0two", 2),
         (b"a\n" * 50_000 + b"\xff", 50001),
         # The bad sequence starts in one block and ends in the next.
-        (b"a" * (local_files.PIECE - 1) + b"\xc3(", 1),
+        (b"a" * (local_files.READ_CHARS - 1) + b"\xc3(", 1),
     ],
 )
 @pytest.mark.parametrize("cut", ["file", "blank_lines"])

@@ -16,7 +16,7 @@ from conftest import ROOT
 from support.processes import context
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.hash_index import INDEX, HashIndex, hash_file
+from niels_gpt.data.hash_index import INDEX_FILE, HashIndex, hash_file
 from niels_gpt.data.readers.records import Document
 from niels_gpt.data.sources import Want, read_records
 from niels_gpt.data.token_cache import build_tokenizer, open_cache
@@ -95,7 +95,7 @@ def test_a_file_that_may_still_be_written_to_is_hashed_again(tmp_path: Path) -> 
 def test_a_damaged_index_counts_as_empty(tmp_path: Path, content: bytes) -> None:
     cfg = data(tmp_path)
     first = opened(cfg)
-    (tmp_path / "cache" / INDEX).write_bytes(content)
+    (tmp_path / "cache" / INDEX_FILE).write_bytes(content)
     assert torch.equal(opened(cfg).ids, first.ids)
 
 
@@ -213,7 +213,7 @@ def test_token_files_made_by_other_code_have_another_name(tmp_path: Path, file: 
 
 def test_one_document_cannot_be_split(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one short text")
-    with pytest.raises(DataError, match="1 documents to tell apart"):
+    with pytest.raises(DataError, match="has 1 differently named documents"):
         opened(data(tmp_path, kind="text", files=(str(tmp_path / "a.txt"),)))
 
 

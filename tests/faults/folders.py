@@ -8,7 +8,7 @@ import torch
 from conftest import final, metrics, same
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.hash_index import INDEX
+from niels_gpt.data.hash_index import INDEX_FILE
 from niels_gpt.data.sources import Want
 from niels_gpt.data.token_cache import open_cache
 from niels_gpt.data.token_files import read_meta
@@ -97,7 +97,9 @@ def opened(cfg: DataCfg) -> list[list[torch.Tensor]]:
 
 def hashes(cache: Path) -> dict[str, str]:
     """Return the sha256 of every file of a token cache but the locks and the index."""
-    files = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != INDEX]
+    files = [
+        path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != INDEX_FILE
+    ]
     return {str(path.relative_to(cache)): _sha256(path) for path in files}
 
 

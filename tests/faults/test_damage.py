@@ -78,7 +78,7 @@ def test_damaged_weights_are_refused_by_whoever_samples_or_exports_or_starts_fro
         try:
             session = load_session(path)  # what scripts/sample.py and scripts/export.py read with
         except CheckpointError as error:
-            assert str(path) in str(error) and "others in its folder: " in error.hint, kind
+            assert str(path) in str(error) and "in its folder: " in error.hint, kind
             refused += 1
         else:
             assert same(session.model.state_dict(), dict(state["model_state"])), kind

@@ -68,7 +68,7 @@ def poisoned(kind: str, name: str, value: float) -> Iterator[None]:
             armed.append(True)
             if kind == "weight":
                 with torch.no_grad():
-                    state.model.get_submodule(name).weight.view(-1)[-1] = value
+                    state.model.get_submodule(name).weight.fill_(value)
         return optimizer_step(state, *rest)
 
     with mock.patch.object(run_module, "make_model", made), mock.patch("train.loop.steps.optimizer_step", step):

@@ -14,7 +14,7 @@ METRICS = "metrics.jsonl"
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the events of a metrics file, without lines that are not events, such as one cut by a kill."""
-    if path.exists():
+    if path.is_file():  # reading a FIFO would wait for a writer
         yield from filter(None, map(_parse_event, path.read_bytes().splitlines()))
 
 

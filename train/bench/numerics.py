@@ -13,14 +13,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from niels_gpt.data.batches import Batch, require_ids
+from niels_gpt.data.batches import Batch, require_valid_ids
 from niels_gpt.device import resolve_device
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import load_tokenizer
 from niels_gpt.untrusted import explain_first_error
-from niels_gpt.weights.checkpoint import phase_folder
+from niels_gpt.weights.checkpoint import get_phase_folder
 from train.artifacts.compatibility import LoadedCheckpoint, require_same_model
 from train.artifacts.results import RESULT, read_results
 from train.cli.output import format_table
@@ -99,7 +99,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
     model.to(device).train()
     data = OPEN_DATA[cfg.phase](cfg, load_tokenizer(cfg.tokenizer_path))
     batch = data.train.draw(found.sequences, sequences or cfg.train.effective_batch)
-    require_ids(batch, cfg.model.V)
+    require_valid_ids(batch, cfg.model.V)
     targets = int((batch.y != IGNORE).sum())
     if not targets:
         raise DataError(f"the {len(batch.x)} sequences contain no targets", "increase --sequences")
@@ -131,7 +131,7 @@ def read_settings(checkpoint: Path) -> RunCfg:
     Raises:
         CheckpointError: they are missing or belong to another version of the project.
     """
-    out = phase_folder(checkpoint)
+    out = get_phase_folder(checkpoint)
     folder, phase = out.parent, out.name
     result = {str(name): result for name, result in read_results(folder).items()}.get(phase)
     if result is None:

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.data.batches import require_ids
+from niels_gpt.data.batches import require_valid_ids
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.checkpointing import save_step
 from train.artifacts.paths import step_path
 from train.bench.contestants import CPU, SEQUENCES, make_source, make_state, make_train_cfg
 from train.bench.race import run_worker
 from train.bench.shapes import SHAPES, Shape
-from train.bench.worker import WARMUP
+from train.bench.worker import WARMUP_STEPS
 from train.cli.output import format_mib, format_table
 from train.hardware.step_cost import time_steps
 from train.loop.baseline import UnigramBaseline
@@ -38,15 +38,17 @@ def measure_overhead(shape: str, steps: int) -> dict[str, Any]:
     sizes = SHAPES[shape]
     cfg = make_train_cfg(sizes, {}, steps)
     state, source, numbers = make_state(sizes, cfg), make_source(sizes), count()
-    times = time_steps(lambda: optimizer_step(state, cfg, source, nullcontext, cfg.base_lr), WARMUP + steps, CPU)
-    step = median(taken.cpu for taken in times[WARMUP:])
+    times = time_steps(
+        lambda: optimizer_step(state, cfg, source, nullcontext, cfg.base_lr), WARMUP_STEPS + steps, CPU
+    )
+    step = median(taken.cpu for taken in times[WARMUP_STEPS:])
     sequences, loss, norm = cfg.effective_batch, torch.tensor(2.5), torch.tensor(0.5)
     batch = source.draw(0, sequences)
     with tempfile.TemporaryDirectory() as folder:
         logger = RunLogger(Path(folder), cfg.total_steps, state, UnigramBaseline(1.0, 1.0))
         parts = {
             "draw": time_repeats(lambda: source.draw(next(numbers) * sequences, sequences)),
-            "require_ids": time_repeats(lambda: require_ids(batch, sizes.model.V)),
+            "require_ids": time_repeats(lambda: require_valid_ids(batch, sizes.model.V)),
             "finite": time_repeats(lambda: bool(torch.isfinite(loss + norm))),
             # A line of metrics.jsonl is written only so often.
             "metrics": time_repeats(lambda: logger.log_step(state, loss.item(), 1e-3, norm.item()))

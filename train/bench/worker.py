@@ -22,7 +22,7 @@ from train.hardware.memory_tracker import LiveBytes
 from train.hardware.step_cost import StepTimer, time_steps
 
 STATUS = "/proc/self/status"  # VmRSS is the resident size now, VmHWM its peak
-WARMUP = 2  # steps of a turn that do not count: the first compiles and allocates
+WARMUP_STEPS = 2  # steps of a turn that do not count: the first compiles and allocates
 N = 2048  # rows and columns of the matrices that measure the machine
 
 
@@ -38,20 +38,20 @@ def take_turn(asked: dict[str, Any]) -> dict[str, Any]:
         nonlocal before
         timer()
         taken = len(timer.stamps) - 1
-        if how == "tensors" and taken == WARMUP - 1:
+        if how == "tensors" and taken == WARMUP_STEPS - 1:
             counting.enter_context(live)
-        elif how == "tensors" and taken == WARMUP:
+        elif how == "tensors" and taken == WARMUP_STEPS:
             counting.close()
-        elif how == "resident" and taken == WARMUP:
+        elif how == "resident" and taken == WARMUP_STEPS:
             reset_peak_memory(CPU)
             before = read_proc_bytes(STATUS, "VmRSS")
 
     if contestant.as_a_run and how != "resident":
         prepare_cpu(CPU)
-    contestant.take(Shape(**asked["shape"]), contestant.settings, WARMUP + asked["steps"], lap)
+    contestant.take(Shape(**asked["shape"]), contestant.settings, WARMUP_STEPS + asked["steps"], lap)
     resident = read_proc_bytes(STATUS, "VmHWM") - before if before else None
     peak = {"tensors": live.peak, "resident": resident}.get(how)
-    wall, cpu = map(median, zip(*timer.seconds[WARMUP:], strict=True))
+    wall, cpu = map(median, zip(*timer.seconds[WARMUP_STEPS:], strict=True))
     return {"wall": wall, "cpu": cpu, "first": timer.seconds[0].wall, "peak": peak}
 
 

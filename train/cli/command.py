@@ -20,6 +20,7 @@ from train.config.hydra_errors import Refusal, explain_refusal
 from train.config.suggest import HELP
 
 DEBUG = "NIELS_DEBUG"
+SPIN_COUNT = "10000"  # libgomp's own is 300,000
 ENGINES = ("hydra", "omegaconf", "antlr4", "yaml", "optuna", "sqlalchemy")  # their errors are about settings
 SMALLER = "free some memory, raise the memory limit, or lower train.B, model.T or the model size"
 log = logging.getLogger("niels_gpt")
@@ -27,6 +28,7 @@ log = logging.getLogger("niels_gpt")
 
 def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
     """Run a script's main and exit with its code; training outlives the readers of its output."""
+    limit_spinning()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on to exit_on_error
     outlive_readers(("stdout", "stderr") if outlives_readers else ("stderr",))
     for signum in ENDING:
@@ -43,6 +45,15 @@ def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> N
         if isinstance(end.code, int) and has_abandoned_call():
             os._exit(end.code)
         raise
+
+
+def limit_spinning() -> None:
+    """Let OpenMP's threads sleep sooner at barriers, unless an OpenMP variable is set; torch is not imported yet.
+
+    Beside busy processes, threads that spin take the time of those that work (docs/performance.md).
+    """
+    if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 class Parser(argparse.ArgumentParser):

@@ -18,9 +18,9 @@ class Terminated(BaseException):
 
 
 def raise_on_signal(signum: int, _: FrameType | None) -> NoReturn:
-    """Raise an exception that ends the process, and note the signal, since a destructor would swallow it.
+    """Record the signal, then raise; the record survives if a destructor swallows the exception.
 
-    A second signal ends the process without an exception.
+    A second signal kills the process.
     """
     _early.append(signum)
     for ending in ENDING:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PARENT_PIPE = "NIELS_PARENT_PIPE"  # names the pipe's reading end in a child's environment
+PARENT_PIPE_ENV = "NIELS_PARENT_PIPE"  # names the pipe's reading end in a child's environment
 GRACE = 60.0  # seconds to finish the step and save it
 
 
@@ -44,15 +44,15 @@ def parent_pipe() -> Iterator[tuple[int, dict[str, str]]]:
     """
     reading, writing = os.pipe()
     try:
-        yield reading, {PARENT_PIPE: str(reading)}
+        yield reading, {PARENT_PIPE_ENV: str(reading)}
     finally:
         os.close(reading)
         os.close(writing)
 
 
 def end_with_parent() -> None:
-    """When the parent that opened `parent_pipe` ends, send this process SIGTERM, and exit after `GRACE`."""
-    if number := os.environ.pop(PARENT_PIPE, ""):
+    """Send this process SIGTERM when its parent exits; force an exit GRACE seconds later."""
+    if number := os.environ.pop(PARENT_PIPE_ENV, ""):
         os.set_inheritable(int(number), False)
         threading.Thread(target=_watch_parent, args=(int(number),), daemon=True, name="parent watch").start()
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from niels_gpt.data.batches import Batch, Source, require_ids
+from niels_gpt.data.batches import Batch, Source, require_valid_ids
 from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
 from train.loop.amp import Amp
@@ -68,7 +68,7 @@ def evaluate(
         for batch in draw_batches(part.source, part.sequences, B):
             if stop():
                 return None
-            require_ids(batch, model.cfg.V)
+            require_valid_ids(batch, model.cfg.V)
             with amp():
                 total += model.loss(batch.x.to(model.device), batch.y.to(model.device), 1.0)
             targets += int((batch.y != IGNORE).sum())

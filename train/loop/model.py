@@ -7,7 +7,7 @@ import torch
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import ConfigError, first_line
 from niels_gpt.model.gpt import GPT
-from niels_gpt.seeds import derived_seed
+from niels_gpt.seeds import derive_seed
 from train.config.schema import TrainCfgSchema
 
 log = logging.getLogger("niels_gpt")
@@ -15,7 +15,7 @@ log = logging.getLogger("niels_gpt")
 
 def make_model(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> GPT:
     """Return a GPT with new weights on a device. The weights are drawn on the CPU, the same for every device."""
-    torch.manual_seed(derived_seed("weights", train.seed))
+    torch.manual_seed(derive_seed("weights", train.seed))
     recompute, compiled = train.activation_checkpointing, will_compile(device, train)
     return GPT(cfg, activation_checkpointing=recompute, compiled=compiled).to(device)
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from niels_gpt.data.batches import Batch, Source, require_ids
+from niels_gpt.data.batches import Batch, Source, require_valid_ids
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.loss import IGNORE
-from niels_gpt.seeds import derived_seed
+from niels_gpt.seeds import derive_seed
 from train.artifacts.checkpointing import TrainState, save_step
 from train.config.schema import TrainCfgSchema
 from train.loop.amp import Amp, amp_factory, choose_loss_scale
@@ -115,7 +115,7 @@ def optimizer_step(
     """
     model, device = state.model.train(), state.model.device
     batch = source.draw(state.sequences, cfg.effective_batch)  # on the CPU
-    require_ids(batch, model.cfg.V)
+    require_valid_ids(batch, model.cfg.V)
     targets = int((batch.y != IGNORE).sum())
     scale = choose_loss_scale(targets, device, cfg)
     parts = list(map(Batch, batch.x.split(cfg.B), batch.y.split(cfg.B)))
@@ -127,7 +127,7 @@ def optimizer_step(
         (loss * scale).backward()
         return loss.detach()
 
-    dropout_seed = derived_seed("dropout", cfg.seed, state.step)
+    dropout_seed = derive_seed("dropout", cfg.seed, state.step)
     torch.manual_seed(dropout_seed)
     mean_loss = torch.zeros((), device=device)
     for part in parts:

@@ -11,7 +11,7 @@ from niels_gpt.data.token_cache import build_tokenizer
 from niels_gpt.errors import CheckpointError, DataError, is_out_of_memory
 from niels_gpt.storage import write_text
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
-from niels_gpt.weights.checkpoint import phase_folder
+from niels_gpt.weights.checkpoint import get_phase_folder
 from train.artifacts.checkpointing import TrainState, link_checkpoint
 from train.artifacts.compatibility import LoadedCheckpoint, read_history, require_same_model, require_same_origin
 from train.artifacts.paths import BEST, LATEST, parse_step, step_files, step_path
@@ -259,7 +259,7 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
 
 def copy_tokenizer(checkpoint: Path, target: Path) -> None:
     """Copy the tokenizer of the run that a checkpoint belongs to."""
-    theirs = phase_folder(checkpoint).parent / target.name
+    theirs = get_phase_folder(checkpoint).parent / target.name
     if not theirs.exists():
         raise CheckpointError(
             f"{checkpoint} has no tokenizer at {theirs}",

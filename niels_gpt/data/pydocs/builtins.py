@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator
 
 from niels_gpt.data.pydocs.locate import PUBLIC_MODULES
-from niels_gpt.data.pydocs.parse import Kind, Subject, list_arguments
+from niels_gpt.data.pydocs.parse import DocumentedObject, Kind, list_arguments
 
 # Modules written in C, without a twin in Python, whose import only defines names
 # (that of readline, for one, touches the terminal).
@@ -24,7 +24,7 @@ MEMBERS: dict[Kind, tuple[type, ...]] = {
 }
 
 
-def describe_module(name: str) -> Iterator[Subject]:
+def describe_module(name: str) -> Iterator[DocumentedObject]:
     """Yield the objects of a module written in C, or none if this Python lacks the module."""
     module = _import_if_present(name)
     if module is None:
@@ -32,7 +32,7 @@ def describe_module(name: str) -> Iterator[Subject]:
     public = PUBLIC_MODULES.get(name, name)
     twin_name = name.removeprefix("_")
     twin = _import_if_present(twin_name) if twin_name in sys.stdlib_module_names - {name} else None
-    yield Subject(public, public, "module", None, inspect.cleandoc(module.__doc__ or ""))
+    yield DocumentedObject(public, public, "module", None, inspect.cleandoc(module.__doc__ or ""))
     for label in sorted(vars(module)):
         # A program may replace sys.excepthook; the original is kept as sys.__excepthook__.
         value = vars(module).get(f"__{label}__", vars(module)[label])
@@ -50,7 +50,7 @@ def _import_if_present(name: str) -> types.ModuleType | None:
         return None
 
 
-def _describe_class(value: type, module: str) -> Iterator[Subject]:
+def _describe_class(value: type, module: str) -> Iterator[DocumentedObject]:
     yield _make_subject(value, value.__qualname__, module, "class")
     for label, member in sorted(vars(value).items()):
         for kind, kinds in MEMBERS.items():
@@ -59,11 +59,11 @@ def _describe_class(value: type, module: str) -> Iterator[Subject]:
                 yield _make_subject(getattr(value, label), f"{value.__qualname__}.{label}", module, kind)
 
 
-def _make_subject(value: object, short: str, module: str, kind: Kind) -> Subject:
+def _make_subject(value: object, short: str, module: str, kind: Kind) -> DocumentedObject:
     name = short if module == "builtins" else f"{module}.{short}"
     doc = getattr(value, "__doc__", None)
     text = inspect.cleandoc(doc) if isinstance(doc, str) else ""
-    return Subject(name, module, kind, _list_arguments(value), text)
+    return DocumentedObject(name, module, kind, _list_arguments(value), text)
 
 
 def _list_arguments(value: object) -> tuple[str, ...] | None:

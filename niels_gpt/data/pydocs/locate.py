@@ -20,7 +20,7 @@ PUBLIC_MODULES = {
 }
 
 
-def find_sources(packages: Sequence[str]) -> list[tuple[str, Path]]:
+def find_source_files(packages: Sequence[str]) -> list[tuple[str, Path]]:
     """Return (module, file) of the standard library, then of each package."""
     files = _find_modules(Path(sysconfig.get_path("stdlib")), "")
     return files + [found for package in packages for found in _find_package(package)]

@@ -11,7 +11,7 @@ from niels_gpt.data.pydocs.locate import read_source
 Kind = Literal["module", "class", "function", "method", "attribute"]
 
 
-class Subject(NamedTuple):
+class DocumentedObject(NamedTuple):
     """A documented object; `arguments` are as in its signature, with / and *, or None if unknown."""
 
     name: str
@@ -26,7 +26,7 @@ class Subject(NamedTuple):
         return self.name.removeprefix(self.module + ".")
 
 
-def parse_module(name: str, path: Path) -> list[Subject]:
+def parse_module(name: str, path: Path) -> list[DocumentedObject]:
     """Return the objects that a source file defines, or none if this Python cannot parse it."""
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -34,7 +34,7 @@ def parse_module(name: str, path: Path) -> list[Subject]:
     except (SyntaxError, ValueError, RecursionError):  # a template, or written for another version
         return []
     return [
-        Subject(name, name, "module", None, ast.get_docstring(tree) or ""),
+        DocumentedObject(name, name, "module", None, ast.get_docstring(tree) or ""),
         *_walk_members(tree.body, name, name),
     ]
 
@@ -49,7 +49,7 @@ def _walk_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield from _walk_statements([s for handler in node.handlers for s in handler.body])
 
 
-def _walk_members(body: list[ast.stmt], owner: str, module: str) -> Iterator[Subject]:
+def _walk_members(body: list[ast.stmt], owner: str, module: str) -> Iterator[DocumentedObject]:
     """Yield the classes and functions that a module or class defines, and those within the classes."""
     for node in _walk_statements(body):
         if isinstance(node, ast.ClassDef):
@@ -57,7 +57,7 @@ def _walk_members(body: list[ast.stmt], owner: str, module: str) -> Iterator[Sub
             functions = {n.name: n.args for n in node.body if isinstance(n, ast.FunctionDef)}
             start = functions.get("__init__") or functions.get("__new__")
             arguments = list_arguments(start, bound=True) if start else None
-            yield Subject(name, module, "class", arguments, ast.get_docstring(node) or "")
+            yield DocumentedObject(name, module, "class", arguments, ast.get_docstring(node) or "")
             yield from _walk_members(node.body, name, module)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             marks = {ast.unparse(d).rpartition(".")[2] for d in node.decorator_list}
@@ -68,7 +68,7 @@ def _walk_members(body: list[ast.stmt], owner: str, module: str) -> Iterator[Sub
                 kind = "attribute"
             bound = kind == "method" and "staticmethod" not in marks
             arguments = None if kind == "attribute" else list_arguments(node.args, bound)
-            yield Subject(f"{owner}.{node.name}", module, kind, arguments, ast.get_docstring(node) or "")
+            yield DocumentedObject(f"{owner}.{node.name}", module, kind, arguments, ast.get_docstring(node) or "")
 
 
 def list_arguments(args: ast.arguments, bound: bool) -> tuple[str, ...]:

@@ -4,9 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from niels_gpt.data.pydocs.parse import Kind, Subject
+from niels_gpt.data.pydocs.parse import DocumentedObject, Kind
 from niels_gpt.data.readers.records import Dialogue, Message
-from niels_gpt.seeds import derived_seed
+from niels_gpt.seeds import derive_seed
 
 MAX_WORDS = 60
 MAX_ARGUMENTS = 8
@@ -14,7 +14,7 @@ MAX_ARGUMENTS = 8
 UNASKED = {"antigravity", "distutils", "idlelib", "this", "__future__"}
 ODD = (">>>", "::", "==", "\\", "|", " * ", " - ", "->", "http", "$", "TODO", "XXX")  # no plain sentence has them
 
-ABOUT: dict[Kind, tuple[str, ...]] = {
+PURPOSE_QUESTIONS: dict[Kind, tuple[str, ...]] = {
     "module": (
         "What is the module {n} for?",
         "What does the module {n} provide?",
@@ -25,8 +25,8 @@ ABOUT: dict[Kind, tuple[str, ...]] = {
     "method": ("What does {n} do?", "What is {n} for?", "Explain the method {n}."),
     "attribute": ("What is {n}?", "What does the attribute {n} hold?"),
 }
-ARGUMENTS = ("What arguments does {n} take?", "Which arguments does {n} have?", "What do I pass to {n}?")
-LOCATE = ("In which module is {s}?", "Where do I find {s}?", "Which module has {s}?")
+ARGUMENT_QUESTIONS = ("What arguments does {n} take?", "Which arguments does {n} have?", "What do I pass to {n}?")
+LOCATION_QUESTIONS = ("In which module is {s}?", "Where do I find {s}?", "Which module has {s}?")
 NEXT_ARGUMENTS = ("And what arguments does it take?", "Which arguments does it have?")
 NEXT_MODULE = ("In which module is it?", "Which module is it in?")
 SYSTEM = (
@@ -36,9 +36,9 @@ SYSTEM = (
 )
 
 
-def make_dialogues(subjects: Sequence[Subject]) -> Iterator[Dialogue]:
+def make_dialogues(subjects: Sequence[DocumentedObject]) -> Iterator[Dialogue]:
     """Yield the dialogues about all public objects; of those with the same name, about the first described."""
-    first: dict[str, Subject] = {}
+    first: dict[str, DocumentedObject] = {}
     for s in subjects:
         if _is_public(s) and (s.name not in first or not first[s.name].doc):
             first[s.name] = s
@@ -47,29 +47,29 @@ def make_dialogues(subjects: Sequence[Subject]) -> Iterator[Dialogue]:
         yield from (Dialogue(s.name, _make_turns(s, pairs)) for pairs in _make_exchanges(s, shorts[s.short] == 1))
 
 
-def _is_public(subject: Subject) -> bool:
+def _is_public(subject: DocumentedObject) -> bool:
     parts = subject.name.split(".")
     return parts[0] not in UNASKED and not any(p.startswith("_") or p == "test" for p in parts)
 
 
-def _make_exchanges(s: Subject, unique: bool) -> Iterator[list[tuple[str, str]]]:
+def _make_exchanges(s: DocumentedObject, unique: bool) -> Iterator[list[tuple[str, str]]]:
     """Yield the questions and answers of each dialogue about `s`; `unique` if no other has its short name."""
     answer = extract_answer(s.doc)
     if answer:
-        about = (_phrase(ABOUT[s.kind], s), answer)
+        about = (_phrase(PURPOSE_QUESTIONS[s.kind], s), answer)
         arguments = _say_arguments(s)
         yield [about]
         if arguments:
-            yield [(_phrase(ARGUMENTS, s), arguments)]
+            yield [(_phrase(ARGUMENT_QUESTIONS, s), arguments)]
         if s.kind != "module" and _draw(s, "chain", 2) == 0:
             then = [(_phrase(NEXT_ARGUMENTS, s), arguments)] if arguments else []
             yield [about, *then, (_phrase(NEXT_MODULE, s), f"It is in the module {s.module}.")]
     top_level = s.kind in ("class", "function") and "." in s.name and "." not in s.short
     if unique and top_level and len(s.short) > 3:
-        yield [(_phrase(LOCATE, s), f"{s.short} is in the module {s.module}.")]
+        yield [(_phrase(LOCATION_QUESTIONS, s), f"{s.short} is in the module {s.module}.")]
 
 
-def _make_turns(subject: Subject, pairs: Iterable[tuple[str, str]]) -> tuple[Message, ...]:
+def _make_turns(subject: DocumentedObject, pairs: Iterable[tuple[str, str]]) -> tuple[Message, ...]:
     """Return questions and answers as messages; one dialogue in four begins with a system message."""
     messages = [m for q, a in pairs for m in (Message("user", q), Message("assistant", a))]
     if _draw(subject, messages[0].content, 4) == 0:
@@ -77,7 +77,7 @@ def _make_turns(subject: Subject, pairs: Iterable[tuple[str, str]]) -> tuple[Mes
     return tuple(messages)
 
 
-def _say_arguments(subject: Subject) -> str:
+def _say_arguments(subject: DocumentedObject) -> str:
     """Return the arguments as a sentence, "" if they are unknown or too many."""
     if subject.arguments is None or len(subject.arguments) > MAX_ARGUMENTS:
         return ""
@@ -87,13 +87,13 @@ def _say_arguments(subject: Subject) -> str:
     return f"It takes {', '.join(shown[:-1])} and {shown[-1]}." if shown[1:] else f"It takes {shown[0]}."
 
 
-def _phrase(phrasings: tuple[str, ...], subject: Subject) -> str:
+def _phrase(phrasings: tuple[str, ...], subject: DocumentedObject) -> str:
     chosen = phrasings[_draw(subject, phrasings[0], len(phrasings))]
     return chosen.format(n=subject.name, s=subject.short)
 
 
-def _draw(subject: Subject, purpose: str, count: int) -> int:
-    return derived_seed("pydocs", subject.name, purpose) % count
+def _draw(subject: DocumentedObject, purpose: str, count: int) -> int:
+    return derive_seed("pydocs", subject.name, purpose) % count
 
 
 def extract_answer(doc: str) -> str:
@@ -101,7 +101,7 @@ def extract_answer(doc: str) -> str:
     paragraphs = (_strip_signature(" ".join(p.split())) for p in re.split(r"\n\s*\n", doc))
     kept: list[str] = []
     for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z\"'(])", next(filter(None, paragraphs), "")):
-        if len(" ".join([*kept, sentence]).split()) > MAX_WORDS or not _is_plain(sentence):
+        if len(" ".join([*kept, sentence]).split()) > MAX_WORDS or not _is_self_contained(sentence):
             break
         kept.append(sentence)
     answer = " ".join(kept)
@@ -122,7 +122,7 @@ def _strip_signature(paragraph: str) -> str:
     return re.sub(r"``?([^`']+)(``?|')", r"\1", text)
 
 
-def _is_plain(sentence: str) -> bool:
+def _is_self_contained(sentence: str) -> bool:
     """Return whether a sentence stands by itself: no example, list, rule or table, and no lead-in to one."""
     balanced = sentence.count("(") == sentence.count(")") and sentence.count('"') % 2 == 0
     prose = sum(c.isalpha() or c == " " for c in sentence) >= 0.8 * len(sentence)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.pydocs.builtins import COMPILED, describe_module
-from niels_gpt.data.pydocs.locate import find_sources, read_source
-from niels_gpt.data.pydocs.parse import Subject, parse_module
+from niels_gpt.data.pydocs.locate import find_source_files, read_source
+from niels_gpt.data.pydocs.parse import DocumentedObject, parse_module
 from niels_gpt.data.pydocs.questions import make_dialogues
 from niels_gpt.data.readers.records import Dialogue, Document
 
@@ -36,7 +36,7 @@ def read_dialogues(cfg: SourceCfg) -> Iterator[Dialogue]:
 def fingerprint(cfg: SourceCfg) -> str:
     """Return a text that changes with the Python, its modules, the packages and the settings."""
     # Distributions leave parts of the standard library out, hence the files beside the version.
-    files = [(name, path.stat().st_size) for name, path in find_sources(cfg.packages)]
+    files = [(name, path.stat().st_size) for name, path in find_source_files(cfg.packages)]
     found = repr((sys.version, sys.platform, sys.builtin_module_names, files, cfg.code))
     return hashlib.sha256(found.encode()).hexdigest()
 
@@ -50,16 +50,16 @@ def _read_texts(cfg: SourceCfg) -> Iterator[tuple[str, str, str]]:
         topics = []
     yield from ((f"topic {key}", "", text) for key, text in topics if _is_prose(text))
     if cfg.code:
-        yield from ((f"{name}#source", "", read_source(path)) for name, path in find_sources(cfg.packages))
+        yield from ((f"{name}#source", "", read_source(path)) for name, path in find_source_files(cfg.packages))
 
 
-def _read_subjects(cfg: SourceCfg) -> list[Subject]:
+def _read_subjects(cfg: SourceCfg) -> list[DocumentedObject]:
     """Return the objects of all modules: those with a source file first."""
-    parsed = [s for name, path in find_sources(cfg.packages) for s in parse_module(name, path)]
+    parsed = [s for name, path in find_source_files(cfg.packages) for s in parse_module(name, path)]
     return parsed + [s for name in COMPILED.split() for s in describe_module(name)]
 
 
-def _make_header(subject: Subject) -> str:
+def _make_header(subject: DocumentedObject) -> str:
     """Return the first line of an object's document, such as class array.array(typecode)."""
     label = f"{subject.kind} " if subject.kind in ("module", "class", "attribute") else ""
     arguments = "" if subject.arguments is None else f"({', '.join(subject.arguments)})"

@@ -22,7 +22,7 @@ from niels_gpt.data.hash_index import hash_file
 from niels_gpt.data.readers.records import Dialogue, Document, Message
 from niels_gpt.errors import DataError
 
-PIECE = 16 << 10  # characters; a longer file is cut, so that one file can fill both splits
+READ_CHARS = 16 << 10  # characters; a longer file is cut, so that one file can fill both splits
 MAX_PARAGRAPH = 1 << 20  # characters; a file without blank lines is not held in memory
 MAX_LINE = 16 << 20  # bytes of a line of JSON with its end
 FIRST_ROWS = 1000  # of each file of JSON lines, read to find out which kinds of row it holds
@@ -112,7 +112,9 @@ def _read_text(path: Path, unit: str) -> Iterator[Document]:
     """
     name = os.fsencode(path).decode("utf-8", "backslashreplace")  # a file name need not be UTF-8
     by_paragraph = unit == "blank_lines"
-    pieces = _join_lines(_read_lines(path), *((0, MAX_PARAGRAPH) if by_paragraph else (PIECE, 2 * PIECE)))
+    pieces = _join_lines(
+        _read_lines(path), *((0, MAX_PARAGRAPH) if by_paragraph else (READ_CHARS, 2 * READ_CHARS))
+    )
     number = 0
     for number, piece in enumerate(filter(str.strip, pieces), 1):
         if by_paragraph:
@@ -142,7 +144,7 @@ def _read_lines(path: Path) -> Iterator[str]:
     with _open_regular(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape")
         number = 1
-        while line := text.readline(PIECE):
+        while line := text.readline(READ_CHARS):
             if _NOT_TEXT.search(line):
                 message = f"{path}:{number}: not text in UTF-8"
                 raise DataError(message, "save the file as UTF-8, or leave it out of data.files")
@@ -160,7 +162,7 @@ def _read_rows(cfg: SourceCfg, limit: int | None = None) -> Iterator[Row]:
 
 
 def _read_file_rows(path: Path, skip: bool) -> Iterator[Row]:
-    """Yield the rows of a file. A bad line is an error, or with `skip` it is counted and logged at the end."""
+    """Yield the rows of a file; DataError at a bad line, unless `skip`: then count bad lines and log the first."""
     good = bad = 0
     first = ""
     for number, line in _read_json_lines(path):
