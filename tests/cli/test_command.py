@@ -1,4 +1,4 @@
-"""The command line as its user sees it, from another folder: exit codes, messages, one run, one sweep."""
+"""The command line as its user sees it, from another folder: exit codes, messages, a run."""
 
 import json
 import os
@@ -24,7 +24,6 @@ from train.config.load import plan_from_settings
 from train.config.schema import RunCfg
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
-NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
 SCRIPTS = sorted(
     {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"_root", "count_lines", "install", "lock"}
 )
@@ -53,13 +52,10 @@ def test_one_run_leaves_its_folder_under_the_users_own(tmp_path: Path) -> None:
     ("overrides", "said"),
     [
         (["train.B=0"], "error: train.B=0: input should be greater than or equal to 1"),
-        (["train.warmup_steps=999"], "error: train: warmup_steps=999 is more than total_steps=4"),
         (["train.Bee=2"], "error: train.Bee is unknown; did you mean train.B?"),
-        (["train.B=abc"], "error: Error merging override train.B=abc"),
-        (["precision=fp17"], "error: precision=fp17 is not an option; choose from bf16, fp16, "),
         (["device=cuda"], "error: device=cuda: input should be 'auto', 'cpu' or 'mps'"),
-        (["train.B"], "error: "),
         (["name=a/b"], "error: name=a/b: "),
+        (["--fast"], "error: unrecognized arguments: --fast"),
     ],
 )
 def test_a_bad_setting_is_one_clear_line_and_leaves_nothing(
@@ -108,9 +104,7 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--cfg", "job"], ["train.B=0"], ["train.b=1"]], ids=lambda a: a[0]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["train.B=0"]], ids=lambda a: a[0])
 def test_help_config_and_refusals_come_before_torch_is_imported(tmp_path: Path, arguments: list[str]) -> None:
     command = [sys.executable, "-c", PROBE, str(ROOT / "scripts" / "train.py"), *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -124,7 +118,7 @@ def test_every_script_starts_from_any_folder_and_tells_how_it_is_used(tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("script", ["train", "sample", "count_lines"])
+@pytest.mark.parametrize("script", ["train", "count_lines"])
 def test_outside_the_environment_two_lines_tell_how_to_activate_it(tmp_path: Path, script: str) -> None:
     bare = [sys.executable, "-S", "-E", str(ROOT / "scripts" / f"{script}.py")]  # without installed packages
     done = subprocess.run(bare, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -161,13 +155,6 @@ def test_help_shows_what_a_command_without_settings_would_take(tmp_path: Path) -
                 assert any(line.startswith(f"  {section}.{name}={text} ") for line in lines), (name, text)
 
 
-def test_the_composed_config_states_precision_and_memory(tmp_path: Path) -> None:
-    done = processes.cli("--cfg", "job", "memory=ckpt", cwd=tmp_path)
-    assert {"  amp: true", "  amp_dtype: fp16", "  activation_checkpointing: true"} <= set(
-        done.stdout.splitlines()
-    )
-
-
 def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
     assert processes.cli("experiment=smoke_pipeline", "data.size=200", "model.V=300", cwd=tmp_path).returncode == 0
     short = ["runs/smoke_pipeline", "--max-tokens", "5"]
@@ -186,46 +173,14 @@ def test_sampling_talks_to_what_was_trained(tmp_path: Path) -> None:
     [
         (["nothing", "--prompt", "a"], 4, "error: nothing has no sft/best.pt or pretrain/best.pt"),
         (["nothing"], 2, "give one of --prompt TEXT and --chat"),
-        *(
-            (["nothing", "--prompt", "a", "--temperature", t], 2, "--temperature must be at least 0")
-            for t in NO_HEAT
-        ),
-        *((["nothing", "--prompt", "a", "--seed", seed], 2, "--seed must be 0 to 2**64 - 1") for seed in NO_SEED),
+        (["nothing", "--prompt", "a", "--temperature", "nan"], 2, "--temperature must be at least 0"),
+        (["nothing", "--prompt", "a", "--seed", str(2**64)], 2, "--seed must be 0 to 2**64 - 1"),
     ],
 )
 def test_sampling_refuses_what_it_cannot_do(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
     done = processes.cli(*arguments, cwd=tmp_path, script="sample")
     assert done.returncode == code
     assert said in done.stderr and "Traceback" not in done.stderr
-
-
-def test_the_value_of_a_flag_is_not_taken_for_a_setting(tmp_path: Path) -> None:
-    done = processes.cli("train.B=1.5", "--cfg", "job", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "error: Error merging override train.B=1.5; Value '1.5' of type" in done.stderr
-
-
-@pytest.mark.parametrize("flag", [["--fast"], ["-m", "train.B=2,4"]])
-def test_flags_that_hydra_refuses_are_exit_code_2(tmp_path: Path, flag: list[str]) -> None:
-    done = processes.cli("experiment=smoke_pretrain", *flag, cwd=tmp_path)
-    assert done.returncode == 2 and f"unrecognized arguments: {flag[-1]}" in done.stderr
-    assert "Traceback" not in done.stderr and os.listdir(tmp_path) == []
-
-
-def test_a_closed_pipe_does_not_end_the_training(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "scripts" / "train.py"),
-        *SMOKE,
-        "train.total_steps=30",
-        "train.log_every=1",
-    ]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout and process.stdout.readline()
-        process.stdout.close()
-        assert process.wait(120) == 0
-    result = json.loads((tmp_path / "runs" / "smoke_pretrain" / "result.json").read_text())
-    assert result["phases"][0]["step"] == 30
 
 
 def test_a_complete_run_refuses_other_settings_and_its_config_is_kept(tmp_path: Path) -> None:
@@ -237,19 +192,6 @@ def test_a_complete_run_refuses_other_settings_and_its_config_is_kept(tmp_path: 
     for said in ("data.size=200, not 210", "train.base_lr=0.014, not 0.5"):
         assert said in done.stderr
     assert config.read_bytes() == before
-
-
-@pytest.mark.parametrize("delay", [0.3, 1.5])
-def test_sigterm_before_the_loop_has_its_exit_code_too(tmp_path: Path, delay: float) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *SMOKE, "train.total_steps=100000"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        time.sleep(delay)
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode in (143, -signal.SIGTERM), said  # the latter while Python itself still starts
-    assert "Traceback" not in said and "it is a bug" not in said
 
 
 DEFERRING = """
@@ -274,6 +216,7 @@ def test_a_signal_to_a_job_of_a_parent_waits_until_an_import_is_whole(signum: in
             [sys.executable, "-c", DEFERRING, str(int(signum))],
             env=os.environ | end | {"PYTHONPATH": os.pathsep.join(sys.path)},
             pass_fds=(reading,),
+            preexec_fn=processes.reset_signals,
             capture_output=True,
             text=True,
             check=False,
@@ -281,8 +224,8 @@ def test_a_signal_to_a_job_of_a_parent_waits_until_an_import_is_whole(signum: in
     assert (done.returncode, done.stdout) == (128 + signum, "whole\n"), done.stderr
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_command_at_once_while_it_learns_a_tokenizer(tmp_path: Path, signum: int) -> None:
+@pytest.mark.slow
+def test_a_signal_ends_a_command_at_once_while_it_trains_a_tokenizer(tmp_path: Path) -> None:
     letters = "".join(random.Random(0).choices(string.ascii_lowercase + " " * 5, k=3 << 20))
     (tmp_path / "a.txt").write_text("\n\n".join(letters[at : at + 1000] for at in range(0, len(letters), 1000)))
     data = ["data=text", "data.files=[a.txt]", "data.documents=blank_lines", "data.cache_dir=cache"]
@@ -293,10 +236,10 @@ def test_a_signal_ends_a_command_at_once_while_it_learns_a_tokenizer(tmp_path: P
         assert process.stdout and "training 16384 entries" in process.stdout.readline()
         time.sleep(1)  # the text is read; the merges of it take ten seconds or so
         sent = time.monotonic()
-        process.send_signal(signum)
+        process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=120)
     assert time.monotonic() - sent < 3
-    assert (process.returncode, *said) == (128 + signum, "", "stopped; saved files are intact\n")
+    assert (process.returncode, *said) == (128 + signal.SIGTERM, "", "stopped; saved files are intact\n")
     assert not list((tmp_path / "cache").glob("tokenizer-*"))
 
 

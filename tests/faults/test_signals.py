@@ -15,7 +15,7 @@ from support.processes import announce, cli, reset_signals, start, wait_until
 
 from faults.folders import require_equal
 from faults.scale import scaled
-from train.artifacts.checkpointing import save_step
+from train.artifacts.checkpointing import TrainState, save_step
 from train.loop import steps
 
 pytestmark = pytest.mark.slow
@@ -100,7 +100,7 @@ def test_a_signal_during_the_imports_has_its_exit_code_and_no_traceback(tmp_path
 
 
 def slow_down_saves() -> None:
-    def save_slowly(folder: Path, state: steps.TrainState, *rest: object, **keywords: object) -> None:
+    def save_slowly(folder: Path, state: TrainState, *rest: object, **keywords: object) -> None:
         if state.step > 4:
             Path("waiting").touch()
             time.sleep(60)
