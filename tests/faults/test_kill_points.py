@@ -1,15 +1,11 @@
 """F2, F3, F15: killed at any point of a write or prune: nothing torn is visible, and nothing is lost."""
 
 import re
-import signal
 from functools import partial
-from itertools import count
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pytest
-from conftest import Plan, same
+from conftest import Plan, same, stopped_at
 from support.processes import KILLED, start_run
 
 from faults.folders import (
@@ -69,15 +65,7 @@ def test_killed_at_any_point_of_a_save_or_a_prune_a_run_ends_as_if_it_had_not_be
 
 
 def stop_in_evaluation(number: int) -> None:
-    """Send SIGTERM when the evaluation of this number begins."""
-    begun = count(1)
-
-    def call_and_count(*arguments: Any) -> Any:
-        if next(begun) == number:
-            signal.raise_signal(signal.SIGTERM)
-        return evaluate(*arguments)
-
-    mock.patch("train.loop.steps.evaluate", call_and_count).start()
+    stopped_at(evaluate, number).start()
 
 
 @pytest.mark.parametrize("number", [1, 2][: scaled(1, 2)])

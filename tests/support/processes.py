@@ -180,7 +180,5 @@ def _run_script(path: str) -> None:
 
 def _run_plan(plan: list[RunCfg]) -> None:
     torch.set_num_threads(1)
-    log = logging.getLogger("niels_gpt")
-    log.addHandler(logging.StreamHandler())
-    log.setLevel(logging.INFO)
+    logging.basicConfig(level=logging.INFO)
     run(plan)

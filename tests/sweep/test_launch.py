@@ -37,7 +37,7 @@ def statuses(folder: Path) -> list[str]:
     """Return the statuses in the jobs' records, which are those of the report."""
     with (folder / "sweep.csv").open(encoding="utf-8") as file:
         reported = [row["status"] for row in csv.DictReader(file)]
-    found = [job.status for job in jobs_of(folder).values()]
+    found: list[str] = [job.status for job in jobs_of(folder).values()]
     assert sorted(found) == sorted(reported)
     return found
 
