@@ -132,18 +132,6 @@ def test_a_damaged_best_is_stood_in_for_and_then_made_anew(
     assert read_checkpoint(best)["best_val_loss"] is not None
 
 
-def test_a_kill_between_a_step_and_its_second_names_is_mended(trained: Path, run_folder: Run) -> None:
-    phase = trained / "pretrain"
-    (phase.parent / "result.json").unlink()
-    for name in ("latest.pt", ".latest.pt.part"):
-        (phase / name).unlink(missing_ok=True)
-        os.link(step_path(phase, 4), phase / name)
-    (phase.parent / ".else.part").touch()
-    run_folder(*RUN)
-    assert read_checkpoint(phase / "latest.pt")["step"] == 6
-    assert [path.name for path in phase.parent.rglob(".*")] == [".else.part"], "what is not ours is left alone"
-
-
 def require_refused_or_equal(
     files: list[Path], read: Callable[[], Any], hint: str, others: list[bytes], draw: random.Random, count: int
 ) -> None:

@@ -35,6 +35,7 @@ from train.artifacts.paths import step_path
 from train.artifacts.run_folder import unlock_folder
 from train.cli.output import write_report
 from train.config.schema import TrainCfgSchema
+from train.loop import logger
 from train.loop.optim import make_optimizer
 from train.loop.steps import optimizer_step
 from train.run import run

@@ -32,38 +32,26 @@ def asking(saved: Saved, **changes: Any) -> Saved:
 
 def repeating(saved: Saved) -> Saved:
     """Let the settings ask for a wide model, and weights of its shapes repeat one number."""
-    repeated = {
-        name: torch.zeros(1).expand([n << 16 for n in t.shape]) for name, t in saved["model_state"].items()
-    }
-    changes = {"V": 256 << 16, "C": 16 << 16, "d_ff": 16 << 16}
-    return asking(saved, **changes) | {"model_state": repeated}
+    state = {name: torch.zeros(1).expand([n << 16 for n in t.shape]) for name, t in saved["model_state"].items()}
+    return asking(saved, V=256 << 16, C=16 << 16, d_ff=16 << 16) | {"model_state": state}
 
 
-def averaging(saved: Saved) -> Saved:
-    """Let the averages of the optimizer repeat a number."""
-    average = torch.zeros(1).expand(1 << 22, 1 << 22)
+def averaging(average: Any, saved: Saved) -> Saved:
+    """Let the optimizer have these averages of its first weight."""
     return saved | {"optimizer_state": {"state": {0: {"exp_avg": average}}, "param_groups": []}}
 
 
-def unfolding(saved: Saved) -> Saved:
-    """Let the averages of the optimizer be lists that hold one list twice each: 2**64 numbers in a few bytes."""
-    average: Any = 0.5
-    for _ in range(64):
-        average = [average, average]
-    return saved | {"optimizer_state": {"state": {0: {"exp_avg": average}}, "param_groups": []}}
-
-
+LISTS: Any = reduce(lambda inner, _: [inner, inner], range(64), 0.5)  # 2**64 numbers in a few bytes
 ENORMOUS: dict[str, tuple[Callable[[Saved], Saved], str]] = {
     "more layers than can be asked for": (partial(asking, L=10**6), "model_cfg.L cannot be used"),
-    "wide": (
-        partial(asking, **WIDE),
-        "fit its model_cfg: embedding.weight is 256 x 16, not",
-    ),
-    "deep": (partial(asking, L=1024), "blocks.1."),
+    "wide": (partial(asking, **WIDE), "fit its model_cfg: embedding.weight is 256 x 16, not"),
     "long": (partial(asking, T=1 << 24), "model_cfg cannot be used (Value error, T=16777216 times"),
     "repeated weights": (repeating, "its tensors are larger than the file"),
-    "repeated averages": (averaging, "its tensors are larger than the file"),
-    "unfolding averages": (unfolding, "its tensors are larger than the file"),
+    "repeated averages": (
+        partial(averaging, torch.zeros(1).expand(1 << 22, 1 << 22)),
+        "its tensors are larger than the file",
+    ),
+    "unfolding averages": (partial(averaging, LISTS), "its tensors are larger than the file"),
 }
 
 

@@ -148,11 +148,3 @@ def test_when_one_of_two_builders_is_killed_the_other_builds_the_same(plan: Plan
         assert both[0].end().returncode in (0, KILLED)  # 0: the other has built what it would have died at
         assert both[1].end().returncode == 0
         assert hashes(cache) == hashes(tmp_path / "whole")
-
-
-def test_builders_at_once_build_once(plan: Plan, tmp_path: Path) -> None:
-    plans = [plan(*BUILDS, f"data.cache_dir={tmp_path / 'one'}", name=f"run{n}") for n in range(scaled(2, 6))]
-    ends = [child.end() for child in [start_run(loaded) for loaded in plans]]
-    assert [end.returncode for end in ends] == [0] * len(plans)
-    assert "".join(end.stderr for end in ends).count("records") == 1
-    assert not leftovers(tmp_path / "one")

@@ -51,11 +51,10 @@ def test_the_table_has_every_command() -> None:
 def test_text_shorter_than_a_sequence_is_reported_with_both_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("ten bytes.")
     (tmp_path / "b.txt").write_text("ten others")
-    text = ["phase=pretrain", "data=text", "data.files=[*.txt]", "data.tokenizer=bytes"]
-    done = cli(*text, "model.V=256", "model.T=11", cwd=tmp_path)
+    text = ["data=text", "data.files=[*.txt]", "data.tokenizer=bytes", "model.V=256", "model.T=11"]
+    done = cli("phase=pretrain", *text, cwd=tmp_path)
     told = "the text has 11 tokens, but a sequence with its targets takes T+1=12"
-    assert done.returncode == 3
-    assert f"error: text, train split: {told}\nhint: add more text" in done.stderr, done.stderr
+    assert done.returncode == 3 and f"error: text, train split: {told}\nhint: add more text" in done.stderr
 
 
 def fail() -> None:

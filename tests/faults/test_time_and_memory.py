@@ -27,12 +27,6 @@ from train.run import time_limit
 from train.run.time_limit import TimeLimit
 
 SETTINGS = ["train.total_steps=9", "train.ckpt_every=4", "train.eval_every=3", "model.dropout=0.1"]
-MPS_TEXTS = (
-    "MPS backend out of memory (MPS allocated: 8.10 GB, other allocations: 900.00 MB, max allowed: 9.07 GB). "
-    "Tried to allocate 256.00 MB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable upper limit",
-    "Invalid buffer size: 12.21 GiB",
-    "Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
-)
 
 
 @contextmanager
@@ -63,10 +57,8 @@ def test_a_limit_of_time_counts_over_resumes_and_what_goes_on_is_exact(run_folde
                 run_folder(*SETTINGS, f"train.max_minutes={minutes}")
             after = f"after step {reached} of 9, which is saved"
             assert str(caught.value) == f"pretrain: train.max_minutes={float(minutes)} ran out {after}"
-            assert (caught.value.exit_code, caught.value.hint) == (
-                75,
-                "continue with a larger train.max_minutes=...",
-            )
+            hint = "continue with a larger train.max_minutes=..."
+            assert (caught.value.exit_code, caught.value.hint) == (75, hint)
             assert read_checkpoint(folder / "latest.pt")["step"] == reached
         run_folder(*SETTINGS, "train.max_minutes=60")
     assert same(straight, trained(folder))
@@ -144,16 +136,15 @@ def test_a_limit_of_memory_ends_in_one_message_with_the_way_out(tmp_path: Path) 
         assert "memory=ckpt" in said and "train.B=32 train.accum_steps=4 (the same training)" in said, said
 
 
-@pytest.mark.parametrize("text", MPS_TEXTS)
-def test_what_mps_says_of_memory_is_explained_with_both_figures(plan: Plan, text: str) -> None:
+def test_an_mps_allocation_that_fails_is_explained_with_both_figures(plan: Plan) -> None:
     """F33."""
     (cfg,) = plan("train.B=8", "train.accum_steps=2")
     figures = {"current_allocated_memory": 3 << 30, "driver_allocated_memory": 7 << 30}
     with mock.patch.multiple(torch.mps, **{name: mock.Mock(return_value=n) for name, n in figures.items()}):
         with pytest.raises(OutOfMemory) as caught, explain_out_of_memory(cfg, torch.device("mps")):
-            raise RuntimeError(text)
+            raise RuntimeError("Invalid buffer size: 12.21 GiB")
     said = str(caught.value)
-    for part in ("train.B=8", "model.T=64", "train.accum_steps=2", "3.0 GiB in tensors", "7.0 GiB", text[:100]):
+    for part in ("train.B=8", "model.T=64", "train.accum_steps=2", "3.0 GiB in tensors", "7.0 GiB", "12.21 GiB"):
         assert part in said
     for way_out in ("memory=ckpt", "train.B=4 train.accum_steps=4 (the same training)", "model.T"):
         assert way_out in caught.value.hint

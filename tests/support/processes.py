@@ -38,7 +38,6 @@ IMPORTS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 LONGEST = 300.0  # seconds that a child may take
 KILLED = -signal.SIGKILL  # an exit code
 Function = Callable[[], object]
-Ended = subprocess.CompletedProcess[str]
 
 
 @functools.cache
@@ -58,15 +57,9 @@ class Child:
     """
 
     def __init__(
-        self,
-        function: Function,
-        *,
-        cwd: Path,
-        argv: Sequence[str] = (),
-        before: Function | None = None,
-        env: Mapping[str, str] | None = None,
-        input: str = "",
-    ) -> None:
+        self, function: Function, *, cwd: Path, argv: Sequence[str] = (), before: Function | None = None,
+        env: Mapping[str, str] | None = None, input: str = "",
+    ) -> None:  # fmt: skip
         self.cwd, self._folder = cwd, tempfile.TemporaryDirectory()
         folder, env = Path(self._folder.name), dict(os.environ if env is None else env)
         self._streams = [folder / name for name in ("stdin", "stdout", "stderr")]
@@ -89,7 +82,7 @@ class Child:
         wait_until(lambda: (self.cwd / name).exists() or not self.process.is_alive())
         return self.process.is_alive()
 
-    def end(self) -> Ended:
+    def end(self) -> subprocess.CompletedProcess[str]:
         """Wait for its end; return its exit code, negative for a signal, and its output."""
         self.process.join(LONGEST)
         if (code := self.process.exitcode) is None:
@@ -107,7 +100,7 @@ def start(*arguments: str, script: str = "train", **keywords: Any) -> Child:
     return Child(partial(_run_script, path), argv=[path, *arguments], **keywords)
 
 
-def cli(*arguments: str, **keywords: Any) -> Ended:
+def cli(*arguments: str, **keywords: Any) -> subprocess.CompletedProcess[str]:
     """Run a script of the project to its end."""
     return start(*arguments, **keywords).end()
 
@@ -149,14 +142,8 @@ def reset_signals() -> None:
         signal.signal(signum, signal.SIG_DFL)
 
 
-def _call(
-    function: Function,
-    streams: Sequence[Path],
-    cwd: Path,
-    argv: Sequence[str],
-    before: Function | None,
-    env: Mapping[str, str],
-) -> None:
+def _call(function: Function, streams: Sequence[Path], cwd: Path, argv: Sequence[str],
+          before: Function | None, env: Mapping[str, str]) -> None:  # fmt: skip
     reset_signals()
     for number, path in enumerate(streams):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
