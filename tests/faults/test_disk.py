@@ -107,19 +107,6 @@ def test_a_disk_that_is_full_at_any_point_of_a_save_is_named_and_harms_nothing(t
             require_safe_failure(tmp_path, state, before, point)
 
 
-def test_a_copy_for_want_of_links_on_a_full_disk_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "link", fails)
-    monkeypatch.setattr(shutil, "copyfileobj", fails)
-    with pytest.raises(DiskError, match=f"disk full: need .* at {tmp_path}"):
-        save_step(tmp_path, made_state(), {}, best=False, keep_last=2)
-    assert os.listdir(tmp_path) == ["step_0000001.pt"]
-
-
 def test_a_run_whose_disk_fills_up_ends_with_8_and_goes_on_when_there_is_room(
     run_folder: Run, tmp_path: Path
 ) -> None:

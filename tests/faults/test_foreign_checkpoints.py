@@ -41,17 +41,19 @@ def averaging(average: Any, saved: Saved) -> Saved:
     return saved | {"optimizer_state": {"state": {0: {"exp_avg": average}}, "param_groups": []}}
 
 
-LISTS: Any = reduce(lambda inner, _: [inner, inner], range(64), 0.5)  # 2**64 numbers in a few bytes
+START: Any = 0.5
+LISTS = reduce(lambda inner, _: [inner, inner], range(64), START)  # 2**64 numbers in a few bytes
+LARGER = "its tensors are larger than the file"
 ENORMOUS: dict[str, tuple[Callable[[Saved], Saved], str]] = {
     "more layers than can be asked for": (partial(asking, L=10**6), "model_cfg.L cannot be used"),
     "wide": (partial(asking, **WIDE), "fit its model_cfg: embedding.weight is 256 x 16, not"),
     "long": (partial(asking, T=1 << 24), "model_cfg cannot be used (Value error, T=16777216 times"),
-    "repeated weights": (repeating, "its tensors are larger than the file"),
+    "repeated weights": (repeating, LARGER),
     "repeated averages": (
         partial(averaging, torch.zeros(1).expand(1 << 22, 1 << 22)),
         "its tensors are larger than the file",
     ),
-    "unfolding averages": (partial(averaging, LISTS), "its tensors are larger than the file"),
+    "unfolding averages": (partial(averaging, LISTS), LARGER),
 }
 
 

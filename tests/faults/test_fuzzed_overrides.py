@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from faults.door import Said, files_in, run_timed, train
+from faults.door import Said, files_in, train
 from faults.in_range import in_range
 from faults.scale import scaled
 from train.config import load_plan
@@ -120,27 +120,3 @@ def test_every_override_is_valid_or_refused_in_a_few_lines_and_leaves_nothing(
 
     go()
     assert ended.total() < 100 or min(ended[0] + (kind == "garbage"), ended[2]) > 0
-
-
-@pytest.mark.slow
-def test_a_process_of_its_own_says_and_leaves_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the door calls valid is composed and shown; what it refuses is refused in the same words."""
-    (inside := tmp_path / "inside").mkdir()
-    (alone := tmp_path / "alone").mkdir()
-    monkeypatch.chdir(inside)
-
-    @TRYING(max_examples=scaled(6, 40))
-    @given(st.one_of(*STRATEGIES.values()))
-    def go(words: list[str]) -> None:
-        if not passable(words) or any("\ud800" <= c <= "\udbff" for word in words for c in word):
-            return
-        expected = train(*words)
-        for path in inside.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if expected.code == 0 and "-m" in words:  # of a sweep Hydra shows no config
-            return
-        said, seconds = run_timed(*words, *(["--cfg", "job"] if expected.code == 0 else []), cwd=alone)
-        require_right(words, said, alone)
-        assert (said.code, said.stderr) == (expected.code, expected.stderr) and seconds < 5, words
-
-    go()

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,9 +19,7 @@ from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.checkpointing import save_step
 from train.loop import steps
 from train.loop.evaluate import ValLoss
-from train.loop.model import make_model
 from train.loop.steps import optimizer_step
-from train.run import runner as run_module
 
 SETTINGS = ["train.total_steps=6", "train.ckpt_every=1", "train.accum_steps=3", "model.dropout=0.1"]
 NAMES = [
@@ -40,38 +40,25 @@ SAID = {
 def poisoned(kind: str, name: str, value: float) -> Iterator[None]:
     """Spoil a module of the model in the second microbatch of the fourth step, and whenever that is repeated."""
 
-    def made(*args: Any) -> Any:
-        model = make_model(*args)
-        module = model.get_submodule(name)
-        forward = module.forward
-        vars(module)["forward"] = lambda *inputs: spoilt(model, forward(*inputs))
-        return model
+    passes = count()
 
-    parts: list[int] = []  # first sequences of the microbatches that were seen, of which one is spoilt
-
-    def spoilt(model: Any, output: torch.Tensor) -> torch.Tensor:
-        if not armed or not model.training:
+    def spoil(forward: Any, *inputs: Any) -> Any:
+        output = forward(*inputs)
+        if kind == "weight" or next(passes) % 3 != 1:
             return output
-        parts.append(len(parts))
-        if parts[-1] % 3 != 1:
-            return output
-        if kind == "output":
-            return output * value
         if kind == "gradient":
             output.register_hook(lambda gradient: gradient * value)
-        return output
-
-    armed: list[bool] = []
+        return output * value if kind == "output" else output
 
     def step(state: Any, *rest: Any) -> Any:
         if state.step == 3:
-            armed.append(True)
+            module = state.model.get_submodule(name)
+            vars(module)["forward"] = partial(spoil, module.forward)
             if kind == "weight":
-                with torch.no_grad():
-                    state.model.get_submodule(name).weight.fill_(value)
+                torch.nn.init.constant_(module.weight, value)
         return optimizer_step(state, *rest)
 
-    with mock.patch.object(run_module, "make_model", made), mock.patch("train.loop.steps.optimizer_step", step):
+    with mock.patch("train.loop.steps.optimizer_step", step):
         yield
 
 
