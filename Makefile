@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types tests smoke smoke-mps doctor faults lock figures clean
+.PHONY: help setup train test lint types tests test-slow test-long smoke smoke-mps doctor faults lock figures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -38,7 +38,7 @@ doctor: setup ## examine this machine: precision, speed, memory (ARGS="model=bas
 faults: setup ## run the whole harness of faults (half an hour)
 	NIELS_FAULTS=whole $(BIN)/pytest -v -m "" tests/faults
 
-test: lint types tests ## run everything that must stay green
+test: lint types tests ## check format, lint and types, and run the fast tests: what every change must pass
 
 lint: setup ## check format and lint
 	$(BIN)/ruff format --check .
@@ -47,8 +47,14 @@ lint: setup ## check format and lint
 types: setup ## check types with mypy, strict
 	$(BIN)/mypy
 
-tests: setup ## run the test-suite
+tests: setup ## run the fast tests
 	$(BIN)/pytest
+
+test-slow: setup ## run the tests of kills, launchers and many processes
+	$(BIN)/pytest -m slow
+
+test-long: setup ## run the tests that take minutes each or need more packages; says which it skips
+	$(BIN)/pytest -m long -rs
 
 lock: setup ## make requirements.lock again (newer versions: ARGS=--upgrade or ARGS="--upgrade-package numpy")
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'

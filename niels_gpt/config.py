@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from niels_gpt.printable import escape_line
 
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
 MIN_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
 MAX_ROPE_TABLE = 1 << 24  # numbers in the table of rotary cosines, as in that of sines: 64 MiB each
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
@@ -39,9 +40,9 @@ class ModelCfg(Cfg):
     H: int = Field(ge=1, le=1024, description="attention heads; H must divide C, and C/H must be even")
     d_ff: Size = Field(description="width of the feed-forward layer")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout rate on embeddings and residual branches")
-    rope_theta: float = Field(10000.0, gt=1.0, le=1e9, description="base of the rotary position angles")
+    rope_theta: float = Field(10000.0, gt=1.0, le=1e9, description="base of the rotary position embedding")
     tie_embeddings: bool = Field(
-        False, description="use the embedding's weights as the head's; false: V x C more weights"
+        False, description="share the embedding's weights with the head; false adds V x C weights"
     )
 
     def rules(self) -> Iterator[str]:
@@ -57,15 +58,17 @@ class ModelCfg(Cfg):
 class SourceCfg(Cfg):
     """One source of documents (for pretraining) or dialogues (for SFT)."""
 
-    kind: SourceKind = Field("pydocs", description="pydocs, text, jsonl or synthetic")
-    name: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="name for val_source; default: the kind")
+    kind: SourceKind = Field("pydocs", description="where the text comes from; the group data sets it")
+    name: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="its name for val_source; default: its kind"
+    )
     weight: float = Field(1.0, gt=0.0, le=1e6, description="share in a mixture, relative to the others")
-    files: tuple[str, ...] = Field((), description="text, jsonl: paths or globs; ** matches subfolders")
+    files: Texts = Field((), description="text, jsonl: paths or globs; ** matches subfolders")
     documents: Literal["file", "blank_lines"] = Field(
-        "file", description="text: a document is a file, or a paragraph between blank lines"
+        "file", description="text: each document is a file, or a paragraph between blank lines"
     )
     on_bad_line: Literal["error", "skip"] = Field("error", description="jsonl: stop at a bad line, or skip it")
-    packages: tuple[str, ...] = Field((), description="pydocs: also read docstrings of these installed packages")
+    packages: Texts = Field((), description="pydocs: also read docstrings of these installed packages")
     code: bool = Field(False, description="pydocs: also read the Python source code")
     size: int = Field(2000, ge=20, le=10_000_000, description="synthetic: number of documents")
 
@@ -77,15 +80,17 @@ class SourceCfg(Cfg):
     def rules(self) -> Iterator[str]:
         """Text and jsonl need files."""
         if self.kind in ("text", "jsonl") and not self.files:
-            yield f"kind={self.kind} needs files=[...], paths or globs of what to read"
+            yield f"kind={self.kind} needs files=PATH or files=[PATH,...]; a path may be a glob"
 
 
 class DataCfg(SourceCfg):
     """A source, or a mixture of `sources` instead, and the settings of its token files."""
 
-    sources: tuple[SourceCfg, ...] = Field((), description="a mixture: a list of sources, each with a weight")
+    sources: tuple[SourceCfg, ...] = Field(
+        (), description="a mixture, such as [{kind: pydocs}, {kind: text, files: a.md}]"
+    )
     tokenizer: Literal["bpe", "bytes"] = Field("bpe", description="byte-level BPE of model.V entries, or bytes")
-    val_source: str = Field("", description="validate on this source only; empty: the whole mixture")
+    val_source: str = Field("", description="validate on this source only; empty: on the whole mixture")
     val_fraction: float = Field(0.05, gt=0.0, lt=0.5, description="fraction of documents held out for validation")
     cache_dir: str = Field("cache", min_length=1, description="folder for tokenized data, shared by all runs")
 
@@ -99,7 +104,8 @@ class DataCfg(SourceCfg):
         total = sum(source.weight for source in self.mixture())
         for source in self.mixture():
             if source.weight / total < MIN_SHARE:
-                yield f"{source.label} has a share of {source.weight / total:.5f}, less than {MIN_SHARE}"
+                share = f"{source.weight / total:.5f}, less than {MIN_SHARE}"
+                yield f"{source.label} has a share of {share}; raise its weight"
 
     def mixture(self) -> tuple[SourceCfg, ...]:
         """Return the sources to read, one at least."""

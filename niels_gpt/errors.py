@@ -72,13 +72,17 @@ class DiskError(NielsError):
     exit_code = 8
 
 
-class TimeIsUp(NielsError):
+class Stopped(NielsError):
+    """A run that stopped as asked, not an error: it is saved, and can be continued."""
+
+
+class TimeIsUp(Stopped):
     """The run has used up its time and is saved; it can be resumed with more time."""
 
     exit_code = 75
 
 
-class Interrupted(NielsError):
+class Interrupted(Stopped):
     """A signal ended the run after its step was saved; the same command resumes it."""
 
     def __init__(self, message: str, hint: str, signum: int) -> None:

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,8 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def list_numbered_paths(name: str) -> Iterator[Path]:
-    """Yield doctor.json, doctor-2.json, doctor-3.json, ... for doctor.json."""
-    path = Path(name)
-    yield path
-    yield from (path.with_stem(f"{path.stem}-{n}") for n in count(2))
-
-
 def find_unused_path(name: str) -> Path:
-    """Return the first of the numbered names that does not exist yet."""
-    return next(path for path in list_numbered_paths(name) if not path.exists())
+    """Return the first of doctor.json, doctor-2.json, doctor-3.json, ... that does not exist, for doctor.json."""
+    path = Path(name)
+    numbered = (path.with_stem(f"{path.stem}-{n}") for n in count(2))
+    return next(one for one in chain([path], numbered) if not one.exists())

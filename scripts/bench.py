@@ -1,4 +1,4 @@
-"""Benchmark optimizer steps on this machine, on as many threads as OMP_NUM_THREADS says."""
+"""Benchmark optimizer steps on this machine, with OMP_NUM_THREADS threads."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
@@ -18,13 +18,13 @@ EXAMPLES = """examples:
   python scripts/bench.py steady small --steps 500
   python scripts/bench.py overhead small
   python scripts/bench.py spinning tiny"""
-CONTESTANTS = """ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile, ours and bare with -muon; separated
-by commas (default: %(default)s)"""
+CONTESTANTS = """ours, bare or hf, separated by commas; any may end in -compile, -ckpt or -ckpt-compile, ours and
+bare in -muon (default: %(default)s)"""
 SPLIT = methodcaller("split", ",")
 AXES = "TBLV"
 SPIN_COUNTS = [30_000, 10_000, 3_000, 1_000, 0]
 FACTORS = [0.25, 0.5, 1.0, 2.0, 4.0]
-ONE_PROGRAM = "; all precisions are one program on the CPU; on a Mac scripts/doctor.py times each"
+ONE_PROGRAM = "; all precisions are the same program on the CPU; on a Mac scripts/doctor.py times each"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -35,7 +35,9 @@ def parse_arguments() -> argparse.Namespace:
     def add_mode(name: str, run: Callable[..., Any], least: int, steps: int) -> argparse.ArgumentParser:
         mode: argparse.ArgumentParser = modes.add_parser(name, help=run.__doc__, description=run.__doc__)
         mode.set_defaults(run=run, contestants=[])
-        mode.add_argument("--steps", type=at_least(least), default=steps, help="steps (default: %(default)s)")
+        mode.add_argument(
+            "--steps", type=at_least(least), default=steps, help="steps to take (default: %(default)s)"
+        )
         mode.add_argument("--json", type=require_new_file, metavar="FILE", help="a new file for all results")
         if run is not run_growth:
             mode.add_argument(
@@ -45,20 +47,22 @@ def parse_arguments() -> argparse.Namespace:
 
     mode = add_mode("race", run_race, 1, 10)
     mode.add_argument("--contestants", type=SPLIT, default="ours,bare,hf", help=CONTESTANTS)
-    mode.add_argument("--rounds", type=at_least(1), default=3, help="turns each (default: %(default)s)")
+    mode.add_argument("--rounds", type=at_least(1), default=3, help="turns per contestant (default: %(default)s)")
     mode = add_mode("growth", run_growth, 1, 10)
     mode.add_argument("axes", nargs="*", default=list(AXES), help="T, B, L, V (default: all four)")
     mode.add_argument("--shape", default="middle", help="the shape to vary (default: %(default)s)")
     mode.add_argument(
-        "--factors", type=float, nargs="+", default=FACTORS, help="of each size (default: %(default)s)"
+        "--factors", type=float, nargs="+", default=FACTORS, help="multiples of each size (default: %(default)s)"
     )
-    mode.add_argument("--figure", type=require_new_figure, metavar="FILE", help="a new .svg file")
+    mode.add_argument("--figure", type=require_new_figure, metavar="FILE", help="a new .svg file for the figure")
     mode = add_mode("steady", run_steady, 10, 500)
     mode.add_argument("--contestants", type=SPLIT, default="ours,ours-ckpt", help=CONTESTANTS)
     add_mode("overhead", run_overhead, 1, 10)
     mode = add_mode("spinning", run_spinning, 1, 10)
-    mode.add_argument("--rounds", type=at_least(1), default=3, help="turns each (default: %(default)s)")
-    mode.add_argument("--counts", type=int, nargs="+", default=SPIN_COUNTS, help="(default: %(default)s)")
+    mode.add_argument("--rounds", type=at_least(1), default=3, help="turns per contestant (default: %(default)s)")
+    mode.add_argument(
+        "--counts", type=int, nargs="+", default=SPIN_COUNTS, help="spin counts to measure (default: %(default)s)"
+    )
     return parser.parse_args()
 
 
@@ -70,14 +74,14 @@ def require_new_figure(text: str) -> Path:
 
 
 def run_race(options: argparse.Namespace) -> dict[str, Any]:
-    """Race contestants in turns, each turn in a fresh process, and compare them with the last."""
+    """Race contestants in turns, each turn in a fresh process, and compare all with the last."""
     from train.bench.race import race
 
     return {"races": [race(s, options.contestants, options.rounds, options.steps) for s in options.shapes]}
 
 
 def run_growth(options: argparse.Namespace) -> dict[str, Any]:
-    """Vary one size of a shape at a time, with memory off and ckpt."""
+    """Vary one size of a shape at a time, with memory=off and memory=ckpt."""
     from train.bench import growth
     from train.bench.shapes import SHAPES
 
@@ -103,7 +107,7 @@ def run_steady(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_overhead(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the checks of a step, and saving 25 million parameters to a temporary file in this folder."""
+    """Time the checks of a step, and saving 25 million parameters to a temporary file in this folder."""
     from train.bench.overhead import measure_overhead, measure_saving
 
     overhead = {name: measure_overhead(name, options.steps) for name in options.shapes}
@@ -111,7 +115,7 @@ def run_overhead(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_spinning(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure steps with several spin counts of OpenMP, alone and beside a busy process for each core."""
+    """Time steps at several spin counts of OpenMP, alone and beside a busy process on each core."""
     from train.bench.spinning import measure_spinning
 
     measure = partial(measure_spinning, counts=options.counts, rounds=options.rounds, steps=options.steps)

@@ -18,8 +18,12 @@ def main() -> None:
     """Read the runs, print the table, write the report."""
     parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or a sweep's folder for all its jobs")
-    parser.add_argument("--out", type=Path, help="a new folder (default compare, compare-2, ...)")
-    parser.add_argument("--budget-gb", type=float, help="memory limit in GiB for the fastest run (default: none)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="a new folder (default compare, compare-2, ...)"
+    )
+    parser.add_argument(
+        "--budget-gb", type=float, metavar="GIB", help="memory limit for the fastest run (default: none)"
+    )
     options = parser.parse_args()
     if options.budget_gb is not None and not options.budget_gb > 0:
         parser.error("--budget-gb must be above 0")
@@ -30,10 +34,10 @@ def main() -> None:
     except FileExistsError:
         raise ConfigError(f"{folder} already exists", "give --out another name, or omit it") from None
     write_report(folder, findings, f"{len(findings.rows)} runs compared")
-    get_console().print(draw_console_table(findings))
-    for row, label in findings.labels.items():
+    get_console().print(draw_console_table(findings, get_console().width))
+    for row in findings.rows:
         if row.reason:
-            print(describe_row(row, label))
+            print(describe_row(row))
     print(f"wrote {folder / 'sweep.html'}, and .csv, .md, .json beside it")
 
 

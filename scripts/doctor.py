@@ -14,9 +14,14 @@ def main() -> None:
     """Examine the machine, print the report and write it."""
     parser = Parser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("overrides", nargs="*", help="settings of scripts/train.py, such as model=base train.B=8")
-    parser.add_argument("--steps", type=at_least(1), default=3, help="timed steps per variant (default 3)")
     parser.add_argument(
-        "--json", type=require_new_file, metavar="FILE", help="a new file (default doctor.json, doctor-2.json)"
+        "--steps", metavar="N", type=at_least(1), default=3, help="timed steps per variant (default 3)"
+    )
+    parser.add_argument(
+        "--json",
+        type=require_new_file,
+        metavar="FILE",
+        help="a new file (default doctor.json, then doctor-2.json)",
     )
     options = parser.parse_intermixed_args()
     cfg = compose_run(options.overrides)

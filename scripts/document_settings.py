@@ -2,20 +2,18 @@
 
 import _root  # noqa: F401  isort: skip
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
 
 from train.cli.command import Parser, run_command
+from train.config.describe import describe_setting, list_groups
 from train.config.load import compose_run
 from train.config.plan import ComposedCfg
 from train.config.suggest import CONF
 
 PAGE = CONF.parent / "docs" / "settings.md"
-KINDS = {"string": "text", "array": "list", "boolean": "`true`, `false`"}
-LIMITS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
 HEAD = """# Settings
 
 <!-- Written by scripts/document_settings.py: change the schema or conf/, then run it again. -->
@@ -38,31 +36,19 @@ def render_page() -> str:
     for section, values in (("model", run.model), ("data", run.data), ("train", run.train)):
         lines += [f"\n## `{section}`\n", *_list_settings(f"{section}.", type(values), values.model_dump())]
     lines.append("\n## Groups")
-    for group in sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):
-        lines += [f"\n### `{group.name}`\n", "| option | |", "|---|---|"]
-        for path in sorted(group.glob("*.yaml")):
-            comment = re.search(r"^# (?!@package)(.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
-            link = f"[`{path.stem}`](../conf/{group.name}/{path.name})"
-            lines.append(f"| {link} | {comment[1] if comment else ''} |")
+    for group, options in list_groups([CONF]).items():
+        lines += [f"\n### `{group}`\n", "| option | |", "|---|---|"]
+        lines += [f"| [`{option}`](../conf/{group}/{option}.yaml) | {text} |" for option, text in options.items()]
     return "\n".join(lines) + "\n"
 
 
 def _list_settings(prefix: str, schema: type[BaseModel], defaults: dict[str, Any]) -> Iterator[str]:
     yield from ("| setting | default | values | |", "|---|---|---|---|")
-    for name, info in schema.model_json_schema()["properties"].items():
-        if "description" in info:  # the sections of a run have none
+    for name, info in schema.model_fields.items():
+        if info.description:  # the sections of a run have none
             default = json.dumps(defaults[name]).replace('"', "") or "''"
-            yield f"| `{prefix}{name}` | `{default}` | {_describe_values(info)} | {info['description']} |"
-
-
-def _describe_values(info: dict[str, Any]) -> str:
-    """Return the values that a setting may have, from its JSON schema."""
-    if "anyOf" in info:
-        return " or ".join(map(_describe_values, info["anyOf"]))
-    if "enum" in info:
-        return ", ".join(f"`{value}`" for value in info["enum"])
-    limits = [f"{word} {info[key]:,.10g}" for key, word in LIMITS.items() if key in info]
-    return " ".join([KINDS.get(info["type"], info["type"]), *limits])
+            meaning, values = describe_setting(prefix + name)
+            yield f"| `{prefix}{name}` | `{default}` | {values} | {meaning} |"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ def main() -> None:
     """Compare, print, and write the report if asked."""
     parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, a phase's folder in it, or a checkpoint")
-    parser.add_argument("--sequences", type=at_least(1), help="size of the batch (default: a step of the run)")
+    parser.add_argument(
+        "--sequences", metavar="N", type=at_least(1), help="sequences in the batch (default: a step of the run)"
+    )
     parser.add_argument("--json", type=require_new_file, metavar="FILE", help="a new file for the results")
     options = parser.parse_args()
     with defer_signals():  # imports torch, which takes seconds

@@ -2,13 +2,18 @@
 
 import _root  # noqa: F401  isort: skip
 import math
-from collections.abc import Iterator
-from contextlib import suppress
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import escape_text
 from train.cli.command import Parser, at_least, defer_signals, run_command
+from train.report.findings import analyze_runs
+from train.report.rows import Row, is_run, read_rows
+from train.report.tables import describe_row
 
 SEEDS = 2**64  # that torch can tell apart
 
@@ -17,15 +22,15 @@ def main() -> None:
     """Load the best weights of the newest phase and print their answers."""
     parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
-    parser.add_argument("--prompt", help="a text to continue; after SFT, a question to answer")
-    parser.add_argument("--chat", action="store_true", help="chat interactively; an empty line quits")
+    parser.add_argument("--prompt", metavar="TEXT", help="text to continue; after SFT, a question to answer")
+    parser.add_argument("--chat", action="store_true", help="chat until an empty line")
     parser.add_argument("--max-tokens", type=at_least(1), default=200, help="longest answer (default 200)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="0 takes the best token (default 0.7)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 picks the likeliest token (default 0.7)")
     parser.add_argument("--top-k", type=at_least(1), default=50, help="sample from the K likeliest (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="random seed for sampling (default 0)")
     options = parser.parse_args()
     if options.chat == (options.prompt is not None):
-        parser.error("give one of --prompt TEXT and --chat")
+        parser.error("give either --prompt TEXT or --chat")
     if not 0 <= options.temperature < math.inf:
         parser.error("--temperature must be at least 0 and finite")
     if not 0 <= options.seed < SEEDS:
@@ -33,24 +38,41 @@ def main() -> None:
     with defer_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
 
+    if options.run.is_dir() and not is_run(options.run) and (rows := read_rows(options.run)):
+        raise list_runs(options.run, rows)
     session = load_session(options.run)
     sampling = {name: vars(options)[name] for name in ("max_tokens", "temperature", "top_k", "seed")}
-    if options.prompt is not None:
-        say = session.reply if session.chats else session.complete
-        print_stream(say(options.prompt, **sampling))
-        return
-    if not session.chats:
+    if options.prompt is not None and session.chats:
+        print(f"you: {escape_text(options.prompt)}")
+        print_stream("model: ", session.reply(options.prompt, **sampling))
+    elif options.prompt is not None:
+        print_stream(options.prompt, session.complete(options.prompt, **sampling))
+    elif not session.chats:
         raise CheckpointError(
-            f"{options.run} is pretrained only: it cannot chat", "use --prompt, or train phase=sft"
+            f"{options.run} is only pretrained, so it cannot chat", "use --prompt, or train phase=sft"
         )
-    with suppress(EOFError):
-        while question := input("you: ").strip():
-            print_stream(session.reply(question, **sampling))
+    else:
+        print("An empty line or Ctrl-D ends the chat.")
+        try:
+            while question := input("you: ").strip():
+                print_stream("model: ", session.reply(question, **sampling))
+        except EOFError:
+            print()
 
 
-def print_stream(pieces: Iterator[str]) -> None:
-    """Print pieces of text as they come."""
-    for piece in pieces:
+def list_runs(folder: Path, rows: Sequence[Row]) -> CheckpointError:
+    """Print the runs in a folder, and return an error whose hint is the command that samples the best."""
+    for row in rows:
+        print(describe_row(replace(row, name=row.folder)))
+    hint = "name one of these runs"
+    if ranking := analyze_runs(rows, None).ranking:
+        hint = f"sample the best: python scripts/sample.py {shlex.quote(ranking[0].folder)} --prompt TEXT"
+    return CheckpointError(f"{folder} is a folder of runs, not a run", hint)
+
+
+def print_stream(start: str, pieces: Iterator[str]) -> None:
+    """Print pieces of text as they come, after a start of the line."""
+    for piece in chain([start], pieces):
         print(escape_text(piece), end="", flush=True)
     print()
 

@@ -1,20 +1,27 @@
 """Compose a config with Hydra, check it, and train."""
 
 import _root  # noqa: F401  isort: skip
+import logging
+import sys
+from functools import partial
+
 import hydra
 from omegaconf import DictConfig
 
 from train.cli.command import defer_signals, exit_on_error, run_command
 from train.config import load_plan
+from train.config.describe import print_help
 from train.config.hydra_schema import register
 from train.config.schema import RunCfg
+from train.config.suggest import CONF
 from train.sweep.callback import PlanCallback
 from train.sweep.jobs import find_job
 
+log = logging.getLogger("niels_gpt")
 register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
     """Run the plan; in a sweep, return the objective for its sweeper."""
     if job := find_job(cfg):
@@ -28,10 +35,13 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 def carry_out(plan: list[RunCfg]) -> None:
     """Run the phases; torch is imported only now, so that help and config errors are fast."""
+    log.info("%s: %s; loading torch", plan[0].dir, ", then ".join(cfg.phase for cfg in plan))
     with defer_signals():
         from train.run import run
     run(plan)
 
 
 if __name__ == "__main__":
-    run_command(main, outlives_readers=True)
+    words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
+    only_help = len(words) < len(sys.argv) - 1 and not any(word.startswith(("-", "hydra")) for word in words)
+    run_command(partial(print_help, words) if only_help else main, outlives_readers=True)

@@ -1,11 +1,14 @@
 """The front door for tests: compose a config, load its plan, run it in a folder of the test's own."""
 
+import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +24,7 @@ from train.artifacts.run_folder import unlock_folder
 from train.config import load_plan
 from train.config.hydra_schema import register
 from train.config.schema import RunCfg
+from train.loop.logger import RunLogger
 from train.loop.steps import optimizer_step
 from train.run import run
 
@@ -38,12 +42,31 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
-def composed() -> Iterator[Compose]:
-    """Compose a config from overrides."""
+@contextmanager
+def composing() -> Iterator[Compose]:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda *overrides: compose("config", overrides=list(overrides))
+
+
+@pytest.fixture
+def composed() -> Iterator[Compose]:
+    """Compose a config from overrides."""
+    with composing() as composed:
+        yield composed
+
+
+def smoke(experiment: str, folder: Path, cache_dir: Path) -> list[str]:
+    return [f"experiment={experiment}", f"name={folder.name}", f"dir={folder}", f"data.cache_dir={cache_dir}"]
+
+
+def carry_out(plan: list[RunCfg]) -> Path:
+    """Run a plan and return its run folder."""
+    try:
+        run(plan)
+    finally:
+        unlock_folder(plan[0].dir)
+    return Path(plan[0].dir)
 
 
 @pytest.fixture
@@ -51,30 +74,47 @@ def plan(composed: Compose, tmp_path: Path, cache_dir: Path) -> Plan:
     """Load the plan of a smoke experiment with overrides; its run folder is tmp_path/NAME."""
 
     def load(*overrides: str, experiment: str = "smoke_pretrain", name: str = "run") -> list[RunCfg]:
-        own = [f"experiment={experiment}", f"name={name}", f"dir={tmp_path / name}", f"data.cache_dir={cache_dir}"]
-        return load_plan(composed(*own, *overrides))
+        return load_plan(composed(*smoke(experiment, tmp_path / name, cache_dir), *overrides))
 
     return load
 
 
 @pytest.fixture
 def run_folder(plan: Plan) -> Run:
-    """Carry out a smoke experiment with overrides and return its run folder."""
+    """Carry out a smoke experiment with overrides and return its run folder.
 
-    def go(*overrides: str, experiment: str = "smoke_pretrain", name: str = "run") -> Path:
-        loaded = plan(*overrides, experiment=experiment, name=name)
-        try:
-            run(loaded)
-        finally:
-            unlock_folder(loaded[0].dir)
-        return Path(loaded[0].dir)
+    It draws no curves and shows no sample: they take half of the time, and change nothing (promise 9).
+    """
+
+    def go(*overrides: str, **which: str) -> Path:
+        with mock.patch.object(RunLogger, "draw_curves"), mock.patch("train.run.runner.log_sample"):
+            return carry_out(plan(*overrides, **which))
 
     return go
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Path]:
+    """A smoke pipeline that has finished, for the tests that only read a run: none writes into it."""
+    with composing() as composed:
+        folder = carry_out(
+            load_plan(composed(*smoke("smoke_pipeline", tmp_path_factory.mktemp("finished") / "run", cache_dir)))
+        )
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    yield folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, "a test wrote into it"
+
+
+@pytest.fixture
+def copied_run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of it where `run_folder` works, for the tests that go on with a run or change its files."""
+    return shutil.copytree(finished_run, tmp_path / "run")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Two workers share two cores: with a thread each they do not wait for one another."""
+    gc.freeze()  # a run collects garbage, and need not look at the imports
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in ("NIELS_DEBUG", "HYDRA_FULL_ERROR", "FORCE_COLOR", "COLUMNS"):  # the shell's would change output
@@ -133,3 +173,14 @@ def stopped_at(function: Callable[..., Any], number: int) -> Any:
 def stopped_after(steps: int) -> Any:
     """Raise SIGTERM during the last of so many steps."""
     return stopped_at(optimizer_step, steps)
+
+
+def pytest_sessionfinish() -> None:
+    """Wait for the parent of warm starts, so that its children's time counts below."""
+    if server := sys.modules.get("multiprocessing.forkserver"):
+        vars(server)["_forkserver"]._stop()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"{sum(os.times()[:4]):.0f} CPU seconds, those of all processes together")

@@ -3,11 +3,7 @@
 import ast
 
 import pytest
-import torch
 from conftest import ROOT
-
-from train.config.schema import TrainCfgSchema
-from train.loop.model import will_compile
 
 FOLDERS = ("niels_gpt", "train", "scripts", "hydra_plugins")
 LOOP = "def optimizer_step():\n    for x in y:\n        loss = f(x)\n        loss.backward()\n        "
@@ -57,7 +53,3 @@ def test_a_read_of_the_device_in_the_loop_is_found(line: str) -> None:
 def test_a_load_that_could_run_code_is_found(given: str) -> None:
     assert unsafe_loads(ast.parse(f"torch.load({given})"))
     assert not unsafe_loads(ast.parse("torch.load(path, weights_only=True)"))
-
-
-def test_what_compiles_is_for_the_cpu() -> None:
-    assert not will_compile(torch.device("mps"), TrainCfgSchema(compile=True))

@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 @dataclass
@@ -41,7 +41,15 @@ class IsolatedLauncher(Launcher):
         hydra = self.config.hydra
         configure_log(hydra.hydra_logging, hydra.verbose)
         jobs = plan_jobs(self.config, self.context.config_loader, job_overrides, initial_job_idx)
-        SweepRun(self.script, Path(hydra.sweep.dir), jobs, self.n_jobs, self.timeout_minutes).carry_out()
+        SweepRun(
+            self.script,
+            Path(hydra.sweep.dir),
+            jobs,
+            self.n_jobs,
+            self.timeout_minutes,
+            first=initial_job_idx,
+            trials=OmegaConf.select(hydra, "sweeper.n_trials"),
+        ).carry_out()
         returns = []
         for job in jobs:
             returns.append(JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED))

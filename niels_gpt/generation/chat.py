@@ -1,5 +1,6 @@
 """Complete text or chat with a trained model."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from niels_gpt.generation.generate import generate
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, load_tokenizer
 from niels_gpt.weights.checkpoint import get_phase_folder, load_model
+
+NAME_A_RUN = "name the folder of a trained run, such as runs/default, or a checkpoint in it"
 
 
 class ChatSession:
@@ -51,12 +54,13 @@ class ChatSession:
 
 
 def load_session(path: Path) -> ChatSession:
-    """Load the best weights of a run's last phase, or a checkpoint in a run folder, with the tokenizer.
+    """Load a checkpoint, or the best one of a phase or of a run's last phase, with the run's tokenizer.
 
-    Raises:
-        CheckpointError: there is no checkpoint, or it was trained with another tokenizer.
-        DataError: the tokenizer cannot be used.
+    CheckpointError if there is no checkpoint, or it was trained with another tokenizer. DataError if the tokenizer
+    cannot be used.
     """
+    if not os.path.exists(path):
+        raise CheckpointError(f"{path} does not exist", NAME_A_RUN)
     checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _find_best(path)
     phase = get_phase_folder(checkpoint)
     tokenizer = load_tokenizer(phase.parent / "tokenizer.json")
@@ -70,10 +74,7 @@ def load_session(path: Path) -> ChatSession:
 
 
 def _find_best(run: Path) -> Path:
-    for phase in ("sft", "pretrain"):
+    for phase in ("sft", "pretrain", "."):
         if (run / phase / "best.pt").exists():
             return run / phase / "best.pt"
-    raise CheckpointError(
-        f"{run} has no sft/best.pt or pretrain/best.pt",
-        "give the folder of a trained run, such as runs/default",
-    )
+    raise CheckpointError(f"{run} has no sft/best.pt or pretrain/best.pt", NAME_A_RUN)

@@ -33,10 +33,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     The CRC-32 of every record is checked first, which torch does not do. Nothing in the file is executed
     (weights_only).
 
-    Raises:
-        CheckpointError: the file is missing, damaged, not a checkpoint of this project, or its weights do not fit
-            its settings.
-        OSError: it cannot be read now. This error and too little memory do not mean that the file is bad.
+    CheckpointError if the file is missing, damaged, not a checkpoint of this project, or its weights do not fit
+    its settings. OSError if it cannot be read now. This error and too little memory do not mean that the file is
+    bad.
     """
     if path.exists() and not path.is_file():  # opening a FIFO would wait
         raise CheckpointError(f"{path}: not a regular file", "give the path of a .pt file of a run")

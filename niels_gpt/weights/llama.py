@@ -51,9 +51,7 @@ def make_llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
 def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
     """Write config.json, model.safetensors and tokenizer.json for programs that load Llama models.
 
-    Raises:
-        ConfigError: the folder exists.
-        OSError: it cannot be written; nothing is left of it.
+    ConfigError if the folder exists. OSError if it cannot be written; nothing is left of it.
     """
     from safetensors.torch import save  # save_file drops the errno of an OSError
 

@@ -32,8 +32,8 @@ def state(step: int = 0, seed: int = 0, cfg: ModelCfg = CFG) -> TrainState:
     return made
 
 
-def test_a_checkpoint_holds_the_six_keys_and_resumes_all_of_them(tmp_path: Path) -> None:
-    first, second = state(7), state(0, seed=1)
+def test_resuming_takes_all_six_keys_and_a_warm_start_the_weights_alone(tmp_path: Path) -> None:
+    first, second, third = state(7), state(0, seed=1), state(0, seed=1)
     save_checkpoint(tmp_path / "a.pt", first, {"B": 4})
     found = LoadedCheckpoint.load(tmp_path / "a.pt")
     assert found.saved.keys() == CHECKPOINT_KEYS.keys()
@@ -41,17 +41,12 @@ def test_a_checkpoint_holds_the_six_keys_and_resumes_all_of_them(tmp_path: Path)
     assert (second.step, second.best_val_loss) == (7, 1.5)
     assert same(first.model.state_dict(), second.model.state_dict())
     assert same(first.optimizer.state_dict(), second.optimizer.state_dict())
-
-
-def test_a_warm_start_takes_the_weights_alone(tmp_path: Path) -> None:
-    first, second = state(7), state(0, seed=1)
-    before = second.optimizer.state_dict()
-    save_checkpoint(tmp_path / "a.pt", first, {})
-    second.best_val_loss = None
-    load_weights(second, LoadedCheckpoint.load(tmp_path / "a.pt"))
-    assert same(first.model.state_dict(), second.model.state_dict())
-    assert same(before, second.optimizer.state_dict())
-    assert (second.step, second.best_val_loss) == (0, None)
+    before = third.optimizer.state_dict()
+    third.best_val_loss = None
+    load_weights(third, LoadedCheckpoint.load(tmp_path / "a.pt"))
+    assert same(first.model.state_dict(), third.model.state_dict())
+    assert same(before, third.optimizer.state_dict())
+    assert (third.step, third.best_val_loss) == (0, None)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,9 +165,14 @@ def test_an_older_checkpoint_without_a_newer_setting_of_the_model_has_its_defaul
         load_weights(other, found)
 
 
-def test_a_checkpoint_from_before_the_separate_head_loads_with_a_tied_one(tmp_path: Path) -> None:
-    tied = state(1)
-    save_checkpoint(tmp_path / "a.pt", tied, {})
+def test_a_checkpoint_from_before_the_newer_settings_resumes_with_a_tied_head(tmp_path: Path) -> None:
+    tied, fresh = state(3), state(seed=1)
+    save_checkpoint(tmp_path / "a.pt", tied, {"B": 8, "total_steps": 9})
+    found = LoadedCheckpoint.load(tmp_path / "a.pt")
+    load_state(fresh, found)
+    assert fresh.step == 3
+    changed = {"step": 3, "setting": "train.B", "before": 8, "after": 4}
+    assert list(list_changes(found.saved, train=TrainCfgSchema(total_steps=9))) == [changed]
     saved = torch.load(tmp_path / "a.pt")
     del saved["model_cfg"]["tie_embeddings"]
     torch.save(saved, tmp_path / "a.pt")
@@ -196,13 +196,3 @@ def test_another_model_is_refused_with_a_line_per_difference(tmp_path: Path) -> 
         "model.C=16, not 32",
         "model.d_ff=32, not 64",
     ]
-
-
-def test_an_older_checkpoint_without_the_newer_settings_resumes(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "a.pt", state(3), {"B": 8, "total_steps": 9})
-    fresh = state(seed=1)
-    found = LoadedCheckpoint.load(tmp_path / "a.pt")
-    load_state(fresh, found)
-    assert fresh.step == 3
-    changed = {"step": 3, "setting": "train.B", "before": 8, "after": 4}
-    assert list(list_changes(found.saved, train=TrainCfgSchema(total_steps=9))) == [changed]

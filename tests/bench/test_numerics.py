@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Run
+from hardware.test_batch_search import fake
 from support import processes
 
 from niels_gpt.errors import CheckpointError
@@ -18,9 +19,8 @@ ON_THE_CPU = pytest.mark.skipif(torch.backends.mps.is_available(), reason="a Mac
 
 
 @ON_THE_CPU
-def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run, tmp_path: Path) -> None:
-    folder = run_folder(experiment="smoke_pipeline")
-    done = processes.cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
+def test_every_precision_is_compared_and_the_emulation_is_named(finished_run: Path, tmp_path: Path) -> None:
+    done = processes.cli(str(finished_run), "--json", "out.json", cwd=tmp_path, script="numerics")
     assert done.returncode == 0, done.stderr
     assert 'emulated with torch.autocast("cpu")' in done.stdout
     assert "sft/best.pt" in done.stdout, "the run's last phase"
@@ -31,10 +31,6 @@ def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run,
         assert verdict.startswith(f"{row['name']}: ") and f"\n{verdict}\n" in done.stdout
         assert 0 < row["reach"] < 1
     assert written["sequences"] == 8 and written["tokens"] == 8 * 64 > written["targets"] > 0
-    again = processes.cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
-    assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr.splitlines()[0] == "error: out.json already exists"
-    assert json.loads((tmp_path / "out.json").read_text()) == written
 
 
 @ON_THE_CPU
@@ -44,6 +40,7 @@ def test_fp32_equals_itself_exactly_dropout_or_not(run_folder: Run) -> None:
     assert all(0 < error < 0.1 for row in others for error in row.errors.values())
 
 
+@pytest.mark.slow
 @ON_THE_CPU
 def test_with_many_tokens_the_scale_keeps_what_plain_fp16_loses(run_folder: Run) -> None:
     own = ["model.L=1", "train.B=16", "train.accum_steps=1", "train.total_steps=120", "train.base_lr=0.01"]
@@ -59,31 +56,29 @@ def test_with_many_tokens_the_scale_keeps_what_plain_fp16_loses(run_folder: Run)
     assert kept.startswith("fp16_scaled: keeps the gradient")
 
 
-def test_numbers_that_are_not_finite_are_an_overflow_never_a_success(run_folder: Run) -> None:
-    result = compare_precisions(run_folder(), 2)
+def test_numbers_that_are_not_finite_are_an_overflow_never_a_success(finished_run: Path) -> None:
+    result = compare_precisions(finished_run, 2)
     bad = [row if row.name == "fp32" else replace(row, loss=float("nan")) for row in result.rows]
     _, *verdicts = judge_precisions(bad, result.targets)
     assert all("overflows" in words for words in verdicts)
     assert all("use precision=off" in words for words in verdicts), "nothing else did well"
 
 
-def test_a_folder_or_a_checkpoint_may_be_named_too(run_folder: Run) -> None:
-    folder = run_folder(experiment="smoke_pipeline")
-    assert choose_checkpoint(folder) == folder / "sft" / "best.pt"
-    assert choose_checkpoint(folder / "pretrain") == folder / "pretrain" / "best.pt"
-    latest = compare_precisions(folder / "pretrain" / "latest.pt", 1)
+def test_a_folder_or_a_checkpoint_may_be_named_too_and_is_found_from_within(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choose_checkpoint(finished_run) == finished_run / "sft" / "best.pt"
+    assert choose_checkpoint(finished_run / "pretrain") == finished_run / "pretrain" / "best.pt"
+    monkeypatch.chdir(finished_run / "pretrain")
+    latest = compare_precisions(Path("latest.pt"), 1)
     assert latest.step == 4 and latest.sequences == 1 and latest.targets == 64
-
-
-def test_a_checkpoint_is_found_from_within_its_run(run_folder: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(run_folder() / "pretrain")
-    assert compare_precisions(Path("latest.pt"), 1).step == 4
 
 
 @ON_THE_CPU
 def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_have(run_folder: Run) -> None:
     tiny = ["model.C=16", "model.L=1", "train.total_steps=2"]
-    found = compare_precisions(run_folder(*tiny, "batch=auto", "global_B=2", name="found"))
+    with fake({1: 100.0, 2: 50.0}):
+        found = compare_precisions(run_folder(*tiny, "batch=auto", "global_B=2", name="found"))
     said = compare_precisions(run_folder(*tiny, "train.B=1", "train.accum_steps=2", name="said"))
     assert (found.sequences, found.targets) == (said.sequences, said.targets) == (2, 2 * 64)
     assert found.rows[0].loss == pytest.approx(said.rows[0].loss), "the very sequences"
@@ -112,29 +107,20 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], code:
     assert (tmp_path / "taken.json").read_text() == "mine"
 
 
-def test_settings_of_another_version_or_another_model_are_refused(run_folder: Run) -> None:
-    folder = run_folder()
-    path = folder / "result.json"
+def test_settings_that_are_missing_or_of_another_version_or_model_are_refused(copied_run: Path) -> None:
+    path = copied_run / "result.json"
     result = json.loads(path.read_text())
-    settings = result["phases"][0]["settings"]
-    settings["model"]["L"] = 3
-    path.write_text(json.dumps(result))
-    with pytest.raises(
-        CheckpointError, match=r"best\.pt and .*/result\.json have different models:\nmodel\.L=2, not 3$"
-    ):
-        compare_precisions(folder)
-    settings["train"]["color"] = "blue"
-    path.write_text(json.dumps(result))
-    with pytest.raises(CheckpointError, match=r"settings of pretrain cannot be used \(train.color: Extra"):
-        compare_precisions(folder)
+    settings = result["phases"][1]["settings"]
 
+    def refuse(settings: object, said: str) -> None:
+        result["phases"][1]["settings"] = settings
+        path.write_text(json.dumps(result))
+        with pytest.raises(CheckpointError, match=said):
+            compare_precisions(copied_run)
 
-@pytest.mark.parametrize("settings", [None, [], "none", 3])
-def test_settings_that_are_no_object_are_no_settings(run_folder: Run, settings: object) -> None:
-    folder = run_folder()
-    path = folder / "result.json"
-    result = json.loads(path.read_text())
-    result["phases"][0]["settings"] = settings
-    path.write_text(json.dumps(result))
-    with pytest.raises(CheckpointError, match="result.json has no settings of a phase pretrain"):
-        compare_precisions(folder)
+    different = r"best\.pt and .*/result\.json have different models:\nmodel\.L=2, not 3$"
+    refuse(settings | {"model": settings["model"] | {"L": 3}}, different)
+    extra = settings | {"train": settings["train"] | {"color": "blue"}}
+    refuse(extra, r"settings of sft cannot be used \(train.color: Extra")
+    for bad in (None, 3, "none"):
+        refuse(bad, "result.json has no settings of a phase sft")

@@ -39,6 +39,7 @@ def bench(*arguments: str, cwd: Path, B: int = 2) -> tuple[str, list[str]]:
     return done.stdout, sorted(path.read_text(encoding="utf-8") for path in pids.iterdir())
 
 
+@pytest.mark.slow
 def test_a_race_has_all_turns_ratios_limits_and_peaks_each_from_a_process_of_its_own(tmp_path: Path) -> None:
     own = ["--rounds", "1", "--steps", "2", "--json", "race.json"]
     asked = ["race", "toy", "--contestants", "ours-ckpt,bare", *own]
@@ -55,6 +56,7 @@ def test_a_race_has_all_turns_ratios_limits_and_peaks_each_from_a_process_of_its
     assert "of the limit" in said and "ours-ckpt" in said
 
 
+@pytest.mark.slow
 def test_a_turn_and_the_limit_of_the_machine_come_from_fresh_interpreters() -> None:
     started, run = [], subprocess.run
 
@@ -83,11 +85,8 @@ def test_a_turn_and_the_limit_of_the_machine_come_from_fresh_interpreters() -> N
         (["growth", "T", "--shape", "toy", "--factors", "0.3"], "error: T=16 times 0.3 is 4.8"),
         (["growth", "V", "--shape", "toy", "--factors", "0.5"], "error: V=256 times 0.5 is 128"),
         (["growth", "B", "--factors", "inf"], "error: B=4 times inf is inf"),
-        (["growth", "--factors", "none"], "argument --factors: invalid float value: 'none'"),
         (["growth", "C"], "error: there is no axis C"),
-        (["growth", "--figure", "no/where.svg"], "no/where.svg cannot be made: there is no folder no"),
         (["growth", "--figure", "growth.pdf"], "argument --figure: must end in .svg, got growth.pdf"),
-        (["growth", "--reference=ours"], "unrecognized arguments: --reference=ours"),
         (["steady", "toy", "--steps", "5"], "argument --steps: must be at least 10, got 5"),
     ],
 )
@@ -97,31 +96,24 @@ def test_bad_input_is_one_clear_line(arguments: list[str], said: str, tmp_path: 
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_work_of_a_step_is_that_of_its_matrix_products() -> None:
-    shape = SHAPES["toy"]
-    model, ids = GPT(shape.model), torch.zeros(shape.B, shape.model.T, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter:
-        next_token_loss(model(ids), ids, 1.0).backward()
-    m, counted = shape.model, counter.get_total_flops() * shape.accum_steps
-    attention = 6 * m.L * m.T * m.C * shape.tokens  # torch does not count its fused kernel on the CPU
-    assert counted == shape.flops - attention
-
-
-def test_recomputation_makes_each_block_again_and_that_is_all_it_adds() -> None:
+def test_the_work_of_a_step_is_that_of_its_matrix_products_and_recomputation_makes_each_block_again() -> None:
     shape, flops = SHAPES["toy"], {}
     for ckpt in (False, True):
         model, ids = GPT(shape.model, activation_checkpointing=ckpt), torch.zeros(shape.B, shape.model.T).long()
         with FlopCounterMode(display=False) as counter:
             next_token_loss(model(ids), ids, 1.0).backward()
         flops[ckpt] = counter.get_total_flops() * shape.accum_steps
-    attention = 2 * shape.model.L * shape.model.T * shape.model.C * shape.tokens  # not counted, as above
+    attention = (
+        2 * shape.model.L * shape.model.T * shape.model.C * shape.tokens
+    )  # forward; torch does not count it
+    assert flops[False] == shape.flops - 3 * attention
     assert flops[True] - flops[False] == shape.flops_again - attention
 
 
-@pytest.mark.parametrize("name", ["ours", "bare", "hf"])
+@pytest.mark.parametrize("name", ["ours", "bare", pytest.param("hf", marks=pytest.mark.long)])
 def test_every_contestant_laps_each_step_and_recomputes_with_ckpt(name: str) -> None:
     if name == "hf":
-        pytest.importorskip("transformers")
+        pytest.importorskip("transformers", reason="needs the extra bench")
     flops = [flops_of_laps(CONTESTANTS[asked]) for asked in (name, f"{name}-ckpt")]
     assert all(both == 2 * first > 0 for first, both in flops)
     assert flops[1][0] > flops[0][0]
@@ -134,6 +126,7 @@ def flops_of_laps(contestant: Contestant) -> list[int]:
     return laps
 
 
+@pytest.mark.slow
 def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path) -> None:
     asked = ["growth", "T", "--shape", "toy", "--factors", "1", "8", "--steps", "1"]
     said, processes = bench(*asked, "--figure", "growth.svg", "--json", "growth.json", cwd=tmp_path)
@@ -154,6 +147,7 @@ def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path
     assert "fill: #ffffff" in svg.partition('<g id="axes_')[0], "a white card on a page of any colour"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
     asked = ["steady", "toy", "--steps", "60", "--json", "steady.json"]
     _, processes = bench(*asked, cwd=tmp_path, B=16)  # of which 33 steps make two epochs
@@ -185,6 +179,7 @@ def small_saves() -> None:
     overhead.SAVED, overhead.REPEATS = SHAPES["toy"].model, 10
 
 
+@pytest.mark.slow
 def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(tmp_path: Path) -> None:
     asked = ["overhead", "toy", "--steps", "2", "--json", "overhead.json"]
     done = processes.cli(*asked, cwd=tmp_path, script="bench", before=small_saves)

@@ -1,13 +1,14 @@
 """A refused override: it is named wherever it stands, with the setting or the option that was meant."""
 
+import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from conftest import Compose
 
 from train.config.hydra_errors import Refusal, explain_refusal
 
-LIST = "write a list as"
 MEANT = {
     "train.b=3": "train.b is unknown; did you mean train.B?",
     "train.Bee=3": "train.Bee is unknown; did you mean train.B?",
@@ -20,28 +21,41 @@ MEANT = {
     "train.foo=3": "train.foo is unknown",
     "data.sources=[{kind:synthetic,weihgt:3}]": "data.sources: weihgt is unknown; did you mean weight?",
     "presicion=fp16": "presicion is unknown; did you mean precision?",
-    "model=tny": "model=tny is not an option; did you mean tiny?; choose from base, small, tiny",
+    "model=tny": "model=tny is not an option; choose from base, small, tiny; did you mean tiny?",
+    "~train.B": "~train.B: a setting cannot be removed",
     "experiment=huge": "experiment=huge is not an option; choose from full_pipeline, ",
-    "train.B": "train.B: not a setting=value; quote text with special characters: ",
+    "train.B": "train.B: not a setting=value",
+    "train..B=3": "train..B=3: not a setting=value",
+    "train.B=[3": "train.B=[3: must be an integer, 1 to 65,536",
+    "name=it's": "name=it's: must be up to 64 letters",
+    "data.files=[a.md,": "data.files=[a.md,: cannot be read; quote a list with spaces, 'data.files=[a, b]'",
+    "init_from=a(b)": "init_from=a(b): Unknown function 'a'; quote a list with spaces, ",
+    "train.seed=1,2": "train.seed=1,2: add -m to sweep over these values, or write a list as 'train.seed=[...]'",
+    "train.seed=range(1,3)": "train.seed=range(1,3): add -m to sweep",
+    "experiment=null": "experiment=null: must be the name of an option",
+    "+data@sft.data=3": "+data@sft.data=3: must be the name of an option",
+    "model=[tiny": "model=[tiny: must be the name of an option",
     "train.B=int(a)": "train.B=int(a): invalid literal for int() with base 10: 'a'",
-    "train.B=abc": "Error merging override train.B=abc; Value 'abc' of type 'str' could not be converted to Int",
-    "train.betas=0.9": f"float is not a ListConfig, list or tuple; {LIST} 'train.betas=[...]'",
-    "data.files={a:b}": f"Cannot merge DictConfig with ListConfig; {LIST} 'data.files=[...]'",
-    "train.betas=[a,b]": "train.betas=[a,b]; Value 'a' of type 'str' could not be converted to Float",
-    "train=null": "Error merging override train=null; field 'train' is not Optional",
+    "train.B=abc": "train.B=abc: must be an integer, 1 to 65,536",
+    "train.betas=0.9": "train.betas=0.9: must be a list of 2 numbers",
+    "data.files={a:b}": "data.files={a:b}: must be a list of text",
+    "train.betas=[a,b]": "train.betas=[a,b]: train.betas.0 must be a number",
+    "train=null": "train=null: must be a mapping of settings",
+    "data.sources=[{weight:x}]": "data.sources=[{weight:x}]: weight must be a number, above 0",
 }
 OTHERS = [
     *("train.seed=1", "train.accum_steps=2", "train.total_steps=9", "train.eval_every=3", "train.log_every=1"),
     *("train.ckpt_every=3", "train.keep_last=1", "train.min_lr=0.0001", "train.grad_clip=0.5", "compile=off"),
     *("model.dropout=0.1", "data.val_fraction=0.1", "device=cpu", "name=other", "precision=off", "memory=ckpt"),
-    *("phase=pretrain", "optim=adamw", "sft.train.seed=2"),
+    *("optim=adamw", "sft.train.seed=2"),
 ]
 
 
 def refuse(composed: Compose, *overrides: str) -> str:
-    with pytest.raises(Refusal) as caught:
-        composed(*overrides)
-    return explain_refusal(caught.value)
+    with mock.patch.object(sys, "argv", ["train.py", *overrides]):
+        with pytest.raises((*Refusal, ValueError)) as caught:
+            composed(*overrides)
+        return explain_refusal(caught.value)
 
 
 @pytest.mark.parametrize(("override", "said"), MEANT.items(), ids=MEANT)
@@ -51,6 +65,13 @@ def test_a_refused_override_is_named_with_what_was_meant(composed: Compose, over
     assert "did you mean" in said or "did you mean" not in line
 
 
+def test_a_wrong_type_in_an_experiment_is_named_with_its_file(composed: Compose, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\ntrain: {B: few}\n")
+    said = refuse(composed, "experiment=own", f"hydra.searchpath=[file://{tmp_path}]")
+    assert said == "experiment/own: train.B must be an integer, 1 to 65,536"
+
+
 def test_a_misspelt_setting_of_an_experiment_is_named_with_its_file(composed: Compose, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\ntrain: {total_step: 3}\n")
@@ -58,7 +79,18 @@ def test_a_misspelt_setting_of_an_experiment_is_named_with_its_file(composed: Co
     assert said == "experiment/own: train.total_step is unknown; did you mean train.total_steps?"
 
 
-@pytest.mark.parametrize("at", [0, 7, 19])
-@pytest.mark.parametrize("override", ["train.b=3", "model=tny", "train.B", "train.B=abc"])
+KINDS = [
+    "train.b=3",
+    "model=tny",
+    "train.B=abc",
+    "train.B=[3",
+    "data.files=[a.md,",
+    "experiment=null",
+    "train.seed=1,2",
+]
+
+
+@pytest.mark.parametrize("at", [0, 19])
+@pytest.mark.parametrize("override", KINDS)
 def test_the_bad_one_of_twenty_is_named_wherever_it_stands(composed: Compose, override: str, at: int) -> None:
     assert MEANT[override] in refuse(composed, *OTHERS[:at], override, *OTHERS[at:])

@@ -79,3 +79,16 @@ def test_a_mixture_is_a_list_that_replaces_the_single_source(composed: Compose) 
     sources = "data.sources=[{kind:pydocs,weight:3},{kind:text,name:notes,files:[a.txt]}]"
     mixture = load_plan(composed("phase=pretrain", sources))[0].data.mixture()
     assert [(source.label, source.weight) for source in mixture] == [("pydocs", 3.0), ("notes", 1.0)]
+
+
+def test_a_text_stands_for_a_list_of_one(composed: Compose) -> None:
+    own = load_plan(composed("data=text", "phase=pretrain", "data.files=notes/*.md", "data.packages=torch"))[
+        0
+    ].data
+    assert (own.files, own.packages) == (("notes/*.md",), ("torch",))
+    mixture = "data.sources=[{kind:text,files:a.md},{kind:pydocs,packages:numpy}]"
+    first, second = load_plan(composed("phase=pretrain", mixture))[0].data.sources
+    assert (first.files, second.packages) == (("a.md",), ("numpy",))
+    both = load_plan(composed("data=text", "data.files=a.md", "+data@sft.data=jsonl", "sft.data.files=b.jsonl"))
+    assert [cfg.data.files for cfg in both] == [("a.md",), ("b.jsonl",)]
+    assert load_plan(composed("data.packages=torch"))[1].data.packages == ("torch",)

@@ -1,26 +1,11 @@
-"""The group batch: the same training however a step is split; a split that cannot be is refused (test_config)."""
+"""The group batch: a step keeps its sequences however it is split (promise 3); bad splits are in test_load."""
 
-import json
 from pathlib import Path
 
 import pytest
-from conftest import Compose, Run
+from conftest import Compose
 
 from train.config import load_plan
-
-
-def losses(folder: Path) -> list[float]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
-
-
-@pytest.mark.parametrize("phase", ["pretrain", "sft"])
-def test_iso_trains_on_the_same_batches(run_folder: Run, phase: str) -> None:
-    iso = ["batch=iso", "global_B=8"]
-    found = [
-        losses(run_folder(*iso, f"train.B={B}", experiment=f"smoke_{phase}", name=f"B{B}") / phase) for B in (2, 8)
-    ]
-    assert len(found[0]) == 6 and found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("B", [4, 8, 16, 32])

@@ -57,12 +57,9 @@ def test_another_seed_gives_another_order() -> None:
     assert first != second and sorted(first) == sorted(second) == [T * n for n in range(24)]
 
 
-def test_every_next_token_of_a_text_is_a_target() -> None:
+def test_every_next_token_of_a_text_is_a_target_and_a_shorter_text_is_refused_with_its_numbers() -> None:
     x, y = TokenStream(documents(100), T, 1).draw(0, 12)
     assert torch.equal(y, x + 1)
-
-
-def test_a_text_shorter_than_a_sequence_is_refused_with_its_numbers() -> None:
     with pytest.raises(DataError, match=r"8 tokens, .* T\+1=9"):
         TokenStream(documents(8), T, 1)
 

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
-
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import synthetic
 
@@ -53,11 +51,8 @@ TURNS = [(d.name, q, a) for d in DIALOGUES for q, a in pairwise(d.messages) if q
 ASKED = [(name, q.content, a.content) for name, q, a in TURNS]
 
 
-def test_as_many_as_asked_for() -> None:
+def test_as_many_come_as_asked_for_and_each_depends_on_its_index_alone() -> None:
     assert len(DOCUMENTS) == len(DIALOGUES) == CFG.size
-
-
-def test_an_item_depends_on_its_index_alone() -> None:
     small = source(50)
     assert list(synthetic.read_documents(small)) == DOCUMENTS[:50]
     assert list(synthetic.read_dialogues(small)) == DIALOGUES[:50]
@@ -70,34 +65,9 @@ def test_the_same_comes_in_every_process() -> None:
     assert done.stdout.strip() == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_every_answer_is_right() -> None:
+def test_every_answer_is_right_and_every_form_of_question_is_asked() -> None:
     assert [(q, a) for _, q, a in ASKED if right_answer(q) != a] == []
-
-
-@pytest.mark.parametrize(
-    ("question", "answer"),
-    [
-        ("What is 3 plus 4?", "7"),
-        ("What is 20 minus 4?", "16"),
-        ("Which is larger, 9 or 12?", "12"),
-        ("Repeat the word lamp.", "lamp"),
-        ("Spell lamp backwards.", "pmal"),
-        ("How many letters does bridge have?", "6"),
-        ("What is the last letter of lamp?", "p"),
-    ],
-)
-def test_answer_reads_the_question(question: str, answer: str) -> None:
-    assert right_answer(question) == answer
-
-
-@pytest.mark.parametrize("question", ["", "Who are you?", "What is 3 plus x?", "what is 3 plus 4?"])
-def test_no_answer_to_what_is_no_question_of_these(question: str) -> None:
-    assert right_answer(question) is None
-
-
-def test_every_form_of_question_is_asked() -> None:
-    unasked = [p for p, _ in SOLVERS if not any(re.fullmatch(p, q) for _, q, _ in ASKED)]
-    assert unasked == []
+    assert [p for p, _ in SOLVERS if not any(re.fullmatch(p, q) for _, q, _ in ASKED)] == []
 
 
 def test_a_question_has_one_name_and_so_one_split() -> None:
@@ -126,20 +96,15 @@ def test_statements_about_numbers_and_words_are_true() -> None:
     assert all(word[::-1] == back for word, back in backwards)
 
 
-def test_documents_have_one_to_six_different_lines() -> None:
+def test_documents_have_one_to_six_lines_and_dialogues_one_or_two_turns_and_some_a_system_message() -> None:
     lines = [d.text.split("\n") for d in DOCUMENTS]
     assert {len(x) for x in lines} == {1, 2, 3, 4, 5, 6}
     assert all(len(set(x)) == len(x) and all(x) for x in lines)
-
-
-def test_dialogues_have_one_or_two_turns_and_some_a_system_message() -> None:
-    roles = {tuple(m.role for m in d.messages) for d in DIALOGUES}
     turn = ("user", "assistant")
+    roles = {tuple(m.role for m in d.messages) for d in DIALOGUES}
     assert roles == {turn, turn * 2, ("system", *turn), ("system", *turn * 2)}
-    assert all(
-        len({m.content for m in d.messages if m.role == "user"}) == sum(m.role == "user" for m in d.messages)
-        for d in DIALOGUES
-    )
+    asked = [[m.content for m in d.messages if m.role == "user"] for d in DIALOGUES]
+    assert all(len(set(questions)) == len(questions) for questions in asked)
 
 
 def test_the_fingerprint_tells_sizes_apart() -> None:

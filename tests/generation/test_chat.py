@@ -5,7 +5,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from conftest import Run
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.readers.records import Message
@@ -14,8 +13,6 @@ from niels_gpt.generation.chat import ChatSession, load_session
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
 
-SHORT = ("data.size=200", "data.tokenizer=bytes", "model.V=256", "train.total_steps=1", "train.warmup_steps=0")
-
 
 def small_session() -> ChatSession:
     return ChatSession(
@@ -23,19 +20,14 @@ def small_session() -> ChatSession:
     )
 
 
-def test_a_run_folder_may_be_named_like_a_checkpoint(run_folder: Run) -> None:
-    run = run_folder(*SHORT, name="v1.pt")
-    assert load_session(run).tokenizer.V == 256
-
-
-@pytest.mark.parametrize(("within", "path"), [(".", "best.pt"), ("..", "sft/best.pt"), ("deeper", "../best.pt")])
-def test_a_checkpoint_is_found_from_within_its_run(
-    run_folder: Run, monkeypatch: pytest.MonkeyPatch, within: str, path: str
+def test_a_run_folder_may_be_named_like_a_checkpoint_and_is_found_from_within(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    phase = run_folder(*SHORT, experiment="smoke_sft") / "sft"
-    (phase / "deeper").mkdir()
-    monkeypatch.chdir(phase / within)
-    assert load_session(Path(path)).chats
+    (tmp_path / "v1.pt").symlink_to(finished_run)
+    assert load_session(tmp_path / "v1.pt").tokenizer.V == 512
+    for within, path in (("sft", "best.pt"), (".", "sft/best.pt"), ("pretrain", "../sft/best.pt")):
+        monkeypatch.chdir(finished_run / within)
+        assert load_session(Path(path)).chats
 
 
 def test_a_question_that_cannot_be_read_leaves_the_conversation_as_it_was() -> None:

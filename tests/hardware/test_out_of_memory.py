@@ -1,17 +1,14 @@
 """An out-of-memory error becomes one message with settings to try next; other errors pass through."""
 
 import re
-from itertools import count
-from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from conftest import Plan, Run
+from conftest import Plan, Run, final
 
 from niels_gpt.errors import OutOfMemory, is_out_of_memory
 from train.hardware.out_of_memory import explain_out_of_memory, suggest_less_memory
-from train.loop.steps import optimizer_step
 
 CPU = torch.device("cpu")
 TEXTS = [
@@ -45,20 +42,15 @@ def test_what_has_been_tried_is_not_advised_again(plan: Plan) -> None:
     assert "train.B=1 train.accum_steps=15" in suggest_less_memory(plan("train.B=5", "train.accum_steps=3")[0])
 
 
+@pytest.mark.usefixtures("copied_run")
 def test_the_hint_of_a_second_phase_can_be_pasted(run_folder: Run) -> None:
     """It changes SFT alone: the settings of a complete pretraining stay."""
-    steps = count(1)
-
-    def full(*arguments: Any) -> Any:
-        if next(steps) > 4:
-            raise RuntimeError(TEXTS[1])
-        return optimizer_step(*arguments)
-
-    with mock.patch("train.loop.steps.optimizer_step", full), pytest.raises(OutOfMemory) as caught:
-        run_folder(experiment="smoke_pipeline")
+    longer, full = "sft.train.total_steps=5", RuntimeError(TEXTS[1])
+    with mock.patch("train.loop.steps.optimizer_step", side_effect=full), pytest.raises(OutOfMemory) as caught:
+        run_folder(longer, experiment="smoke_pipeline")
     pasted = re.findall(r"sft\.train\.\w+=\w+", caught.value.hint)
     assert pasted == ["sft.train.activation_checkpointing=true", "sft.train.B=2", "sft.train.accum_steps=4"]
-    assert (run_folder(*pasted, experiment="smoke_pipeline") / "sft" / "best.pt").exists()
+    assert final(run_folder(longer, *pasted, experiment="smoke_pipeline") / "sft")["step"] == 5
 
 
 def test_other_errors_pass_through(plan: Plan) -> None:

@@ -37,6 +37,7 @@ def hold(mib: int, *, kept: bool) -> None:
     assert measure_memory(CPU) > mib * MIB
 
 
+@pytest.mark.slow
 @RESTARTS
 @pytest.mark.parametrize("kept", [False, True])
 def test_what_the_process_held_before_the_run_is_not_in_its_peak(plan: Plan, kept: bool) -> None:
@@ -45,6 +46,7 @@ def test_what_the_process_held_before_the_run_is_not_in_its_peak(plan: Plan, kep
     assert 0 < (read_row(Path(loaded[0].dir)).peak_memory_gib or 0) < 1
 
 
+@pytest.mark.slow
 @RESTARTS
 def test_a_smaller_phase_does_not_report_the_peak_of_the_one_before(plan: Plan) -> None:
     loaded = plan("model.T=256", "train.B=64", "train.accum_steps=1", "sft.train.B=1", experiment="smoke_pipeline")
@@ -56,6 +58,7 @@ def test_a_smaller_phase_does_not_report_the_peak_of_the_one_before(plan: Plan) 
     assert sft < pretrain - 50 * MIB
 
 
+@pytest.mark.slow
 def test_where_the_peak_cannot_be_restarted_it_stays_that_of_the_process() -> None:
     hold(2048, kept=False)
     with mock.patch.object(Path, "write_text", side_effect=PermissionError):

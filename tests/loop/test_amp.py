@@ -106,6 +106,7 @@ def gradient(
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
+@pytest.mark.slow
 def test_an_fp32_head_and_a_scale_keep_the_gradient_that_fp16_loses(learned: tuple[GPT, Tensor]) -> None:
     exact = gradient(*learned, None)
 

@@ -13,10 +13,10 @@ from train.loop.model import require_compiler, will_compile
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 
 
-@pytest.mark.parametrize("memory", ["off", "ckpt"])
-def test_a_compiled_run_learns_the_same_but_for_rounding(run_folder: Run, memory: str) -> None:
+@pytest.mark.slow
+def test_a_compiled_run_learns_the_same_but_for_rounding(run_folder: Run) -> None:
     eager, compiled = (
-        metrics(run_folder(f"memory={memory}", f"compile={option}", name=option) / "pretrain")
+        metrics(run_folder("memory=ckpt", f"compile={option}", name=option) / "pretrain")
         for option in ("off", "on")
     )
     assert [event["step"] for event in eager] == [event["step"] for event in compiled]
@@ -24,6 +24,7 @@ def test_a_compiled_run_learns_the_same_but_for_rounding(run_folder: Run, memory
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_resumes_to_the_bit_dropout_included(run_folder: Run) -> None:
     asked = ["compile=on", "model.dropout=0.1"]
     straight = run_folder(*asked, name="straight") / "pretrain"

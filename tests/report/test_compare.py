@@ -1,9 +1,11 @@
 """Any runs can be compared afterwards as a sweep's are, and nothing is ever written over."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from support import processes
 from support.made_runs import made_job, made_run, write_result
 
@@ -23,6 +25,12 @@ def test_runs_are_compared_into_new_folders(tmp_path: Path) -> None:
         assert report["differing_settings"] == {"train.base_lr": [1e-3, 3e-3, None]}
         assert [choice["job"] for choice in report["best"]] == ["b", "a"]
         assert report["best"][1]["title"] == "Fastest within 2 GiB"
+
+
+def test_the_default_folder_is_not_for_git() -> None:
+    asked = ["git", "check-ignore", "compare/sweep.html", "compare-2/sweep.html", "scripts/compare.py"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["compare/sweep.html", "compare-2/sweep.html"], done.stderr
 
 
 def test_what_a_record_from_others_says_is_harmless_on_the_console(tmp_path: Path) -> None:

@@ -1,18 +1,17 @@
 """What a report finds in its rows is right: the best, the Pareto front, what differs, equal training."""
 
 import base64
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 from support.made_runs import made_run, row, write_metrics, write_result
 
+from niels_gpt.errors import NonFiniteError
 from train.report.figures import choose_line_styles, draw_losses
 from train.report.findings import BestRun, EquivalentRuns, analyze_runs
 from train.report.rows import Row, read_row
@@ -88,20 +87,6 @@ def test_between_tokenizers_the_lowest_bits_per_byte_win() -> None:
     assert found.caveats == []
 
 
-def test_tokenizers_learned_from_different_text_differ_though_no_setting_of_theirs_does(
-    run_folder: Run, tmp_path: Path
-) -> None:
-    made = [read_row(run_folder(f"data.size={size}", name=f"size_{size}")) for size in (400, 800)]
-    assert made[0].settings["model.V"] == made[1].settings["model.V"]
-    first, second = (r.bits_per_byte or 0.0 for r in made)
-    assert [r.bits_per_byte for r in analyze_runs(made, None).ranking] == sorted([first, second])
-    rewrite_report(tmp_path, None)
-    lowest, _ = json.loads((tmp_path / "sweep.json").read_text())["best"]
-    assert lowest["why"] == f"bits per byte {min(first, second):.4f}"
-    again = read_row(run_folder("data.size=400", "train.seed=5", name="again"))
-    assert again.tokenizer == made[0].tokenizer and best([made[0], again], None)[0].why.startswith("val loss")
-
-
 def test_the_hash_decides_whether_tokenizers_differ_and_older_results_go_by_their_settings() -> None:
     def measure(*told: tuple[str | None, int]) -> str:
         made = [row(str(n), tokenizer=t, settings={"model.V": V}) for n, (t, V) in enumerate(told)]
@@ -153,19 +138,51 @@ def test_the_settings_that_differ_are_told_once() -> None:
     assert analyze_runs(made, None).differing == {"train.B": [2, 4, None], "sft.train.base_lr": [1.0, 2.0, None]}
 
 
-def test_a_run_named_by_overrides_is_called_by_those_that_not_all_share() -> None:
-    first = row("train.B=2,train.T=9", overrides=("train.T=9", "train.B=2"))
-    second = row("train.B=4,train.T=9", overrides=("train.T=9", "train.B=4"))
-    plain, bare = row("mine", overrides=("train.T=9",)), row("damaged=1", status="unreadable")
-    assert list(analyze_runs([first, second, plain, bare], None).labels.values()) == [
-        "train.B=2",
-        "train.B=4",
-        "mine",
-        "damaged=1",
-    ]
-    assert list(analyze_runs([first], None).labels.values()) == [first.name]
-    twins = [first, row("train.B=2,train.T=9-2", overrides=first.overrides), second]
-    assert list(analyze_runs(twins, None).labels.values()) == [twin.name for twin in twins]
+def test_the_numbers_are_those_of_the_jobs_unless_two_are_the_same() -> None:
+    def numbers(*given: int) -> list[int]:
+        return list(
+            analyze_runs([row(str(n), number=number) for n, number in enumerate(given)], None).numbers.values()
+        )
+
+    assert numbers(2, 5) == [2, 5]
+    assert numbers(2, 2) == numbers(0, 1) == [1, 2], "jobs of two sweeps, single runs and older sweeps"
+
+
+def learned(name: str, last: float, speed: float = 1.0, **rest: Any) -> Row:
+    return row(name, loss=min(last, 3.0), last_loss=last, unigram_loss=5.0, speed=speed, **rest)
+
+
+def test_a_run_that_diverged_is_never_the_fastest() -> None:
+    good, bad = learned("good", 3.0), learned("bad", 5.0, speed=9.0)
+    failed = row("nan", status="failed", exit_code=NonFiniteError.exit_code)
+    found = analyze_runs([bad, good, failed], None)
+    assert found.diverged == [failed, bad] and found.best[1].row == good and found.front == [good]
+    assert analyze_runs([bad, learned("short", 5.5)], None).diverged == [], "none is far enough to tell"
+
+
+def test_the_axis_of_losses_leaves_out_what_a_run_that_diverged_reaches(tmp_path: Path) -> None:
+    def highest(*names: str) -> float:
+        found = analyze_runs([read_row(tmp_path / name) for name in names], None)
+        img, _ = draw_losses(found, "pretrain", choose_line_styles(found))
+        svg = base64.b64decode(img.partition("base64,")[2].removesuffix('">')).decode()
+        return max(float(text) for text in re.findall(r">(\d+\.\d+)<", svg))
+
+    made_run(tmp_path / "good", (4.0, 3.5, 3.0))
+    for name, status in (("bad", "finished"), ("failed", "failed")):
+        job = {"status": status, "exit_code": NonFiniteError.exit_code if status == "failed" else 0}
+        made_run(tmp_path / name, (4.0, 900.0, 90.0), job=job)
+    assert highest("good", "bad", "failed") == highest("good")
+
+
+def test_ties_of_the_lowest_loss_are_named_with_the_tokens_trained(tmp_path: Path) -> None:
+    for name, loss in (("a", 3.00001), ("b", 3.0), ("c", 3.1)):
+        made_run(tmp_path / name, (4.0, loss))
+    (lowest, _) = rewrite_report(tmp_path, None).best
+    assert lowest.row and (lowest.row.name, lowest.row.tokens) == ("b", 4000)
+    assert [tied.name for tied in lowest.ties] == ["a"]
+    assert "b, val loss 3.0000 after 4,000 tokens, as has a\n" in (tmp_path / "sweep.md").read_text()
+    page = (tmp_path / "sweep.html").read_text()
+    assert re.search(r"The same loss: .*>a<", page) and "4,000\u00a0tokens" in page
 
 
 def trained(folder: Path, *variants: tuple[float, dict[str, Any]]) -> list[Row]:
@@ -196,6 +213,14 @@ def test_runs_of_different_tokenizers_are_no_equal_training(tmp_path: Path) -> N
         for folder, tokenizer, B in zip(folders, tokenizers, (2, 4), strict=True):
             write_result(folder, 3.0, tokenizer=tokenizer, B=B, accum_steps=8 // B)
         assert len(equal_training([read_row(folder) for folder in folders])) == groups
+
+
+def test_training_that_diverged_is_not_expected_to_coincide(tmp_path: Path) -> None:
+    split = {"B": 8, "accum_steps": 1}
+    made = trained(
+        tmp_path, (3.0, {"base_lr": 1e-3}), (900.0, {"base_lr": 1.0}), (500.0, split | {"base_lr": 1.0})
+    )
+    assert equal_training(made) == []
 
 
 def test_equal_training_that_does_not_coincide_is_told_plainly(tmp_path: Path) -> None:

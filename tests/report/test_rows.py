@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.made_runs import made_job, made_run, write_metrics, write_result
 
+from niels_gpt.tokenizer import load_tokenizer
 from train.artifacts.metrics import read_metrics
 from train.artifacts.run_folder import lock_folder, unlock_folder
 from train.report.rows import GIB, is_run, read_row
@@ -24,17 +24,19 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-def test_a_pipeline_is_a_row_of_its_last_loss_its_first_speed_and_its_largest_memory(run_folder: Run) -> None:
-    folder = run_folder(experiment="smoke_pipeline")
-    row = read_row(folder)
-    sft = json.loads((folder / "result.json").read_text())["phases"][-1]
-    events = [event for phase in ("pretrain", "sft") for event in read_metrics(folder / phase / "metrics.jsonl")]
+def test_a_pipeline_is_a_row_of_its_last_loss_its_first_speed_and_its_largest_memory(finished_run: Path) -> None:
+    row = read_row(finished_run)
+    sft = json.loads((finished_run / "result.json").read_text())["phases"][-1]
+    events = [
+        event for phase in ("pretrain", "sft") for event in read_metrics(finished_run / phase / "metrics.jsonl")
+    ]
     trained = [event for event in events if event["event"] == "train"]
     assert (row.status, row.val_loss, row.bits_per_byte) == (
         "finished",
         sft["best_val_loss"],
         sft["bits_per_byte"],
     )
+    assert row.tokenizer == load_tokenizer(finished_run / "tokenizer.json").hash()
     assert row.tokens_per_second == sorted(event["tokens_per_second"] for event in trained[1:4])[1]
     assert row.peak_memory_gib == max(event["memory"] for event in trained) / GIB
     assert row.settings["phase"] == "pipeline" and row.settings["sft.train.B"] == row.settings["train.B"] == 4
@@ -57,13 +59,10 @@ def test_time_is_the_sum_of_what_each_stretch_took_over_a_resume_too(tmp_path: P
     assert [point.seconds for point in curve.val] == [1.0, 2.0, 3.0, 3.25, 3.5, 4.5]
 
 
-def test_a_job_is_told_as_its_record_says(tmp_path: Path) -> None:
+def test_a_job_is_told_as_its_record_says_and_has_nothing_while_it_waits(tmp_path: Path) -> None:
     row = read_row(made_run(tmp_path / "train.B=4", (4.0, 3.0, 2.0), job={"number": 3, "exit_code": 0}))
     assert (row.name, row.number, row.overrides, row.exit_code) == ("train.B=4", 3, ("train.B=4",), 0)
     assert (row.val_loss, row.bits_per_byte, row.minutes) == (2.0, 1.0, 1.5)
-
-
-def test_a_waiting_job_has_nothing_yet(tmp_path: Path) -> None:
     row = read_row(made_job(tmp_path / "job", "waiting", seconds=0.0))
     assert (row.status, row.val_loss, row.tokens_per_second, row.peak_memory_gib) == ("waiting", None, None, None)
     assert (row.minutes, row.curves, row.settings) == (None, {}, {})
@@ -110,9 +109,9 @@ def test_a_run_of_its_own_is_asked_for_as_it_was(tmp_path: Path) -> None:
         (lambda run: (run / "job.json").write_text('{"number": 1, "overrides": 5}'), "job.json is damaged"),
         (lambda run: (run / "job.json").write_bytes(b"\xff"), "job.json is damaged"),
         (lambda run: made_job(run, number="one"), "job.json is damaged"),
+        (lambda run: made_job(run, command="python scripts/train.py 'a"), "ValueError: No closing quotation"),
         (lambda run: made_job(run, "dancing"), "job.json is damaged"),  # type: ignore[arg-type]
         (lambda run: write_result(run, 3.0, phases=("dance",)), "phase"),
-        (lambda run: (run / "sft" / "metrics.jsonl").mkdir(parents=True), "Is a directory"),
     ],
 )  # fmt: skip
 def test_damage_is_a_row_that_says_so(tmp_path: Path, spoil: Callable[[Path], object], said: str) -> None:
@@ -168,8 +167,3 @@ def test_what_a_terminal_would_obey_is_not_in_a_row(tmp_path: Path) -> None:
 def test_a_command_from_others_can_only_train(tmp_path: Path, command: str, pasted: str) -> None:
     row = read_row(made_job(tmp_path / "job", command=command))
     assert row.command == f"python scripts/train.py {pasted}".strip()
-
-
-def test_a_command_whose_quotes_do_not_close_is_damage(tmp_path: Path) -> None:
-    row = read_row(made_job(tmp_path / "job", command="python scripts/train.py 'a"))
-    assert (row.status, row.command, row.reason) == ("unreadable", "", "ValueError: No closing quotation")

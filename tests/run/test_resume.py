@@ -63,19 +63,6 @@ def test_the_best_loss_is_measured_again_when_other_sequences_validate(
     assert "the validation sequences have changed; the loss of best.pt (step 3) was " in caplog.text
 
 
-def test_another_source_may_validate_a_run_that_goes_on(run_folder: Run, tmp_path: Path) -> None:
-    for name in ("odd", "even"):
-        words = [f"the {name} number {n} is {n % 7} and {n * n}" for n in range(400)]
-        (tmp_path / f"{name}.txt").write_text("\n\n".join(words))
-    sources = [f"{{kind:text,name:{n},documents:blank_lines,files:[{tmp_path}/{n}.txt]}}" for n in ("odd", "even")]
-    own = [*LONGER, f"data.sources=[{','.join(sources)}]", "model.V=300", "train.base_lr=1e-9"]
-    straight = run_folder(*own, "data.val_source=even", name="straight")
-    with stopped_after(4), pytest.raises(Interrupted):
-        run_folder(*own, "data.val_source=odd")
-    folder = run_folder(*own, "data.val_source=even")
-    assert result(folder)["best_val_loss"] == result(straight)["best_val_loss"]
-
-
 def test_a_resumed_run_draws_on_from_the_last_sequence_whatever_the_split(run_folder: Run) -> None:
     """Promise 2: another B x accum_steps neither repeats nor skips a sequence, and tokens only grow."""
     drawn: list[int] = []
@@ -104,9 +91,7 @@ NO_ROOM = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator:
     ("reader", "trouble"),
     [
         ("zipfile.ZipFile.testzip", MemoryError()),
-        ("torch.load", NO_ROOM),
         ("train.run.resume.load_optimizer_state", NO_ROOM),
-        ("zipfile.ZipFile.testzip", OSError(errno.EIO, "Input/output error")),
         ("zipfile.ZipFile", PermissionError(errno.EACCES, "Permission denied")),
     ],
 )
@@ -125,21 +110,21 @@ def test_a_checkpoint_that_cannot_be_read_now_does_not_count_as_damaged(
 
 @pytest.mark.parametrize("setting", ["init_from", "resume"])
 def test_a_run_that_has_begun_does_without_the_checkpoint_it_began_from(
-    run_folder: Run, caplog: pytest.LogCaptureFixture, setting: str
+    run_folder: Run, copied_run: Path, caplog: pytest.LogCaptureFixture, setting: str
 ) -> None:
     caplog.set_level("INFO", logger="niels_gpt")
-    first = run_folder("train.total_steps=2", name="first") / "pretrain"
-    begun = (f"{setting}={first / 'best.pt'}", "train.ckpt_every=1")
+    first = copied_run / "pretrain"
+    begun = (f"{setting}={first / 'best.pt'}", "train.ckpt_every=1", "train.total_steps=6")
     with stopped_after(1), pytest.raises(Interrupted):
-        run_folder(*begun)
+        run_folder(*begun, name="begun")
     for path in first.glob("*.pt"):
         path.unlink()
-    folder = run_folder(*begun)
-    assert final(folder / "pretrain")["step"] == 4
+    folder = run_folder(*begun, name="begun")
+    assert final(folder / "pretrain")["step"] == 6
     assert f"{first / 'best.pt'}: there is no such checkpoint" in caplog.text
     assert "pretrain resumes from its own checkpoint" in caplog.text
-    run_folder(*begun)
-    assert "pretrain: complete at step 4, nothing to do" in caplog.messages
+    run_folder(*begun, name="begun")
+    assert "pretrain: complete at step 6, nothing to do" in caplog.messages
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         run_folder(*begun, name="another")
 
@@ -184,4 +169,3 @@ def test_a_result_keeps_the_history_of_settings_that_changed(run_folder: Run) ->
         (1, "train.total_steps", 1, 4),
         (3, "train.base_lr", 0.002, 0.003),
     }
-    assert not result(run_folder(name="straight"))["changes"]

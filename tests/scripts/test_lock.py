@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,6 @@ def test_the_lock_names_no_registry_and_no_path() -> None:
     ("old", "new", "said"),
     [
         (r"^numpy==\S+", "numpy==1.26.4", "numpy>=2 is wanted, 1.26.4 is locked"),
-        (r"^setuptools==(.*\\\n)+.*\n", "", "setuptools>=77 is wanted, nothing is locked"),
         (r"^pytest==(\S+ ;.*?) \\\n(.*\n)+?(?=\S)", r"pytest==\1\n", "not an entry with hashes: pytest=="),
         (r"^torch==2.13.0", "torch==2.14.1", 'torch==2.13.0; sys_platform == "linux" is wanted'),
         (r"^sympy==", "triton==", "CUDA: triton=="),
@@ -143,18 +143,14 @@ def test_set_up_installs_nothing_without_a_hash_and_what_builds_first(tmp_path: 
     done, calls = set_up(tmp_path, ANOTHER)
     assert done.returncode == 0, done.stderr
     assert calls[0] == f"{INSTALL} --require-hashes --requirement setuptools"
-    version = re.findall(rf"^torch==(\S+) .*'{sys.platform}'", ANOTHER, re.MULTILINE)[0]
-    assert calls[1] == f"--quiet download --no-deps --dest torch=={version}"
+    torch = re.findall(rf"^torch==(\S+) .*'{sys.platform}'", ANOTHER, re.MULTILINE)[0]
+    assert calls[1] == f"--quiet download --no-deps --dest torch=={torch}"
     assert calls[2] == f"{INSTALL} --require-hashes --requirement --no-index --find-links torch"
     assert calls[3].startswith(f"{INSTALL} --require-hashes --requirement alembic ") and " torch " in calls[3]
     assert calls[4:] == [f"{INSTALL} -e", "--quiet check"]
-
-
-def test_a_torch_that_is_there_already_is_kept(tmp_path: Path) -> None:
-    from importlib.metadata import version
-
-    here = version("torch").partition("+")[0]
-    done, calls = set_up(tmp_path, re.sub(r"^torch==\S+", f"torch=={here}", LOCK, flags=re.MULTILINE))
+    (tmp_path / "calls").unlink()
+    here = re.sub(r"^torch==\S+", f"torch=={version('torch').partition('+')[0]}", LOCK, flags=re.MULTILINE)
+    done, calls = set_up(tmp_path, here)  # a torch that is installed already is kept
     assert done.returncode == 0 and not [call for call in calls if "download" in call]
 
 
@@ -162,9 +158,7 @@ def test_a_torch_that_is_there_already_is_kept(tmp_path: Path) -> None:
     ("failing", "said"),
     [
         ("--no-index", "error: pip found no torch, or one that is not in requirements.lock"),
-        ("download", "error: pip found no torch, or one that is not in requirements.lock"),
         ("check", "pip install --force-reinstall --no-deps --index-url"),
-        ("-e", "error: not everything could be installed"),
     ],
 )
 def test_a_set_up_that_fails_says_the_way_out(tmp_path: Path, failing: str, said: str) -> None:

@@ -12,10 +12,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from niels_gpt.errors import ConfigError
-from train.artifacts.job_record import config_hash
+from train.artifacts.job_record import config_hash, write_job
 from train.config import load_plan
-from train.config.hydra_schema import MAX_NAME, register
-from train.sweep.jobs import PLANNED, PlannedJob, list_overrides, plan_jobs, require_distinct
+from train.config.hydra_schema import register
+from train.sweep.folders import MAX_NAME
+from train.sweep.jobs import PlannedJob, begin_sweep, plan_jobs, require_distinct
 
 SWEEPS = sorted((CONF / "sweep").glob("*.yaml"))
 
@@ -29,10 +30,9 @@ def loader() -> Iterator[None]:
 
 def jobs(*overrides: str) -> list[PlannedJob]:
     """Return the jobs of `python scripts/train.py -m OVERRIDES`."""
-    PLANNED.clear()
     loader = GlobalHydra.instance().config_loader()
     config = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
-    batch = list_overrides(config, loader)
+    batch = begin_sweep(config, loader)
     assert batch is not None
     return plan_jobs(config, loader, batch)
 
@@ -44,6 +44,12 @@ def test_every_shipped_sweep_composes_into_jobs_that_can_be_carried_out(path: Pa
     assert len(planned) > 3
     assert {job.folder.parent for job in planned} == {Path("runs") / path.stem}
     assert len({config_hash(job.plan) for job in planned}) == len(planned)
+
+
+@pytest.mark.usefixtures("loader")
+def test_a_sweep_over_files_takes_one_for_each_job() -> None:
+    planned = jobs("phase=pretrain", "data=text", "data.files=a.md,[b.md,c.md]")
+    assert [job.plan[0].data.files for job in planned] == [("a.md",), ("b.md", "c.md")]
 
 
 @pytest.mark.parametrize("overrides", [["sweep=batch_split"], ["experiment=smoke_pipeline", "train.B=2,4"]])
@@ -58,15 +64,44 @@ def test_the_command_of_a_job_composes_into_its_settings_in_another_folder(
         assert Path(plan[0].dir) not in (job.folder, job.folder.parent)
 
 
+def names(*overrides: str) -> list[str]:
+    return [job.folder.name for job in jobs(*overrides)]
+
+
 @pytest.mark.usefixtures("loader")
-def test_names_of_folders_are_stable_bounded_and_different() -> None:
-    files = ",".join(f"some_rather_long_name_of_a_file_{number}.txt" for number in range(9))
-    asked = ["phase=pretrain", "data=text", f"data.files=[{files}]", "train.B=1,2,3"]
-    names = [job.folder.name for job in jobs(*asked)]
-    assert names == [job.folder.name for job in jobs(*asked)]
-    assert len(set(names)) == 3
-    assert all(len(name) <= MAX_NAME and "/" not in name for name in names)
-    assert [job.folder for job in jobs("name=alone")] == [Path("runs/alone/defaults")]
+def test_a_folder_is_named_by_its_number_and_the_swept_settings() -> None:
+    smoke = "experiment=smoke_pretrain"
+    assert names(smoke, "train.B=4,8", "train.accum_steps=1") == ["01-B4", "02-B8"]
+    assert names("train.base_lr=0.00123456,2e-5", "optim=adamw,muon")[::3] == [
+        "01-base_lr0.00123-optim_adamw",
+        "04-base_lr2e-05-optim_muon",
+    ]
+    assert names("sft.train.B=2,4", "train.B=2") == ["01-sft.B2", "02-sft.B4"]
+    assert names("sweep=lr")[0] == "01-base_lr0.001"
+    assert names("name=alone") == ["01"] and names("train.B=4", "name=alone") == ["01-B4"]
+
+
+def test_names_of_folders_are_bounded_different_and_safe_on_a_command_line(composed: Compose) -> None:
+    files = ",".join(f"some rather long/name $of a file {number}.txt" for number in range(9))
+    asked = ["phase=pretrain", "data=text", f"data.files=['{files}','{files}; rm'],['{files}']", "train.B=1,2"]
+    found = names(*asked)
+    assert len(set(found)) == 4 and found == names(*asked)
+    for name in found:
+        assert len(name) <= MAX_NAME < 100 and shlex.quote(name) == name and not set("=,") & set(name)
+        path = f"runs/x/{name}/pretrain/best.pt"
+        assert load_plan(composed("phase=sft", f"init_from={path}"))[0].init_from == path
+
+
+@pytest.mark.usefixtures("loader")
+def test_a_sweep_that_is_extended_keeps_its_folders_and_finds_those_of_any_name(tmp_path: Path) -> None:
+    sweep = f"dir={tmp_path}"
+    for job in jobs(sweep, "train.B=4,8"):
+        write_job(job.folder, job.read_record())
+    assert names(sweep, "train.B=2,4,8,16") == ["03-B2", "01-B4", "02-B8", "04-B16"]
+    (tmp_path / "02-B8").rename(tmp_path / "train.B=8")
+    assert names(sweep, "train.log_every=7", "train.B=4,8") == ["01-B4", "train.B=8"]
+    (tmp_path / "01-B4" / "job.json").write_text("{")
+    assert names(sweep, "train.B=4,8") == ["01-B4", "train.B=8"]
 
 
 @pytest.mark.usefixtures("loader")

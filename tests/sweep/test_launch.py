@@ -4,6 +4,7 @@ import csv
 import json
 import pkgutil
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,8 +87,24 @@ def test_each_job_is_planned_once_and_jobs_that_end_quickly_share_a_report(tmp_p
     assert calls.count("load_plan") == 2
     assert calls.count("analyze_runs") == 2, "after the first job and at the end"
     if launcher == "isolated":
-        assert re.findall(r"^train\.seed=(\d): finished, val loss", done.stdout, re.M) == ["1", "2"]
+        assert re.findall(r"^job (.*)$", done.stdout, re.M) == [f"{n} of 2: 0{n}-seed{n}" for n in (1, 2)]
+        assert re.findall(r"^0\d-seed(\d): finished, val loss", done.stdout, re.M) == ["1", "2"]
     assert statuses(tmp_path / SWEEP) == ["finished"] * 2
+    require_summary(done.stdout, tmp_path)
+
+
+def require_summary(output: str, cwd: Path) -> None:
+    """Its last lines name the best result, the time, and commands that work; the jobs give no advice."""
+    rows = list(csv.DictReader((cwd / SWEEP / "sweep.csv").open(encoding="utf-8")))
+    best = min(rows, key=lambda row: float(row["val_loss"]))["job"]
+    end, lowest, talk, train_on, extend, compare = output.splitlines()[-6:]
+    assert re.fullmatch(r"sweep ended after \d+ s: 2 of 2 jobs finished", end)
+    assert re.search(rf"best +val loss \d\.\d{{4}} after 1,024 tokens: runs/sweep/{best}$", lowest)
+    assert talk.endswith(f'python scripts/sample.py runs/sweep/{best} --prompt "..."') and "more values" in extend
+    assert compare.endswith("open runs/sweep/sweep.html in a browser")
+    assert output.count("talk to it") == output.count("train on") == 1
+    done = cli(*shlex.split(train_on.partition("scripts/train.py ")[2]), cwd=cwd)
+    assert done.returncode == 0 and "resumed from step 2" in done.stdout, done.stderr
 
 
 @slow
@@ -181,6 +198,8 @@ def test_ctrl_c_stops_the_current_job_resumably_and_leaves_a_valid_report(
     done = child.end()
     assert done.returncode == 130 and "1 of 2 jobs were not started" in done.stderr, done.stderr
     assert statuses(tmp_path / SWEEP) == ["interrupted", "waiting"]
+    report = json.loads((tmp_path / SWEEP / "sweep.json").read_text(encoding="utf-8"))
+    assert report["differing_settings"].keys() == {"train.total_steps"}, "known though neither has a result"
     (saved,) = (tmp_path / SWEEP).glob("*/pretrain/latest.pt")
     assert saved.stat().st_size > 0
 

@@ -136,6 +136,31 @@ def test_a_search_finds_the_lowest_loss_outlives_a_failed_trial_and_goes_on(tmp_
 
 
 @plugin("hydra_optuna_sweeper")
+def test_a_search_whose_trials_all_fail_says_so_plainly_and_has_them_in_its_report(tmp_path: Path) -> None:
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", f"model.V=range({TOO_MANY},{TOO_MANY + 9})"]
+    done = processes.cli(*SHORT, *search, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "error: no trial of the search has finished; see sweep.html\nhint: the same command retries them\n"
+    )
+    assert [row["status"] for row in rows(tmp_path / "runs" / "sweep")] == ["failed", "failed"]
+
+
+@plugin("hydra_optuna_sweeper")
+def test_trials_are_counted_and_show_three_digits_with_any_launcher(tmp_path: Path) -> None:
+    rate = "train.base_lr=tag(log,interval(1e-4,1e-2))"
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", rate, "hydra.sweeper.n_jobs=2"]
+    done = processes.cli(*SHORT, *search, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = re.findall(r"^trial [12] of 2: (0[12]-base_lr0\.0*[1-9]\d{0,2})$", done.stdout, re.M)
+    assert names == [row["job"] for row in rows(tmp_path / "runs" / "sweep")]
+    assert "the same command with hydra.sweeper.n_trials=4" in done.stdout and "Best parameters" not in done.stdout
+    again = cli(*SHORT, *search, "hydra/launcher=parallel", "name=other", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert [row["job"] for row in rows(tmp_path / "runs" / "other")] == names
+
+
+@plugin("hydra_optuna_sweeper")
 def test_a_search_for_loss_and_memory_gives_solutions_with_both(tmp_path: Path) -> None:
     search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "train.B=choice(2,8)", "objective=[loss,memory]"]
     done = processes.cli(*SHORT, *search, "hydra.sweeper.direction=[minimize,minimize]", cwd=tmp_path)

@@ -88,19 +88,19 @@ def test_the_export_overwrites_nothing(tmp_path: Path) -> None:
 
 def read_by_llama(network: GPT, folder: Path) -> Any:
     """Export a model and load it into Llama's own implementation."""
-    transformers = pytest.importorskip(
-        "transformers", reason="transformers is not installed (extra: none needs it)"
-    )
+    transformers = pytest.importorskip("transformers", reason="needs the extra bench")
     export_llama(network, BytesTokenizer(), folder)
     return transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
+@pytest.mark.long
 def test_llamas_own_implementation_computes_the_same_logits(tmp_path: Path) -> None:
     theirs = read_by_llama(model(), tmp_path / "out")
     ids = torch.randint(0, 256, (2, 16))
     torch.testing.assert_close(theirs(ids).logits, model().eval()(ids), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", [END_OF_TEXT, END_OF_TURN])
 def test_llamas_own_implementation_stops_where_a_text_or_an_answer_ends(tmp_path: Path, end: str) -> None:
     network, id = model(), BytesTokenizer().special[end]

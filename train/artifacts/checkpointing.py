@@ -24,7 +24,8 @@ VALUE_SIZE = 64  # bytes of any other value with its key
 class TrainState:
     """The state of a phase: `step` counts optimizer updates, `sequences` the sequences trained on.
 
-    `evaluated` is false until this step has been evaluated.
+    `evaluated` is false until this step has been evaluated. `loss_sum` and `loss_steps` belong to the steps since
+    the last logged one; the sum stays on the device.
     """
 
     model: GPT
@@ -33,19 +34,36 @@ class TrainState:
     best_val_loss: float | None = None
     sequences: int = 0
     evaluated: bool = True
+    loss_sum: torch.Tensor | float = 0.0
+    loss_steps: int = 0
+
+    def add_loss(self, loss: torch.Tensor) -> None:
+        """Count the loss of a step, a 0-d tensor, without waiting for the device."""
+        self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
+
+    def take_mean_loss(self) -> float:
+        """Return the mean loss of the steps since the last call."""
+        mean = float(self.loss_sum) / self.loss_steps
+        self.loss_sum, self.loss_steps = 0.0, 0
+        return mean
 
 
 def save_checkpoint(path: Path, state: TrainState, train_cfg: dict[str, Any]) -> None:
     """Write a checkpoint. A file that is visible under `path` is complete.
 
-    Raises:
-        NonFiniteError: a weight is nan or inf; nothing is written.
-        DiskError: it cannot be written; the file that was there is intact.
+    NonFiniteError if a weight is nan or inf; nothing is written. DiskError if it cannot be written; the file that
+    was there is intact.
     """
     _require_finite(state.model, state.step)
     content = {
         "model_cfg": state.model.cfg.model_dump(),
-        "train_cfg": train_cfg | {"sequences": state.sequences, "evaluated": state.evaluated},
+        "train_cfg": train_cfg
+        | {
+            "sequences": state.sequences,
+            "evaluated": state.evaluated,
+            "loss_sum": float(state.loss_sum),
+            "loss_steps": state.loss_steps,
+        },
         "model_state": _copy_to_cpu(state.model.state_dict()),
         "optimizer_state": _copy_to_cpu(state.optimizer.state_dict()),
         "step": state.step,

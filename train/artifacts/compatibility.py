@@ -13,18 +13,14 @@ UNRECORDED = {"init_from": "none", "resume": "none", "optim": "adamw"}  # the va
 
 
 class LoadedCheckpoint(NamedTuple):
-    """A checkpoint in memory, with the path that error messages name."""
+    """A loaded checkpoint and its path."""
 
     path: Path
     saved: dict[str, Any]
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a checkpoint.
-
-        Raises:
-            CheckpointError: it cannot be used.
-        """
+        """Read a checkpoint. CheckpointError if it cannot be used."""
         return cls(path, read_checkpoint(path))
 
     @property
@@ -49,8 +45,7 @@ def read_history(found: LoadedCheckpoint) -> dict[str, Any]:
 def require_same_model(found: LoadedCheckpoint, asked: ModelCfg, whose: str = "this run") -> None:
     """Require the shape of network that `whose` settings ask for. Dropout may differ; missing keys are defaults.
 
-    Raises:
-        CheckpointError: a line per setting that differs.
+    CheckpointError has a line per setting that differs.
     """
     theirs = ModelCfg.model_validate(found.saved["model_cfg"]).model_dump()
     rows = [
@@ -68,11 +63,10 @@ def require_same_model(found: LoadedCheckpoint, asked: ModelCfg, whose: str = "t
 def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None:
     """Require the phase, the tokenizer and whatever else `now` has; older checkpoints do not record all of it.
 
-    Raises:
-        CheckpointError: one of them differs.
+    CheckpointError if one of them differs.
     """
     then = found.saved["train_cfg"]
-    for key in now.keys() - {"sources"}:
+    for key in (key for key in now if key != "sources"):  # which only say how the data changed
         if (theirs := then.get(key, UNRECORDED.get(key, now[key]))) != now[key]:
             match key:
                 case "data":

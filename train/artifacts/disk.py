@@ -38,11 +38,7 @@ class ErrorKeepingFile(io.BufferedWriter):
 
 @contextmanager
 def open_to_write(path: Path, need: int) -> Iterator[ErrorKeepingFile]:
-    """Open a file to write about `need` bytes.
-
-    Raises:
-        DiskError: there is no room for it, or it cannot be written.
-    """
+    """Open a file to write about `need` bytes. DiskError if there is no room for it, or it cannot be written."""
     with explain_disk_errors(path, need):
         require_room(path.parent, need)
         with ErrorKeepingFile(path.open("wb", buffering=0)) as file:
@@ -81,8 +77,7 @@ def require_room(folder: Path, need: int) -> None:
 def require_writable(folder: Path, need: int) -> None:
     """Write a small file to a folder, so that a run fails before it has done any work.
 
-    Raises:
-        DiskError: the folder cannot be written to, or has no room for `need` bytes.
+    DiskError if the folder cannot be written to, or has no room for `need` bytes.
     """
     trial = folder / ".trial.part"
     with explain_disk_errors(trial):

@@ -1,17 +1,17 @@
 """Read and write job.json: the overrides, the status and the error of a sweep's job."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from train.artifacts.results import WITHOUT_EFFECT, find_complete_result, select_outcome_settings
+from train.artifacts.results import NO_EFFECT, find_complete_result, select_outcome_settings
 from train.config.schema import RunCfg
 
 JOB = "job.json"
@@ -24,7 +24,8 @@ class Job:
     """The state of a job, which is named by its folder. `seconds` are those of all attempts.
 
     `command` can be pasted; `config_hash` covers the settings that decide the outcome. `exit_code` is negative for
-    the signal that ended the process; `reason` is one line, empty unless something went wrong.
+    the signal that ended the process; `reason` is one line, empty unless something went wrong. `settings` are
+    those of each phase, which older records lack.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Job:
     reason: str = ""
     attempts: int = 0
     seconds: float = 0.0
+    settings: tuple[dict[str, Any], ...] = ()
 
 
 def config_hash(plan: Sequence[RunCfg]) -> str:
@@ -44,7 +46,7 @@ def config_hash(plan: Sequence[RunCfg]) -> str:
     for phase in content:
         for section in phase.values():
             if isinstance(section, dict):
-                for key in WITHOUT_EFFECT - {"total_steps"}:
+                for key in NO_EFFECT:
                     section.pop(key, None)
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -67,12 +69,3 @@ def write_job(folder: Path, job: Job) -> None:
     """Write the record of a job."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / JOB, asdict(job))
-
-
-def shorten_names(runs: Mapping[str, Collection[str]]) -> dict[str, str]:
-    """Map the names of runs to labels; in a name made of overrides, those that all runs share are left out."""
-    named = {name: overrides for name, overrides in runs.items() if overrides and "=" in name}
-    shared = set[str]().union(*named.values()).intersection(*named.values())
-    own = {name: ",".join(word for word in words if word not in shared) for name, words in named.items()}
-    labels = {name: own.get(name) or name for name in runs}
-    return labels if len(set(labels.values())) == len(labels) else {name: name for name in runs}

@@ -22,6 +22,6 @@ def parse_step(path: Path) -> int | None:
     return int(number) if path.stem != number and number.isdecimal() else None
 
 
-def any_saved(folder: Path) -> bool:
+def has_checkpoint(folder: Path) -> bool:
     """Return whether a phase has saved a checkpoint in this folder."""
     return any(folder.glob("*.pt"))

@@ -11,19 +11,13 @@ from pydantic import TypeAdapter
 from niels_gpt.errors import CheckpointError
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from train.artifacts.paths import any_saved, parse_step, step_files
+from train.artifacts.paths import has_checkpoint, parse_step, step_files
 from train.config.schema import PhaseName, RunCfg
 
 RESULT = "result.json"
 MAX_BYTES = 1 << 20  # of a result.json
-WITHOUT_EFFECT = {  # settings that may change under a complete phase
-    "total_steps",
-    "log_every",
-    "ckpt_every",
-    "keep_last",
-    "max_minutes",
-    "cache_dir",
-}
+NO_EFFECT = {"log_every", "ckpt_every", "keep_last", "max_minutes", "cache_dir"}  # on what is learned
+MAY_CHANGE = NO_EFFECT | {"total_steps"}  # under a complete phase
 log = logging.getLogger("niels_gpt")
 
 
@@ -98,14 +92,13 @@ def find_complete_result(cfg: RunCfg) -> PhaseResult | None:
 
 def has_begun(plan: Iterable[RunCfg]) -> bool:
     """Return whether any of the phases has saved a step."""
-    return any(any_saved(cfg.out) for cfg in plan)
+    return any(has_checkpoint(cfg.out) for cfg in plan)
 
 
 def require_unchanged(plan: list[RunCfg]) -> None:
     """Refuse other settings for a complete phase, and more steps for a phase that a later one has built on.
 
-    Raises:
-        CheckpointError: a line per setting that differs.
+    CheckpointError has a line per setting that differs.
     """
     for at, cfg in enumerate(plan):
         if result := find_reusable_result(cfg):
@@ -121,8 +114,7 @@ def require_unchanged(plan: list[RunCfg]) -> None:
 def require_all_steps(cfg: RunCfg, later: PhaseName) -> None:
     """Refuse to continue a phase once `later` has begun from its weights, unless only its result is missing.
 
-    Raises:
-        CheckpointError: some of its steps are missing.
+    CheckpointError if some of its steps are missing.
     """
     asked, saved = cfg.train.total_steps, max(filter(None, map(parse_step, step_files(cfg.out))), default=0)
     if saved < asked:
@@ -136,5 +128,5 @@ def _list_changes(then: dict[str, Any], now: dict[str, Any], path: str = "") -> 
     for key, value in now.items():
         if isinstance(value, dict) and isinstance(then.get(key), dict):
             yield from _list_changes(then[key], value, f"{path}{key}.")
-        elif key not in WITHOUT_EFFECT and then.get(key) != value:
+        elif key not in MAY_CHANGE and then.get(key) != value:
             yield f"{path}{key}={then.get(key)}, not {value}"

@@ -22,9 +22,8 @@ log = logging.getLogger("niels_gpt")
 def claim_run_folder(plan: list[RunCfg]) -> None:
     """Lock the run folder of a plan until this process ends.
 
-    Raises:
-        RunFolderInUse: another process holds it.
-        CheckpointError: it holds a run that resume=never or the settings rule out.
+    RunFolderInUse if another process holds it. CheckpointError if it holds a run that resume=never or the settings
+    rule out.
     """
     if plan[0].resume == "never" and has_begun(plan):
         raise CheckpointError(
@@ -38,9 +37,7 @@ def claim_run_folder(plan: list[RunCfg]) -> None:
 def lock_folder(folder: Path) -> None:
     """Lock a folder until this process ends.
 
-    Raises:
-        RunFolderInUse: another process holds it.
-        DiskError: it cannot be made or written to.
+    RunFolderInUse if another process holds it. DiskError if it cannot be made or written to.
     """
     if folder.resolve() in _held:
         return

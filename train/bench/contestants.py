@@ -1,5 +1,6 @@
 """The contestants of a race: each takes optimizer steps and calls `lap` after each."""
 
+import math
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -102,7 +103,7 @@ def _run_bare_loop(
         for part in range(shape.accum_steps):
             x, y = source.draw((step * shape.accum_steps + part) * shape.B, shape.B)
             (loss(x, y) / shape.accum_steps).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         lap()

@@ -26,9 +26,7 @@ PANELS = (("tokens/s", "tokens_per_second", "tokens_in_theory", 1), ("peak MiB",
 def measure_growth(middle: Shape, axes: Sequence[str], factors: Sequence[float], steps: int) -> dict[str, Any]:
     """Measure every shape with each memory, each in a fresh process; return the points for JSON.
 
-    Raises:
-        ConfigError: a factor gives an impossible shape.
-        RaceFailed: a turn failed.
+    ConfigError if a factor gives an impossible shape. RaceFailed if a turn failed.
     """
     factors = sorted({1.0, *factors})
     shapes = [(axis, scale_shape(middle, axis, factor)) for axis in axes for factor in factors]
@@ -62,11 +60,7 @@ def get_size(shape: Shape, axis: str) -> int:
 
 
 def scale_shape(shape: Shape, axis: str, factor: float) -> Shape:
-    """Return the shape with one size multiplied by a factor.
-
-    Raises:
-        ConfigError: no shape has that size.
-    """
+    """Return the shape with one size multiplied by a factor. ConfigError if no shape has that size."""
     changed = get_size(shape, axis) * factor
     given = shape.model_dump()
     (given if axis == "B" else given["model"])[axis] = int(changed) if changed.is_integer() else changed

@@ -28,7 +28,7 @@ from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.preflight import check_device
 from train.loop.amp import choose_loss_scale
 from train.loop.optim import unscale_gradients
-from train.run.resume import checkpoint_path
+from train.run.resume import resolve_checkpoint
 from train.run.runner import OPEN_DATA
 
 FP32, SCALED, TOTAL = "fp32", "fp16_scaled", "total"
@@ -86,8 +86,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
     `path` is a run folder, a phase's folder or a checkpoint in one. fp32 is computed twice; its row shows the
     error of repeating it on this device, 0 on the CPU. Dropout is off, since other masks change the gradient.
 
-    Raises:
-        NielsError: the checkpoint, its settings or its data cannot be used.
+    NielsError if the checkpoint, its settings or its data cannot be used.
     """
     checkpoint = choose_checkpoint(path)
     found = LoadedCheckpoint.load(checkpoint)
@@ -122,14 +121,13 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
 def choose_checkpoint(path: Path) -> Path:
     """Return the checkpoint at a path; for a run folder, the best checkpoint of its last phase."""
     folders = (path / "sft", path / "pretrain")
-    return checkpoint_path(str(next((folder for folder in folders if folder.is_dir()), path)))
+    return resolve_checkpoint(str(next((folder for folder in folders if folder.is_dir()), path)))
 
 
 def read_settings(checkpoint: Path) -> RunCfg:
     """Return the settings of the phase that a checkpoint belongs to, from its run's results.
 
-    Raises:
-        CheckpointError: they are missing or belong to another version of the project.
+    CheckpointError if they are missing or belong to another version of the project.
     """
     out = get_phase_folder(checkpoint)
     folder, phase = out.parent, out.name

@@ -109,8 +109,7 @@ def watch_memory(contestant: str, shape: Shape, steps: int) -> dict[str, Any]:
 
     The order of two epochs is held in memory, so the early look comes after them if there are enough steps.
 
-    Raises:
-        RaceFailed: the contestant could not take them.
+    RaceFailed if the contestant could not take them.
     """
     two_epochs = 2 * SEQUENCES // (shape.B * shape.accum_steps) + 1
     marks = [max(steps // 10, two_epochs if two_epochs < steps else 0), steps]

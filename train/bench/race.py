@@ -35,8 +35,7 @@ def race(name: str, contestants: Sequence[str], rounds: int, steps: int) -> dict
 
     `times_faster` compares CPU seconds with the last contestant's, round by round.
 
-    Raises:
-        RaceFailed: one of them failed; it quotes the last line of its error.
+    RaceFailed if one of them failed; it quotes the last line of its error.
     """
     shape, limit = SHAPES[name], measure_limit()
     turns: dict[str, list[RaceTurn]] = {contestant: [] for contestant in contestants}

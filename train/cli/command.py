@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, first_line, is_out_of_memory
+from niels_gpt.errors import ConfigError, NielsError, OutOfMemory, Stopped, first_line, is_out_of_memory
 from niels_gpt.interruptible import has_abandoned_call
 from train.artifacts.disk import make_disk_error
-from train.cli.console import ConsoleHandler, outlive_readers
+from train.cli.console import FILE_ONLY, ConsoleHandler, WarnOnce, wrap_streams
 from train.cli.signals import ENDING, Terminated, raise_on_signal
 from train.cli.subprocesses import end_with_parent
 from train.config.hydra_errors import Refusal, explain_refusal
@@ -22,6 +22,7 @@ from train.config.suggest import HELP
 DEBUG = "NIELS_DEBUG"
 SPIN_COUNT = "10000"  # libgomp's own is 300,000
 ENGINES = ("hydra", "omegaconf", "antlr4", "yaml", "optuna", "sqlalchemy")  # their errors are about settings
+NO_TRIAL = ("Record does not exist.", "No trials are completed yet.")  # Optuna, when every trial failed
 SMALLER = "free some memory, raise the memory limit, or lower train.B, model.T or the model size"
 log = logging.getLogger("niels_gpt")
 
@@ -30,10 +31,11 @@ def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> N
     """Run a script's main and exit with its code; training outlives the readers of its output."""
     limit_spinning()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on to exit_on_error
-    outlive_readers(("stdout", "stderr") if outlives_readers else ("stderr",))
+    wrap_streams(("stdout", "stderr") if outlives_readers else ("stderr",))
     for signum in ENDING:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in a script's background
             signal.signal(signum, raise_on_signal)
+    log.addFilter(WarnOnce())
     end_with_parent()
     try:
         with exit_on_error():
@@ -110,8 +112,12 @@ def defer_signals() -> Iterator[None]:
 
 
 def _print_error(error: Exception) -> int:
-    """Print an error for a person, log its traceback to the run's file, and return its exit code."""
+    """Print an error or a stop for a person, and return its exit code; a traceback goes to the run's log."""
     shown = _to_niels_error(error)
+    if isinstance(shown, Stopped):
+        log.info("%s", shown, extra={FILE_ONLY: True})
+        print(f"{shown}; {shown.hint}", file=sys.stderr)
+        return shown.exit_code
     if any(isinstance(handler, ConsoleHandler) for handler in logging.getLogger().handlers):
         log.error("run failed", exc_info=error)
     if os.environ.get(DEBUG):
@@ -132,6 +138,8 @@ def _to_niels_error(error: Exception) -> NielsError:
         return OutOfMemory(f"out of memory ({first_line(error)})", SMALLER)
     if isinstance(error, OSError):
         return make_disk_error(error)
+    if str(error) in NO_TRIAL:
+        return NielsError("no trial of the search has finished; see sweep.html", "the same command retries them")
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if str(frame.f_globals.get("__name__")).startswith(ENGINES):
         return ConfigError(explain_refusal(error), HELP)

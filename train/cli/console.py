@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from rich import get_console
 
 from niels_gpt.printable import escape_text
 from train.artifacts.disk import tolerate_disk_errors
+
+FILE_ONLY = "file_only"  # in a record's `extra`: keep it off the console
 
 
 class UnbreakableFile(io.FileIO):
@@ -26,31 +29,56 @@ class UnbreakableFile(io.FileIO):
             return len(content)
 
 
-def outlive_readers(names: Sequence[str]) -> None:
-    """Keep the process going when the reader of `stdout` or `stderr` goes away.
+def wrap_streams(unbreakable: Sequence[str]) -> None:
+    """Escape what the encodings of stdin, stdout and stderr lack; the `unbreakable` ones outlive their readers.
 
     Descriptors 0 to 2 that are closed at the start become /dev/null, so that no other file gets their numbers.
     """
     while os.open(os.devnull, os.O_RDWR) < 3:
         pass
-    for name in names:
-        encoding = getattr(getattr(sys, name), "encoding", "utf-8")  # None if it was closed
-        file = io.BufferedWriter(UnbreakableFile({"stdout": 1, "stderr": 2}[name], "w", closefd=False))
-        # backslashreplace: a sample may hold what the terminal's encoding lacks.
+    encoding = getattr(sys.stdin, "encoding", "utf-8")  # None if it was closed
+    sys.stdin = open(0, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        encoding = getattr(getattr(sys, name), "encoding", "utf-8")
+        kind = UnbreakableFile if name in unbreakable else io.FileIO
+        file = io.BufferedWriter(kind(number, "w", closefd=False))
         setattr(sys, name, io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=True))
 
 
 class ConsoleHandler(logging.Handler):
-    """Print messages above a progress bar, with control characters escaped; tracebacks go to the file only.
-
-    rich's own handler would wrap them to the width of the terminal.
-    """
+    """Print messages above a progress bar, with control characters escaped; tracebacks go to the file only."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
-        if not record.exc_info:
-            text = escape_text(self.format(record))
-            get_console().print(text, soft_wrap=True, markup=False, highlight=False)
+        """Print one message, wrapped at words on a terminal."""
+        if record.exc_info or getattr(record, FILE_ONLY, False):
+            return
+        console, text = get_console(), escape_text(self.format(record))
+        if console.is_terminal:
+            text = "\n".join(wrap_line(line, console.width) for line in text.split("\n"))
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def wrap_line(line: str, width: int) -> str:
+    """Wrap a line at words; paths stay whole, and so do commands, which people paste."""
+    if "python scripts/" in line:
+        return line
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+class WarnOnce(logging.Filter):
+    """Drop a warning that this process has already given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._given: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is new, or not a warning."""
+        if record.levelno != logging.WARNING:
+            return True
+        before = len(self._given)
+        self._given.add(record.getMessage())
+        return len(self._given) > before
 
 
 class LogFile(logging.FileHandler):

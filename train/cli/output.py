@@ -1,4 +1,4 @@
-"""Print tables, and write a command's report to a new JSON file."""
+"""Print tables and durations, and write a command's report to a new JSON file."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -40,14 +40,10 @@ def format_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), ma
 
 
 def require_new_file(name: str) -> Path:
-    """Return the path that an argument names.
-
-    Raises:
-        ConfigError: a new file cannot be made there.
-    """
+    """Return the path that an argument names. ConfigError if a new file cannot be made there."""
     path = Path(name)
     if path.exists() or not path.parent.is_dir():
-        reason = "already exists" if path.exists() else f"cannot be made: there is no folder {path.parent}"
+        reason = "already exists" if path.exists() else f"cannot be created: there is no folder {path.parent}"
         raise ConfigError(f"{path} {reason}", "choose a new file in an existing folder")
     return path
 
@@ -63,3 +59,12 @@ def write_report(path: Path, report: Any) -> None:
     with add_file_name(path), path.open("x", encoding="utf-8") as file:
         file.write(format_json(report))
     print(f"wrote {path}")
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as people say it, such as "4 min 9 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -20,8 +20,7 @@ def run_module(
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m module` with text on its stdin, on so many threads; it ends with this process.
 
-    Raises:
-        subprocess.TimeoutExpired: it took more than `timeout` seconds.
+    subprocess.TimeoutExpired if it took more than `timeout` seconds.
     """
     with parent_pipe() as (reading, pipe):
         return subprocess.run(

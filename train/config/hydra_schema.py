@@ -1,36 +1,24 @@
-"""Make Hydra's structured config and the help text from the pydantic schema."""
+"""Make Hydra's structured config from the pydantic schema."""
 
-import json
-import re
 from dataclasses import field, make_dataclass
 from functools import cache
-from hashlib import sha256
 from types import UnionType
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from niels_gpt.config import DataCfg, ModelCfg
+from train.config.describe import format_groups, format_settings
 from train.config.plan import ComposedCfg, SftCfg
-from train.config.schema import TrainCfgSchema
-
-MAX_NAME = 120  # characters of a job's folder name
-HELP_SECTIONS: dict[str, type[BaseModel]] = {
-    "": ComposedCfg,
-    "model.": ModelCfg,
-    "data.": DataCfg,
-    "train.": TrainCfgSchema,
-}
 
 
 def register() -> None:
-    """Store the schema as Hydra's config `schema`, and register the resolvers that conf/ uses."""
+    """Store the schema as Hydra's config `schema`, and register the resolver of its help."""
     ConfigStore.instance().store(name="schema", node=make_node(ComposedCfg))
+    OmegaConf.register_new_resolver("groups_help", format_groups, replace=True)
     OmegaConf.register_new_resolver("settings_help", format_settings, replace=True)
-    OmegaConf.register_new_resolver("folder_name", make_folder_name, replace=True)
 
 
 @cache  # OmegaConf merges two nodes only if they are of one class
@@ -63,6 +51,8 @@ def _translate_type(annotation: Any) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return type(arguments[0])
+    if annotation == tuple[str, ...]:
+        return Any  # OmegaConf has no type for a list that may be written as a single text
     if origin is tuple:
         return list[_translate_type(arguments[0])]  # type: ignore[misc]
     if origin in (Union, UnionType):
@@ -70,26 +60,3 @@ def _translate_type(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return make_node(annotation)
     return annotation
-
-
-def make_folder_name(overrides: str) -> str:
-    """Return a readable folder name for a job's overrides, without slashes and of bounded length."""
-    overrides = overrides or "defaults"  # a job that overrides nothing
-    name = re.sub(r"[^A-Za-z0-9._=,+-]", "_", overrides)
-    if name == overrides and len(name) <= MAX_NAME:
-        return name
-    return f"{name[: MAX_NAME - 9]}-{sha256(overrides.encode()).hexdigest()[:8]}"
-
-
-def format_settings(*, _root_: DictConfig) -> str:
-    """Return one line per setting with its composed value and its description."""
-    lines = []
-    for section, model in HELP_SECTIONS.items():
-        for name, info in model.model_fields.items():
-            if info.description:  # which sections lack
-                value = OmegaConf.select(_root_, section + name, default="")  # --cfg hydra has no settings
-                plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-                text = json.dumps(plain).replace(" ", "").replace('"', "")
-                lines.append(f"  {f'{section}{name}={text}':<38} {info.description}")
-        lines.append("")
-    return "\n".join(lines[:-1]).replace("$", "$$")  # Hydra fills in a string.Template

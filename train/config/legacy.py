@@ -28,8 +28,7 @@ SOURCES = {"pretrain": {"wiki": 0.72, "roam": 0.18, "primer": 0.1}, "sft": {"dol
 def plan_from_json(path: Path) -> list[RunCfg]:
     """Return the runs of an older JSON config; keys it lacks get the older program's defaults.
 
-    Raises:
-        ConfigError: the file cannot be read, or has an unknown key or a value that is not allowed.
+    ConfigError if the file cannot be read, or has an unknown key or a value that is not allowed.
     """
     return plan_from_settings(settings_from_json(path))
 

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from niels_gpt.errors import ConfigError
+from train.config.describe import describe_setting
 from train.config.hydra_schema import register
 from train.config.plan import ComposedCfg
 from train.config.schema import RunCfg
@@ -19,8 +20,7 @@ MAX_RULE = 400  # characters of a sentence in a message
 def load_plan(cfg: DictConfig, folder: str | None = None) -> list[RunCfg]:
     """Return the runs of a composed config, in the run folder that Hydra chose, or in cfg.dir.
 
-    Raises:
-        ConfigError: one line per bad setting, in Hydra's dotted form.
+    ConfigError has one line per bad setting, in Hydra's dotted form.
     """
     tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
     settings: Settings = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
@@ -39,13 +39,16 @@ def compose_run(overrides: list[str]) -> RunCfg:
 def plan_from_settings(settings: Settings) -> list[RunCfg]:
     """Return the runs of plain settings in the shape of ComposedCfg.
 
-    Raises:
-        ConfigError: one line per bad setting, in Hydra's dotted form.
+    ConfigError has one line per bad setting, in Hydra's dotted form.
     """
     try:
         return ComposedCfg.model_validate(lists_to_tuples(settings)).plan()
     except ValidationError as error:
-        lines = [line for detail in error.errors(include_url=False) for line in _explain(detail)]
+        details = error.errors(include_url=False)
+        parents = {
+            detail["loc"][:-1] for detail in details if detail["loc"]
+        }  # a list with a bad item is called too short, too
+        lines = [line for detail in details if detail["loc"] not in parents for line in _explain(detail)]
     # Leave out settings of the second phase that only follow a bad one of the first.
     lines = [line for line in lines if not (line.startswith("sft.") and line.removeprefix("sft.") in lines)]
     raise ConfigError("\n".join(lines), HELP)
@@ -68,6 +71,4 @@ def _explain(detail: Any) -> list[str]:
             return [f"{where} is missing"]
         case "extra_forbidden":
             return [f"{where} is unknown{did_you_mean(where, list_settings(ComposedCfg))}"]
-        case "string_pattern_mismatch":
-            return [f"{where}={given}: must be 1 to 64 letters, digits, '.', '_' or '-', not starting with '.'"]
-    return [f"{where}={given}: {detail['msg'][0].lower()}{detail['msg'][1:]}"]
+    return [f"{where}={given}: must be {describe_setting(where)[1]}"]

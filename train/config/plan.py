@@ -1,5 +1,6 @@
 """All settings of a run, the rules between them, and the plan: the phases to run."""
 
+import sys
 from collections.abc import Iterator
 from typing import Literal
 
@@ -22,15 +23,23 @@ class ComposedCfg(Cfg):
 
     name: str = Field("default", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$", description="the run's name")
     dir: str = Field("runs/${name}", min_length=1, max_length=4096, description="the run folder")
-    phase: Literal["pretrain", "sft", "pipeline"] = Field("pipeline", description="pretrain, sft or pipeline")
-    device: Literal["auto", "cpu", "mps"] = Field("auto", description="auto: mps if available, else cpu")
-    batch: BatchChoice = Field("fixed", description="how B and accum_steps are chosen: fixed, iso or auto")
-    global_B: int | None = Field(None, ge=1, le=2**32, description="sequences per step, for batch=iso and auto")
-    memory_budget_gb: float | None = Field(None, gt=0, le=1e6, description="in GiB, for batch=auto and reports")
-    objective: tuple[Literal["loss", "memory"], ...] = Field(
-        ("loss",), min_length=1, max_length=2, description="metrics a sweeper minimises; loss is in bits per byte"
+    phase: Literal["pretrain", "sft", "pipeline"] = Field(
+        "pipeline", description="pretraining, SFT, or both as a pipeline"
     )
-    resume: str = Field("auto", min_length=1, description="auto: resume a run; never: refuse to; PATH: from there")
+    device: Literal["auto", "cpu", "mps"] = Field("auto", description="auto: mps if available, else cpu")
+    batch: BatchChoice = Field("fixed", description="how B and accum_steps are chosen; see the group batch")
+    global_B: int | None = Field(
+        None, ge=1, le=2**32, description="sequences per step (B x accum_steps), for batch=iso and batch=auto"
+    )
+    memory_budget_gb: float | None = Field(
+        None, gt=0, le=1e6, description="memory limit in GiB, for batch=auto and a sweep's report"
+    )
+    objective: tuple[Literal["loss", "memory"], ...] = Field(
+        ("loss",), min_length=1, max_length=2, description="what a sweeper minimises; loss is in bits per byte"
+    )
+    resume: str = Field(
+        "auto", min_length=1, description="auto: resume an existing run; never: refuse to; PATH: resume from it"
+    )
     init_from: str | None = Field(None, min_length=1, description="start at step 0 with this checkpoint's weights")
     model: ModelCfg
     data: DataCfg
@@ -38,13 +47,15 @@ class ComposedCfg(Cfg):
     sft: SftCfg
 
     def rules(self) -> Iterator[str]:
-        """SFT has dialogues to learn from and to validate on, and both phases have the same network."""
+        """The device can exist, SFT has dialogues to learn from, and both phases have the same network."""
+        if self.device == "mps" and sys.platform != "darwin":
+            yield "device=mps was asked for, but this machine has none; use device=cpu or device=auto"
         data = self.sft.data
         held_out = [source for source in data.mixture() if data.val_source in ("", source.label)]
         if self.phase != "pretrain" and all(source.kind == "text" for source in held_out):
             yield (
-                f"sft.data: no dialogues in {', '.join(source.label for source in held_out)}, which is text; "
-                "use phase=pretrain, or give some with +data@sft.data=jsonl 'sft.data.files=[chats.jsonl]'"
+                f"sft.data: no dialogues in {', '.join(source.label for source in held_out)}, only text; "
+                "use phase=pretrain, or add dialogues with +data@sft.data=jsonl sft.data.files=chats.jsonl"
             )
         same = self.sft.model.model_copy(update={"dropout": self.model.dropout})
         if self.phase == "pipeline" and same != self.model:
@@ -62,8 +73,7 @@ class ComposedCfg(Cfg):
         possible = list_microbatch_sizes(self.global_B)
         if self.batch != "fixed" and not possible:
             yield (
-                f"global_B={self.global_B} has no divisor with which B and accum_steps are {MOST} at most; "
-                "use a power of two"
+                f"global_B={self.global_B} is not a product of B and accum_steps up to {MOST}; use a power of two"
             )
             return
         sections = {"train": self.train, "sft.train": self.sft.train}

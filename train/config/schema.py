@@ -24,7 +24,7 @@ class TrainCfgSchema(Cfg):
 
     seed: int = Field(1337, ge=0, le=2**31 - 1, description="random seed for the whole run")
     B: int = Field(4, ge=1, le=MOST, description="sequences in a microbatch")
-    accum_steps: int = Field(2, ge=1, le=MOST, description="microbatches per step; computed with batch=iso")
+    accum_steps: int = Field(2, ge=1, le=MOST, description="microbatches per step; batch=iso computes it")
     total_steps: int = Field(600, ge=1, le=10**9, description="optimizer steps in the phase")
     eval_every: int = Field(200, ge=1, le=10**9, description="evaluate every this many steps, and at the last one")
     eval_sequences: int = Field(128, ge=1, le=10**7, description="sequences per evaluation, independent of B")
@@ -34,20 +34,32 @@ class TrainCfgSchema(Cfg):
         None, gt=0, le=1e7, description="time limit for the phase in minutes, across resumes; saves and stops"
     )
     keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints to keep besides the best")
-    optim: Literal["adamw", "muon"] = Field("muon", description="muon: AdamW for all but the blocks' matrices")
-    base_lr: float = Field(0.014, gt=0.0, le=10.0, description="peak learning rate; model, optim and phase set it")
+    optim: Literal["adamw", "muon"] = Field(
+        "muon", description="muon: Muon for the matrices of the blocks, AdamW for the rest"
+    )
+    base_lr: float = Field(
+        0.014, gt=0.0, le=10.0, description="peak learning rate; the groups model, optim and phase set it"
+    )
     schedule: Literal["cosine", "linear"] = Field("linear", description="shape of the decay after warm-up")
     min_lr: float = Field(0.0, ge=0.0, le=10.0, description="learning rate at the end of the schedule")
-    warmup_steps: int | None = Field(None, ge=0, le=10**9, description="linear warm-up; null: total_steps / 10")
+    warmup_steps: int | None = Field(
+        None, ge=0, le=10**9, description="steps of linear warm-up; null: a tenth of total_steps"
+    )
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="decoupled weight decay, matrices only")
     betas: tuple[float, float] = Field((0.8, 0.98), description="AdamW betas, each in [0, 1)")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Muon momentum")
-    grad_clip: float = Field(1.0, gt=0.0, le=1e9, description="clip the gradient norm to this value")
+    grad_clip: float | None = Field(1.0, gt=0.0, le=1e9, description="clip the gradient norm to this; null: never")
     amp: bool = Field(True, description="use autocast; mps only")
-    amp_dtype: Literal["fp16", "bf16"] = Field("fp16", description="dtype for autocast")
-    loss_scaling: bool = Field(False, description="fp16 on mps: scale the loss by a power of two for the backward")
-    activation_checkpointing: bool = Field(False, description="recompute blocks: less memory, more time")
-    compile: bool = Field(False, description="torch.compile: a slow first step, then faster; CPU only")
+    amp_dtype: Literal["fp16", "bf16"] = Field("fp16", description="dtype of autocast")
+    loss_scaling: bool = Field(
+        False, description="fp16 on mps: scale the loss by a power of two, then unscale the gradients"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="recompute activations for the backward pass: less memory, more time"
+    )
+    compile: bool = Field(
+        False, description="torch.compile: faster steps, but the first takes up to a minute; CPU only"
+    )
 
     def rules(self) -> Iterator[str]:
         """Warm-up ends within the run, and the learning rate goes down."""

@@ -32,8 +32,7 @@ log = logging.getLogger("niels_gpt")
 def choose_batch(cfg: RunCfg) -> RunCfg:
     """Return `cfg` with B chosen if batch=auto leaves it open; a step keeps its number of sequences.
 
-    Raises:
-        OutOfMemory: not even the smallest B fits.
+    OutOfMemory if not even the smallest B fits.
     """
     if cfg.batch != "auto" or find_reusable_result(cfg):
         return cfg

@@ -26,8 +26,7 @@ UNCHECKED = {
 def examine_machine(cfg: RunCfg, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Report piece by piece on this machine and on steps of `cfg`; return all of it for JSON.
 
-    Raises:
-        ConfigError: the asked device is not there.
+    ConfigError if the asked device is not there.
     """
     device, m, t = resolve_device(cfg.device), cfg.model, cfg.train
     machine = describe_machine(device)

@@ -23,8 +23,7 @@ CPU = torch.device("cpu")
 def check_device(device: torch.device, cfg: RunCfg) -> None:
     """Refuse an mps device that computes wrongly, or not in the asked precision; the CPU always passes.
 
-    Raises:
-        ConfigError: the device failed; it names the setting, the failure and the way out.
+    ConfigError if the device failed; it names the setting, the failure and the way out.
     """
     if device.type != "mps":
         return
@@ -42,8 +41,7 @@ def check_device(device: torch.device, cfg: RunCfg) -> None:
 def refuse_known_faults(device: torch.device, cfg: RunCfg) -> None:
     """Refuse sizes that torch 2.13 may multiply wrongly on M1 and M2 (pytorch 177116).
 
-    Raises:
-        ConfigError: B x T or V is too large; it names the way out.
+    ConfigError if B x T or V is too large; it names the way out.
     """
     if device.type != "mps" or torch.__version__ >= "2.14":  # torch compares it as a version
         return

@@ -31,8 +31,7 @@ def fit_unigram_baseline(
 ) -> UnigramBaseline:
     """Fit a unigram model to the training targets and evaluate it on the validation sequences.
 
-    Raises:
-        DataError: the validation targets stand for no byte of text.
+    DataError if the validation targets stand for no byte of text.
     """
     V = len(token_bytes)
     seen = count_targets(train, UNIGRAM_SEQUENCES, V, B) + 1.0  # add-one smoothing

@@ -28,8 +28,7 @@ def will_compile(device: torch.device, train: TrainCfgSchema) -> bool:
 def require_compiler(device: torch.device, train: TrainCfgSchema) -> None:
     """If the run compiles its model, try torch.compile on a small function first.
 
-    Raises:
-        ConfigError: torch.compile fails here.
+    ConfigError if torch.compile fails here.
     """
     if not will_compile(device, train):
         return

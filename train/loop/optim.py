@@ -59,9 +59,8 @@ def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any], step: int) -> None:
     """Load the averages of a state that was saved after `step` steps; the settings stay those of this run.
 
-    Raises:
-        ValueError: a weight has no averages, or some of another shape, beyond which a fused kernel would write.
-        Exception: the state is not an optimizer's; torch raises many kinds.
+    ValueError if a weight has no averages, or some of another shape, beyond which a fused kernel would write.
+    Exception if the state is not an optimizer's; torch raises many kinds.
     """
     settings = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)

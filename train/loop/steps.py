@@ -42,9 +42,8 @@ def train_loop(
 
     Checkpoints go to `out`; their train_cfg is `cfg` plus `origin`, the history of the weights.
 
-    Raises:
-        NonFiniteError: a loss, gradient or weight is nan or inf; the last checkpoint is intact.
-        DiskError: a checkpoint cannot be written; the last one is intact.
+    NonFiniteError if a loss, gradient or weight is nan or inf; the last checkpoint is intact. DiskError if a
+    checkpoint cannot be written; the last one is intact.
     """
     amp = amp_factory(state.model.device, cfg)
     train_cfg = cfg.model_dump() | dict(origin or {})
@@ -60,9 +59,10 @@ def train_loop(
     while state.step < cfg.total_steps and not stopping:
         lr = lr_at(state.step, cfg)
         loss, grad_norm = optimizer_step(state, cfg, train_source, amp, lr)
+        state.add_loss(loss)
         improved = False
         if is_due(state.step, cfg.log_every, cfg):
-            logger.log_step(state, loss.item(), lr, grad_norm.item())
+            logger.log_step(state, state.take_mean_loss(), lr, grad_norm.item())
         if is_due(state.step, cfg.eval_every, cfg):
             improved = evaluate_state(state, cfg, val, amp, logger, stop)
         stopping = stop()  # polled once a step
@@ -86,8 +86,7 @@ def evaluate_state(
 ) -> bool:
     """Evaluate, log the loss and return whether it is the best so far; if stopped, the next process does it again.
 
-    Raises:
-        NonFiniteError: the loss is nan or inf.
+    NonFiniteError if the loss is nan or inf.
     """
     loss = evaluate(state.model, val, cfg.B, amp, stop)
     if loss is None:
@@ -110,8 +109,7 @@ def optimizer_step(
     Both are 0-d tensors on the device. Each microbatch's loss is divided by the mean number of targets of the
     step's microbatches, so that the sum is the exact mean over all targets, however they are split.
 
-    Raises:
-        NonFiniteError: the loss or the gradient is nan or inf; the weights are unchanged.
+    NonFiniteError if the loss or the gradient is nan or inf; the weights are unchanged.
     """
     model, device = state.model.train(), state.model.device
     batch = source.draw(state.sequences, cfg.effective_batch)  # on the CPU
@@ -133,7 +131,7 @@ def optimizer_step(
     for part in parts:
         mean_loss += backward(part)
     unscale_gradients(model, scale)
-    grad_norm = clip_grad_norm_(model.parameters(), cfg.grad_clip)
+    grad_norm = clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
     if not torch.isfinite(mean_loss + grad_norm):  # reads the device once a step
         torch.manual_seed(dropout_seed)
         where = find_first_nonfinite(model, parts, state.sequences, backward)

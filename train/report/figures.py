@@ -43,7 +43,6 @@ def choose_line_styles(findings: Findings) -> Styles:
 def draw_speed_against_memory(findings: Findings, styles: Styles) -> str:
     """Return the finished runs by peak memory and speed, with the Pareto front; empty if none was measured."""
     places = {row: (row.peak_memory_gib or 0.0, row.tokens_per_second or 0.0) for row in findings.measured}
-    numbers = {row: str(number) for number, row in enumerate(findings.rows, 1)}
 
     def paint(axes: "Axes") -> None:
         axes.plot(*zip(*(places[row] for row in findings.front), strict=True), color=FAINT)
@@ -52,7 +51,7 @@ def draw_speed_against_memory(findings: Findings, styles: Styles) -> str:
             look: dict[str, Any] = {"marker": "D"} if best else {"marker": "o", "markerfacecolor": "white"}
             axes.plot(*place, color=styles.get(row, ("", FAINT))[1], zorder=2 + best, **look)
             if best or row in styles:
-                axes.annotate(numbers[row], place, (-5, 5), textcoords="offset points", ha="right")
+                axes.annotate(str(findings.numbers[row]), place, (-5, 5), textcoords="offset points", ha="right")
         axes.margins(0.1)
         if findings.budget_gb and findings.budget_gb < axes.get_xlim()[1]:
             axes.axvline(findings.budget_gb, color=FAINT, linestyle=":")
@@ -67,10 +66,11 @@ def draw_losses(findings: Findings, phase: PhaseName, styles: Styles) -> list[st
     factors = {row: curve.bits if findings.measure == BITS else 1.0 for row, curve in curves.items()}
     train = {row: _thin_points(curve.train, factors[row]) for row, curve in curves.items()}
     val = {row: _thin_points(curve.val, factors[row]) for row, curve in curves.items()}
-    lines = [line for line in (*train.values(), *val.values()) if line]
+    converged = [row for row in curves if row not in findings.diverged] or list(curves)
+    lines = [line for row in converged for line in (train[row], val[row]) if line]
     if not lines:
         return []
-    # The steep first tenth of a run may leave the figure at the top.
+    # The steep first tenth of a run may leave the figure at the top, and so may a run that diverged.
     late = [point.loss for line in lines for point in line if point.tokens >= line[-1].tokens / 10]
     margin = 0.05 * (max(late) - min(late)) or 0.1
 

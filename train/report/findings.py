@@ -6,11 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.artifacts.job_record import shorten_names
+from niels_gpt.errors import NonFiniteError
 from train.report.rows import Row
 
 BITS = "bits per byte"
 EVALUATED_TEXT = ("phase", "data.", "model.T", "train.eval_sequences")  # prefixes
+DIVERGED = (
+    "A run diverged if its loss became nan or infinite, or if its last validation loss is no lower than that of a "
+    "unigram model while another run's is. It is neither the fastest nor on the Pareto front, and its curves may "
+    "leave the figures."
+)
 TOLERANCE = 0.02  # nats: float rounding, which training lets grow
 MAY_DIFFER = {  # between runs of equal training, whose effective batch is the same
     *("B", "accum_steps", "activation_checkpointing"),
@@ -20,11 +25,15 @@ MAY_DIFFER = {  # between runs of equal training, whose effective batch is the s
 
 @dataclass(frozen=True)
 class BestRun:
-    """The best run by some measure; `row` is None if no run qualifies, and `why` then gives the reason."""
+    """The best run by some measure; `row` is None if no run qualifies, and `why` then gives the reason.
+
+    `ties` are the other runs with the same number, as it is shown.
+    """
 
     title: str
     row: Row | None
     why: str
+    ties: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class EquivalentRuns:
 class Findings:
     """Everything that a report says about its runs; a budget is in GiB, None for no bound.
 
+    `numbers` are those of a sweep's jobs, or count the rows. `diverged` has the runs that DIVERGED describes.
     `measure` is the loss by which runs compare, "val loss" in nats per target or "bits per byte" where tokenizers
     differ. `ranking` has the finished runs with a loss, the lowest first; `measured` the finished runs of known
     speed and memory; `front` those of them that no other run beats, in the order of memory.
@@ -49,7 +59,8 @@ class Findings:
 
     rows: Sequence[Row]
     budget_gb: float | None
-    labels: dict[Row, str]
+    numbers: dict[Row, int]
+    diverged: list[Row]
     measure: str
     ranking: list[Row]
     measured: list[Row]
@@ -63,30 +74,44 @@ class Findings:
 def analyze_runs(rows: Sequence[Row], budget_gb: float | None) -> Findings:
     """Return the findings about runs."""
     done = [row for row in rows if row.status == "finished"]
-    tokenizers = {(row.tokenizer, row.settings.get("model.V")) for row in rows if row.settings}  # older: no hash
+    diverged = _find_diverged(rows)
+    tokenizers = {(row.tokenizer, row.settings.get("model.V")) for row in done if row.settings}  # older: no hash
     measure = BITS if len(tokenizers) > 1 else "val loss"
     losses = {row: row.bits_per_byte if measure == BITS else row.val_loss for row in done}
     known = {row: loss for row, loss in losses.items() if loss is not None}
     ranking = sorted(known, key=known.__getitem__)
     lowest = BestRun("Lowest loss", None, "no finished run has a validation loss")
     if ranking:
-        lowest = BestRun("Lowest loss", ranking[0], f"{measure} {known[ranking[0]]:.4f}")
+        first, *others = ranking
+        shown = f"{known[first]:.4f}"
+        ties = [row for row in others if f"{known[row]:.4f}" == shown]
+        lowest = BestRun("Lowest loss", first, f"{measure} {shown}", ties)
     measured = [row for row in done if row.tokens_per_second and row.peak_memory_gib]
     differing = _find_differing(rows)
-    short = shorten_names({row.name: row.overrides for row in rows})
+    own = [row.number for row in rows]
+    counted = own if 0 not in own and len(set(own)) == len(own) else range(1, len(own) + 1)
+    numbers = dict(zip(rows, counted, strict=True))
     return Findings(
         rows=rows,
         budget_gb=budget_gb,
-        labels={row: short[row.name] for row in rows},
+        numbers=numbers,
+        diverged=diverged,
         measure=measure,
         ranking=ranking,
         measured=measured,
-        front=_find_front(measured),
-        best=[lowest, _choose_fastest(done, budget_gb)],
-        equal_training=_find_equal_training(rows),
-        caveats=_list_caveats(differing),
+        front=_find_front([row for row in measured if row not in diverged]),
+        best=[lowest, _choose_fastest([row for row in done if row not in diverged], budget_gb)],
+        equal_training=_find_equal_training({r: n for r, n in numbers.items() if r not in diverged}),
+        caveats=_list_caveats(_find_differing(done)),
         differing=differing,
     )
+
+
+def _find_diverged(rows: Sequence[Row]) -> list[Row]:
+    losses = {row: (row.last_loss, row.unigram_loss) for row in rows}
+    learned = {row: last < unigram for row, (last, unigram) in losses.items() if last is not None and unigram}
+    failed = [row for row in rows if row.exit_code == NonFiniteError.exit_code]
+    return failed + [row for row, better in learned.items() if not better and any(learned.values())]
 
 
 def _choose_fastest(done: Sequence[Row], budget_gb: float | None) -> BestRun:
@@ -133,10 +158,10 @@ def _list_caveats(differing: Iterable[str]) -> list[str]:
     return [f"Compare the losses with care: they are not of the same text. Runs differ in {', '.join(text)}."]
 
 
-def _find_equal_training(rows: Sequence[Row]) -> list[EquivalentRuns]:
+def _find_equal_training(numbers: dict[Row, int]) -> list[EquivalentRuns]:
     """Compare the groups of finished rows without dropout whose steps have the same sequences."""
     groups: dict[str, dict[int, Row]] = defaultdict(dict)
-    for number, row in enumerate(rows, 1):
+    for row, number in numbers.items():
         dropout = (value for key, value in row.settings.items() if key.endswith(".dropout"))
         if row.status == "finished" and row.settings and not any(dropout):
             kept = {key: v for key, v in row.settings.items() if key.rpartition(".")[2] not in MAY_DIFFER}

@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from train.report.figures import choose_line_styles, draw_losses, draw_speed_against_memory
-from train.report.findings import Findings
+from train.report.findings import DIVERGED, Findings
 from train.report.rows import PHASES
 from train.report.tables import PEAK_NOTE, choose_columns, format_cells, format_facts
 
@@ -39,14 +39,14 @@ def render_page(findings: Findings, title: str) -> str:
         **vars(findings),
         title=title,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        numbers={row: number for number, row in enumerate(findings.rows, 1)},
-        columns=choose_columns(findings.rows),
+        columns=[column for column in choose_columns(findings.rows) if column.key != "overrides"],
         cells={row: format_cells(row) for row in findings.rows},
         counts={status: statuses.count(status) for status in MARKS if status in statuses},
         marks=MARKS,
         styles=styles,
         facts={row: format_facts(row) for row in findings.rows},
         peak_note=PEAK_NOTE,
+        diverged_note=DIVERGED,
         speed=Markup(draw_speed_against_memory(findings, styles)),  # noqa: S704  an image of ours, as data
         losses={phase: images for phase, images in losses.items() if images},
     )

@@ -30,8 +30,9 @@ Curves = dict[PhaseName, Curve]
 class Row:
     """A run in a report. Text is printable; `reason` is empty when nothing went wrong.
 
-    The losses are the best of the last phase, of finished runs only; tokens a second are the first phase's; memory
-    is the largest of all phases; `tokenizer` is a hash, None if the results do not say.
+    The losses are the best and the last of the last phase, tokens the sum of all phases, of finished runs only;
+    tokens a second are the first phase's; memory is the largest of all phases; `tokenizer` is a hash, None if the
+    results do not say.
     """
 
     name: str
@@ -46,6 +47,9 @@ class Row:
     tokens_per_second: float | None = None
     peak_memory_gib: float | None = None
     minutes: float | None = None
+    tokens: int | None = None
+    last_loss: float | None = None
+    unigram_loss: float | None = None
     exit_code: int | None = None
     reason: str = ""
     tokenizer: str | None = None
@@ -92,10 +96,13 @@ def _read_row(name: str, folder: Path) -> Row:
         tokens_per_second=next(iter(curves.values())).tokens_per_second if curves else None,
         peak_memory_gib=max(memory, default=None),
         minutes=job.seconds / 60 or None,
+        tokens=sum(result.tokens for result in results.values()) if last else None,
+        last_loss=last.val_loss if last else None,
+        unigram_loss=last.unigram_loss if last else None,
         exit_code=job.exit_code,
         reason=escape_line(job.reason),
         tokenizer=next((result.tokenizer for result in results.values() if result.tokenizer), None),
-        settings=_list_settings(results),
+        settings=_list_settings(job.settings or [{"phase": phase} | r.settings for phase, r in results.items()]),
         curves=curves,
     )
 
@@ -126,12 +133,11 @@ def _make_record(folder: Path, results: Results, curves: Curves) -> Job:
     )
 
 
-def _list_settings(results: Results) -> Settings:
+def _list_settings(phases: Sequence[Settings]) -> Settings:
     """Return the settings by Hydra's names, and the effective batch; those of a second phase begin with `sft.`."""
-    settings: Settings = {"phase": "pipeline" if len(results) > 1 else next(iter(results))} if results else {}
-    for phase, result in results.items():
-        prefix = "sft." if phase != next(iter(results)) else ""
-        settings |= _flatten(result.settings, prefix)
+    settings: Settings = {"phase": "pipeline" if len(phases) > 1 else phases[0]["phase"]} if phases else {}
+    for prefix, phase in zip(("", "sft."), phases, strict=False):
+        settings |= _flatten({key: value for key, value in phase.items() if key != "phase"}, prefix)
         if f"{prefix}train.effective_batch" not in settings:  # batch=auto records it instead of the split
             B, accum_steps = (settings[f"{prefix}train.{name}"] for name in ("B", "accum_steps"))
             settings[f"{prefix}train.effective_batch"] = B * accum_steps
@@ -154,8 +160,7 @@ def read_rows(folder: Path) -> list[Row]:
 def read_runs(folders: Sequence[Path]) -> list[Row]:
     """Return the rows of run folders and of all jobs in sweep folders; each run once, under a name that differs.
 
-    Raises:
-        ConfigError: a line per folder that holds no run.
+    ConfigError has a line per folder that holds no run.
     """
     rows: dict[Path, Row] = {}
     missing = []

@@ -36,6 +36,7 @@ COLUMNS = (
     Column("val_loss", "val loss", "{:.4f}", "val loss {}"),
     Column("bits_per_byte", "bits per byte", "{:.3f}", "{} bits per byte"),
     Column("by_source", "val loss by source"),
+    Column("tokens", "tokens", "{:,}", "{} tokens"),
     Column("tokens_per_second", "tokens/s", "{:,.0f}", "{} tokens/s"),
     Column("peak_memory_gib", "peak GiB", "{:.2f}", "{} GiB"),
     Column("minutes", "minutes", "{:.1f}", "{} minutes"),
@@ -76,11 +77,11 @@ def format_csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
-def format_markdown(rows: Sequence[Row]) -> str:
+def format_markdown(findings: Findings) -> str:
     """Return a table in GitHub's Markdown."""
-    columns = choose_columns(rows)
+    columns = choose_columns(findings.rows)
     lines = [["#", *(column.title for column in columns)]]
-    for number, row in enumerate(rows, 1):
+    for row, number in findings.numbers.items():
         cells = format_cells(row)
         lines.append([str(number), *(escape_markdown(cells[column]) for column in columns)])
     right = [0, *(n for n, column in enumerate(columns, 1) if column.format)]
@@ -92,26 +93,31 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", text)
 
 
-def draw_console_table(findings: Findings) -> Table:
-    """Return rich's table, legible from 80 columns on: it leaves overrides and reasons out."""
+def draw_console_table(findings: Findings, width: int) -> Table:
+    """Return rich's table in so many columns of text: the numbers and names of the jobs, and what else fits."""
+    cells = {row: format_cells(row) for row in findings.rows}
+    job, *rest = (c for c in COLUMNS if c.format or c.key in ("job", "status"))
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     drawn.add_column("#", justify="right", no_wrap=True)
-    drawn.add_column("job", overflow="fold")
-    drawn.add_column("status", no_wrap=True)
-    numbers = [column for column in COLUMNS if column.format]
-    cells = {row: format_cells(row) for row in findings.rows}
-    for column in numbers:
-        width = max(map(len, [*column.title.split(), *(of[column] for of in cells.values())]))
-        drawn.add_column(column.title, justify="right", width=width)
-    for number, (row, of) in enumerate(cells.items(), 1):
-        label = Text(findings.labels[row].replace(",", ", "))  # wraps between overrides
-        drawn.add_row(str(number), label, row.status, *(of[column] for column in numbers))
+    drawn.add_column(job.title, overflow="fold")
+    free = width - 4 - min(20, max((len(of[job]) for of in cells.values()), default=0))
+    columns = [job]
+    for column in rest:
+        if column.key == "tokens":
+            continue
+        needed = max(map(len, [*column.title.split(), *(of[column] for of in cells.values())]))
+        if (free := free - needed - 2) < 0:
+            break
+        columns.append(column)
+        drawn.add_column(column.title, justify="right" if column.format else "left", width=needed)
+    for row, of in cells.items():
+        drawn.add_row(str(findings.numbers[row]), *(Text(of[column]) for column in columns))
     return drawn
 
 
-def describe_row(row: Row, label: str) -> str:
-    """Return a run in a line, such as `train.B=2: finished, val loss 4.3210, 11,303 tokens/s`."""
-    return f"{label}: {', '.join([row.status, *format_facts(row), *filter(None, [row.reason])])}"
+def describe_row(row: Row) -> str:
+    """Return a run in a line, such as `01-B2: finished, val loss 4.3210, 11,303 tokens/s`."""
+    return f"{row.name}: {', '.join([row.status, *format_facts(row), *filter(None, [row.reason])])}"
 
 
 def format_facts(row: Row) -> list[str]:

@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from niels_gpt.storage import write_text
 from train.cli.output import format_json
-from train.report.findings import Findings, analyze_runs
+from train.report.findings import DIVERGED, Findings, analyze_runs
 from train.report.page import render_page
 from train.report.rows import read_rows
 from train.report.tables import PEAK_NOTE, escape_markdown, format_csv, format_markdown, list_values
@@ -42,10 +42,14 @@ def format_note(findings: Findings, title: str) -> str:
     """Return the report in Markdown: the best with their commands, what was found, the table."""
     parts = [f"# {escape_markdown(title)}"]
     for best in findings.best:
-        text = escape_markdown(f"{best.row.name}, {best.why}" if best.row else f"{best.why}.")
+        ties = "".join(f", as has {row.name}" for row in best.ties)
+        tokens = f" after {best.row.tokens:,} tokens" if best.row and best.row.tokens else ""
+        text = escape_markdown(f"{best.row.name}, {best.why}{tokens}{ties}" if best.row else f"{best.why}.")
         parts.append(f"**{best.title}**: {text}" + (f"\n\n    {best.row.command}" if best.row else ""))
     parts += map(escape_markdown, [*findings.caveats, *(equal.sentence for equal in findings.equal_training)])
-    return "\n\n".join([*parts, format_markdown(findings.rows), f"{PEAK_NOTE}\n"])
+    if findings.diverged:
+        parts.append(f"Diverged: {escape_markdown(', '.join(row.name for row in findings.diverged))}. {DIVERGED}")
+    return "\n\n".join([*parts, format_markdown(findings), f"{PEAK_NOTE}\n"])
 
 
 def list_findings(findings: Findings, title: str) -> dict[str, Any]:
@@ -55,8 +59,10 @@ def list_findings(findings: Findings, title: str) -> dict[str, Any]:
         "memory_budget_gb": findings.budget_gb,
         "best": [
             {"title": b.title, "why": b.why, "job": b.row and b.row.name, "command": b.row and b.row.command}
+            | {"ties": [row.name for row in b.ties]}
             for b in findings.best
         ],
+        "diverged": [row.name for row in findings.diverged],
         "pareto_front": [row.name for row in findings.front],
         "caveats": findings.caveats,
         "equal_training": [vars(equal) for equal in findings.equal_training],

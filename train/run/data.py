@@ -37,8 +37,7 @@ class PhaseData(NamedTuple):
 def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
     """Open the token files of a phase as a `stream` of sequences per source; build missing ones.
 
-    Raises:
-        DataError: a source has too little for one of its splits, or no source has the kind of text that is read.
+    DataError if a source has too little for one of its splits, or no source has the kind of text that is read.
     """
     data, T, want = cfg.data, cfg.model.T, WANTS[cfg.phase]
     sources = select_sources(data.mixture(), want)

@@ -9,7 +9,6 @@ from train.run.data import PhaseData, open_data
 def open_documents(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     """Return the documents as sequences of T tokens.
 
-    Raises:
-        DataError: there is too little text, or a file cannot be used.
+    DataError if there is too little text, or a file cannot be used.
     """
     return open_data(cfg, tokenizer, TokenStream)

@@ -15,7 +15,7 @@ from niels_gpt.weights.checkpoint import get_phase_folder
 from train.artifacts.checkpointing import TrainState, link_checkpoint
 from train.artifacts.compatibility import LoadedCheckpoint, read_history, require_same_model, require_same_origin
 from train.artifacts.paths import BEST, LATEST, parse_step, step_files, step_path
-from train.artifacts.results import WITHOUT_EFFECT
+from train.artifacts.results import NO_EFFECT
 from train.config.schema import RunCfg
 from train.loop.amp import amp_factory
 from train.loop.evaluate import evaluate
@@ -28,20 +28,19 @@ log = logging.getLogger("niels_gpt")
 class StartingPoint(NamedTuple):
     """The checkpoints that a phase may start from, each read once.
 
-    It resumes from `own`, its newest good one, else from `earlier`, named by resume=PATH; without either it takes
-    the weights of `initial`, or new ones.
+    It resumes from `own`, its newest good one, else from `resume`, which resume=PATH names; without either it
+    takes the weights of `init_from`, or new ones.
     """
 
     own: LoadedCheckpoint | None
-    earlier: LoadedCheckpoint | None
-    initial: LoadedCheckpoint | None
+    resume: LoadedCheckpoint | None
+    init_from: LoadedCheckpoint | None  # beside `own` only for the record
 
 
-def starting_point(cfg: RunCfg, previous: Path | None) -> StartingPoint:
+def find_starting_point(cfg: RunCfg, previous: Path | None) -> StartingPoint:
     """Read the checkpoints that a phase may start from; `previous` is the folder of a pipeline's first phase.
 
-    Raises:
-        CheckpointError: one cannot be used, and the phase has no checkpoint yet.
+    CheckpointError if one cannot be used, and the phase has no checkpoint yet.
     """
     own = find_newest(cfg.out)
 
@@ -54,14 +53,14 @@ def starting_point(cfg: RunCfg, previous: Path | None) -> StartingPoint:
             log.warning("warning: %s; %s resumes from its own checkpoint", error, cfg.phase)
             return None
 
-    earlier = initial = None
+    resume = init_from = None
     if cfg.resume not in ("auto", "never"):
-        earlier = read(checkpoint_path(cfg.resume))
+        resume = read(resolve_checkpoint(cfg.resume))
     if previous:
-        initial = read(previous / BEST) if own else find_best(previous)
+        init_from = read(previous / BEST) if own else find_best(previous)
     elif cfg.init_from:
-        initial = read(checkpoint_path(cfg.init_from))
-    return StartingPoint(own, earlier, initial)
+        init_from = read(resolve_checkpoint(cfg.init_from))
+    return StartingPoint(own, resume, init_from)
 
 
 def restore(
@@ -69,35 +68,34 @@ def restore(
 ) -> dict[str, Any]:
     """Load `state` from the starting point; return the origin that its checkpoints will record.
 
-    Raises:
-        CheckpointError: a checkpoint has another model, tokenizer, phase or text.
+    CheckpointError if a checkpoint has another model, tokenizer, phase or text.
     """
-    own, earlier, initial = start
+    own, resume, init_from = start
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": data.content_hash}
     origin["sources"] = data.sources
     origin["optim"] = cfg.train.optim  # the optimizer whose state the checkpoint holds
-    if initial:
-        origin["init_from"] = initial.description
-    if earlier:
-        require_same_origin(earlier, origin)
-        origin["resume"] = earlier.description
+    if init_from:
+        origin["init_from"] = init_from.description
+    if resume:
+        require_same_origin(resume, origin)
+        origin["resume"] = resume.description
     if own:
         require_same_origin(own, origin)
-    if found := own or earlier:
+    if found := own or resume:
         load_state(state, found)
         log.info("%s: resumed from step %d", cfg.phase, state.step)
         origin = read_history(found) | origin
         for change in list_changes(found.saved, model=cfg.model, train=cfg.train):
             log.warning("%s: changed setting: %s", cfg.phase, "{setting} {before} -> {after}".format(**change))
-            if change["setting"].partition(".")[2] not in WITHOUT_EFFECT - {"total_steps"}:
+            if change["setting"].partition(".")[2] not in NO_EFFECT:
                 origin["changes"] = [*origin.get("changes", []), change]
-        best = repair_links(state, cfg.out)
+        best = repair_links_and_load_best(state, cfg.out)
         if best and found.saved["train_cfg"].get("val_hash") != data.val_hash:
             _remeasure_best(state, best, cfg, data)
-    elif initial:
-        require_same_origin(initial, {"tokenizer": origin["tokenizer"]})
-        load_weights(state, initial)
-        log.info("%s: weights from %s, step %d", cfg.phase, initial.path, initial.saved["step"])
+    elif init_from:
+        require_same_origin(init_from, {"tokenizer": origin["tokenizer"]})
+        load_weights(state, init_from)
+        log.info("%s: weights from %s, step %d", cfg.phase, init_from.path, init_from.saved["step"])
     elif cfg.phase == "sft":
         log.warning("sft: starts from random weights; use init_from=PATH to start from a pretrained run")
     return origin | {"val_hash": data.val_hash}
@@ -108,8 +106,7 @@ def find_newest(folder: Path) -> LoadedCheckpoint | None:
 
     Damaged ones are logged and renamed to *.damaged.
 
-    Raises:
-        CheckpointError: all checkpoints are damaged.
+    CheckpointError if all checkpoints are damaged.
     """
     damaged: dict[Path, CheckpointError] = {}
     for path in _list_candidates(folder):
@@ -145,8 +142,7 @@ def _list_candidates(folder: Path) -> Iterator[Path]:
 def find_best(folder: Path) -> LoadedCheckpoint:
     """Return best.pt of a finished phase; if it is damaged, replace it by the newest good step.
 
-    Raises:
-        CheckpointError: all its checkpoints are damaged.
+    CheckpointError if all its checkpoints are damaged.
     """
     try:
         return LoadedCheckpoint.load(folder / BEST)
@@ -158,7 +154,7 @@ def find_best(folder: Path) -> LoadedCheckpoint:
         return found
 
 
-def repair_links(state: TrainState, folder: Path) -> LoadedCheckpoint | None:
+def repair_links_and_load_best(state: TrainState, folder: Path) -> LoadedCheckpoint | None:
     """Point latest.pt at the step that a run resumes from, and return best.pt, if it is good.
 
     The process may have been killed between saving a step and linking its second name. A damaged best.pt is
@@ -197,8 +193,7 @@ def _remeasure_best(state: TrainState, best: LoadedCheckpoint, cfg: RunCfg, data
 def load_state(state: TrainState, found: LoadedCheckpoint) -> None:
     """Load weights, optimizer, step and best loss from a checkpoint.
 
-    Raises:
-        CheckpointError: the checkpoint holds another model, or its optimizer state does not fit.
+    CheckpointError if the checkpoint holds another model, or its optimizer state does not fit.
     """
     load_weights(state, found)
     try:
@@ -212,15 +207,13 @@ def load_state(state: TrainState, found: LoadedCheckpoint) -> None:
         ) from error
     state.step, state.best_val_loss = found.saved["step"], found.saved["best_val_loss"]
     state.sequences = found.sequences
-    state.evaluated = bool(found.saved["train_cfg"].get("evaluated"))  # absent in older checkpoints
+    then = found.saved["train_cfg"]  # older checkpoints lack what follows
+    state.evaluated = bool(then.get("evaluated"))
+    state.loss_sum, state.loss_steps = float(then.get("loss_sum", 0)), int(then.get("loss_steps", 0))
 
 
 def load_weights(state: TrainState, found: LoadedCheckpoint) -> None:
-    """Load the weights alone from a checkpoint.
-
-    Raises:
-        CheckpointError: the checkpoint holds another model.
-    """
+    """Load the weights alone from a checkpoint. CheckpointError if the checkpoint holds another model."""
     require_same_model(found, state.model.cfg)
     state.model.load_state_dict(found.saved["model_state"])
 
@@ -237,12 +230,11 @@ def list_changes(saved: dict[str, Any], **now: Cfg) -> Iterator[dict[str, Any]]:
 def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
     """Return the tokenizer of a run that has begun, else that of the weights it starts from, else a new one.
 
-    Raises:
-        DataError: the text gives fewer than model.V entries, or the tokenizer has another size.
-        CheckpointError: the weights to start from have no tokenizer beside them.
+    DataError if the text gives fewer than model.V entries, or the tokenizer has another size. CheckpointError if
+    the weights to start from have no tokenizer beside them.
     """
     begun = any(Path(cfg.dir).glob("*/*.pt"))
-    theirs = start.earlier or start.initial
+    theirs = start.resume or start.init_from
     if not begun and theirs:
         copy_tokenizer(theirs.path, cfg.tokenizer_path)
     elif not begun or not cfg.tokenizer_path.exists():
@@ -269,7 +261,7 @@ def copy_tokenizer(checkpoint: Path, target: Path) -> None:
         write_text(target, theirs.read_text(encoding="utf-8"))
 
 
-def checkpoint_path(asked: str) -> Path:
+def resolve_checkpoint(asked: str) -> Path:
     """Return the path of the checkpoint that a setting names; a folder stands for its best.pt."""
     path = Path(asked)
     return path / BEST if path.is_dir() else path

@@ -35,7 +35,7 @@ from train.loop.model import make_model, require_compiler, will_compile
 from train.loop.optim import make_optimizer
 from train.loop.steps import train_loop
 from train.run import pretrain, sft
-from train.run.resume import open_tokenizer, restore, starting_point
+from train.run.resume import find_starting_point, open_tokenizer, restore
 from train.run.sample import log_sample
 from train.run.summary import log_summary
 from train.run.time_limit import TimeLimit
@@ -47,8 +47,7 @@ log = logging.getLogger("niels_gpt")
 def run(plan: list[RunCfg]) -> list[PhaseResult]:
     """Carry out the phases of a plan in their run folder, except complete ones.
 
-    Raises:
-        NielsError: the subclass tells what went wrong; saved checkpoints are intact.
+    NielsError: the subclass tells what went wrong; saved checkpoints are intact.
     """
     started = time.monotonic()
     claim_run_folder(plan)
@@ -56,7 +55,8 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     device = resolve_device(plan[0].device)
     plan = [choose_batch(cfg) for cfg in plan]
     reusable = {cfg.phase: find_reusable_result(cfg) for cfg in plan}
-    results = {phase: old for phase, old in read_results(Path(plan[0].dir)).items() if reusable.get(phase, old)}
+    saved = read_results(Path(plan[0].dir)).items()  # of complete phases and of those outside this plan
+    results = {phase: result for phase, result in saved if phase not in reusable or reusable[phase]}
     previous = None
     for cfg in plan:
         if result := reusable[cfg.phase]:
@@ -80,13 +80,12 @@ def run_phase(
 ) -> None:
     """Carry out one phase, add its result to the run's `results` and save them; show a sample after the `last`.
 
-    It starts from the best checkpoint in `previous`, the folder of the phase before.
+    A new phase starts from the best checkpoint in `previous`, if that folder is given.
     """
     check_device(device, cfg)
     require_compiler(device, cfg.train)
     prepare_cpu(device)
-    cfg.out.mkdir(parents=True, exist_ok=True)
-    start = starting_point(cfg, previous)
+    start = find_starting_point(cfg, previous)
     tokenizer = open_tokenizer(cfg, start)
     model = make_model(cfg.model, cfg.train, device)
     state = TrainState(model, make_optimizer(model, cfg.train))
@@ -95,8 +94,9 @@ def run_phase(
     del start  # frees the memory of the checkpoints
     log.info(describe_start(cfg, state, data.train))
     if advice := advise_precision(device, cfg.train, cfg.model.T):
-        log.warning("%s: %s", cfg.phase, advice)
+        log.warning("warning: %s", advice)
     baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
+    cfg.out.mkdir(parents=True, exist_ok=True)
     require_writable(cfg.out, estimate_size(model))
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
     started, limit = (time.monotonic(), time.process_time()), TimeLimit(cfg.out, cfg.train.max_minutes)
@@ -112,10 +112,9 @@ def run_phase(
             origin=origin,
             stop=lambda: stop() or limit.is_reached(),
         )
+        logger.draw_curves()
     took = time.monotonic() - started[0], time.process_time() - started[1]
     limit.save()
-    if stop.signum is None:  # after a signal, exit quickly
-        logger.draw_curves()
     require_complete(cfg, state, stop.signum)
     results[cfg.phase] = make_result(cfg, state, baseline, origin, took)
     write_results(cfg, list(results.values()))
@@ -126,20 +125,17 @@ def run_phase(
 def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None:
     """Raise if a phase was stopped before its end.
 
-    Raises:
-        Interrupted: by a signal.
-        TimeIsUp: by `max_minutes`.
+    Interrupted if stopped by a signal. TimeIsUp if stopped by `max_minutes`.
     """
-    step = state.step
-    after = f"after step {step} of {cfg.train.total_steps}, which is saved" if step else "before its first step"
+    stopped = f"stopped at step {state.step}, saved" if state.step else "stopped before its first step"
     never = cfg.resume == "never"
     if signum is not None:
         way_out = "continue with resume=auto" if never else "the same command continues from there"
-        raise Interrupted(f"{cfg.phase}: stopped {after}", way_out, signum)
-    if step < cfg.train.total_steps or not state.evaluated:
-        message = f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} ran out {after}"
+        raise Interrupted(f"{cfg.phase}: {stopped}", way_out, signum)
+    if state.step < cfg.train.total_steps or not state.evaluated:
         raise TimeIsUp(
-            message, f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=..."
+            f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} ran out, {stopped}",
+            f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=...",
         )
 
 

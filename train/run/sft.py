@@ -9,7 +9,6 @@ from train.run.data import PhaseData, open_data
 def open_dialogues(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     """Return the dialogues, packed whole into sequences of T tokens.
 
-    Raises:
-        DataError: there are no dialogues, or a file cannot be used.
+    DataError if there are no dialogues, or a file cannot be used.
     """
     return open_data(cfg, tokenizer, ChatStream)

@@ -3,7 +3,9 @@
 import logging
 from pathlib import Path
 
+from train.artifacts.job_record import JOB
 from train.artifacts.results import PhaseResult
+from train.cli.output import format_duration
 from train.config.schema import RunCfg
 
 log = logging.getLogger("niels_gpt")
@@ -19,6 +21,8 @@ def log_summary(plan: list[RunCfg], results: list[PhaseResult], seconds: float) 
                 "  %-11s validation loss %.4f, %.3f bits per byte; curve in %s",
                 *(cfg.phase, result.best_val_loss, result.bits_per_byte, cfg.out / "curves.png"),
             )
+    if (folder / JOB).exists():
+        return  # the sweep says what to do next
     talk = "--chat" if last.phase == "sft" else '--prompt "..."'
     setting = "sft.train.total_steps" if len(plan) > 1 else "train.total_steps"
     log.info("  %-11s python scripts/sample.py %s %s", "talk to it", folder, talk)
@@ -28,12 +32,3 @@ def log_summary(plan: list[RunCfg], results: list[PhaseResult], seconds: float) 
             "  %-11s this was a smoke test on made-up text; for real text: python scripts/train.py name=real",
             "next",
         )
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration as people say it, such as "4 min 9 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -6,7 +6,7 @@ from pathlib import Path
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
 from train.artifacts.disk import tolerate_disk_errors
-from train.artifacts.paths import any_saved
+from train.artifacts.paths import has_checkpoint
 
 TIME = "time.json"
 MAX_BYTES = 1 << 10  # of time.json
@@ -19,7 +19,7 @@ class TimeLimit:
     def __init__(self, folder: Path, minutes: float | None) -> None:
         """Continue counting from the time in `folder`, if a checkpoint is there."""
         self.path, self.minutes = folder / TIME, minutes
-        self._noted = self._before = _read_seconds(self.path) if any_saved(folder) else 0.0
+        self._noted = self._before = _read_seconds(self.path) if has_checkpoint(folder) else 0.0
         self._started = time.monotonic()
 
     def seconds(self) -> float:

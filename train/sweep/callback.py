@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
@@ -16,7 +17,7 @@ from train.artifacts.run_folder import claim_run_folder, lock_folder
 from train.cli.command import exit_on_error
 from train.config import load_plan
 from train.config.schema import RunCfg
-from train.sweep.jobs import PLANNED, PlannedJob, list_overrides, plan_jobs, require_distinct
+from train.sweep.jobs import PLANNED, PlannedJob, begin_sweep, plan_jobs, require_distinct
 
 COUNTS = ("hydra.sweeper.max_batch_size", "hydra.sweeper.n_jobs", "hydra.sweeper.n_trials")
 
@@ -25,6 +26,7 @@ class PlanCallback(Callback):
     """Refuse by SystemExit, since Hydra only warns of other exceptions."""
 
     plan: ClassVar[list[RunCfg]] = []  # of this process's run; scripts/train.py carries it out
+    started: float  # of the sweep
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a plan that cannot be carried out."""
@@ -35,29 +37,32 @@ class PlanCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a sweep if any of its jobs cannot be carried out."""
+        self.started = time.monotonic()
         with exit_on_error():
-            PLANNED.clear()
             loader = GlobalHydra.instance().config_loader()
             require_valid_limits(config)
-            if batch := list_overrides(config, loader):
+            if batch := begin_sweep(config, loader):
                 jobs = plan_jobs(config, loader, batch, 0)
                 require_distinct(jobs)
                 require_a_device_each(config, jobs)
             lock_folder(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Write the report, show its table, and exit with code 1 if any job failed."""
+        """Write the report, show its table and a summary, and exit with code 1 if any job failed."""
         from rich import get_console
 
         from train.report.rows import read_row
         from train.report.tables import draw_console_table
         from train.report.write import rewrite_report
         from train.sweep.launch import require_all_finished
+        from train.sweep.summary import log_summary
 
         sweep = Path(config.hydra.sweep.dir)
         with exit_on_error():
             findings = rewrite_report(sweep, config.memory_budget_gb)
-            get_console().print(draw_console_table(findings))
+            get_console().print(draw_console_table(findings, get_console().width))
+            trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
+            log_summary(sweep, findings, time.monotonic() - self.started, trials)
             own = [read_row(job.folder) for job in PLANNED.values()]
             require_all_finished(sweep, own or findings.rows)
 

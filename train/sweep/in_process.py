@@ -21,8 +21,7 @@ log = logging.getLogger("niels_gpt")
 def run_job(job: PlannedJob, carry_out: Callable[[list[RunCfg]], Any]) -> float | tuple[float, ...] | None:
     """Carry out a job, record how it ended, and return the values to minimise; None if the job failed.
 
-    Raises:
-        Interrupted: a signal came, which is meant for the whole sweep.
+    Interrupted if a signal came, which is meant for the whole sweep.
     """
     record, started = job.read_record(), time.monotonic()
     record = replace(record, status="running", attempts=record.attempts + 1)

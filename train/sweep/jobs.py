@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
@@ -17,12 +17,13 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
-from train.artifacts.job_record import Job, config_hash, read_job, shorten_names
-from train.artifacts.results import has_begun, require_unchanged
+from train.artifacts.job_record import Job, config_hash, read_job
+from train.artifacts.results import has_begun, require_unchanged, select_outcome_settings
 from train.config import load_plan
 from train.config.hydra_errors import Refusal, explain_refusal
 from train.config.schema import RunCfg
 from train.config.suggest import CONF
+from train.sweep.folders import JobFolders, parse_number
 
 MOST_JOBS = 1000  # of a sweep
 OF_THE_SWEEP = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
@@ -50,19 +51,23 @@ class PlannedJob:
         """Return the job's record on the disk, with the present settings."""
         earlier = read_job(self.folder)
         present = {key: getattr(self, key) for key in ("number", "overrides", "command", "config_hash")}
+        present["settings"] = tuple({"phase": cfg.phase} | select_outcome_settings(cfg) for cfg in self.plan)
         return Job(**(vars(earlier) if earlier else {}) | present)
 
 
 PLANNED: dict[tuple[str, ...], PlannedJob] = {}  # the jobs of this process's sweep, by their overrides
 
 
-def list_overrides(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None:
+def begin_sweep(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | None:
     """Return the overrides of all jobs of a sweep; None if the sweeper picks them while it runs."""
+    PLANNED.clear()
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
+    swept = [str(o.input_line).partition("=")[0].lstrip("+~") for o in overrides if o.is_sweep_override()]
+    OmegaConf.register_new_resolver("job_folder", JobFolders(swept), replace=True)
     sweeper: Any = get_class(config.hydra.sweeper._target_)
     if sweeper.__name__ != "BasicSweeper":
         return None
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
     if ranges := [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
         raise ConfigError(f"{ranges[0]} is a range", "list its values, or search it with hydra/sweeper=search")
     lists = [override.sweep_iterator() for override in overrides if override.is_discrete_sweep()]
@@ -77,17 +82,16 @@ def list_overrides(config: DictConfig, loader: ConfigLoader) -> list[list[str]] 
 def plan_jobs(
     config: DictConfig, loader: ConfigLoader, batch: Sequence[Sequence[str]], first: int = 0
 ) -> list[PlannedJob]:
-    """Return the jobs of a batch, the first with the number `first`; this process plans each only once.
+    """Return the jobs of a batch, the first with the index `first`; this process plans each only once.
 
-    Raises:
-        ConfigError: a line for each fault in any of them.
+    ConfigError has a line for each fault in any of them.
     """
     new: dict[tuple[str, ...], PlannedJob] = {}
     refusals: dict[tuple[str, ...], Exception] = {}
-    for number, overrides in enumerate(map(tuple, batch), first):
+    for index, overrides in enumerate(map(tuple, batch), first):
         try:
             if overrides not in PLANNED:
-                new[overrides] = _plan_job(config, loader, overrides, number)
+                new[overrides] = _plan_job(config, loader, overrides, index)
         except (NielsError, *Refusal) as refusal:
             refusals[overrides] = refusal
     if refusals:
@@ -96,17 +100,17 @@ def plan_jobs(
     return [PLANNED[tuple(overrides)] for overrides in batch]
 
 
-def _plan_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ...], number: int) -> PlannedJob:
+def _plan_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ...], index: int) -> PlannedJob:
     cfg = loader.load_sweep_config(config, list(overrides))
     with open_dict(cfg):
-        cfg.hydra.job.num, cfg.hydra.job.id = number, f"{cfg.hydra.job.name}_{number}"
+        cfg.hydra.job.num, cfg.hydra.job.id = index, f"{cfg.hydra.job.name}_{index}"
         folder = Path(cfg.hydra.sweep.dir) / str(cfg.hydra.sweep.subdir)
     if folder.parent != (sweep := Path(config.hydra.sweep.dir)):  # side by side, where the report looks
         raise ConfigError(
             f"{folder} is not directly in the sweep's folder {sweep}",
-            "give a sweep one name and one dir; each job gets a sub-folder named by its overrides",
+            "give a sweep one name and one dir; each job gets a sub-folder named by its swept settings",
         )
-    job = _make_job(cfg, cfg.hydra, folder, number)
+    job = _make_job(cfg, cfg.hydra, folder, index)
     require_unchanged(job.plan)
     earlier = read_job(folder)
     if has_begun(job.plan) and earlier and earlier.status != "finished" and earlier.config_hash != job.config_hash:
@@ -118,12 +122,12 @@ def _plan_job(config: DictConfig, loader: ConfigLoader, overrides: tuple[str, ..
 
 def _merge_refusals(refusals: dict[tuple[str, ...], Exception], batch: Sequence[Sequence[str]]) -> ConfigError:
     """Return one error for all jobs that were refused, with a line for each fault."""
-    labels = shorten_names({" ".join(overrides): overrides for overrides in batch})
+    shared = set[str].intersection(*map(set, batch))
     jobs: dict[str, list[str]] = {}  # by the fault
     for overrides, refusal in refusals.items():
         faults = str(refusal) if isinstance(refusal, NielsError) else explain_refusal(refusal)
         for line in faults.splitlines():
-            jobs.setdefault(line, []).append(labels[" ".join(overrides)])
+            jobs.setdefault(line, []).append(_shorten(overrides, shared))
     lines = [f"{line} (in {'; '.join(names)})" for line, names in jobs.items()]
     count = f"{len(refusals)} of {len(batch)} jobs are invalid; none was started"
     return ConfigError("\n".join(lines), count)
@@ -131,17 +135,21 @@ def _merge_refusals(refusals: dict[tuple[str, ...], Exception], batch: Sequence[
 
 def require_distinct(jobs: Sequence[PlannedJob]) -> None:
     """Refuse a sweep in which two combinations give the same job."""
-    labels = shorten_names({" ".join(job.overrides): job.overrides for job in jobs})
+    shared = set[str].intersection(*(set(job.overrides) for job in jobs))
     for key in map(attrgetter, ("folder", "config_hash")):
         names: dict[Any, str] = {}
         for job in jobs:
-            name = labels[" ".join(job.overrides)]
+            name = _shorten(job.overrides, shared)
             if key(job) in names:
                 raise ConfigError(
                     f"these overrides give identical jobs: {names[key(job)]} and {name}",
                     "sweep over settings that change the result, and name each value once",
                 )
             names[key(job)] = name
+
+
+def _shorten(overrides: Sequence[str], shared: Collection[str]) -> str:
+    return ",".join([word for word in overrides if word not in shared] or overrides)
 
 
 def find_job(cfg: DictConfig) -> PlannedJob | None:
@@ -153,8 +161,9 @@ def find_job(cfg: DictConfig) -> PlannedJob | None:
     return PLANNED.get(tuple(hydra.overrides.task)) or _make_job(cfg, hydra, folder, hydra.job.num)
 
 
-def _make_job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> PlannedJob:
+def _make_job(cfg: DictConfig, hydra: Any, folder: Path, index: int) -> PlannedJob:
     overrides, plan = tuple(hydra.overrides.task), load_plan(cfg, str(folder))
+    named = parse_number(folder.name)
     own_hash = config_hash(plan)
     hydra_words = [word for word in hydra.overrides.hydra if not word.lstrip("+~").startswith(OF_THE_SWEEP)]
     common = [*_list_config_flags(hydra), *hydra_words]
@@ -164,7 +173,7 @@ def _make_job(cfg: DictConfig, hydra: Any, folder: Path, number: int) -> Planned
         words.append("hydra.mode=RUN")
     name = f"name={cfg.name[:56]}-{own_hash[:6]}"
     return PlannedJob(
-        number=number,
+        number=index + 1 if named is None else named,
         overrides=overrides,
         sweep=Path(hydra.sweep.dir),
         folder=folder,

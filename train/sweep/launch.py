@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from niels_gpt.errors import Interrupted, NielsError
-from train.artifacts.job_record import is_complete, read_job, shorten_names, write_job
+from train.artifacts.job_record import is_complete, read_job, write_job
 from train.artifacts.results import find_complete_result
 from train.artifacts.run_folder import is_locked
 from train.cli.signals import stop_on_signals
@@ -19,7 +19,7 @@ from train.report.rows import Row, read_row
 from train.report.tables import describe_row
 from train.report.write import is_recent, rewrite_report
 from train.sweep.child import JobProcess
-from train.sweep.jobs import PlannedJob
+from train.sweep.jobs import PLANNED, PlannedJob
 
 log = logging.getLogger("niels_gpt")
 
@@ -28,12 +28,24 @@ class SweepRun:
     """The jobs of one sweep and the processes that carry them out."""
 
     def __init__(
-        self, script: Path, sweep: Path, jobs: Sequence[PlannedJob], n_jobs: int, timeout_minutes: float | None
+        self,
+        script: Path,
+        sweep: Path,
+        jobs: Sequence[PlannedJob],
+        n_jobs: int,
+        timeout_minutes: float | None,
+        *,
+        first: int = 0,
+        trials: int | None = None,
     ) -> None:
-        """Plan to run `script` once per job, `n_jobs` at a time, each for `timeout_minutes` at most."""
-        self.script, self.sweep, self.jobs = script, sweep, jobs
+        """Plan to run `script` once per job, `n_jobs` at a time, each for `timeout_minutes` at most.
+
+        The first job has the index `first` in its sweep, or in a search of so many `trials`.
+        """
+        self.script, self.sweep, self.jobs, self.first = script, sweep, jobs, first
+        self._position = "trial %d of %d: %s" if trials else "job %d of %d: %s"
+        self._total = trials or len(PLANNED)
         self.n_jobs, self.timeout_minutes = min(n_jobs, len(jobs)), timeout_minutes
-        self._labels = shorten_names({job.folder.name: job.overrides for job in jobs})
         self._running: dict[JobProcess, PlannedJob] = {}
         self._report_is_stale = False
         self._began = time.monotonic()
@@ -41,8 +53,7 @@ class SweepRun:
     def carry_out(self) -> None:
         """Run the jobs that are not complete, record each, and keep the report up to date.
 
-        Raises:
-            Interrupted: a signal came; the running jobs were stopped resumably, the rest was not started.
+        Interrupted if a signal came; the running jobs were stopped resumably, the rest was not started.
         """
         todo = deque(job for job in self.jobs if not self._skip_if_complete(job))
         with stop_on_signals(again=self._kill_all) as stop, parent_pipe() as (reading, variables):
@@ -58,8 +69,10 @@ class SweepRun:
                     time.sleep(0.05)
             finally:  # no job outlives its sweep
                 self._kill_all()
+        # Hydra does not call on_multirun_end after a signal, nor when all trials of a search have failed.
+        if stop.signum is not None or all(job.read_record().status != "finished" for job in self.jobs):
+            self._rewrite_report()
         if stop.signum is not None:
-            self._rewrite_report()  # Hydra does not call on_multirun_end here
             raise Interrupted(
                 f"the sweep was stopped; {len(todo)} of {len(self.jobs)} jobs were not started",
                 "the same command continues it",
@@ -85,7 +98,7 @@ class SweepRun:
         record = job.read_record()
         record = replace(record, status="running", exit_code=None, reason="", attempts=record.attempts + 1)
         write_job(job.folder, record)
-        log.info("job %d of %d: %s", self.jobs.index(job) + 1, len(self.jobs), " ".join(job.overrides))
+        log.info(self._position, self.first + self.jobs.index(job) + 1, self._total, job.folder.name)
         child = JobProcess(
             [sys.executable, str(self.script), *job.arguments],
             job.folder,
@@ -112,7 +125,7 @@ class SweepRun:
                     write_job(job.folder, end)
                 except Exception as error:  # a full disk must not end the jobs that follow
                     log.warning("warning: %s cannot be recorded: %s", job.folder, error)
-                log.info("%s", describe_row(read_row(job.folder), self._labels[job.folder.name]))
+                log.info("%s", describe_row(read_row(job.folder)))
 
     def _rewrite_report(self) -> None:
         self._report_is_stale = False
@@ -125,13 +138,11 @@ class SweepRun:
 def require_all_finished(sweep: Path, rows: Sequence[Row]) -> None:
     """Refuse to call a sweep finished while some of its jobs are not.
 
-    Raises:
-        NielsError: a line for each, with the reason.
+    NielsError has a line for each, with the reason.
     """
-    labels = shorten_names({row.name: row.overrides for row in rows})
     if failed := [row for row in rows if row.status != "finished"]:
         lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
-        lines += [f"{labels[row.name]}: {row.status}: {row.reason}" for row in failed]
+        lines += [f"{row.name}: {row.status}: {row.reason}" for row in failed]
         raise NielsError("\n".join(lines), "rerun the same command to retry them; finished jobs are skipped")
 
 

@@ -1,0 +1,85 @@
+"""scripts/sample.py: what it prints, on any terminal, and what it says to a path that holds no run."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import cli
+from support import processes
+from support.made_runs import made_job, made_run
+
+NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
+MISSING = "error: nothing does not exist\nhint: name the folder of a trained run, such as runs/default, or a che"
+ASCII = os.environ | {"PYTHONIOENCODING": "ascii"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of both phases."""
+    folder = tmp_path_factory.mktemp("sample")
+    done = processes.cli("experiment=smoke_pipeline", "data.size=200", "model.V=300", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_prompt_is_shown_with_the_labelled_answer_or_is_continued(folder: Path) -> None:
+    ask = ["--max-tokens", "5", "--prompt", "hé"]
+    for path, start in (
+        ("runs/smoke_pipeline", "you: hé\nmodel: "),
+        ("runs/smoke_pipeline/sft", "you: hé\nmodel: "),
+        ("runs/smoke_pipeline/pretrain/best.pt", "hé"),
+    ):
+        done = processes.cli(path, *ask, cwd=folder, script="sample")
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(start)
+        assert len(done.stdout) > len(start) + 1
+
+
+def test_a_chat_says_how_to_leave_it_and_labels_each_answer(folder: Path) -> None:
+    for said in ("hi\nyes\n\nunread\n", "hi\nyes\n"):  # an empty line, and the end of the input
+        chat = ["runs/smoke_pipeline", "--chat", "--max-tokens", "5"]
+        done = processes.cli(*chat, cwd=folder, script="sample", input=said)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("An empty line or Ctrl-D ends the chat.\nyou: model: ")
+        assert (done.stdout.count("you: "), done.stdout.count("model: ")) == (3, 2)
+
+
+def test_on_a_terminal_that_lacks_a_character_it_is_escaped(folder: Path) -> None:
+    words = ["runs/smoke_pipeline", "--max-tokens", "30"]
+    asked = cli(*words, "--prompt", "hé", cwd=folder, script="sample", env=ASCII)
+    assert (asked.returncode, asked.stderr) == (0, "") and asked.stdout.startswith("you: h\\xe9\nmodel: ")
+    chat = cli(*words, "--chat", cwd=folder, script="sample", env=ASCII, input="hé\n\n")
+    assert (chat.returncode, chat.stderr) == (0, "") and chat.stdout.isascii()
+
+
+def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_path: Path) -> None:
+    for name, loss in (("lr=1", 3.0), ("lr=2", 2.0), ("lr=3", 4.0)):
+        made_run(tmp_path / "sw" / name, [loss])
+    made_job(tmp_path / "sw" / "lr=4", "failed")
+    done = processes.cli("sw", "--prompt", "a", cwd=tmp_path, script="sample")
+    assert done.returncode == 4
+    assert [line.partition(",")[0] for line in done.stdout.splitlines()] == [
+        *(f"sw/lr={n}: finished" for n in (1, 2, 3)),
+        "sw/lr=4: failed",
+    ]
+    hint = "hint: sample the best: python scripts/sample.py sw/lr=2 --prompt TEXT\n"
+    assert done.stderr == f"error: sw is a folder of runs, not a run\n{hint}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nothing", "--prompt", "a"], 4, MISSING),
+        (["nothing/sft/best.pt", "--prompt", "a"], 4, "error: nothing/sft/best.pt does not exist"),
+        ([".", "--prompt", "a"], 4, "error: . has no sft/best.pt or pretrain/best.pt"),
+        (["nothing"], 2, "give either --prompt TEXT or --chat"),
+        *(
+            (["nothing", "--prompt", "a", "--temperature", t], 2, "--temperature must be at least 0")
+            for t in NO_HEAT
+        ),
+        *((["nothing", "--prompt", "a", "--seed", seed], 2, "--seed must be 0 to 2**64 - 1") for seed in NO_SEED),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    done = processes.cli(*arguments, cwd=tmp_path, script="sample")
+    assert done.returncode == code
+    assert said in done.stderr and "Traceback" not in done.stderr
