@@ -96,4 +96,5 @@ def test_what_a_message_or_a_hint_quotes_is_spelt_out_once(tmp_path: Path) -> No
         assert f"{SPELT}.missing.pt: there is no such checkpoint" in str(error)
         assert error.hint == f"others in its folder: {SPELT}.pt"
     done = cli(f"{HOSTILE}.run", "--prompt", "a", cwd=tmp_path, script="sample")
-    assert done.returncode == 4 and done.stderr.startswith(f"error: {SPELT}.run does not exist\nhint: ")
+    assert done.returncode == 4
+    assert done.stderr.startswith(f"error: {SPELT}.run does not exist\nhint: ")
