@@ -117,6 +117,8 @@ def one_thread() -> None:
     gc.freeze()  # a run collects garbage, and need not look at the imports
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+    for name in ("NIELS_DEBUG", "HYDRA_FULL_ERROR", "FORCE_COLOR", "COLUMNS"):  # the shell's would change output
+        os.environ.pop(name, None)
 
 
 def cli(*arguments: str, cwd: Path, script: str = "train", **keywords: Any) -> subprocess.CompletedProcess[str]:

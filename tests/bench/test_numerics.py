@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import Run
 from hardware.test_batch_search import fake
-from support import warm
+from support import processes
 
 from niels_gpt.errors import CheckpointError
 from train.bench.numerics import choose_checkpoint, compare_precisions, judge_precisions
@@ -20,7 +20,7 @@ ON_THE_CPU = pytest.mark.skipif(torch.backends.mps.is_available(), reason="a Mac
 
 @ON_THE_CPU
 def test_every_precision_is_compared_and_the_emulation_is_named(finished_run: Path, tmp_path: Path) -> None:
-    done = warm.cli(str(finished_run), "--json", "out.json", cwd=tmp_path, script="numerics")
+    done = processes.cli(str(finished_run), "--json", "out.json", cwd=tmp_path, script="numerics")
     assert done.returncode == 0, done.stderr
     assert 'emulated with torch.autocast("cpu")' in done.stdout
     assert "sft/best.pt" in done.stdout, "the run's last phase"
@@ -100,7 +100,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], code:
     (tmp_path / "taken.json").write_text("mine")
     (tmp_path / "stray" / "pretrain").mkdir(parents=True)
     (tmp_path / "stray" / "pretrain" / "best.pt").write_text("no checkpoint")
-    done = warm.cli(*arguments, cwd=tmp_path, script="numerics")
+    done = processes.cli(*arguments, cwd=tmp_path, script="numerics")
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert len([line for line in done.stderr.splitlines() if "error: " in line]) == 1
     assert said in done.stderr and "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
-from support import warm
+from support import processes
 from torch.utils.flop_counter import FlopCounterMode
 
 from niels_gpt.loss import next_token_loss
@@ -25,15 +25,16 @@ RACER = "train.bench.worker"
 
 def note_process(folder: Path, B: int) -> None:
     """Leave a file for each process that is begun; measure the machine once, and toy with B sequences."""
-    vars(race)["TRIES"] = 1  # a child of this process does so again
+    vars(race)["TRIES"] = 1
     SHAPES["toy"] = SHAPES["toy"].model_copy(update={"B": B})
-    (folder / str(os.getpid())).write_text(Path(sys.argv[0]).name, encoding="utf-8")
+    name = sys.orig_argv[2] if sys.argv[0] == "-m" else Path(sys.argv[0]).name
+    (folder / str(os.getpid())).write_text(name, encoding="utf-8")
 
 
 def bench(*arguments: str, cwd: Path, B: int = 2) -> tuple[str, list[str]]:
     """Return what the benchmark prints, and the scripts and modules that were begun, each as a process."""
     (pids := cwd / "pids").mkdir()
-    done = warm.cli(*arguments, cwd=cwd, script="bench", before=partial(note_process, pids, B))
+    done = processes.cli(*arguments, cwd=cwd, script="bench", before=partial(note_process, pids, B))
     assert done.returncode == 0, done.stderr
     return done.stdout, sorted(path.read_text(encoding="utf-8") for path in pids.iterdir())
 
@@ -90,7 +91,7 @@ def test_a_turn_and_the_limit_of_the_machine_come_from_fresh_interpreters() -> N
     ],
 )
 def test_bad_input_is_one_clear_line(arguments: list[str], said: str, tmp_path: Path) -> None:
-    done = warm.cli(*arguments, cwd=tmp_path, script="bench")
+    done = processes.cli(*arguments, cwd=tmp_path, script="bench")
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     assert said in done.stderr and "Traceback" not in done.stderr
 
@@ -181,7 +182,7 @@ def small_saves() -> None:
 @pytest.mark.slow
 def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(tmp_path: Path) -> None:
     asked = ["overhead", "toy", "--steps", "2", "--json", "overhead.json"]
-    done = warm.cli(*asked, cwd=tmp_path, script="bench", before=small_saves)
+    done = processes.cli(*asked, cwd=tmp_path, script="bench", before=small_saves)
     found = json.loads((tmp_path / "overhead.json").read_text(encoding="utf-8"))
     toy = found["overhead"]["toy"]
     assert toy["parts"].keys() == {"draw", "require_ids", "finite", "metrics"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, composing
-from support import warm
+from support import processes
 
 from niels_gpt.errors import ConfigError
 from train.config import load_plan
@@ -151,17 +151,17 @@ def composed(folder: Path, shape: str, *overrides: str) -> list[RunCfg]:
 def test_the_script_writes_an_experiment_once(folder: Path) -> None:
     (folder / "own" / "experiment").mkdir(parents=True)
     words = ["flat.json", "--to", "own/experiment"]
-    done = warm.cli(*words, cwd=folder, script="import_json")
+    done = processes.cli(*words, cwd=folder, script="import_json")
     assert done.stdout.startswith("wrote own/experiment/flat.yaml; choose it with experiment=flat\n"), done.stderr
     assert "source notes: older configs only name it; it now reads data/notes.txt\n" in done.stdout
     before = (folder / "own" / "experiment" / "flat.yaml").read_bytes()
-    again = warm.cli(*words, cwd=folder, script="import_json")
+    again = processes.cli(*words, cwd=folder, script="import_json")
     assert again.returncode == 2 and "already exists" in again.stderr
-    nowhere = warm.cli("flat.json", "--to", "none", cwd=folder, script="import_json")
+    nowhere = processes.cli("flat.json", "--to", "none", cwd=folder, script="import_json")
     assert (nowhere.returncode, nowhere.stdout) == (2, "")
     assert nowhere.stderr == "error: --to none is not a folder\nhint: create it, or omit --to\n"
     assert (folder / "own" / "experiment" / "flat.yaml").read_bytes() == before
-    shown = warm.cli("--config-dir", "own", "experiment=flat", "--cfg", "job", cwd=folder)
+    shown = processes.cli("--config-dir", "own", "experiment=flat", "--cfg", "job", cwd=folder)
     assert shown.returncode == 0 and shown.stdout.startswith("name: flat\n"), shown.stderr
 
 

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import ROOT
-from support.warm import context
+from support.processes import context
 
 from niels_gpt.config import DataCfg
 from niels_gpt.data.hash_index import INDEX_FILE, HashIndex, hash_file

@@ -1,4 +1,4 @@
-"""What becomes of good files in bad hands: cut, damaged, encoded otherwise, filled with what no reader expects."""
+"""Hostile versions of good files: cut, damaged, in other encodings, with unexpected content."""
 
 import json
 import random
@@ -6,10 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 Damage = Callable[[bytes, random.Random], bytes]
-
-
-def _cut(content: bytes, draw: random.Random) -> bytes:
-    return content[: draw.randrange(len(content) + 1)]
 
 
 def _put(what: bytes) -> Damage:
@@ -45,19 +41,15 @@ def _instead(old: bytes, new: bytes) -> Damage:
     return replace
 
 
-def _noise(content: bytes, draw: random.Random) -> bytes:
-    return draw.randbytes(draw.randrange(200))
-
-
 def _always(made: bytes) -> Damage:
     return lambda content, draw: made
 
 
 BYTES: dict[str, Damage] = {
-    "cut": _cut,
+    "cut": lambda content, draw: content[: draw.randrange(len(content) + 1)],
     "flipped bits": _flip,
     "repeated": _repeat,
-    "noise": _noise,
+    "noise": lambda content, draw: draw.randbytes(draw.randrange(200)),
     "empty": _always(b""),
     "only whitespace": _always(b" \n\t\r\n \n"),
     "BOM": lambda content, draw: b"\xef\xbb\xbf" + content,
@@ -94,23 +86,9 @@ JSON: dict[str, Damage] = {
     "tab": _put(b"\t"),
 }
 VALUES: list[Any] = [
-    None,
-    True,
-    0,
-    -1,
-    1.5,
-    10**30,
-    1e300,
-    "",
-    "x",
-    "../../x",
-    "a\0b",
-    "\ud800",
-    "${oc.env:HF_TOKEN}",
-    [],
-    {},
+    *(None, True, 0, -1, 1.5, 10**30, 1e300, "", "x", "../../x", "a\0b", "\ud800", "${oc.env:HF_TOKEN}", [], {}),
+    *([[]], [None], {"_target_": "os.system"}, "x" * 10_000, ["x"] * 100, "\n", "😀"),
 ]
-VALUES += [[[]], [None], {"_target_": "os.system"}, "x" * 10_000, ["x"] * 100, "\n", "😀"]
 
 
 def other_value(content: Any, draw: random.Random) -> Any:

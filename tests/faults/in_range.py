@@ -2,7 +2,6 @@
 
 from typing import Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
@@ -32,21 +31,16 @@ def values(info: FieldInfo) -> st.SearchStrategy[str]:
         return st.sampled_from(get_args(info.annotation))
     if kinds[0] is bool:
         return st.sampled_from(["true", "false"])
-    low, high = (_bound(info, "ge", "gt"), _bound(info, "le", "lt"))
+    bounds = {
+        name: getattr(m, name) for m in info.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)
+    }
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
     if kinds[0] is int:
         return st.integers(low, high).map(str)
     if kinds[0] is float:
-        return st.floats(low, high, exclude_min=_has(info, Gt), exclude_max=_has(info, Lt)).map(repr)
+        return st.floats(low, high, exclude_min="gt" in bounds, exclude_max="lt" in bounds).map(repr)
     pattern = next((m.pattern for m in info.metadata if getattr(m, "pattern", None)), None)
     return st.from_regex(pattern, fullmatch=True).map(quoted) if pattern else text
-
-
-def _bound(info: FieldInfo, *names: str) -> Any:
-    return next((getattr(m, name) for m in info.metadata for name in names if hasattr(m, name)), None)
-
-
-def _has(info: FieldInfo, kind: type[Ge] | type[Gt] | type[Le] | type[Lt]) -> bool:
-    return any(isinstance(m, kind) for m in info.metadata)
 
 
 def _field(key: str) -> FieldInfo:

@@ -1,20 +1,20 @@
-"""Damage to checkpoints, token caches and tokenizers is found before it is used, named, and got round."""
+"""F7 to F14: damage to checkpoints, token caches and tokenizers is found, named and worked around."""
 
 import os
 import random
 import re
 import shutil
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Plan, Run, cli, same
+from conftest import Run, same
 
 from faults.folders import TINY, opened, require_equal, synthetic
 from faults.mutations import mutated
-from faults.scale import WHOLE, note, scaled
+from faults.scale import scaled
 from niels_gpt.data.token_cache import build_tokenizer
 from niels_gpt.errors import CheckpointError, DataError, NielsError
 from niels_gpt.generation.chat import load_session
@@ -46,7 +46,7 @@ def restored(phase: Path, content: dict[str, bytes]) -> None:
 def test_a_damaged_step_is_named_and_the_one_before_is_used(
     trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    phase, draw, seen = trained / "pretrain", random.Random(0), Counter[str]()
+    phase, draw, refused = trained / "pretrain", random.Random(0), 0
     content = {path.name: path.read_bytes() for path in phase.glob("*.pt")}
     states = {step: read_checkpoint(step_path(phase, step)) for step in (4, 6)}
     others = [content["step_0000002.pt"], b"", content["step_0000004.pt"]]
@@ -60,15 +60,10 @@ def test_a_damaged_step_is_named_and_the_one_before_is_used(
         assert found and same(found.saved, states[found.saved["step"]]), kind
         if found.saved["step"] == 4:
             assert re.search(NAMED, caplog.text, re.M), kind
+            refused += 1
         else:
-            assert not caplog.text
-        seen["refused" if found.saved["step"] == 4 else "harmless"] += 1
-    assert seen["refused"] > count / 2
-    note(
-        "damage to the newest checkpoint",
-        "100 % refused or harmless, falls back to the one before, named; 0 silent, 0 tracebacks",
-        f"{count} mutations: {seen['refused']} refused, {seen['harmless']} harmless (equal state), 0 silent",
-    )
+            assert not caplog.text, kind
+    assert refused > count / 2
 
 
 @pytest.mark.parametrize("name", ["best.pt", "latest.pt"])
@@ -89,18 +84,13 @@ def test_damaged_weights_are_refused_by_whoever_samples_or_exports_or_starts_fro
             assert same(session.model.state_dict(), dict(state["model_state"])), kind
             assert same(read_checkpoint(path), state), kind
     assert refused > count / 2
-    note(
-        f"damage to {name}",
-        "100 % refused (exit 4) or harmless, for sample, export and init_from",
-        f"{count} mutations: {refused} refused, {count - refused} harmless",
-    )
 
 
-def test_with_all_checkpoints_damaged_nothing_starts_from_scratch(plan: Plan, run_folder: Run) -> None:
-    phase, draw = run_folder(*RUN) / "pretrain", random.Random(2)
+def test_with_all_checkpoints_damaged_nothing_starts_from_scratch(trained: Path, run_folder: Run) -> None:
+    phase, draw = trained / "pretrain", random.Random(2)
     (phase.parent / "result.json").unlink()
     content = {path.name: path.read_bytes() for path in phase.glob("*.pt")}
-    for _ in range(count := scaled(2, 30)):
+    for _ in range(scaled(2, 30)):
         restored(phase, content)
         for path in phase.glob("*.pt"):
             path.write_bytes(path.read_bytes()[: draw.randrange(20_000)])
@@ -109,14 +99,11 @@ def test_with_all_checkpoints_damaged_nothing_starts_from_scratch(plan: Plan, ru
         assert caught.value.exit_code == 4
         for name in ("step_0000002.pt", "step_0000004.pt", "step_0000006.pt", "best.pt"):
             assert name in str(caught.value)
-    note("all checkpoints damaged", "exit 4 with a list, never from scratch", f"{count} runs: all refused")
 
 
-def test_a_run_goes_on_from_damage_and_ends_as_if_there_had_been_none(
-    run_folder: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_goes_on_from_damage_and_ends_as_if_there_had_been_none(run_folder: Run, tmp_path: Path) -> None:
     straight, draw = run_folder(*RUN, name="straight"), random.Random(3)
-    for n in range(count := scaled(4, 40)):
+    for n in range(scaled(3, 40)):
         run = tmp_path / f"run{n}"
         shutil.copytree(straight, run)
         (run / "result.json").unlink()
@@ -129,11 +116,6 @@ def test_a_run_goes_on_from_damage_and_ends_as_if_there_had_been_none(
         require_equal(run, straight)
         mended, whole = (read_checkpoint(folder / "pretrain" / "best.pt") for folder in (run, straight))
         assert same(mended, whole)
-    note(
-        "runs that go on from damage",
-        "end as undamaged: weights, optimizer, metrics, best.pt",
-        f"{count} runs: all equal",
-    )
 
 
 def test_a_damaged_best_is_stood_in_for_and_then_made_anew(
@@ -150,62 +132,43 @@ def test_a_damaged_best_is_stood_in_for_and_then_made_anew(
     assert read_checkpoint(best)["best_val_loss"] is not None
 
 
-def test_a_kill_between_a_step_and_its_second_names_is_mended(run_folder: Run) -> None:
-    phase = run_folder(*RUN) / "pretrain"
-    (phase.parent / "result.json").unlink()
-    for name in ("latest.pt", ".latest.pt.part"):
-        (phase / name).unlink(missing_ok=True)
-        os.link(step_path(phase, 4), phase / name)
-    (phase.parent / ".else.part").touch()
-    run_folder(*RUN)
-    assert read_checkpoint(phase / "latest.pt")["step"] == 6
-    assert [path.name for path in phase.parent.rglob(".*")] == [".else.part"], "what is not ours is left alone"
-
-
-def test_a_damaged_token_cache_is_refused_or_equal(tmp_path: Path) -> None:
-    cfg, draw, refused = synthetic(tmp_path), random.Random(4), 0
-    whole = opened(cfg)
-    files = [path for path in (tmp_path / "cache").glob("*/*") if path.stat().st_size]
+def require_refused_or_equal(
+    files: list[Path], read: Callable[[], Any], hint: str, others: list[bytes], draw: random.Random, count: int
+) -> None:
+    """Damage a file at a time: reading it is refused by its name with a hint, or gives what it gave before."""
+    whole, refused = read(), 0
     content = {path: path.read_bytes() for path in files}
-    for _ in range(count := scaled(40, 600)):
+    for _ in range(count):
         path = draw.choice(files)
-        others = [content[other] for other in files if other != path]
-        kind, damaged = mutated(content[path], draw, others)
+        swaps = others or [content[other] for other in files if other != path]
+        kind, damaged = mutated(content[path], draw, swaps)
         path.write_bytes(damaged)
         try:
-            assert same(opened(cfg), whole), (path, kind)
+            assert same(read(), whole), (path, kind)
         except DataError as error:
-            assert path.name in str(error), kind
-            assert error.hint == "delete the folder; it will be built again"
+            assert path.name in str(error) and hint in error.hint, kind
             refused += 1
         path.write_bytes(content[path])
     assert refused > count / 2
-    note(
-        "damage to token caches",
-        "100 % refused (exit 3) naming the file, or harmless (equal tokens)",
-        f"{count} mutations: {refused} refused, {count - refused} harmless",
-    )
+
+
+def test_a_damaged_token_cache_is_refused_or_equal(tmp_path: Path) -> None:
+    cfg = synthetic(tmp_path)
+    opened(cfg)
+    files = [path for path in (tmp_path / "cache").glob("*/*") if path.stat().st_size]
+    hint = "delete the folder; it will be built again"
+    require_refused_or_equal(files, lambda: opened(cfg), hint, [], random.Random(4), scaled(40, 600))
 
 
 def test_a_damaged_tokenizer_of_the_cache_is_refused_or_equal(tmp_path: Path) -> None:
-    cfg, draw, refused = synthetic(tmp_path, tokenizer="bpe"), random.Random(5), 0
-    expected = build_tokenizer(cfg, "documents", 300).hash()
-    path = next((tmp_path / "cache").glob("tokenizer-*.json"))
-    content = path.read_bytes()
-    for _ in range(count := scaled(15, 200)):
-        kind, damaged = mutated(content, draw, [b"", b'{"type": "bytes"}'])
-        path.write_bytes(damaged)
-        try:
-            assert build_tokenizer(cfg, "documents", 300).hash() == expected, kind
-        except DataError as error:
-            assert path.name in str(error) and "trained again" in error.hint, kind
-            refused += 1
-    assert refused > count / 2
-    note(
-        "damage to tokenizers of the cache",
-        "100 % refused (exit 3) or harmless",
-        f"{count} mutations: {refused} refused, {count - refused} harmless",
-    )
+    cfg = synthetic(tmp_path, tokenizer="bpe")
+
+    def read() -> str:
+        return build_tokenizer(cfg, "documents", 300).hash()
+
+    read()
+    files, others = list((tmp_path / "cache").glob("tokenizer-*.json")), [b"", b'{"type": "bytes"}']
+    require_refused_or_equal(files, read, "trained again", others, random.Random(5), scaled(15, 200))
 
 
 def test_a_cache_under_another_name_is_not_taken_for_its_own(tmp_path: Path) -> None:
@@ -224,14 +187,9 @@ def test_a_cache_under_another_name_is_not_taken_for_its_own(tmp_path: Path) -> 
     ("change", "said"),
     [
         (lambda content: content[:-7], r"train\.ids: (\d+) bytes, but \d+ x uint16 are \d+ bytes"),
-        (lambda content: content + bytes(64), r"train\.ids: (\d+) bytes, but \d+ x uint16 are \d+ bytes"),
-        (lambda content: bytes(2 * len(content)), r"train\.ids: (\d+) bytes, but \d+ x uint16 are \d+ bytes"),
-        (
-            lambda content: content[:84] + (60_000).to_bytes(2, "little") + content[86:],
-            r"train\.ids is damaged: its sha256 differs",
-        ),
+        (lambda content: content[:84] + b"\x60\xea" + content[86:], r"train\.ids is damaged: its sha256 differs"),
     ],
-    ids=["truncated", "padded", "wider", "id"],
+    ids=["truncated", "id"],
 )
 def test_a_run_refuses_token_files_of_another_size_or_with_ids_that_are_none(
     run_folder: Run, tmp_path: Path, change: Any, said: str
@@ -257,21 +215,14 @@ def test_a_tokenizer_of_the_same_size_but_another_one_is_refused(run_folder: Run
         load_session(run)
 
 
-def test_another_model_is_refused_with_what_differs(run_folder: Run) -> None:
-    run_folder(*RUN, "train.total_steps=1")
-    changes = {"C": 32, "L": 2, "H": 1, "T": 32, "rope_theta": 500.0, "d_ff": 32}
-    for key, value in changes.items():
+def test_another_model_is_refused_with_what_differs(trained: Path, run_folder: Run) -> None:
+    (trained / "result.json").unlink()
+    for key, value in {"C": 32, "L": 2, "H": 1, "T": 32, "rope_theta": 500.0, "d_ff": 32}.items():
         with pytest.raises(CheckpointError) as caught:
             run_folder(*RUN, f"model.{key}={value}")
         (line,) = str(caught.value).splitlines()[1:]
         assert line.startswith(f"model.{key}=") and line.endswith(f", not {value}")
         assert caught.value.exit_code == 4
-
-
-def test_another_vocabulary_than_the_checkpoints_is_refused(run_folder: Run) -> None:
-    run_folder(*RUN, "data.tokenizer=bpe", "model.V=300", "train.total_steps=1")
-    with pytest.raises(CheckpointError, match="model.V=301, but .* has 300 entries"):
-        run_folder(*RUN, "data.tokenizer=bpe", "model.V=301")
 
 
 def test_an_older_checkpoint_goes_on_with_the_defaults_of_what_it_lacks(run_folder: Run) -> None:
@@ -303,10 +254,9 @@ def test_an_older_checkpoint_goes_on_with_the_defaults_of_what_it_lacks(run_fold
     assert load_session(run).model.cfg.rope_theta == 10000.0
 
 
-def test_a_mixed_up_or_foreign_checkpoint_ends_in_an_error_of_ours(run_folder: Run) -> None:
-    run = run_folder(*RUN)
-    (run / "result.json").unlink()
-    whole = read_checkpoint(run / "pretrain" / "step_0000006.pt")
+def test_a_checkpoint_of_other_content_is_refused_by_the_name_of_its_part(trained: Path, run_folder: Run) -> None:
+    (trained / "result.json").unlink()
+    whole = read_checkpoint(trained / "pretrain" / "step_0000006.pt")
     wrong: dict[str, Any] = {
         "model_state": dict(list(whole["model_state"].items())[1:]),
         "optimizer_state": {"state": {}, "param_groups": []},
@@ -315,9 +265,9 @@ def test_a_mixed_up_or_foreign_checkpoint_ends_in_an_error_of_ours(run_folder: R
         "model_cfg": {},
     }
     for key, value in wrong.items():
-        for path in (run / "pretrain").glob("*.pt*"):
+        for path in (trained / "pretrain").glob("*.pt*"):
             path.unlink()
-        torch.save(whole | {key: value}, run / "pretrain" / "step_0000006.pt")
+        torch.save(whole | {key: value}, step_path(trained / "pretrain", 6))
         with pytest.raises(NielsError, match=key) as caught:
             run_folder(*RUN)
         assert caught.value.exit_code == 4
@@ -331,21 +281,3 @@ def test_a_damaged_line_of_the_metrics_costs_that_line_alone(run_folder: Run) ->
     (run / "result.json").write_bytes(b'{"phases": [{"step": [[')
     run_folder(*RUN, "train.log_every=1")
     assert path.read_bytes().splitlines(keepends=True) == lines
-
-
-@pytest.mark.skipif(not WHOLE, reason="real commands take seconds each: make faults")
-def test_real_commands_end_with_exit_code_4_and_no_traceback(run_folder: Run, tmp_path: Path) -> None:
-    run = run_folder(*RUN)
-    best = run / "pretrain" / "best.pt"
-    best.write_bytes(best.read_bytes()[:5000])
-    (run / "result.json").unlink()
-    own = [f"dir={tmp_path / 'new'}", *RUN, "experiment=smoke_pretrain", f"data.cache_dir={tmp_path / 'cache'}"]
-    for done in (
-        cli(str(run), str(tmp_path / "out"), cwd=tmp_path, script="export"),
-        cli(str(run), "--prompt", "a", cwd=tmp_path, script="sample"),
-        cli(*own, f"init_from={best}", cwd=tmp_path),
-        cli(*own, f"resume={best}", cwd=tmp_path),
-    ):
-        assert done.returncode == 4, done.stderr
-        assert "best.pt" in done.stderr and done.stderr.startswith("error: ") and "\nhint: " in done.stderr
-        assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ import pytest
 from conftest import Run, stopped_after
 
 from faults.folders import TINY, require_equal
-from faults.scale import WHOLE, note
+from faults.scale import WHOLE
 from niels_gpt.errors import Interrupted
 
 STEPS = 5  # of a phase
@@ -46,8 +46,3 @@ def test_resume_is_exact_whatever_the_settings(
         with stopped_after(before), pytest.raises(Interrupted):
             run_folder(*overrides, experiment=experiment, name=cut)
         require_equal(Path(run_folder(*overrides, experiment=experiment, name=cut)), straight)
-    note(
-        "resume to the bit",
-        "3 phases x 2 memory x 2 accum_steps x 2 dropout x 3 cuts = 72: weights, optimizer, metrics equal",
-        f"{sum(len(cuts) for _, cuts in cases())} of {len(ALL) * len(CUTS)} cases tried, all equal",
-    )

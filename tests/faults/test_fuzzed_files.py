@@ -1,14 +1,13 @@
-"""Five thousand damaged files: each is read or refused, the refusal names the file and the place in it."""
+"""F23 to F25: a damaged file is read, or refused by its name and the place in it."""
 
 import json
 import os
 import random
 import re
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,10 +16,10 @@ from conftest import same
 from faults.door import never_forever
 from faults.folders import opened, synthetic
 from faults.hostile_bytes import BYTES, JSON, Damage, other_json, other_value
-from faults.scale import note, scaled
+from faults.scale import scaled
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.readers import local_files
-from niels_gpt.data.token_files import DTYPES, REBUILD, _hash_meta
+from niels_gpt.data.token_files import DTYPES, REBUILD, write_meta
 from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
 from train.config.legacy import format_experiment, plan_from_json
@@ -33,7 +32,7 @@ OLD = {
     "sources": {"wiki": 0.8, "notes": 0.2},
     "val_source": "wiki",
 }
-PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d|not JSON \(")  # a number or nesting has no place
+PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d|JSON \(")  # a number or nesting has no place
 
 
 def _text(path: Path) -> None:
@@ -52,19 +51,14 @@ def _old_config(path: Path) -> None:
     format_experiment(path)
 
 
-class Kind:
-    """A kind of file: what is good, what reads it, which damage it may come to, what needs no place."""
+class Kind(NamedTuple):
+    """A kind of file: a good one, its reader, the error of a bad one, damage, and refusals that need no place."""
 
-    def __init__(
-        self,
-        good: bytes,
-        read: Callable[[Path], Any],
-        error: type[NielsError],
-        damage: dict[str, Damage],
-        whole: str,
-    ) -> None:
-        self.good, self.read, self.error, self.damage = good, read, error, damage
-        self.whole = re.compile(whole)  # a refusal of the file as a whole, or of a setting by its name
+    good: bytes
+    read: Callable[[Path], Any]
+    error: type[NielsError]
+    damage: dict[str, Damage]
+    whole: str
 
 
 LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS * 3).encode() + b"\n"
@@ -107,8 +101,8 @@ def test_a_damaged_file_is_read_or_refused_by_its_name_and_place(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "canary-of-files")
     it, good = KINDS[kind], _good(kind, tmp_path)
-    path, ended, slowest = tmp_path / "hostile.json", Counter[str](), 0.0
-    for number in range(asked := scaled(60, 1000)):
+    path, ended = tmp_path / "hostile.json", Counter[str]()
+    for number in range(scaled(60, 1000)):
         draw = random.Random(number)
         names = draw.choices(sorted(it.damage), k=draw.choice([1, 1, 1, 2]))
         content = good
@@ -118,7 +112,6 @@ def test_a_damaged_file_is_read_or_refused_by_its_name_and_place(
             except (ValueError, RecursionError):  # the damage before has left no JSON, or no text, for this one
                 continue
         path.write_bytes(content)
-        started = time.process_time()
         try:
             with never_forever():
                 it.read(path)
@@ -126,78 +119,64 @@ def test_a_damaged_file_is_read_or_refused_by_its_name_and_place(
         except it.error as error:
             ended["refused"] += 1
             require_named(error, it, f"{number} {names}")
-        slowest = max(slowest, time.process_time() - started)
-    assert slowest < 5 and min(ended["read"], ended["refused"]) > 0
+    assert min(ended["read"], ended["refused"]) > 0
     assert os.listdir(tmp_path) in ([path.name], ["good.json", path.name], [path.name, "good.json"])
-    note(
-        f"fuzzed files, {kind}",
-        f"{asked}: read, or refused by name and place; no traceback, none above 5 s of CPU",
-        f"{ended['read']} read, {ended['refused']} refused; the slowest took {slowest:.1f} s",
-    )
 
 
 def require_named(error: NielsError, it: Kind, about: str) -> None:
     """A refusal says which file, where in it, in lines that a terminal can show."""
     said = str(error)
-    setting = issubclass(it.error, ConfigError) and it.whole.search(said)
-    assert "hostile.json" in said or setting, (about, said)
-    assert PLACE.search(said.replace(str(error.args[0]).split(":")[0], "", 1)) or it.whole.search(said), (
-        about,
-        said,
-    )
+    whole = re.search(it.whole, said)
+    place = PLACE.search(said.replace(said.split(":")[0], "", 1))
+    assert "hostile.json" in said or (issubclass(it.error, ConfigError) and whole), (about, said)
+    assert place or whole, (about, said)
     assert all(line.isprintable() for line in said.splitlines()) and len(said) < 5000, (about, said)
     assert "canary-of-files" not in said
 
 
-def _with_its_hash(content: bytes, draw: random.Random) -> bytes:
-    """Let meta.json say something else, as somebody does who knows how its hash is made."""
-    meta = json.loads(content)
+def _other_meta(path: Path, draw: random.Random) -> None:
+    """Let meta.json say something else, with a hash to match."""
+    meta = json.loads(path.read_bytes())
     del meta["sha256"]
     other_value(meta, draw)
-    return json.dumps(meta | {"sha256": _hash_meta(meta)}).encode()
+    write_meta(path.parent, meta)
 
 
-def _retyped(content: bytes, draw: random.Random) -> bytes:
-    """Let meta.json take a file for numbers of another size, with a count to match."""
-    meta = json.loads(content)
+def _retype(path: Path, draw: random.Random) -> None:
+    """Let meta.json take a file for numbers of another size, with a count and a hash to match."""
+    meta = json.loads(path.read_bytes())
     del meta["sha256"]
     said = draw.choice(list(draw.choice(list(meta["splits"].values())).values()))
     size, said["dtype"] = said["count"] * DTYPES[said["dtype"]].itemsize, draw.choice(list(DTYPES))
     said["count"] = size // DTYPES[said["dtype"]].itemsize
-    return json.dumps(meta | {"sha256": _hash_meta(meta)}).encode()
+    write_meta(path.parent, meta)
 
 
 def dtypes(opened: list[list[torch.Tensor]]) -> list[list[torch.dtype]]:
     return [[column.dtype for column in columns] for columns in opened]
 
 
-META_DAMAGE = BYTES | JSON | {"other": other_json, "other, with its hash": _with_its_hash, "retyped": _retyped}
-
-
 def test_a_damaged_meta_is_refused_by_its_name_or_changes_no_token(tmp_path: Path) -> None:
-    cfg, ended = synthetic(tmp_path), Counter[str]()
-    kinds = [*META_DAMAGE, *["other, with its hash", "retyped"] * 8]
+    cfg, ended, damage = synthetic(tmp_path), Counter[str](), BYTES | JSON | {"other": other_json}
     whole = opened(cfg)
     metas = {path: path.read_bytes() for path in sorted((tmp_path / "cache").glob("*/meta.json"))}
-    for number in range(asked := scaled(150, 2000)):
+    for number in range(scaled(100, 2000)):
         draw = random.Random(number)
-        path, name = draw.choice(list(metas)), draw.choice(kinds)
-        path.write_bytes(META_DAMAGE[name](metas[path], draw))
+        path = draw.choice(list(metas))
+        if number % 3:
+            (_other_meta, _retype)[number % 3 - 1](path, draw)
+        else:
+            path.write_bytes(damage[draw.choice(list(damage))](metas[path], draw))
         try:
             with never_forever():
                 now = opened(cfg)
         except DataError as error:
             said = str(error)
             ended["refused"] += 1
-            assert f"{path.parent}/" in said and error.hint == REBUILD, (number, name, said)
-            assert all(line.isprintable() for line in said.splitlines()) and len(said) < 500, (number, name, said)
+            assert f"{path.parent}/" in said and error.hint == REBUILD, (number, said)
+            assert all(line.isprintable() for line in said.splitlines()) and len(said) < 500, (number, said)
         else:
             ended["harmless"] += 1
-            assert same(now, whole) and dtypes(now) == dtypes(whole), (number, name)
+            assert same(now, whole) and dtypes(now) == dtypes(whole), number
         path.write_bytes(metas[path])
     assert min(ended["refused"], ended["harmless"]) > 0
-    note(
-        "fuzzed files, meta.json of token caches",
-        f"{asked}: refused by name, or harmless (equal tokens); no traceback",
-        f"{ended['refused']} refused, {ended['harmless']} harmless, 0 silent",
-    )

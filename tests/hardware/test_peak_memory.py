@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import Plan
-from faults.children import carried_out
+from support.processes import start_run
 
 from niels_gpt.device import measure_memory, reset_peak_memory
 from train.artifacts.metrics import read_metrics
@@ -40,17 +40,17 @@ def hold(mib: int, *, kept: bool) -> None:
 @pytest.mark.slow
 @RESTARTS
 @pytest.mark.parametrize("kept", [False, True])
-def test_what_the_process_held_before_the_run_is_not_in_its_peak(plan: Plan, tmp_path: Path, kept: bool) -> None:
+def test_what_the_process_held_before_the_run_is_not_in_its_peak(plan: Plan, kept: bool) -> None:
     loaded = plan()
-    assert carried_out(loaded, tmp_path / "said", partial(hold, 1024, kept=kept)) == 0
+    assert start_run(loaded, partial(hold, 1024, kept=kept)).end().returncode == 0
     assert 0 < (read_row(Path(loaded[0].dir)).peak_memory_gib or 0) < 1
 
 
 @pytest.mark.slow
 @RESTARTS
-def test_a_smaller_phase_does_not_report_the_peak_of_the_one_before(plan: Plan, tmp_path: Path) -> None:
+def test_a_smaller_phase_does_not_report_the_peak_of_the_one_before(plan: Plan) -> None:
     loaded = plan("model.T=256", "train.B=64", "train.accum_steps=1", "sft.train.B=1", experiment="smoke_pipeline")
-    assert carried_out(loaded, tmp_path / "said") == 0
+    assert start_run(loaded).end().returncode == 0
     pretrain, sft = (
         max(event["memory"] for event in read_metrics(cfg.out / "metrics.jsonl") if event["event"] == "train")
         for cfg in loaded

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from support import warm
+from support import processes
 from support.made_runs import made_job, made_run, write_result
 
 from train.report.rows import read_runs
@@ -17,7 +17,7 @@ def test_runs_are_compared_into_new_folders(tmp_path: Path) -> None:
     made_run(tmp_path / "runs" / "b", (4.0, 2.5), base_lr=3e-3)
     made_job(tmp_path / "runs" / "c", "failed", reason="out of memory", exit_code=6)
     for folder in ("compare", "compare-2"):
-        done = warm.cli("runs/a", "runs/b", "runs/c", "--budget-gb", "2", cwd=tmp_path, script="compare")
+        done = processes.cli("runs/a", "runs/b", "runs/c", "--budget-gb", "2", cwd=tmp_path, script="compare")
         assert (done.returncode, done.stderr) == (0, "")
         assert f"wrote {folder}/sweep.html" in done.stdout
         assert "c: failed, 1.5 minutes, out of memory" in done.stdout
@@ -37,7 +37,7 @@ def test_what_a_record_from_others_says_is_harmless_on_the_console(tmp_path: Pat
     hostile = "\x1b]0;owned\a\x1b[2J[link=evil]<b>\u202e"
     made_run(tmp_path / "a", job={"command": hostile, "overrides": (hostile,)})
     made_job(tmp_path / "b", "failed", command=hostile, overrides=(hostile,), reason=hostile)
-    done = warm.cli("a", "b", cwd=tmp_path, script="compare")
+    done = processes.cli("a", "b", cwd=tmp_path, script="compare")
     assert (done.returncode, done.stderr) == (0, "") and "[link=evil]<b>" in done.stdout
     written = [
         done.stdout,
@@ -63,7 +63,7 @@ def test_what_cannot_be_compared_is_refused_and_leaves_nothing(
     (tmp_path / "file").touch()
     made_run(tmp_path / "a")
     before = sorted(tmp_path.rglob("*"))
-    done = warm.cli(*arguments, cwd=tmp_path, script="compare")
+    done = processes.cli(*arguments, cwd=tmp_path, script="compare")
     assert done.returncode == 2
     assert said in done.stderr
     assert sorted(tmp_path.rglob("*")) == before

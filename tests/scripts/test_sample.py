@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import cli
-from support import warm
+from support import processes
 from support.made_runs import made_job, made_run
 
 NO_HEAT, NO_SEED = ("-1", "nan", "inf", "1e999"), ("-1", str(10**30), str(2**64))
@@ -17,7 +17,7 @@ ASCII = os.environ | {"PYTHONIOENCODING": "ascii"}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of both phases."""
     folder = tmp_path_factory.mktemp("sample")
-    done = warm.cli("experiment=smoke_pipeline", "data.size=200", "model.V=300", cwd=folder)
+    done = processes.cli("experiment=smoke_pipeline", "data.size=200", "model.V=300", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -29,7 +29,7 @@ def test_a_prompt_is_shown_with_the_labelled_answer_or_is_continued(folder: Path
         ("runs/smoke_pipeline/sft", "you: hé\nmodel: "),
         ("runs/smoke_pipeline/pretrain/best.pt", "hé"),
     ):
-        done = warm.cli(path, *ask, cwd=folder, script="sample")
+        done = processes.cli(path, *ask, cwd=folder, script="sample")
         assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(start)
         assert len(done.stdout) > len(start) + 1
 
@@ -37,7 +37,7 @@ def test_a_prompt_is_shown_with_the_labelled_answer_or_is_continued(folder: Path
 def test_a_chat_says_how_to_leave_it_and_labels_each_answer(folder: Path) -> None:
     for said in ("hi\nyes\n\nunread\n", "hi\nyes\n"):  # an empty line, and the end of the input
         chat = ["runs/smoke_pipeline", "--chat", "--max-tokens", "5"]
-        done = warm.cli(*chat, cwd=folder, script="sample", input=said)
+        done = processes.cli(*chat, cwd=folder, script="sample", input=said)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("An empty line or Ctrl-D ends the chat.\nyou: model: ")
         assert (done.stdout.count("you: "), done.stdout.count("model: ")) == (3, 2)
@@ -55,7 +55,7 @@ def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_p
     for name, loss in (("lr=1", 3.0), ("lr=2", 2.0), ("lr=3", 4.0)):
         made_run(tmp_path / "sw" / name, [loss])
     made_job(tmp_path / "sw" / "lr=4", "failed")
-    done = warm.cli("sw", "--prompt", "a", cwd=tmp_path, script="sample")
+    done = processes.cli("sw", "--prompt", "a", cwd=tmp_path, script="sample")
     assert done.returncode == 4
     assert [line.partition(",")[0] for line in done.stdout.splitlines()] == [
         *(f"sw/lr={n}: finished" for n in (1, 2, 3)),
@@ -80,6 +80,6 @@ def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_p
     ],
 )
 def test_what_cannot_be_sampled_is_refused(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
-    done = warm.cli(*arguments, cwd=tmp_path, script="sample")
+    done = processes.cli(*arguments, cwd=tmp_path, script="sample")
     assert done.returncode == code
     assert said in done.stderr and "Traceback" not in done.stderr

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from conftest import ROOT, Run, cli, jobs_of, same
 from omegaconf import OmegaConf
-from support import warm
+from support import processes
 from support.fake_slurm import put_on_path
-from sweep.test_launch import waited_for
 
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.job_record import Job
 
+pytestmark = pytest.mark.slow
 SMOKE = ["-m", "experiment=smoke_pretrain", "name=sweep"]
 SHORT = [*SMOKE, "train.total_steps=2"]
 LONGER = [  # enough to be preempted in
@@ -82,7 +82,7 @@ def first(sweep: Path) -> list[Path]:
 def preempted(sweep: Started) -> list[Job]:
     """Preempt the job with seed 1 once it has taken a step, wait for the end, return the jobs."""
     process, folder = sweep
-    waited_for(lambda: any(p.stat().st_size for p in first(folder) if p.name == "metrics.jsonl"))
+    processes.wait_until(lambda: any(p.stat().st_size for p in first(folder) if p.name == "metrics.jsonl"))
     (lock,) = (path for path in first(folder) if path.name == "run.lock")
     found = re.search(r"process (\d+)", lock.read_text(encoding="utf-8"))
     assert found
@@ -98,9 +98,9 @@ def preempted(sweep: Started) -> list[Job]:
 def test_a_preempted_job_is_saved_queued_again_and_ends_as_if_it_had_not_been(
     started: Start, run_folder: Run
 ) -> None:
-    sweep = started("hydra/launcher=queue", "train.seed=1,2")
-    jobs = preempted(sweep)
-    assert [(job.status, job.attempts) for job in jobs] == [("finished", 2), ("finished", 1)]
+    sweep = started("hydra/launcher=queue", "train.seed=1")
+    (job,) = preempted(sweep)
+    assert (job.status, job.attempts) == ("finished", 2)
     (resumed,) = (path for path in first(sweep[1]) if path.name == "latest.pt")
     straight = run_folder(*LONGER, "train.seed=1") / "pretrain" / "latest.pt"
     assert same(*(read_checkpoint(path)["model_state"] for path in (resumed, straight)))
@@ -124,8 +124,8 @@ def test_slurm_is_asked_for_what_the_preset_says_and_queues_a_preempted_job_agai
 def test_a_search_finds_the_lowest_loss_outlives_a_failed_trial_and_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "sweep"
     search = ["hydra/sweeper=search", f"model.V=choice(300,512,{TOO_MANY})"]
-    warm.cli(*SHORT, *search, "hydra.sweeper.n_trials=2", cwd=tmp_path)
-    done = warm.cli(*SHORT, *search, "hydra.sweeper.n_trials=3", cwd=tmp_path)
+    processes.cli(*SHORT, *search, "hydra.sweeper.n_trials=1", cwd=tmp_path)
+    done = processes.cli(*SHORT, *search, "hydra.sweeper.n_trials=3", cwd=tmp_path)
     assert done.returncode == 1 and "complete, skipped" in done.stdout, done.stderr
     found = rows(folder)
     assert {row["status"] for row in found} == {"finished", "failed"}
@@ -138,7 +138,7 @@ def test_a_search_finds_the_lowest_loss_outlives_a_failed_trial_and_goes_on(tmp_
 @plugin("hydra_optuna_sweeper")
 def test_a_search_whose_trials_all_fail_says_so_plainly_and_has_them_in_its_report(tmp_path: Path) -> None:
     search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", f"model.V=range({TOO_MANY},{TOO_MANY + 9})"]
-    done = warm.cli(*SHORT, *search, cwd=tmp_path)
+    done = processes.cli(*SHORT, *search, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.endswith(
         "error: no trial of the search has finished; see sweep.html\nhint: the same command retries them\n"
@@ -150,7 +150,7 @@ def test_a_search_whose_trials_all_fail_says_so_plainly_and_has_them_in_its_repo
 def test_trials_are_counted_and_show_three_digits_with_any_launcher(tmp_path: Path) -> None:
     rate = "train.base_lr=tag(log,interval(1e-4,1e-2))"
     search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", rate, "hydra.sweeper.n_jobs=2"]
-    done = warm.cli(*SHORT, *search, cwd=tmp_path)
+    done = processes.cli(*SHORT, *search, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = re.findall(r"^trial [12] of 2: (0[12]-base_lr0\.0*[1-9]\d{0,2})$", done.stdout, re.M)
     assert names == [row["job"] for row in rows(tmp_path / "runs" / "sweep")]
@@ -163,9 +163,7 @@ def test_trials_are_counted_and_show_three_digits_with_any_launcher(tmp_path: Pa
 @plugin("hydra_optuna_sweeper")
 def test_a_search_for_loss_and_memory_gives_solutions_with_both(tmp_path: Path) -> None:
     search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "train.B=choice(2,8)", "objective=[loss,memory]"]
-    refused = warm.cli(*SHORT, *search, cwd=tmp_path)
-    assert refused.returncode == 2 and "hydra.sweeper.direction=[minimize,minimize]" in refused.stderr
-    done = warm.cli(*SHORT, *search, "hydra.sweeper.direction=[minimize,minimize]", cwd=tmp_path)
+    done = processes.cli(*SHORT, *search, "hydra.sweeper.direction=[minimize,minimize]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     solutions = OmegaConf.load(tmp_path / "runs" / "sweep" / "optimization_results.yaml").solutions
     measured = [
@@ -176,6 +174,6 @@ def test_a_search_for_loss_and_memory_gives_solutions_with_both(tmp_path: Path) 
 
 @pytest.mark.skipif(bool(find_spec("hydra_plugins.hydra_ray_launcher")), reason="needs to miss a plugin")
 def test_an_engine_that_is_missing_is_named_with_the_command_that_brings_it(tmp_path: Path) -> None:
-    done = warm.cli(*SHORT, "hydra/launcher=ray_local", "train.seed=1,2", cwd=tmp_path)
+    done = processes.cli(*SHORT, "hydra/launcher=ray_local", "train.seed=1,2", cwd=tmp_path)
     assert done.returncode == 2 and "pip install -e '.[ray]'" in done.stderr
     assert not list(tmp_path.iterdir())
