@@ -10,7 +10,7 @@ from conftest import Run
 from support import warm
 
 from niels_gpt.errors import CheckpointError
-from train.bench.numerics import choose_checkpoint, compare_precisions, judge_precisions
+from train.bench.numerics import compare_precisions, judge_precisions
 
 NAMES = ["fp32", "fp16", "fp16_scaled", "bf16"]
 PARTS = ["embedding", "blocks.0", "blocks.1", "norm", "head", "total"]
@@ -29,7 +29,6 @@ def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run,
     for row, verdict in zip(written["rows"], written["verdicts"], strict=True):
         assert list(row["errors"]) == PARTS
         assert verdict.startswith(f"{row['name']}: ") and f"\n{verdict}\n" in done.stdout
-        assert 0 < row["reach"] < 1
     assert written["sequences"] == 8 and written["tokens"] == 8 * 64 > written["targets"] > 0
     again = warm.cli(str(folder), "--json", "out.json", cwd=tmp_path, script="numerics")
     assert (again.returncode, again.stdout) == (2, "")
@@ -40,7 +39,7 @@ def test_every_precision_is_compared_and_the_emulation_is_named(run_folder: Run,
 @ON_THE_CPU
 def test_fp32_equals_itself_exactly_dropout_or_not(run_folder: Run) -> None:
     fp32, *others = compare_precisions(run_folder("model.dropout=0.3")).rows
-    assert (fp32.loss_difference, fp32.flushed, set(fp32.errors.values())) == (0, 0, {0})
+    assert set(fp32.errors.values()) == {0}
     assert all(0 < error < 0.1 for row in others for error in row.errors.values())
 
 
@@ -69,8 +68,7 @@ def test_numbers_that_are_not_finite_are_an_overflow_never_a_success(run_folder:
 
 def test_a_folder_or_a_checkpoint_may_be_named_too(run_folder: Run) -> None:
     folder = run_folder(experiment="smoke_pipeline")
-    assert choose_checkpoint(folder) == folder / "sft" / "best.pt"
-    assert choose_checkpoint(folder / "pretrain") == folder / "pretrain" / "best.pt"
+    assert compare_precisions(folder / "pretrain", 1).checkpoint == str(folder / "pretrain" / "best.pt")
     latest = compare_precisions(folder / "pretrain" / "latest.pt", 1)
     assert latest.step == 4 and latest.sequences == 1 and latest.targets == 64
 
