@@ -30,7 +30,7 @@ from train.loop.optim import unscale_gradients
 from train.run.resume import resolve_checkpoint
 from train.run.runner import OPEN_DATA
 
-FP32, SCALED, TOTAL = "fp32", "fp16_scaled", "total"
+FP32, SCALED = "fp32", "fp16_scaled"
 DTYPES = {FP32: torch.float32, "fp16": torch.float16, SCALED: torch.float16, "bf16": torch.bfloat16}
 MPS = torch.device("mps")  # where precision takes effect; on the CPU it is emulated with that device's settings
 EMULATED = 'low precision is emulated with torch.autocast("cpu"): close to mps, but not bit-identical'
@@ -39,12 +39,12 @@ ROUNDINGS = 8  # an error below so many roundings of a dtype averages out; a lar
 
 @dataclass(frozen=True)
 class PrecisionResult:
-    """A precision against fp32: loss in nats a target, and relative errors of each part of the gradient."""
+    """A precision against fp32: loss in nats a target, and the relative error of the gradient."""
 
     name: str
     scale: float
     loss: float
-    errors: dict[str, float]
+    error: float
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class PrecisionComparison:
 
 
 class Gradient(NamedTuple):
-    """A step's loss scale, mean loss a target, and gradient by part."""
+    """A step's loss scale, mean loss a target, and the gradient of each parameter, on the CPU."""
 
     scale: float
     loss: float
-    parts: dict[str, Tensor]
+    tensors: list[Tensor]
 
 
 def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionComparison:
@@ -149,33 +149,17 @@ def compute_gradient(name: str, model: GPT, train: TrainCfgSchema, batch: Batch,
         (share * scale).backward()
         loss += share.detach()
     unscale_gradients(model, scale)
-    return Gradient(scale, loss.item(), split_gradient(model))
-
-
-def split_gradient(model: GPT) -> dict[str, Tensor]:
-    """Return the gradient on the CPU, one vector for the embedding, each block, the last norm and the head."""
-    parts: dict[str, list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None
-        words = name.split(".")
-        part = ".".join(words[:2]) if words[0] == "blocks" else words[0]
-        parts.setdefault(part, []).append(parameter.grad.flatten().cpu())
-    return {part: torch.cat(vectors) for part, vectors in parts.items()}
+    return Gradient(scale, loss.item(), [p.grad.cpu() for p in model.parameters() if p.grad is not None])
 
 
 def compare_gradients(name: str, ours: Gradient, reference: Gradient) -> PrecisionResult:
     """Compare a precision's gradient with that of fp32."""
-    squares = {}  # of the difference, and of the gradient in fp32
-    for part, exact in reference.parts.items():
-        a, b = ours.parts[part].double(), exact.double()  # squares of small gradients are below fp32's range
-        squares[part] = (float((a - b).square().sum()), float(b.square().sum()))
-    differences, sizes = zip(*squares.values(), strict=True)
-    squares[TOTAL] = (sum(differences), sum(sizes))
-    errors = {
-        part: math.sqrt(difference / size) if size else float(difference > 0)
-        for part, (difference, size) in squares.items()
-    }
-    return PrecisionResult(name, ours.scale, ours.loss, errors)
+    difference = size = 0.0
+    for given, expected in zip(ours.tensors, reference.tensors, strict=True):
+        exact = expected.double()  # squares of small gradients are below fp32's range
+        difference += float((given.double() - exact).square().sum())
+        size += float(exact.square().sum())
+    return PrecisionResult(name, ours.scale, ours.loss, math.sqrt(difference / size))
 
 
 def judge_precisions(rows: Sequence[PrecisionResult], targets: int) -> list[str]:
@@ -183,20 +167,19 @@ def judge_precisions(rows: Sequence[PrecisionResult], targets: int) -> list[str]
     good = {
         row.name
         for row in rows
-        if row.errors[TOTAL] <= ROUNDINGS * torch.finfo(DTYPES[row.name]).eps and math.isfinite(row.loss)
+        if row.error <= ROUNDINGS * torch.finfo(DTYPES[row.name]).eps and math.isfinite(row.loss)
     }
     advice = " or ".join(f"precision={name}" for name in ("bf16", SCALED) if name in good) or "precision=off"
     verdicts = []
     for row in rows:
-        error = row.errors[TOTAL]
         if row.name == FP32:
-            verdict = f"the reference; repeating it gives an error of {error:.1e}"
-        elif not math.isfinite(error + row.loss):
+            verdict = f"the reference; repeating it gives an error of {row.error:.1e}"
+        elif not math.isfinite(row.error + row.loss):
             verdict = f"overflows: loss or gradient is not finite; use {advice}"
         elif row.name not in good:
-            verdict = f"{min(1.0, error):.1%} of the gradient is lost at {targets} targets; use {advice}"
+            verdict = f"{min(1.0, row.error):.1%} of the gradient is lost at {targets} targets; use {advice}"
         else:
-            verdict = f"keeps the gradient: {100 * error:.2g}% of rounding at {targets} targets"
+            verdict = f"keeps the gradient: {100 * row.error:.2g}% of rounding at {targets} targets"
         verdicts.append(f"{row.name}: {verdict}")
     return verdicts
 
@@ -208,9 +191,8 @@ def format_comparison(result: PrecisionComparison) -> str:
         ["", *(row.name for row in rows)],
         ["loss scale", *(f"{row.scale:.0f}" for row in rows)],
         ["loss", *(f"{row.loss:.6f}" for row in rows)],
+        ["gradient's error", *(f"{row.error:.2e}" for row in rows)],
     ]
-    for part in rows[0].errors:
-        lines.append([f"gradient's error, {part}", *(f"{row.errors[part]:.2e}" for row in rows)])
     return "\n".join(
         [
             f"{result.checkpoint}, step {result.step}: {result.sequences} sequences, {result.tokens} tokens, "
