@@ -97,7 +97,7 @@ def test_the_fastest_is_taken_and_the_effective_batch_stays(run_folder: Run) -> 
         folder = run_folder(*AUTO)
     assert asked == [1, 2, 4, 8] and split_of(folder / "pretrain") == (8, 1)
     choice = json.loads((folder / "batch.json").read_text())["choices"][0]
-    assert (choice["B"], choice["asked"]["effective_batch"], len(choice["tried"])) == (8, 8, 4)
+    assert (choice["B"], choice["asked"]["effective_batch"]) == (8, 8)
 
 
 def test_what_would_not_fit_is_not_tried(run_folder: Run, caplog: pytest.LogCaptureFixture) -> None:
@@ -124,21 +124,8 @@ def test_the_search_ends_where_larger_ones_only_get_slower(plan: Plan) -> None:
     asked: Asked = []
     with fake({1: 100.0, 2: 200.0, 4: 150.0, 8: 140.0}, asked):
         tried = probe_candidates(cfg, 1 << 40)
-    assert asked == [1, 2, 4, 8, 2], "the best once more, since the machine may have become busy"
+    assert asked == [1, 2, 4, 8]
     assert (best := pick_fastest(tried)) and best.B == 2
-
-
-def test_a_machine_that_becomes_busy_does_not_end_the_search(plan: Plan) -> None:
-    (cfg,) = plan("batch=auto", "global_B=16")
-    speeds = iter([(1, 100.0), (2, 20.0), (4, 30.0), (1, 10.0), (8, 40.0), (16, 50.0)])
-
-    def probe(cfg: RunCfg) -> Probe:
-        B, speed = next(speeds)
-        assert B == cfg.train.B
-        return Probe(B, speed, MIB)
-
-    with mock.patch.object(batch_search, "_probe_in_child", probe):
-        assert (best := pick_fastest(probe_candidates(cfg, 1 << 40))) and best.B == 16
 
 
 @pytest.mark.parametrize(
@@ -180,7 +167,7 @@ def test_a_finished_phase_is_not_measured_and_is_known_again_whatever_B_was_take
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"choices": [{"asked": {"effective_batch": 8}, "B": 3}]}', '{"choices": [7]}']
+    "content", ["{", "[]", '{"choices": [{"asked": {"effective_batch": 8}}]}', '{"choices": [7]}']
 )
 def test_a_damaged_memory_is_measured_again(
     plan: Plan, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
