@@ -127,11 +127,6 @@ def link_checkpoint(path: Path, name: Path) -> None:
         try:
             os.link(path, part)
         except OSError:  # a file system without hard links
-            _copy(path, part)
-
-
-def _copy(path: Path, target: Path) -> None:
-    with path.open("rb") as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file)
-        file.flush()
-        flush_to_disk(file.fileno())
+            shutil.copyfile(path, part)
+            with part.open("rb+") as file:
+                flush_to_disk(file.fileno())
