@@ -43,7 +43,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     No T x T tensor is kept: the backward pass computes the probabilities again, as FlashAttention does (Dao et
     al., 2022), in products large enough to be fast on the CPU. To torch.compile it is one operation.
     """
-    out, buffer, future = torch.empty_like(q), _allocate_scores(q), _make_mask(q)
+    out, (buffer, future) = torch.empty_like(q), _prepare_scores(q)
     for asking, seen in _split_parts(q):
         p = _compute_probabilities(_pack(q, asking), _pack(k, seen), buffer, future)
         torch.bmm(p, _pack(v, seen), out=out[asking])
@@ -54,7 +54,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attend_backward(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v; a key's is a sum over the queries that see it."""
     d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    buffer, more_room, future = _allocate_scores(q), _allocate_scores(q), _make_mask(q)
+    buffer, future = _prepare_scores(q)
+    more_room = torch.empty_like(buffer)
     for asking, seen in _split_parts(q):
         queries, d_here = _pack(q, asking), _pack(d_out, asking)  # (heads, Q, D)
         keys, values = _pack(k, seen), _pack(v, seen)  # (heads, K, D)
@@ -110,16 +111,10 @@ def _count_heads(q: Tensor) -> int:
     return min(N, max(1, SCORES // (min(QUERIES, T) * T)))
 
 
-def _allocate_scores(q: Tensor) -> Tensor:
-    """Allocate one buffer of scores, reused by every part."""
-    T = q.shape[1]
-    return q.new_empty(_count_heads(q) * min(QUERIES, T) * T)
-
-
-def _make_mask(q: Tensor) -> Tensor:
-    """Return the causal mask (Q, Q) between a part's queries and the keys at their own positions."""
-    Q = min(QUERIES, q.shape[1])
-    return q.new_full((Q, Q), float("-inf")).triu_(1)
+def _prepare_scores(q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a buffer for the scores of any part, and the causal mask (Q, Q) of queries and keys side by side."""
+    T, Q = q.shape[1], min(QUERIES, q.shape[1])
+    return q.new_empty(_count_heads(q) * Q * T), q.new_full((Q, Q), float("-inf")).triu_(1)
 
 
 def _compute_probabilities(queries: Tensor, keys: Tensor, buffer: Tensor, future: Tensor) -> Tensor:

@@ -116,12 +116,10 @@ def _find_diverged(rows: Sequence[Row]) -> list[Row]:
 def _choose_fastest(done: Sequence[Row], budget_gb: float | None) -> BestRun:
     title = "Fastest" if budget_gb is None else f"Fastest within {budget_gb:g} GiB"
     speeds = {row: row.tokens_per_second for row in done if row.tokens_per_second}
-    if not speeds:
-        return BestRun(title, None, "no finished run has a measured speed")
     if budget_gb is not None:
         speeds = {row: v for row, v in speeds.items() if row.peak_memory_gib and row.peak_memory_gib <= budget_gb}
     if not speeds:
-        return BestRun(title, None, "no finished run fits")
+        return BestRun(title, None, f"no finished run {'has a measured speed' if budget_gb is None else 'fits'}")
     row = max(speeds, key=speeds.__getitem__)
     return BestRun(title, row, f"{speeds[row]:,.0f} tokens/s")
 

@@ -237,7 +237,13 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
     begun = any(Path(cfg.dir).glob("*/*.pt"))
     theirs = start.resume or start.init_from
     if not begun and theirs:
-        copy_tokenizer(theirs.path, cfg.tokenizer_path)
+        source = get_phase_folder(theirs.path).parent / cfg.tokenizer_path.name
+        if not source.exists():
+            raise CheckpointError(
+                f"{theirs.path} has no tokenizer at {source}",
+                "use a checkpoint inside its run folder, such as runs/<name>/<phase>/best.pt",
+            )
+        write_text(cfg.tokenizer_path, source.read_text(encoding="utf-8"))
     elif not begun or not cfg.tokenizer_path.exists():
         build_tokenizer(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
     tokenizer = load_tokenizer(cfg.tokenizer_path)
@@ -248,18 +254,6 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
             f"use model.V={tokenizer.V}, or another name=...",
         )
     return tokenizer
-
-
-def copy_tokenizer(checkpoint: Path, target: Path) -> None:
-    """Copy the tokenizer of the run that a checkpoint belongs to."""
-    theirs = get_phase_folder(checkpoint).parent / target.name
-    if not theirs.exists():
-        raise CheckpointError(
-            f"{checkpoint} has no tokenizer at {theirs}",
-            "use a checkpoint inside its run folder, such as runs/<name>/<phase>/best.pt",
-        )
-    if theirs.resolve() != target.resolve():
-        write_text(target, theirs.read_text(encoding="utf-8"))
 
 
 def resolve_checkpoint(asked: str) -> Path:
