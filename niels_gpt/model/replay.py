@@ -4,7 +4,7 @@ torch.utils.checkpoint does not do this for mps: the recomputed block would draw
 would be silently wrong (pytorch issue 127676).
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -26,8 +26,3 @@ class ReplayState(AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         set_random_state(self.device, self.live)
-
-
-def make_replay_contexts(device: torch.device) -> tuple[AbstractContextManager[None], ReplayState]:
-    """Return the two contexts that torch.utils.checkpoint's `context_fn` wants: forward and recomputation."""
-    return nullcontext(), ReplayState(device)

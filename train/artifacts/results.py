@@ -15,7 +15,6 @@ from train.artifacts.paths import has_checkpoint, parse_step, step_files
 from train.config.schema import PhaseName, RunCfg
 
 RESULT = "result.json"
-MAX_BYTES = 1 << 20  # of a result.json
 NO_EFFECT = {"log_every", "ckpt_every", "keep_last", "max_minutes", "cache_dir"}  # on what is learned
 MAY_CHANGE = NO_EFFECT | {"total_steps"}  # under a complete phase
 log = logging.getLogger("niels_gpt")
@@ -63,7 +62,7 @@ def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
     if not path.exists():
         return {}
     try:
-        entries = RESULTS.validate_python(read_json(path, MAX_BYTES)["phases"])
+        entries = RESULTS.validate_python(read_json(path)["phases"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         log.warning("warning: %s is damaged (%s) and is ignored", path, error)
         return {}

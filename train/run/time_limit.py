@@ -10,7 +10,6 @@ from train.artifacts.disk import tolerate_disk_errors
 from train.artifacts.paths import has_checkpoint
 
 TIME = "time.json"
-MAX_BYTES = 1 << 10  # of time.json
 NOTED_EVERY = 10.0  # seconds: the most that a kill loses
 
 
@@ -23,7 +22,7 @@ class TimeLimit:
         self._before = 0.0
         with suppress(OSError, ValueError, TypeError, KeyError):  # a missing or damaged file
             if has_checkpoint(folder):
-                self._before = max(0.0, float(read_json(self.path, MAX_BYTES)["seconds"]))
+                self._before = max(0.0, float(read_json(self.path)["seconds"]))
         self._noted = self._before
         self._started = time.monotonic()
 
