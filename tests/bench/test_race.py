@@ -166,7 +166,7 @@ def two_spin_counts() -> None:
 
 def test_spin_counts_are_measured_alone_and_beside_busy_processes(tmp_path: Path) -> None:
     asked = ["spinning", "toy", "--rounds", "1", "--steps", "1", "--json", "spinning.json"]
-    done = warm.cli(*asked, cwd=tmp_path, script="bench", before=two_spin_counts)
+    done = processes.cli(*asked, cwd=tmp_path, script="bench", before=two_spin_counts)
     assert done.returncode == 0, done.stderr
     (found,) = json.loads((tmp_path / "spinning.json").read_text(encoding="utf-8"))["spinning"]
     assert found["tokens_per_second"].keys() == {"300000", "0"}

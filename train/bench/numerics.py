@@ -27,8 +27,8 @@ from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.preflight import check_device
 from train.loop.amp import choose_loss_scale
 from train.loop.optim import unscale_gradients
+from train.run.data import open_data
 from train.run.resume import resolve_checkpoint
-from train.run.runner import OPEN_DATA
 
 FP32, SCALED = "fp32", "fp16_scaled"
 DTYPES = {FP32: torch.float32, "fp16": torch.float16, SCALED: torch.float16, "bf16": torch.bfloat16}
@@ -88,7 +88,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
     model = GPT(cfg.model.model_copy(update={"dropout": 0.0}), activation_checkpointing=True)  # saves memory
     model.load_state_dict(found.saved["model_state"])
     model.to(device).train()
-    data = OPEN_DATA[cfg.phase](cfg, load_tokenizer(cfg.tokenizer_path))
+    data = open_data(cfg, load_tokenizer(cfg.tokenizer_path))
     batch = data.train.draw(found.sequences, sequences or cfg.train.effective_batch)
     require_valid_ids(batch, cfg.model.V)
     targets = int((batch.y != IGNORE).sum())
