@@ -124,8 +124,14 @@ def probe_candidates(cfg: RunCfg, budget: int) -> list[Probe]:
     tried: list[Probe] = []
     for B in list_candidates(cfg.train.effective_batch):
         tried.append(_probe_within(set_microbatch_size(cfg, B), tried, budget))
-        if tried[-1].trouble or pick_fastest(tried) not in tried[-2:]:
+        if tried[-1].trouble:
             break
+        best = pick_fastest(tried)
+        if best and best not in tried[-2:]:
+            again = _probe_in_child(set_microbatch_size(cfg, best.B))  # the machine may have become busy
+            tried[tried.index(best)] = best if again.trouble else again
+            if pick_fastest(tried) not in tried[-2:]:
+                break
     return tried
 
 
