@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Compose, cli
+from conftest import ROOT, Compose, cli
 from hydra.experimental.callback import Callback
 from support import processes
 
