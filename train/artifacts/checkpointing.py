@@ -123,6 +123,7 @@ def link_checkpoint(path: Path, name: Path) -> None:
         try:
             os.link(path, part)
         except OSError:  # a file system without hard links
-            shutil.copyfile(path, part)
-            with part.open("rb+") as file:
+            with path.open("rb") as source, part.open("wb") as file:
+                shutil.copyfileobj(source, file)
+                file.flush()
                 flush_to_disk(file.fileno())
