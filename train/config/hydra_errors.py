@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,7 +18,6 @@ MAX_LINE = 200  # characters of a line of Hydra's
 INTERNALS = ("full_key:", "object_type=", "reference_type=", "Config search", "provider=", "See https:")
 EXTRAS = ("joblib", "submitit", "ray", "optuna")  # of pyproject.toml: launchers and sweepers of other packages
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-OPTION = "the name of an option"
 Refusal = (HydraException, OmegaConfBaseException)
 
 
@@ -37,8 +35,6 @@ def explain_refusal(error: BaseException) -> str:
         word, key = format_value(several[1]), format_value(several[1].partition("=")[0])
         quoted = f"a list as '{key}=[...]' and text with commas as '{key}=\"...\"'"
         return f"{word}: add -m to sweep over these values, or write {quoted}"
-    if text.startswith("Config group override must be") and (odd := _find_odd_option()):
-        return f"{format_value(odd)}: must be {OPTION}"
     if removal := re.match(r"Error merging override (~.*)", text):
         return f"{format_value(removal[1])}: a setting cannot be removed"
     if unknown := re.search(r"Key '.*' not in '(\w+)Node'\s+full_key: (\S+)", text):
@@ -61,19 +57,12 @@ def _explain_syntax(error: OverrideParseException) -> str:
         return f"{word}: not a setting=value"
     values = "text"
     with suppress(KeyError):  # a setting of Hydra
-        values = OPTION if key.partition("@")[0] in GROUPS else describe_setting(key)[1]
+        values = "the name of an option" if key.partition("@")[0] in GROUPS else describe_setting(key)[1]
     reason = format_value(first_line(error.__cause__)) if error.__cause__ else ""  # of a function such as int(...)
     if not values.startswith(("text", "a list")):
         return f"{word}: {reason or f'must be {values}'}"
     quoted = f"'{key}=[a, b]', and text with special characters, '{key}=\"a(b)\"'"
     return f"{word}: {reason or 'cannot be read'}; quote a list with spaces, {quoted}"
-
-
-def _find_odd_option() -> str | None:
-    """Return the word that chooses an option by null or a number: Hydra's message lacks it."""
-    words = [word for word in sys.argv[1:] if re.match(rf"\+*({'|'.join(GROUPS)})([@/].*)?=", word)]
-    parsed = OverridesParser.create().parse_overrides(words)
-    return next((one.input_line for one in parsed if not isinstance(one.value(), str | list)), None)
 
 
 def _explain_missing(config: str, options: Sequence[str] | None) -> str:

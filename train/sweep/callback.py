@@ -19,7 +19,10 @@ from train.config import load_plan
 from train.config.schema import RunCfg
 from train.sweep.jobs import PLANNED, PlannedJob, begin_sweep, plan_jobs, require_distinct
 
-COUNTS = ("hydra.sweeper.max_batch_size", "hydra.sweeper.n_jobs", "hydra.sweeper.n_trials")
+LIMITS = (
+    *("hydra.sweeper.max_batch_size", "hydra.sweeper.n_jobs", "hydra.sweeper.n_trials"),
+    *("hydra.launcher.n_jobs", "hydra.launcher.timeout_minutes"),
+)
 
 
 class PlanCallback(Callback):
@@ -68,15 +71,11 @@ class PlanCallback(Callback):
 
 
 def require_valid_limits(config: DictConfig) -> None:
-    """Refuse counts below one, a time limit that is not positive, and an objective without a direction."""
-    isolated = "timeout_minutes" in config.hydra.launcher  # to joblib, -1 jobs are as many as there are cores
-    for setting in (*COUNTS, *(["hydra.launcher.n_jobs"] if isolated else [])):
+    """Refuse limits that are not positive, and an objective without a direction."""
+    for setting in LIMITS:
         value = OmegaConf.select(config, setting)
-        if value is not None and value < 1:
-            raise ConfigError(f"{setting} must be at least 1, got {value}", f"use {setting}=1")
-    minutes = OmegaConf.select(config, "hydra.launcher.timeout_minutes")
-    if minutes is not None and not 0 < minutes < inf:
-        raise ConfigError(f"hydra.launcher.timeout_minutes must be positive, got {minutes}", "null sets no limit")
+        if value is not None and not 0 < value < inf:
+            raise ConfigError(f"{setting} must be positive, got {value}", "change it, or leave it out")
     asked = OmegaConf.select(config, "hydra.sweeper.direction")
     directions, wanted = asked if OmegaConf.is_list(asked) else [asked], ["minimize"] * len(config.objective)
     if asked is not None and len(directions) != len(wanted):  # every trial would fail

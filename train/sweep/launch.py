@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from niels_gpt.errors import Interrupted, NielsError
@@ -24,31 +24,20 @@ from train.sweep.jobs import PLANNED, PlannedJob
 log = logging.getLogger("niels_gpt")
 
 
+@dataclass
 class SweepRun:
     """The jobs of one sweep and the processes that carry them out."""
 
-    def __init__(
-        self,
-        script: Path,
-        sweep: Path,
-        jobs: Sequence[PlannedJob],
-        n_jobs: int,
-        timeout_minutes: float | None,
-        *,
-        first: int = 0,
-        trials: int | None = None,
-    ) -> None:
-        """Plan to run `script` once per job, `n_jobs` at a time, each for `timeout_minutes` at most.
-
-        The first job has the index `first` in its sweep, or in a search of so many `trials`.
-        """
-        self.script, self.sweep, self.jobs, self.first = script, sweep, jobs, first
-        self._position = "trial %d of %d: %s" if trials else "job %d of %d: %s"
-        self._total = trials or len(PLANNED)
-        self.n_jobs, self.timeout_minutes = min(n_jobs, len(jobs)), timeout_minutes
-        self._running: dict[JobProcess, PlannedJob] = {}
-        self._report_is_stale = False
-        self._began = time.monotonic()
+    script: Path
+    sweep: Path
+    jobs: Sequence[PlannedJob]
+    n_jobs: int  # at a time
+    timeout_minutes: float | None
+    first: int  # index of the first job in its sweep
+    trials: int | None  # of a search
+    _running: dict[JobProcess, PlannedJob] = field(default_factory=dict)
+    _report_is_stale: bool = False
+    _began: float = field(default_factory=time.monotonic)
 
     def carry_out(self) -> None:
         """Run the jobs that are not complete, record each, and keep the report up to date.
@@ -98,15 +87,17 @@ class SweepRun:
         record = job.read_record()
         record = replace(record, status="running", exit_code=None, reason="", attempts=record.attempts + 1)
         write_job(job.folder, record)
-        log.info(self._position, self.first + self.jobs.index(job) + 1, self._total, job.folder.name)
+        kind, total = ("trial", self.trials) if self.trials else ("job", len(PLANNED))
+        log.info("%s %d of %d: %s", kind, self.first + self.jobs.index(job) + 1, total, job.folder.name)
+        n_jobs = min(self.n_jobs, len(self.jobs))
         child = JobProcess(
             [sys.executable, str(self.script), *job.arguments],
             job.folder,
             record,
-            dict(variables) | share_threads(self.n_jobs),
+            dict(variables) | share_threads(n_jobs),
             [reading],
             minutes=self.timeout_minutes,
-            quiet=self.n_jobs > 1,
+            quiet=n_jobs > 1,
         )
         self._running[child] = job
 
