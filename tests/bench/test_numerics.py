@@ -91,7 +91,7 @@ def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_h
         (["empty"], 4, "error: empty/best.pt: there is no such checkpoint"),
         (["stray/pretrain/best.pt"], 4, "stray/pretrain/best.pt cannot be read (File is not a zip file)"),
         (["empty", "--json", "taken.json"], 2, "error: taken.json already exists"),
-        (["empty", "--json", "no/where.json"], 2, "error: no/where.json cannot be made: there is no folder no"),
+        (["empty", "--json", "no/where.json"], 2, "error: no/where.json cannot be created: there is no folder no"),
         (["empty", "--sequences", "0"], 2, "error: argument --sequences: must be at least 1, got 0"),
     ],
 )

@@ -9,7 +9,6 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from niels_gpt.config import SourceCfg
-from niels_gpt.errors import first_line
 from train.config.describe import describe_setting
 from train.config.plan import ComposedCfg
 from train.config.suggest import CONF, did_you_mean, format_value, list_settings
@@ -58,11 +57,10 @@ def _explain_syntax(error: OverrideParseException) -> str:
     values = "text"
     with suppress(KeyError):  # a setting of Hydra
         values = "the name of an option" if key.partition("@")[0] in GROUPS else describe_setting(key)[1]
-    reason = format_value(first_line(error.__cause__)) if error.__cause__ else ""  # of a function such as int(...)
     if not values.startswith(("text", "a list")):
-        return f"{word}: {reason or f'must be {values}'}"
+        return f"{word}: must be {values}"
     quoted = f"'{key}=[a, b]', and text with special characters, '{key}=\"a(b)\"'"
-    return f"{word}: {reason or 'cannot be read'}; quote a list with spaces, {quoted}"
+    return f"{word}: cannot be read; quote a list with spaces, {quoted}"
 
 
 def _explain_missing(config: str, options: Sequence[str] | None) -> str:

@@ -93,10 +93,8 @@ class ComposedCfg(Cfg):
 
     def _make_run(self, phase: PhaseName, settings: "ComposedCfg | SftCfg") -> RunCfg:
         train = settings.train
-        if self.batch == "iso" and self.global_B:
-            train = train.split(self.global_B, train.B)
-        if self.batch == "auto" and self.global_B:  # the smallest until one is measured
-            train = train.split(self.global_B, 1)
+        if self.batch != "fixed" and self.global_B:
+            train = train.split(self.global_B, train.B if self.batch == "iso" else 1)  # 1 until one is measured
         shared = self.model_dump(
             include={"name", "dir", "device", "batch", "memory_budget_gb", "resume", "init_from"}
         )

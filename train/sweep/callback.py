@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from niels_gpt.errors import ConfigError
+from niels_gpt.errors import ConfigError, NielsError
 from train.artifacts.run_folder import claim_run_folder, lock_folder
 from train.cli.command import exit_on_error
 from train.config import load_plan
@@ -57,7 +57,6 @@ class PlanCallback(Callback):
         from train.report.rows import read_row
         from train.report.tables import draw_console_table
         from train.report.write import rewrite_report
-        from train.sweep.launch import require_all_finished
         from train.sweep.summary import log_summary
 
         sweep = Path(config.hydra.sweep.dir)
@@ -66,8 +65,12 @@ class PlanCallback(Callback):
             get_console().print(draw_console_table(findings, get_console().width))
             trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
             log_summary(sweep, findings, time.monotonic() - self.started, trials)
-            own = [read_row(job.folder) for job in PLANNED.values()]
-            require_all_finished(sweep, own or findings.rows)
+            rows = [read_row(job.folder) for job in PLANNED.values()] or findings.rows
+            if failed := [row for row in rows if row.status != "finished"]:
+                lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
+                lines += [f"{row.name}: {row.status}: {row.reason}" for row in failed]
+                hint = "rerun the same command to retry them; finished jobs are skipped"
+                raise NielsError("\n".join(lines), hint)
 
 
 def require_valid_limits(config: DictConfig) -> None:

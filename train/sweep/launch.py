@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from niels_gpt.errors import Interrupted, NielsError
+from niels_gpt.errors import Interrupted
 from train.artifacts.job_record import is_complete, read_job, write_job
 from train.artifacts.results import find_complete_result
 from train.artifacts.run_folder import is_locked
 from train.cli.signals import stop_on_signals
 from train.cli.subprocesses import GRACE, parent_pipe
-from train.report.rows import Row, read_row
+from train.report.rows import read_row
 from train.report.tables import describe_row
 from train.report.write import is_recent, rewrite_report
 from train.sweep.child import JobProcess
@@ -89,16 +89,12 @@ class SweepRun:
         write_job(job.folder, record)
         kind, total = ("trial", self.trials) if self.trials else ("job", len(PLANNED))
         log.info("%s %d of %d: %s", kind, self.first + self.jobs.index(job) + 1, total, job.folder.name)
-        n_jobs = min(self.n_jobs, len(self.jobs))
-        child = JobProcess(
-            [sys.executable, str(self.script), *job.arguments],
-            job.folder,
-            record,
-            dict(variables) | share_threads(n_jobs),
-            [reading],
-            minutes=self.timeout_minutes,
-            quiet=n_jobs > 1,
-        )
+        if (n_jobs := min(self.n_jobs, len(self.jobs))) > 1 and "OMP_NUM_THREADS" not in os.environ:
+            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+            variables = {**variables, "OMP_NUM_THREADS": str(max(1, cores // n_jobs))}
+        command = [sys.executable, str(self.script), *job.arguments]
+        minutes = self.timeout_minutes
+        child = JobProcess(command, job.folder, record, variables, reading, minutes, quiet=n_jobs > 1)
         self._running[child] = job
 
     def _kill_all(self) -> None:
@@ -124,22 +120,3 @@ class SweepRun:
             rewrite_report(self.sweep, self.jobs[0].plan[0].memory_budget_gb)
         except Exception as error:
             log.warning("warning: the report cannot be written: %s", error)
-
-
-def require_all_finished(sweep: Path, rows: Sequence[Row]) -> None:
-    """Refuse to call a sweep finished while some of its jobs are not.
-
-    NielsError has a line for each, with the reason.
-    """
-    if failed := [row for row in rows if row.status != "finished"]:
-        lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
-        lines += [f"{row.name}: {row.status}: {row.reason}" for row in failed]
-        raise NielsError("\n".join(lines), "rerun the same command to retry them; finished jobs are skipped")
-
-
-def share_threads(n_jobs: int) -> dict[str, str]:
-    """Return the variables that give each of `n_jobs` simultaneous jobs its share of the cores."""
-    if n_jobs == 1 or "OMP_NUM_THREADS" in os.environ:
-        return {}
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // n_jobs))}
