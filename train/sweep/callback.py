@@ -19,11 +19,6 @@ from train.config import load_plan
 from train.config.schema import RunCfg
 from train.sweep.jobs import PLANNED, PlannedJob, begin_sweep, plan_jobs, require_distinct
 
-LIMITS = (
-    *("hydra.sweeper.max_batch_size", "hydra.sweeper.n_jobs", "hydra.sweeper.n_trials"),
-    *("hydra.launcher.n_jobs", "hydra.launcher.timeout_minutes"),
-)
-
 
 class PlanCallback(Callback):
     """Refuse by SystemExit, since Hydra only warns of other exceptions."""
@@ -75,7 +70,10 @@ class PlanCallback(Callback):
 
 def require_valid_limits(config: DictConfig) -> None:
     """Refuse limits that are not positive, and an objective without a direction."""
-    for setting in LIMITS:
+    limits = [f"hydra.sweeper.{name}" for name in ("max_batch_size", "n_jobs", "n_trials")]
+    if "timeout_minutes" in config.hydra.launcher:  # to joblib, -1 jobs are as many as there are cores
+        limits += ["hydra.launcher.n_jobs", "hydra.launcher.timeout_minutes"]
+    for setting in limits:
         value = OmegaConf.select(config, setting)
         if value is not None and not 0 < value < inf:
             raise ConfigError(f"{setting} must be positive, got {value}", "change it, or leave it out")

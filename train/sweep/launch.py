@@ -93,8 +93,7 @@ class SweepRun:
             cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
             variables = {**variables, "OMP_NUM_THREADS": str(max(1, cores // n_jobs))}
         command = [sys.executable, str(self.script), *job.arguments]
-        minutes = self.timeout_minutes
-        child = JobProcess(command, job.folder, record, variables, reading, minutes, quiet=n_jobs > 1)
+        child = JobProcess(command, job.folder, record, variables, reading, self.timeout_minutes, n_jobs > 1)
         self._running[child] = job
 
     def _kill_all(self) -> None:
