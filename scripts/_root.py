@@ -14,11 +14,6 @@ for _signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(_signum) is not signal.SIG_IGN:
         signal.signal(_signum, lambda signum, _: os._exit(128 + signum))
 
-# Worker processes of other launchers find the project too, even if it is not installed.
-_paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-if sys.path[0] not in _paths:
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*_paths, sys.path[0]]))
-
 # Outside .venv, the imports that follow would end in a traceback.
 _missing = [name for name in ("hydra", "pydantic", "torch") if not importlib.util.find_spec(name)]
 if _missing:

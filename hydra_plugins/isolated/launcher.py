@@ -47,8 +47,8 @@ class IsolatedLauncher(Launcher):
             jobs,
             self.n_jobs,
             self.timeout_minutes,
-            first=initial_job_idx,
-            trials=OmegaConf.select(hydra, "sweeper.n_trials"),
+            initial_job_idx,
+            OmegaConf.select(hydra, "sweeper.n_trials"),
         ).carry_out()
         returns = []
         for job in jobs:

@@ -52,7 +52,7 @@ def test_what_a_record_from_others_says_is_harmless_on_the_console(tmp_path: Pat
     [
         (["runs/x", "runs"], "error: there is no folder runs/x\nerror: runs holds no run\nhint: "),
         (["file"], "error: file holds no run\nhint: name run folders"),
-        (["a", "--out", "a"], "error: a already exists\nhint: give --out another name"),
+        (["a", "--out", "a"], "error: a already exists\nhint: choose a new name in an existing folder"),
         (["a", "--budget-gb", "nan"], "--budget-gb must be above 0"),
     ],
 )

@@ -128,10 +128,10 @@ SEARCH = ["hydra/sweeper=search", "train.B=choice(2,4)"]
     ("overrides", "said"),
     [
         (["train.B=2,0", "train.accum_steps=1,-1"], ["train.B=0", "train.accum_steps=-1", "none was started"]),
-        (["train.B=2,4", "hydra.launcher.n_jobs=0"], ["error: hydra.launcher.n_jobs must be at least 1, got 0\n"]),
+        (["train.B=2,4", "hydra.launcher.n_jobs=0"], ["error: hydra.launcher.n_jobs must be positive, got 0\n"]),
         (["train.B=2,4", "hydra.launcher.timeout_minutes=nan"], ["timeout_minutes must be positive"]),
         (["train.seed=1", "train.B=range(1,1)"], ["error: this sweep has no jobs\n"]),
-        ([*SEARCH, "hydra.sweeper.n_trials=0"], ["error: hydra.sweeper.n_trials must be at least 1, got 0\n"]),
+        ([*SEARCH, "hydra.sweeper.n_trials=0"], ["error: hydra.sweeper.n_trials must be positive, got 0\n"]),
         ([*SEARCH, "objective=[loss,memory]"], ["objective has 2 values, and hydra.sweeper.direction has 1"]),
         ([*SEARCH, "hydra.sweeper.direction=foo"], ["error: "]),
     ],

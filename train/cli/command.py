@@ -29,7 +29,10 @@ log = logging.getLogger("niels_gpt")
 
 def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> None:
     """Run a script's main and exit with its code; training outlives the readers of its output."""
-    limit_spinning()
+    # Beside busy processes, threads of OpenMP that spin at barriers take the time of those that work
+    # (docs/performance.md). Torch, which reads this, is not imported yet.
+    if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on to exit_on_error
     wrap_streams(("stdout", "stderr") if outlives_readers else ("stderr",))
     for signum in ENDING:
@@ -47,15 +50,6 @@ def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> N
         if isinstance(end.code, int) and has_abandoned_call():
             os._exit(end.code)
         raise
-
-
-def limit_spinning() -> None:
-    """Let OpenMP's threads sleep sooner at barriers, unless an OpenMP variable is set; torch is not imported yet.
-
-    Beside busy processes, threads that spin take the time of those that work (docs/performance.md).
-    """
-    if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
-        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,7 +4,6 @@ import io
 import logging
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,20 +48,12 @@ class ConsoleHandler(logging.Handler):
     """Print messages above a progress bar, with control characters escaped; tracebacks go to the file only."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message, wrapped at words on a terminal."""
+        """Print one message, on a terminal wrapped at words unless it has a command, which people paste."""
         if record.exc_info or getattr(record, FILE_ONLY, False):
             return
         console, text = get_console(), escape_text(self.format(record))
-        if console.is_terminal:
-            text = "\n".join(wrap_line(line, console.width) for line in text.split("\n"))
-        console.print(text, soft_wrap=True, markup=False, highlight=False)
-
-
-def wrap_line(line: str, width: int) -> str:
-    """Wrap a line at words; paths stay whole, and so do commands, which people paste."""
-    if "python scripts/" in line:
-        return line
-    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        whole = not console.is_terminal or "python scripts/" in text
+        console.print(text, soft_wrap=whole, markup=False, highlight=False)
 
 
 class WarnOnce(logging.Filter):

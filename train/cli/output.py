@@ -40,11 +40,11 @@ def format_table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), ma
 
 
 def require_new_file(name: str) -> Path:
-    """Return the path that an argument names. ConfigError if a new file cannot be made there."""
+    """Return the path that an argument names. ConfigError if nothing new can be made there."""
     path = Path(name)
     if path.exists() or not path.parent.is_dir():
         reason = "already exists" if path.exists() else f"cannot be created: there is no folder {path.parent}"
-        raise ConfigError(f"{path} {reason}", "choose a new file in an existing folder")
+        raise ConfigError(f"{path} {reason}", "choose a new name in an existing folder")
     return path
 
 

@@ -69,10 +69,3 @@ def stop_on_signals(again: Callable[[], None] | None = None) -> Iterator[StopReq
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-def forward_preemption(signum: int) -> None:
-    """Call another handler of a preemption once all is saved: submitit's queues the job again and exits."""
-    listener = signal.getsignal(signum)
-    if signum in PREEMPTION and callable(listener):
-        listener(signum, None)

@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from string import Template
-from textwrap import wrap
+from textwrap import fill
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -21,15 +21,13 @@ KINDS = {"integer": "an integer", "number": "a number", "string": "text", "objec
 ITEMS = {"string": "text", "number": "numbers"}
 NAME = "up to 64 letters, digits, '.', '_' or '-', not starting with '.'"
 LIMITS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-Groups = dict[str, dict[str, str]]
 
 
-def list_groups(folders: Iterable[Path]) -> Groups:
+def list_groups(folders: Iterable[Path]) -> dict[str, dict[str, str]]:
     """Return the options of each group in these config folders, and the first line of comment of each."""
-    groups: Groups = {}
-    for path in sorted(
-        path for folder in folders for path in folder.glob("*/*.yaml") if path.parent.name != "hydra"
-    ):
+    groups: dict[str, dict[str, str]] = {}
+    paths = [path for folder in folders for path in folder.glob("*/*.yaml") if path.parent.name != "hydra"]
+    for path in sorted(paths):
         comment = re.search(r"^# (?!@package)(.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
         groups.setdefault(path.parent.name, {})[path.stem] = comment[1] if comment else ""
     return groups
@@ -81,7 +79,7 @@ def format_groups(*, _root_: DictConfig) -> str:
     """Return a line or more for each option of each group, and what it means."""
     folders = [Path(source.path) for source in _root_.hydra.runtime.config_sources if source.schema == "file"]
     return _join_sections(
-        (line for option, meaning in options.items() for line in _wrap_row(f"{group}={option}", meaning))
+        [_format_row(f"{group}={option}", meaning) for option, meaning in options.items()]
         for group, options in list_groups(folders).items()
     )
 
@@ -95,21 +93,16 @@ def format_settings(*, _root_: DictConfig) -> str:
             plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             text = json.dumps(plain).replace(" ", "").replace('"', "")
             meaning, values = describe_setting(name)
-            sections.setdefault(name.rpartition(".")[0], []).extend(
-                _wrap_row(f"{name}={text}", f"{meaning} ({values})")
-            )
+            row = _format_row(f"{name}={text}", f"{meaning} ({values})")
+            sections.setdefault(name.rpartition(".")[0], []).append(row)
     return _join_sections(sections.values())
 
 
-def _wrap_row(left: str, right: str) -> Iterator[str]:
-    """Yield the lines of a row of two columns; a long left cell has a line of its own."""
-    left, right_lines = f"  {left} ", wrap(right, WIDTH - COLUMN, break_on_hyphens=False) or [""]
-    if len(left) > COLUMN:
-        yield left.rstrip()
-        left = ""
-    for line in right_lines:
-        yield f"{left:<{COLUMN}}{line}".rstrip()
-        left = ""
+def _format_row(left: str, right: str) -> str:
+    """Return a row of two columns; a long left cell is followed by a new line."""
+    left, indent = f"  {left}", " " * COLUMN
+    text = fill(right, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return f"{left}\n{text}".rstrip() if len(left) >= COLUMN else f"{left:<{COLUMN}}{text.lstrip()}".rstrip()
 
 
 def _join_sections(sections: Iterable[Iterable[str]]) -> str:

@@ -51,7 +51,6 @@ def settings_from_json(path: Path) -> Settings:
 def format_experiment(path: Path) -> str:
     """Return the experiment that makes Hydra compose an older JSON config."""
     settings = settings_from_json(path)
-    plan_from_settings(settings)
     train, second = settings["train"], settings["sft"]
     options = {
         "phase": settings["phase"],

@@ -37,17 +37,13 @@ def compose_run(overrides: list[str]) -> RunCfg:
 
 
 def plan_from_settings(settings: Settings) -> list[RunCfg]:
-    """Return the runs of plain settings in the shape of ComposedCfg.
-
-    ConfigError has one line per bad setting, in Hydra's dotted form.
-    """
+    """Return the runs of plain settings in the shape of ComposedCfg."""
     try:
         return ComposedCfg.model_validate(lists_to_tuples(settings)).plan()
     except ValidationError as error:
         details = error.errors(include_url=False)
-        parents = {
-            detail["loc"][:-1] for detail in details if detail["loc"]
-        }  # a list with a bad item is called too short, too
+        # A list with a bad item is called too short, too.
+        parents = {detail["loc"][:-1] for detail in details if detail["loc"]}
         lines = [line for detail in details if detail["loc"] not in parents for line in _explain(detail)]
     # Leave out settings of the second phase that only follow a bad one of the first.
     lines = [line for line in lines if not (line.startswith("sft.") and line.removeprefix("sft.") in lines)]

@@ -29,7 +29,7 @@ class ComposedCfg(Cfg):
     device: Literal["auto", "cpu", "mps"] = Field("auto", description="auto: mps if available, else cpu")
     batch: BatchChoice = Field("fixed", description="how B and accum_steps are chosen; see the group batch")
     global_B: int | None = Field(
-        None, ge=1, le=2**32, description="sequences per step (B x accum_steps), for batch=iso and batch=auto"
+        None, ge=1, le=MOST, description="sequences per step (B x accum_steps), for batch=iso and batch=auto"
     )
     memory_budget_gb: float | None = Field(
         None, gt=0, le=1e6, description="memory limit in GiB, for batch=auto and a sweep's report"
@@ -70,21 +70,15 @@ class ComposedCfg(Cfg):
             yield "batch=iso needs global_B=N (sequences per step), for example batch=iso global_B=32 train.B=8"
         if self.global_B is None:
             return
-        possible = list_microbatch_sizes(self.global_B)
-        if self.batch != "fixed" and not possible:
-            yield (
-                f"global_B={self.global_B} is not a product of B and accum_steps up to {MOST}; use a power of two"
-            )
-            return
         sections = {"train": self.train, "sft.train": self.sft.train}
         if self.phase != "pipeline":
             del sections["sft.train" if self.phase == "pretrain" else "train"]
         for section, train in sections.items():
-            if self.batch == "iso" and train.B not in possible:
-                nearest = min(possible, key=lambda B: abs(B - train.B))
+            if self.batch == "iso" and self.global_B % train.B:
+                nearest = min(list_microbatch_sizes(self.global_B), key=lambda B: abs(B - train.B))
                 yield (
-                    f"{section}.B={train.B} does not divide global_B={self.global_B} into "
-                    f"at most {MOST} microbatches; the nearest that does is {nearest}"
+                    f"{section}.B={train.B} does not divide global_B={self.global_B}; "
+                    f"the nearest that does is {nearest}"
                 )
             if self.batch == "fixed" and train.effective_batch != self.global_B:
                 product = f"{section}.B={train.B} x accum_steps={train.accum_steps}"
@@ -99,10 +93,8 @@ class ComposedCfg(Cfg):
 
     def _make_run(self, phase: PhaseName, settings: "ComposedCfg | SftCfg") -> RunCfg:
         train = settings.train
-        if self.batch == "iso" and self.global_B:
-            train = train.split(self.global_B, train.B)
-        if self.batch == "auto" and self.global_B:  # the smallest until one is measured
-            train = train.split(self.global_B, list_microbatch_sizes(self.global_B)[0])
+        if self.batch != "fixed" and self.global_B:
+            train = train.split(self.global_B, train.B if self.batch == "iso" else 1)  # 1 until one is measured
         shared = self.model_dump(
             include={"name", "dir", "device", "batch", "memory_budget_gb", "resume", "init_from"}
         )

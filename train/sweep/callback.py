@@ -12,14 +12,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from niels_gpt.errors import ConfigError
+from niels_gpt.errors import ConfigError, NielsError
 from train.artifacts.run_folder import claim_run_folder, lock_folder
 from train.cli.command import exit_on_error
 from train.config import load_plan
 from train.config.schema import RunCfg
 from train.sweep.jobs import PLANNED, PlannedJob, begin_sweep, plan_jobs, require_distinct
-
-COUNTS = ("hydra.sweeper.max_batch_size", "hydra.sweeper.n_jobs", "hydra.sweeper.n_trials")
 
 
 class PlanCallback(Callback):
@@ -54,7 +52,6 @@ class PlanCallback(Callback):
         from train.report.rows import read_row
         from train.report.tables import draw_console_table
         from train.report.write import rewrite_report
-        from train.sweep.launch import require_all_finished
         from train.sweep.summary import log_summary
 
         sweep = Path(config.hydra.sweep.dir)
@@ -63,20 +60,23 @@ class PlanCallback(Callback):
             get_console().print(draw_console_table(findings, get_console().width))
             trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
             log_summary(sweep, findings, time.monotonic() - self.started, trials)
-            own = [read_row(job.folder) for job in PLANNED.values()]
-            require_all_finished(sweep, own or findings.rows)
+            rows = [read_row(job.folder) for job in PLANNED.values()] or findings.rows
+            if failed := [row for row in rows if row.status != "finished"]:
+                lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
+                lines += [f"{row.name}: {row.status}: {row.reason}" for row in failed]
+                hint = "rerun the same command to retry them; finished jobs are skipped"
+                raise NielsError("\n".join(lines), hint)
 
 
 def require_valid_limits(config: DictConfig) -> None:
-    """Refuse counts below one, a time limit that is not positive, and an objective without a direction."""
-    isolated = "timeout_minutes" in config.hydra.launcher  # to joblib, -1 jobs are as many as there are cores
-    for setting in (*COUNTS, *(["hydra.launcher.n_jobs"] if isolated else [])):
+    """Refuse limits that are not positive, and an objective without a direction."""
+    limits = [f"hydra.sweeper.{name}" for name in ("max_batch_size", "n_jobs", "n_trials")]
+    if "timeout_minutes" in config.hydra.launcher:  # to joblib, -1 jobs are as many as there are cores
+        limits += ["hydra.launcher.n_jobs", "hydra.launcher.timeout_minutes"]
+    for setting in limits:
         value = OmegaConf.select(config, setting)
-        if value is not None and value < 1:
-            raise ConfigError(f"{setting} must be at least 1, got {value}", f"use {setting}=1")
-    minutes = OmegaConf.select(config, "hydra.launcher.timeout_minutes")
-    if minutes is not None and not 0 < minutes < inf:
-        raise ConfigError(f"hydra.launcher.timeout_minutes must be positive, got {minutes}", "null sets no limit")
+        if value is not None and not 0 < value < inf:
+            raise ConfigError(f"{setting} must be positive, got {value}", "change it, or leave it out")
     asked = OmegaConf.select(config, "hydra.sweeper.direction")
     directions, wanted = asked if OmegaConf.is_list(asked) else [asked], ["minimize"] * len(config.objective)
     if asked is not None and len(directions) != len(wanted):  # every trial would fail

@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 from niels_gpt.errors import TimeIsUp
@@ -19,33 +20,32 @@ STDERR, CONSOLE = "stderr.log", "console.log"  # in the job's folder
 RESUMABLE = (TimeIsUp.exit_code, *(128 + signum for signum in ENDING))  # exit codes
 
 
+@dataclass(eq=False)
 class JobProcess:
     """A process that Ctrl-C in the terminal does not reach: only the sweep stops or kills it."""
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        folder: Path,
-        record: Job,
-        variables: Mapping[str, str],
-        pass_fds: Sequence[int],
-        *,
-        minutes: float | None,
-        quiet: bool,
-    ) -> None:
-        """Start it. After `minutes` it is stopped; with `quiet`, its output goes to console.log."""
-        self.folder, self.record, self.minutes = folder, record, minutes
-        self._stopped = self._timed_out = False
-        self._kill_at = float("inf")
-        self._started = time.monotonic()
+    command: Sequence[str]
+    folder: Path
+    record: Job
+    variables: Mapping[str, str]
+    pipe: int  # that it inherits
+    minutes: float | None  # after which it is stopped
+    quiet: bool  # its output goes to console.log
+    _stopped: bool = False
+    _timed_out: bool = False
+    _kill_at: float = inf
+    _started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        """Start it."""
         with ExitStack() as files:
             self._process = subprocess.Popen(
-                command,
+                self.command,
                 stdin=subprocess.DEVNULL,
-                stdout=files.enter_context((folder / CONSOLE).open("wb")) if quiet else None,
-                stderr=files.enter_context((folder / STDERR).open("wb")),
-                env=os.environ | dict(variables) | {"PYTHONFAULTHANDLER": "1"},
-                pass_fds=tuple(pass_fds),
+                stdout=files.enter_context((self.folder / CONSOLE).open("wb")) if self.quiet else None,
+                stderr=files.enter_context((self.folder / STDERR).open("wb")),
+                env=os.environ | dict(self.variables) | {"PYTHONFAULTHANDLER": "1"},
+                pass_fds=(self.pipe,),
                 start_new_session=True,
             )
 
@@ -101,9 +101,7 @@ class JobProcess:
             text = path.read_text(encoding="utf-8", errors="replace")
         except OSError:  # the folder has been removed
             return ""
-        with suppress(OSError, ValueError):  # the reader may have gone
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        print(text, end="", file=sys.stderr, flush=True)
         if not text:
             path.unlink(missing_ok=True)
         return text

@@ -20,22 +20,18 @@ class JobFolders:
         """Name folders by the settings `swept`, or by all overrides if there are none."""
         self._swept = set(swept)
         self._names: dict[tuple[str, ...], str] | None = None  # by overrides
-        self._found: set[str] = set()
 
     def __call__(self, sweep: str, index: int, overrides: Sequence[str]) -> str:
         """Return the folder that a job has, whatever its name; a new one has its index + 1, or the next number."""
         if self._names is None:  # only now: another worker may have made some since
-            self._found = {path.name for path in Path(sweep).glob("*/")}
-            jobs = {name: job for name in sorted(self._found) if (job := read_job(Path(sweep) / name))}
-            self._names = {_identify(job.overrides): name for name, job in jobs.items()}
+            folders = sorted(Path(sweep).glob("*/"))
+            self._names = {_identify(job.overrides): path.name for path in folders if (job := read_job(path))}
+            self._taken = {parse_number(path.name) or 0 for path in folders}
         if (identity := _identify(overrides)) not in self._names:
-            taken = {parse_number(name) or 0 for name in (*self._found, *self._names.values())}
             label = format_label([word for word in overrides if _key(word) in self._swept] or identity)
-            name = _join(index + 1, label)
-            lost_its_record = name in self._found - set(self._names.values())
-            if index + 1 in taken and not lost_its_record:
-                name = _join(max(taken) + 1, label)
-            self._names[identity] = name
+            number = max(self._taken) + 1 if index + 1 in self._taken else index + 1
+            self._taken.add(number)
+            self._names[identity] = f"{number:02d}-{label}"[:MAX_NAME].rstrip("._-")
         return self._names[identity]
 
 
@@ -56,10 +52,6 @@ def format_label(overrides: Sequence[str]) -> str:
             value = f"_{value}"
         parts.append(re.sub(r"\b(train|model|data)\.", "", _key(word)) + value)
     return re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(parts))
-
-
-def _join(number: int, label: str) -> str:
-    return f"{number:02d}-{label}"[:MAX_NAME].rstrip("._-")
 
 
 def _key(override: str) -> str:

@@ -1,6 +1,7 @@
 """Run a job of a sweep in this process, as Hydra's other launchers do, and record it."""
 
 import logging
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 from niels_gpt.errors import Interrupted, NielsError, TimeIsUp, first_line
 from train.artifacts.job_record import Status, write_job
 from train.artifacts.run_folder import unlock_folder
-from train.cli.signals import forward_preemption
+from train.cli.signals import PREEMPTION
 from train.config.schema import RunCfg
 from train.report.rows import read_objective
 from train.report.write import is_recent, rewrite_report
@@ -38,7 +39,9 @@ def run_job(job: PlannedJob, carry_out: Callable[[list[RunCfg]], Any]) -> float 
         write_end("finished")
     except Interrupted as error:
         write_end("interrupted", error.exit_code, str(error))
-        forward_preemption(error.signum)
+        listener = signal.getsignal(error.signum)
+        if error.signum in PREEMPTION and callable(listener):  # submitit's queues the job again and exits
+            listener(error.signum, None)
         raise
     except TimeIsUp as error:  # of this job alone
         write_end("interrupted", error.exit_code, str(error))

@@ -68,8 +68,6 @@ def begin_sweep(config: DictConfig, loader: ConfigLoader) -> list[list[str]] | N
     sweeper: Any = get_class(config.hydra.sweeper._target_)
     if sweeper.__name__ != "BasicSweeper":
         return None
-    if ranges := [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
-        raise ConfigError(f"{ranges[0]} is a range", "list its values, or search it with hydra/sweeper=search")
     lists = [override.sweep_iterator() for override in overrides if override.is_discrete_sweep()]
     lengths = [sum(1 for _ in islice(values, MOST_JOBS + 1)) for values in lists]
     if not 0 < prod(lengths) <= MOST_JOBS:
@@ -86,17 +84,15 @@ def plan_jobs(
 
     ConfigError has a line for each fault in any of them.
     """
-    new: dict[tuple[str, ...], PlannedJob] = {}
     refusals: dict[tuple[str, ...], Exception] = {}
     for index, overrides in enumerate(map(tuple, batch), first):
         try:
             if overrides not in PLANNED:
-                new[overrides] = _plan_job(config, loader, overrides, index)
+                PLANNED[overrides] = _plan_job(config, loader, overrides, index)
         except (NielsError, *Refusal) as refusal:
             refusals[overrides] = refusal
     if refusals:
         raise _merge_refusals(refusals, batch)
-    PLANNED.update(new)
     return [PLANNED[tuple(overrides)] for overrides in batch]
 
 
@@ -129,8 +125,7 @@ def _merge_refusals(refusals: dict[tuple[str, ...], Exception], batch: Sequence[
         for line in faults.splitlines():
             jobs.setdefault(line, []).append(_shorten(overrides, shared))
     lines = [f"{line} (in {'; '.join(names)})" for line, names in jobs.items()]
-    count = f"{len(refusals)} of {len(batch)} jobs are invalid; none was started"
-    return ConfigError("\n".join(lines), count)
+    return ConfigError("\n".join(lines), f"{len(refusals)} of {len(batch)} jobs are invalid; none was started")
 
 
 def require_distinct(jobs: Sequence[PlannedJob]) -> None:

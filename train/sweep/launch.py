@@ -6,16 +6,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from niels_gpt.errors import Interrupted, NielsError
+from niels_gpt.errors import Interrupted
 from train.artifacts.job_record import is_complete, read_job, write_job
 from train.artifacts.results import find_complete_result
 from train.artifacts.run_folder import is_locked
 from train.cli.signals import stop_on_signals
 from train.cli.subprocesses import GRACE, parent_pipe
-from train.report.rows import Row, read_row
+from train.report.rows import read_row
 from train.report.tables import describe_row
 from train.report.write import is_recent, rewrite_report
 from train.sweep.child import JobProcess
@@ -24,31 +24,20 @@ from train.sweep.jobs import PLANNED, PlannedJob
 log = logging.getLogger("niels_gpt")
 
 
+@dataclass
 class SweepRun:
     """The jobs of one sweep and the processes that carry them out."""
 
-    def __init__(
-        self,
-        script: Path,
-        sweep: Path,
-        jobs: Sequence[PlannedJob],
-        n_jobs: int,
-        timeout_minutes: float | None,
-        *,
-        first: int = 0,
-        trials: int | None = None,
-    ) -> None:
-        """Plan to run `script` once per job, `n_jobs` at a time, each for `timeout_minutes` at most.
-
-        The first job has the index `first` in its sweep, or in a search of so many `trials`.
-        """
-        self.script, self.sweep, self.jobs, self.first = script, sweep, jobs, first
-        self._position = "trial %d of %d: %s" if trials else "job %d of %d: %s"
-        self._total = trials or len(PLANNED)
-        self.n_jobs, self.timeout_minutes = min(n_jobs, len(jobs)), timeout_minutes
-        self._running: dict[JobProcess, PlannedJob] = {}
-        self._report_is_stale = False
-        self._began = time.monotonic()
+    script: Path
+    sweep: Path
+    jobs: Sequence[PlannedJob]
+    n_jobs: int  # at a time
+    timeout_minutes: float | None
+    first: int  # index of the first job in its sweep
+    trials: int | None  # of a search
+    _running: dict[JobProcess, PlannedJob] = field(default_factory=dict)
+    _report_is_stale: bool = False
+    _began: float = field(default_factory=time.monotonic)
 
     def carry_out(self) -> None:
         """Run the jobs that are not complete, record each, and keep the report up to date.
@@ -98,16 +87,13 @@ class SweepRun:
         record = job.read_record()
         record = replace(record, status="running", exit_code=None, reason="", attempts=record.attempts + 1)
         write_job(job.folder, record)
-        log.info(self._position, self.first + self.jobs.index(job) + 1, self._total, job.folder.name)
-        child = JobProcess(
-            [sys.executable, str(self.script), *job.arguments],
-            job.folder,
-            record,
-            dict(variables) | share_threads(self.n_jobs),
-            [reading],
-            minutes=self.timeout_minutes,
-            quiet=self.n_jobs > 1,
-        )
+        kind, total = ("trial", self.trials) if self.trials else ("job", len(PLANNED))
+        log.info("%s %d of %d: %s", kind, self.first + self.jobs.index(job) + 1, total, job.folder.name)
+        if (n_jobs := min(self.n_jobs, len(self.jobs))) > 1 and "OMP_NUM_THREADS" not in os.environ:
+            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+            variables = {**variables, "OMP_NUM_THREADS": str(max(1, cores // n_jobs))}
+        command = [sys.executable, str(self.script), *job.arguments]
+        child = JobProcess(command, job.folder, record, variables, reading, self.timeout_minutes, n_jobs > 1)
         self._running[child] = job
 
     def _kill_all(self) -> None:
@@ -133,22 +119,3 @@ class SweepRun:
             rewrite_report(self.sweep, self.jobs[0].plan[0].memory_budget_gb)
         except Exception as error:
             log.warning("warning: the report cannot be written: %s", error)
-
-
-def require_all_finished(sweep: Path, rows: Sequence[Row]) -> None:
-    """Refuse to call a sweep finished while some of its jobs are not.
-
-    NielsError has a line for each, with the reason.
-    """
-    if failed := [row for row in rows if row.status != "finished"]:
-        lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
-        lines += [f"{row.name}: {row.status}: {row.reason}" for row in failed]
-        raise NielsError("\n".join(lines), "rerun the same command to retry them; finished jobs are skipped")
-
-
-def share_threads(n_jobs: int) -> dict[str, str]:
-    """Return the variables that give each of `n_jobs` simultaneous jobs its share of the cores."""
-    if n_jobs == 1 or "OMP_NUM_THREADS" in os.environ:
-        return {}
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // n_jobs))}

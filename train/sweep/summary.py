@@ -18,9 +18,7 @@ def log_summary(sweep: Path, findings: Findings, seconds: float, trials: int | N
     done = sum(row.status == "finished" for row in findings.rows)
     log.info("sweep ended after %s: %d of %d jobs finished", format_duration(seconds), done, len(findings.rows))
     if best := lowest.row:
-        ties = f" (the same as {', '.join(row.name for row in lowest.ties)})" if lowest.ties else ""
-        tokens = f"{best.tokens or 0:,}"
-        log.info("  %-11s %s after %s tokens: %s%s", "best", lowest.why, tokens, best.folder, ties)
+        log.info("  %-11s %s after %s tokens: %s", "best", lowest.why, f"{best.tokens or 0:,}", best.folder)
         talk = "--chat" if best.settings.get("phase") == "sft" or "sft" in best.curves else '--prompt "..."'
         log.info("  %-11s python scripts/sample.py %s %s", "talk to it", shlex.quote(best.folder), talk)
         if command := _continue_run(best):
