@@ -10,13 +10,12 @@ from niels_gpt.printable import escape_line
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
 MIN_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
 MAX_ROPE_TABLE = 1 << 24  # numbers in the table of rotary cosines, as in that of sines: 64 MiB each
-Texts = (
-    Annotated[  # not strict: what a validator returns counts as Python's, and a list of JSON's would be refused
-        tuple[str, ...],
-        Field(strict=False),
-        BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
-    ]
-)
+# Not strict: what a validator returns counts as Python's, and a list from JSON would be refused.
+Texts = Annotated[
+    tuple[str, ...],
+    Field(strict=False),
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+]
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 

@@ -178,7 +178,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def _read_settings(bpe: tokenizers.Tokenizer) -> dict[str, Any]:
-    """Return the settings of a tokenizer without its vocabulary."""
     settings: dict[str, Any] = json.loads(bpe.to_str())
     settings["model"] |= {"vocab": {}, "merges": []}
     return settings

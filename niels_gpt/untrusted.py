@@ -29,7 +29,7 @@ def read_text(path: Path, max_bytes: int) -> str:
     return text
 
 
-def read_json(path: Path, max_bytes: int) -> Any:
+def read_json(path: Path, max_bytes: int = 1 << 20) -> Any:
     """Return the content of a JSON file of at most `max_bytes`, or raise UnreadableFile."""
     text = read_text(path, max_bytes)
     try:

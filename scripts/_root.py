@@ -19,13 +19,12 @@ _paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 if sys.path[0] not in _paths:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*_paths, sys.path[0]]))
 
-# Outside .venv, the imports that follow would end in a traceback. macOS comes with Python 3.9.
+# Outside .venv, the imports that follow would end in a traceback.
 _missing = [name for name in ("hydra", "pydantic", "torch") if not importlib.util.find_spec(name)]
-if _missing or sys.version_info < (3, 11):
-    _reason = f"has no {_missing[0]}" if _missing else "is older than 3.11"
+if _missing:
     _bin = os.path.relpath(Path(sys.path[0], ".venv", "bin"))
     print(
-        f"error: {sys.executable} {_reason}: the environment of niels_gpt is not active\n"
+        f"error: {sys.executable} has no {_missing[0]}: the environment of niels_gpt is not active\n"
         f"hint: source {_bin}/activate, or use {_bin}/python {sys.argv[0]} ...; make setup creates it",
         file=sys.stderr,
     )

@@ -1,9 +1,8 @@
-"""Benchmark optimizer steps on this machine, with OMP_NUM_THREADS threads."""
+"""Benchmark optimizer steps on this machine, on as many threads as OMP_NUM_THREADS says."""
 
 import _root  # noqa: F401  isort: skip
 import argparse
 from collections.abc import Callable
-from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -12,32 +11,22 @@ from train.cli.command import Parser, at_least, defer_signals, run_command
 from train.cli.output import require_new_file, write_report
 from train.config.suggest import require_known
 
-EXAMPLES = """examples:
-  python scripts/bench.py race small --contestants ours-ckpt-compile,ours-ckpt,ours
-  python scripts/bench.py growth T L --figure growth.svg
-  python scripts/bench.py steady small --steps 500
-  python scripts/bench.py overhead small
-  python scripts/bench.py spinning tiny"""
-CONTESTANTS = """ours, bare or hf, separated by commas; any may end in -compile, -ckpt or -ckpt-compile, ours and
-bare in -muon (default: %(default)s)"""
+CONTESTANTS = """ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile, ours and bare with -muon; separated
+by commas (default: %(default)s)"""
 SPLIT = methodcaller("split", ",")
 AXES = "TBLV"
-SPIN_COUNTS = [30_000, 10_000, 3_000, 1_000, 0]
 FACTORS = [0.25, 0.5, 1.0, 2.0, 4.0]
-ONE_PROGRAM = "; all precisions are the same program on the CPU; on a Mac scripts/doctor.py times each"
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = Parser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     modes = parser.add_subparsers(metavar="race|growth|steady|overhead|spinning", required=True)
 
     def add_mode(name: str, run: Callable[..., Any], least: int, steps: int) -> argparse.ArgumentParser:
         mode: argparse.ArgumentParser = modes.add_parser(name, help=run.__doc__, description=run.__doc__)
         mode.set_defaults(run=run, contestants=[])
-        mode.add_argument(
-            "--steps", type=at_least(least), default=steps, help="steps to take (default: %(default)s)"
-        )
+        mode.add_argument("--steps", type=at_least(least), default=steps, help="steps (default: %(default)s)")
         mode.add_argument("--json", type=require_new_file, metavar="FILE", help="a new file for all results")
         if run is not run_growth:
             mode.add_argument(
@@ -50,27 +39,19 @@ def parse_arguments() -> argparse.Namespace:
     mode.add_argument("--rounds", type=at_least(1), default=3, help="turns per contestant (default: %(default)s)")
     mode = add_mode("growth", run_growth, 1, 10)
     mode.add_argument("axes", nargs="*", default=list(AXES), help="T, B, L, V (default: all four)")
-    mode.add_argument("--shape", default="middle", help="the shape to vary (default: %(default)s)")
     mode.add_argument(
-        "--factors", type=float, nargs="+", default=FACTORS, help="multiples of each size (default: %(default)s)"
+        "--shape", dest="shapes", nargs=1, default=["middle"], help="the one to vary (default: middle)"
     )
-    mode.add_argument("--figure", type=require_new_figure, metavar="FILE", help="a new .svg file for the figure")
+    mode.add_argument(
+        "--factors", type=float, nargs="+", default=FACTORS, help="of each size (default: %(default)s)"
+    )
+    mode.add_argument("--figure", type=require_new_file, metavar="FILE.svg", help="a new file for a picture")
     mode = add_mode("steady", run_steady, 10, 500)
     mode.add_argument("--contestants", type=SPLIT, default="ours,ours-ckpt", help=CONTESTANTS)
     add_mode("overhead", run_overhead, 1, 10)
     mode = add_mode("spinning", run_spinning, 1, 10)
     mode.add_argument("--rounds", type=at_least(1), default=3, help="turns per contestant (default: %(default)s)")
-    mode.add_argument(
-        "--counts", type=int, nargs="+", default=SPIN_COUNTS, help="spin counts to measure (default: %(default)s)"
-    )
     return parser.parse_args()
-
-
-def require_new_figure(text: str) -> Path:
-    """Return the path of a new SVG file."""
-    if not text.endswith(".svg"):
-        raise argparse.ArgumentTypeError(f"must end in .svg, got {text}")
-    return require_new_file(text)
 
 
 def run_race(options: argparse.Namespace) -> dict[str, Any]:
@@ -81,12 +62,12 @@ def run_race(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_growth(options: argparse.Namespace) -> dict[str, Any]:
-    """Vary one size of a shape at a time, with memory=off and memory=ckpt."""
+    """Vary one size of a shape at a time, with memory off and ckpt."""
     from train.bench import growth
     from train.bench.shapes import SHAPES
 
     require_known("axis", options.axes, AXES)
-    found = growth.measure_growth(SHAPES[options.shape], options.axes, options.factors, options.steps)
+    found = growth.measure_growth(SHAPES[options.shapes[0]], options.axes, options.factors, options.steps)
     print(growth.format_growth(found))
     if options.figure:
         growth.draw_growth(found, options.figure)
@@ -95,19 +76,14 @@ def run_growth(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_steady(options: argparse.Namespace) -> dict[str, Any]:
-    """Take many steps and check that memory does not grow."""
-    from train.bench.overhead import format_memory, watch_memory
-    from train.bench.shapes import SHAPES
+    """Take many steps, and show the memory held after a tenth of them and at the end."""
+    from train.bench.overhead import watch_memory
 
-    found = {}
-    for name in options.shapes:
-        found[name] = [watch_memory(each, SHAPES[name], options.steps) for each in options.contestants]
-        print(format_memory(found[name]))
-    return {"steady": found}
+    return {"steady": {name: watch_memory(name, options.contestants, options.steps) for name in options.shapes}}
 
 
 def run_overhead(options: argparse.Namespace) -> dict[str, Any]:
-    """Time the checks of a step, and saving 25 million parameters to a temporary file in this folder."""
+    """Measure the checks of a step, and saving 25 million parameters to a temporary file in this folder."""
     from train.bench.overhead import measure_overhead, measure_saving
 
     overhead = {name: measure_overhead(name, options.steps) for name in options.shapes}
@@ -115,11 +91,10 @@ def run_overhead(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_spinning(options: argparse.Namespace) -> dict[str, Any]:
-    """Time steps at several spin counts of OpenMP, alone and beside a busy process on each core."""
+    """Measure steps with several spin counts of OpenMP, alone and beside a busy process for each core."""
     from train.bench.spinning import measure_spinning
 
-    measure = partial(measure_spinning, counts=options.counts, rounds=options.rounds, steps=options.steps)
-    return {"spinning": list(map(measure, options.shapes))}
+    return {"spinning": [measure_spinning(name, options.rounds, options.steps) for name in options.shapes]}
 
 
 def main() -> None:
@@ -128,8 +103,8 @@ def main() -> None:
     with defer_signals():  # imports torch, which takes seconds
         from train.bench.contestants import CONTESTANTS as KNOWN
         from train.bench.shapes import SHAPES
-    require_known("contestant", options.contestants, KNOWN, ONE_PROGRAM)
-    require_known("shape", [options.shape] if "axes" in options else options.shapes, SHAPES)
+    require_known("contestant", options.contestants, KNOWN)
+    require_known("shape", options.shapes, SHAPES)
     report = options.run(options)
     if options.json:
         write_report(options.json, report)

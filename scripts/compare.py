@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich import get_console
 
-from niels_gpt.errors import ConfigError
 from niels_gpt.storage import find_unused_path
 from train.cli.command import Parser, run_command
+from train.cli.output import require_new_file
 from train.report.findings import analyze_runs
 from train.report.rows import read_runs
-from train.report.tables import describe_row, draw_console_table
+from train.report.tables import draw_console_table
 from train.report.write import write_report
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or a sweep's folder for all its jobs")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="a new folder (default compare, compare-2, ...)"
+        "--out", type=require_new_file, metavar="FOLDER", help="a new folder (default compare, compare-2, ...)"
     )
     parser.add_argument(
         "--budget-gb", type=float, metavar="GIB", help="memory limit for the fastest run (default: none)"
@@ -29,15 +29,9 @@ def main() -> None:
         parser.error("--budget-gb must be above 0")
     findings = analyze_runs(read_runs(options.runs), options.budget_gb)
     folder = options.out or find_unused_path("compare")
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise ConfigError(f"{folder} already exists", "give --out another name, or omit it") from None
+    folder.mkdir()
     write_report(folder, findings, f"{len(findings.rows)} runs compared")
     get_console().print(draw_console_table(findings, get_console().width))
-    for row in findings.rows:
-        if row.reason:
-            print(describe_row(row))
     print(f"wrote {folder / 'sweep.html'}, and .csv, .md, .json beside it")
 
 

@@ -1,4 +1,4 @@
-"""Count the lines and files of each room, of the product, the tests and the core path."""
+"""Count the lines and files of each room, of the product and the tests."""
 
 import _root  # noqa: F401  isort: skip
 from collections.abc import Iterable
@@ -8,11 +8,6 @@ from train.cli.output import format_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("niels_gpt", "train", "scripts", "hydra_plugins")
-CORE = [
-    *("train/config/schema.py", "train/config/plan.py", "train/config/load.py", "train/run/runner.py"),
-    *("train/loop/steps.py", "train/loop/amp.py", "niels_gpt/model/gpt.py", "niels_gpt/model/blocks.py"),
-    "niels_gpt/loss.py",
-]
 
 
 def count_lines(name: str, paths: Iterable[Path]) -> tuple[str, str, str]:
@@ -28,7 +23,6 @@ def main() -> None:
     rows = [("room", "lines", "files")]
     rows += [count_lines(str(room.relative_to(ROOT)), room.glob("*.py")) for room in rooms]
     rows += [count_lines("product", product), count_lines("tests", (ROOT / "tests").rglob("*.py"))]
-    rows += [count_lines("core path", map(ROOT.joinpath, CORE))]
     print(format_table(rows, right=(1, 2)), end="")
 
 

@@ -6,6 +6,7 @@ Shapes: N sequences of T tokens.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -51,21 +52,17 @@ class EpochOrder:
 
     def __init__(self, rows: int, seed: int) -> None:
         self.rows, self.seed = rows, seed
-        self._orders: dict[int, Tensor] = {}
+        self._get_order = lru_cache(maxsize=2)(self._draw_order)  # a batch rarely spans more than two epochs
 
     def find_rows(self, first: int, count: int) -> Tensor:
         """Return the rows of sequences first .. first + count - 1, shape (count,)."""
         numbers = torch.arange(first, first + count)
         epochs = numbers // self.rows
-        return torch.cat([self._draw_order(e)[numbers[epochs == e] % self.rows] for e in epochs.unique().tolist()])
+        return torch.cat([self._get_order(e)[numbers[epochs == e] % self.rows] for e in epochs.unique().tolist()])
 
     def _draw_order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            generator = torch.Generator().manual_seed(derive_seed("epoch", self.seed, epoch))
-            self._orders[epoch] = torch.randperm(self.rows, generator=generator)
-            if len(self._orders) > 2:  # a batch rarely spans more than two epochs
-                del self._orders[next(iter(self._orders))]
-        return self._orders[epoch]
+        generator = torch.Generator().manual_seed(derive_seed("epoch", self.seed, epoch))
+        return torch.randperm(self.rows, generator=generator)
 
 
 class TokenStream:

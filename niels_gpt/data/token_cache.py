@@ -120,7 +120,6 @@ class _Writer:
         self.buffers["offsets"].append(0)
 
     def add(self, tokens: ChatTokens) -> None:
-        """Append one item."""
         self.buffers["ids"].extend(tokens.ids)
         self.buffers["target_mask"].extend(tokens.target_mask)
         self.buffers["offsets"].append(self.counts["ids"] + len(self.buffers["ids"]))

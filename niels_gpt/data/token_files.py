@@ -17,7 +17,6 @@ from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_json
 
 DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
 META_FILE = "meta.json"
-MAX_META = 1 << 20  # bytes
 REBUILD = "delete the folder; it will be built again"
 
 
@@ -104,7 +103,7 @@ def read_meta(folder: Path) -> Meta:
     """Return the meta.json of a folder. DataError if it is damaged, or describes another folder."""
     path = folder / META_FILE
     try:
-        content = read_json(path, MAX_META)
+        content = read_json(path)
         if not isinstance(content, dict) or content.pop("sha256", None) != _hash_meta(content):
             raise DataError(f"{path} is damaged: its content does not match its hash", REBUILD)
         meta = Meta.model_validate(content)

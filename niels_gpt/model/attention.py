@@ -4,7 +4,7 @@ Shapes: N = B x H heads of D channels, T tokens; a part has Q queries of some he
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 MAX_TOKENS = 512  # beyond, PyTorch's kernel is faster
 QUERIES = 128  # per part: more queries compute more masked scores
 SCORES = 1 << 20  # per part at most: they stay in the cache; all T x T scores are never in memory
+Slices = tuple[slice, slice]  # of (N, T, D)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -35,13 +36,6 @@ def traced_attention(q: Tensor, k: Tensor, v: Tensor, trace: list[Tensor]) -> Te
     return attended
 
 
-class _Part(NamedTuple):
-    """Slices of (N, T, ...): the queries of a part, and the keys that they see."""
-
-    queries: tuple[slice, slice]
-    keys: tuple[slice, slice]
-
-
 @torch.library.custom_op("niels_gpt::attend", mutates_args=())
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return the attention of scaled queries, (N, T, D).
@@ -49,10 +43,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     No T x T tensor is kept: the backward pass computes the probabilities again, as FlashAttention does (Dao et
     al., 2022), in products large enough to be fast on the CPU. To torch.compile it is one operation.
     """
-    out, buffer, future = torch.empty_like(q), _allocate_scores(q), _make_mask(q)
-    for part in _split_parts(q):
-        p = _compute_probabilities(_pack(q, part.queries), _pack(k, part.keys), buffer, future)
-        torch.bmm(p, _pack(v, part.keys), out=out[part.queries])
+    out, (buffer, future) = torch.empty_like(q), _prepare_scores(q)
+    for asking, seen in _split_parts(q):
+        p = _compute_probabilities(_pack(q, asking), _pack(k, seen), buffer, future)
+        torch.bmm(p, _pack(v, seen), out=out[asking])
     return out
 
 
@@ -60,17 +54,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attend_backward(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v; a key's is a sum over the queries that see it."""
     d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    buffer, more_room, future = _allocate_scores(q), _allocate_scores(q), _make_mask(q)
-    for part in _split_parts(q):
-        queries, d_here = _pack(q, part.queries), _pack(d_out, part.queries)  # (heads, Q, D)
-        keys, values = _pack(k, part.keys), _pack(v, part.keys)  # (heads, K, D)
+    buffer, future = _prepare_scores(q)
+    more_room = torch.empty_like(buffer)
+    for asking, seen in _split_parts(q):
+        queries, d_here = _pack(q, asking), _pack(d_out, asking)  # (heads, Q, D)
+        keys, values = _pack(k, seen), _pack(v, seen)  # (heads, K, D)
         p = _compute_probabilities(queries, keys, buffer, future)  # (heads, Q, K)
         begun = 0.0 if keys.shape[1] == k.shape[1] else 1.0  # the first part of some heads sees all of their keys
-        d_v[part.keys].baddbmm_(p.transpose(1, 2), d_here, beta=begun)
+        d_v[seen].baddbmm_(p.transpose(1, 2), d_here, beta=begun)
         d_p = torch.bmm(d_here, values.transpose(1, 2), out=more_room[: p.numel()].view_as(p))
         d_scores = torch.ops.aten._softmax_backward_data.out(d_p, p, -1, p.dtype, grad_input=d_p)
-        torch.bmm(d_scores, keys, out=d_q[part.queries])
-        d_k[part.keys].baddbmm_(d_scores.transpose(1, 2), queries, beta=begun)
+        torch.bmm(d_scores, keys, out=d_q[asking])
+        d_k[seen].baddbmm_(d_scores.transpose(1, 2), queries, beta=begun)
     return d_q, d_k, d_v
 
 
@@ -96,37 +91,30 @@ def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Tensor, ...]:
 attend.register_autograd(_differentiate, setup_context=_save_inputs)
 
 
-def _split_parts(q: Tensor) -> Iterator[_Part]:
-    """Yield the parts of (N, T, D), a group of heads at a time, the last queries first."""
+def _split_parts(q: Tensor) -> Iterator[tuple[Slices, Slices]]:
+    """Yield the queries of a part and the keys that they see, a group of heads at a time, last queries first."""
     N, T, _ = q.shape
     for head in range(0, N, _count_heads(q)):
         heads = slice(head, min(head + _count_heads(q), N))
         for first in reversed(range(0, T, QUERIES)):
             after = min(first + QUERIES, T)
-            yield _Part((heads, slice(first, after)), (heads, slice(0, after)))
+            yield (heads, slice(first, after)), (heads, slice(0, after))
 
 
-def _pack(x: Tensor, part: tuple[slice, slice]) -> Tensor:
+def _pack(x: Tensor, part: Slices) -> Tensor:
     """Return a part of (N, T, D) without gaps, which would slow a transposed product."""
     return x[part].contiguous()
 
 
 def _count_heads(q: Tensor) -> int:
-    """Return the number of heads in a part of (N, T, D)."""
     N, T, _ = q.shape
     return min(N, max(1, SCORES // (min(QUERIES, T) * T)))
 
 
-def _allocate_scores(q: Tensor) -> Tensor:
-    """Allocate one buffer of scores, reused by every part."""
-    T = q.shape[1]
-    return q.new_empty(_count_heads(q) * min(QUERIES, T) * T)
-
-
-def _make_mask(q: Tensor) -> Tensor:
-    """Return the causal mask (Q, Q) between a part's queries and the keys at their own positions."""
-    Q = min(QUERIES, q.shape[1])
-    return q.new_full((Q, Q), float("-inf")).triu_(1)
+def _prepare_scores(q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a buffer for the scores of any part, and the causal mask (Q, Q) of queries and keys side by side."""
+    T, Q = q.shape[1], min(QUERIES, q.shape[1])
+    return q.new_empty(_count_heads(q) * Q * T), q.new_full((Q, Q), float("-inf")).triu_(1)
 
 
 def _compute_probabilities(queries: Tensor, keys: Tensor, buffer: Tensor, future: Tensor) -> Tensor:

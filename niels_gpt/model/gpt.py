@@ -1,6 +1,6 @@
 """The GPT: a stack of blocks between the embedding and the head."""
 
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from niels_gpt.config import ModelCfg
 from niels_gpt.loss import head_loss
 from niels_gpt.model.blocks import NORM_EPS, Block, rope_tables
-from niels_gpt.model.replay import make_replay_contexts
+from niels_gpt.model.replay import ReplayState
 
 INIT_STD = 0.02
 UNTIED_STD = 0.5  # of an embedding that is not shared with the head
@@ -93,7 +93,7 @@ class GPT(nn.Module):
         """Return the arguments of checkpoint that make a recomputed block draw the same dropout."""
         if self.cfg.dropout == 0 or self.device.type == "cpu":  # PyTorch itself replays the CPU's state
             return {}
-        return {"context_fn": partial(make_replay_contexts, self.device)}
+        return {"context_fn": lambda: (nullcontext(), ReplayState(self.device))}  # forward, recomputation
 
     def parameter_count(self) -> int:
         """Return the number of parameters; a tied embedding counts once."""

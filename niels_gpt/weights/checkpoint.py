@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import CheckpointError, is_out_of_memory
+from niels_gpt.errors import CheckpointError, first_line, is_out_of_memory
 from niels_gpt.model.gpt import GPT
 from niels_gpt.untrusted import explain_first_error
 
@@ -53,18 +53,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # zipfile and torch raise many kinds of error for a damaged file
         if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno not in BAD_FILE):
             raise  # the file may be good
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read ({reason})", _suggest_others(path)) from error
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)})", _suggest_others(path)) from error
 
 
 def _check_content(saved: Any, path: Path) -> dict[str, Any]:
     """Return the content of `path` if a model can be made from it."""
-    if not isinstance(saved, dict) or set(saved) != set(CHECKPOINT_KEYS):
+    if (
+        not isinstance(saved, dict)
+        or saved.keys() != CHECKPOINT_KEYS.keys()
+        or not all(isinstance(saved[key], kinds) for key, kinds in CHECKPOINT_KEYS.items())
+    ):
         raise CheckpointError(f"{path} is not a niels_gpt checkpoint", f"its keys must be {[*CHECKPOINT_KEYS]}")
-    if wrong := [key for key, kinds in CHECKPOINT_KEYS.items() if not isinstance(saved[key], kinds)]:
-        raise CheckpointError(
-            f"{path} is not a niels_gpt checkpoint: {wrong[0]} has the wrong type", _suggest_others(path)
-        )
     if _exceeds(saved, path.stat().st_size):
         raise CheckpointError(
             f"{path}: its tensors are larger than the file, so it was tampered with", _suggest_others(path)

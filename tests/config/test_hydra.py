@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Compose, cli
+from conftest import ROOT, Compose, cli
 from hydra.experimental.callback import Callback
 from support import processes
 
@@ -62,7 +62,9 @@ def test_a_config_folder_brings_experiments_callbacks_and_logging(tmp_path: Path
         (theirs / group / "theirs.yaml").write_text(text)
     logging = ["hydra/job_logging=theirs", "hydra/hydra_logging=theirs"]
     words = [f"--config-dir={theirs}", "-m", "experiment=theirs", *logging]
-    done = processes.cli(*words, cwd=tmp_path, env=os.environ | {"OF_THE_SHELL": "named"})
+    done = processes.cli(
+        *words, cwd=tmp_path, env=os.environ | {"OF_THE_SHELL": "named", "PYTHONPATH": str(ROOT / "tests")}
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "called").read_text() == "named: COMPLETED"
     assert "job 1 of 1" in (tmp_path / "sweep.log").read_text()

@@ -86,11 +86,11 @@ def test_real_runs_are_compared_and_equal_training_is_recognised(run_folder: Run
     assert [(r.name, r.status) for r in rows] == [(name, "finished") for name in "ab"]
     report = read_json(tmp_path)
     (found,) = report["equal_training"]
-    assert (found["jobs"], found["effective_batch"], found["coincide"]) == (["a", "b"], "8", True)
+    assert (found["jobs"], found["coincide"]) == (["a", "b"], True)
     assert found["largest_difference"] < 1e-3
     assert report["differing_settings"]["train.activation_checkpointing"] == [False, True]
     page = (tmp_path / "sweep.html").read_text(encoding="utf-8")
-    assert "Runs 1 and 2 (effective batch 8, dropout 0) are the same training" in page
+    assert "Runs 1 and 2 (dropout 0) are the same training" in page
     assert len(re.findall(r'<img alt="[^"]+" src="data:image/svg\+xml;base64,', page)) == 3
 
 

@@ -17,7 +17,6 @@ from train.artifacts.disk import explain_disk_errors, open_to_write
 from train.artifacts.paths import BEST, LATEST, step_files, step_path
 
 TENSOR_OVERHEAD = 512  # bytes that a tensor takes besides its numbers: header, name (twice), alignment
-VALUE_SIZE = 64  # bytes of any other value with its key
 
 
 @dataclass
@@ -96,11 +95,8 @@ def estimate_size(model: GPT) -> int:
 
 
 def _estimate_bytes(content: Any) -> int:
-    """Estimate the bytes that torch.save writes for nested values."""
-    values = walk_values(content)
-    return sum(
-        value.nbytes + TENSOR_OVERHEAD if isinstance(value, torch.Tensor) else VALUE_SIZE for value in values
-    )
+    """Estimate the bytes that torch.save writes for the tensors among nested values."""
+    return sum(value.nbytes + TENSOR_OVERHEAD for value in walk_values(content) if isinstance(value, torch.Tensor))
 
 
 def _require_finite(model: GPT, step: int) -> None:
@@ -127,11 +123,7 @@ def link_checkpoint(path: Path, name: Path) -> None:
         try:
             os.link(path, part)
         except OSError:  # a file system without hard links
-            _copy(path, part)
-
-
-def _copy(path: Path, target: Path) -> None:
-    with path.open("rb") as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file)
-        file.flush()
-        flush_to_disk(file.fileno())
+            with path.open("rb") as source, part.open("wb") as file:
+                shutil.copyfileobj(source, file)
+                file.flush()
+                flush_to_disk(file.fileno())

@@ -36,12 +36,6 @@ class LoadedCheckpoint(NamedTuple):
         return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
 
 
-def read_history(found: LoadedCheckpoint) -> dict[str, Any]:
-    """Return the history of a checkpoint, for the ones that follow it."""
-    then = found.saved["train_cfg"]
-    return {key: then[key] for key in ("init_from", "resume", "changes") if key in then}
-
-
 def require_same_model(found: LoadedCheckpoint, asked: ModelCfg, whose: str = "this run") -> None:
     """Require the shape of network that `whose` settings ask for. Dropout may differ; missing keys are defaults.
 

@@ -95,12 +95,10 @@ def make_disk_error(error: OSError, path: Path | None = None, need: int = 0) -> 
     if path and folder and error.errno in FULL:
         half = path.stat().st_size if path.suffix == ".part" and path.exists() else 0  # which will be removed
         return _make_full_error(folder, need, _measure_room(folder, half), f" for {path.relative_to(folder)}")
-    if error.errno in FULL:
-        return DiskError(f"disk full: {error.strerror}", MAKE_ROOM)
     if path and path.parent != folder and isinstance(error, FileNotFoundError):
         return DiskError(f"{path.parent}: the folder does not exist", "do not remove it while a run uses it")
     said = error.strerror or str(error)
-    return DiskError(f"{path}: {said}" if path else said, CHECK)
+    return DiskError(f"{path}: {said}" if path else said, MAKE_ROOM if error.errno in FULL else CHECK)
 
 
 def _measure_room(folder: Path, removed: int = 0) -> int:

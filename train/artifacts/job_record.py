@@ -15,7 +15,6 @@ from train.artifacts.results import NO_EFFECT, find_complete_result, select_outc
 from train.config.schema import RunCfg
 
 JOB = "job.json"
-MAX_BYTES = 1 << 20  # of a record
 Status = Literal["waiting", "running", "finished", "failed", "killed", "timed out", "interrupted"]
 
 
@@ -60,7 +59,7 @@ def is_complete(earlier: Job | None, config_hash: str, plan: Sequence[RunCfg]) -
 def read_job(folder: Path) -> Job | None:
     """Return the job of a folder, or None if its record is missing or cannot be read."""
     try:
-        return TypeAdapter(Job).validate_python(read_json(folder / JOB, MAX_BYTES))
+        return TypeAdapter(Job).validate_python(read_json(folder / JOB))
     except ValueError:  # as pydantic's errors are
         return None
 

@@ -15,7 +15,6 @@ from train.artifacts.paths import has_checkpoint, parse_step, step_files
 from train.config.schema import PhaseName, RunCfg
 
 RESULT = "result.json"
-MAX_BYTES = 1 << 20  # of a result.json
 NO_EFFECT = {"log_every", "ckpt_every", "keep_last", "max_minutes", "cache_dir"}  # on what is learned
 MAY_CHANGE = NO_EFFECT | {"total_steps"}  # under a complete phase
 log = logging.getLogger("niels_gpt")
@@ -25,7 +24,7 @@ log = logging.getLogger("niels_gpt")
 class PhaseResult:
     """The result of a phase. Losses are nats per target on the validation sequences.
 
-    Seconds are those of the last process, wall and CPU. `checkpoint` is the best one's path within the run folder.
+    Seconds are those of the last process. `checkpoint` is the best one's path within the run folder.
     `settings` are those of the last process that decide the outcome; `changes` lists earlier ones, with the steps
     at which they changed. Older results lack the fields that have defaults.
     """
@@ -41,7 +40,6 @@ class PhaseResult:
     seconds: float
     checkpoint: str
     settings: dict[str, Any]
-    cpu_seconds: float | None = None
     tokenizer: str | None = None  # its hash
     changes: list[dict[str, Any]] = field(default_factory=list)
 
@@ -64,7 +62,7 @@ def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
     if not path.exists():
         return {}
     try:
-        entries = RESULTS.validate_python(read_json(path, MAX_BYTES)["phases"])
+        entries = RESULTS.validate_python(read_json(path)["phases"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         log.warning("warning: %s is damaged (%s) and is ignored", path, error)
         return {}
@@ -108,20 +106,15 @@ def require_unchanged(plan: list[RunCfg]) -> None:
                     "use another name=... for a new run",
                 )
         elif later := [other.phase for other in plan[at + 1 :] if has_begun([other])]:
-            require_all_steps(cfg, later[0])
-
-
-def require_all_steps(cfg: RunCfg, later: PhaseName) -> None:
-    """Refuse to continue a phase once `later` has begun from its weights, unless only its result is missing.
-
-    CheckpointError if some of its steps are missing.
-    """
-    asked, saved = cfg.train.total_steps, max(filter(None, map(parse_step, step_files(cfg.out))), default=0)
-    if saved < asked:
-        raise CheckpointError(
-            f"{cfg.out} has {saved} of {asked} steps, but {later} has already started from its weights",
-            f"use phase={later} alone, the original train.total_steps, or another name=...",
-        )
+            asked, saved = (
+                cfg.train.total_steps,
+                max(filter(None, map(parse_step, step_files(cfg.out))), default=0),
+            )
+            if saved < asked:  # else only its result is missing
+                raise CheckpointError(
+                    f"{cfg.out} has {saved} of {asked} steps, but {later[0]} has already started from its weights",
+                    f"use phase={later[0]} alone, the original train.total_steps, or another name=...",
+                )
 
 
 def _list_changes(then: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:

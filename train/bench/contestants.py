@@ -11,42 +11,33 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from niels_gpt.data.batches import TokenStream
-from niels_gpt.data.token_files import TokenFiles
-from train.artifacts.checkpointing import TrainState
 from train.bench.shapes import Shape
 from train.config.schema import TrainCfgSchema
+from train.hardware.step_cost import make_source, make_state
 from train.loop.baseline import UnigramBaseline
 from train.loop.logger import RunLogger
-from train.loop.model import make_model
-from train.loop.optim import make_optimizer
 from train.loop.steps import train_loop
 
 Lap = Callable[[], None]
 Loss = Callable[[Tensor, Tensor], Tensor]
 CPU = torch.device("cpu")
-SEQUENCES = 512  # of random ids, to draw from
 
 
 class Contestant(NamedTuple):
-    """A way to take steps, `take(shape, settings, steps, lap)`, and TrainCfgSchema's settings for it.
-
-    `as_a_run` says that it runs in a process prepared as for a run of this project.
-    """
+    """A way to take steps, `take(shape, settings, steps, lap)`, and TrainCfgSchema's settings for it."""
 
     take: Callable[[Shape, dict[str, Any], int, Lap], None]
     settings: dict[str, Any]
-    as_a_run: bool
 
 
 class _TurnOver(Exception):
-    """All steps of the turn are taken."""
+    pass
 
 
 def run_train_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
     """Take steps as a user's run does: train_loop with its checks and logger, batches from a token file."""
     cfg = make_train_cfg(shape, settings, steps)
-    state = make_state(shape, cfg)
+    state = make_state(CPU, shape.model, cfg)
 
     class Stopwatch(RunLogger):
         def advance(self, step: int) -> None:
@@ -56,13 +47,13 @@ def run_train_loop(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap)
 
     with tempfile.TemporaryDirectory() as folder, suppress(_TurnOver):
         logger = Stopwatch(Path(folder), cfg.total_steps, state, UnigramBaseline(1.0, 1.0))
-        train_loop(state, cfg, make_source(shape), [], out=Path(folder), logger=logger)
+        train_loop(state, cfg, make_source(shape.model), [], out=Path(folder), logger=logger)
 
 
 def run_bare_gpt(shape: Shape, settings: dict[str, Any], steps: int, lap: Lap) -> None:
     """Take steps with the same GPT, loss and optimizer in the shortest loop."""
     cfg = make_train_cfg(shape, settings, steps)
-    state, targets = make_state(shape, cfg), float(shape.B * shape.model.T)
+    state, targets = make_state(CPU, shape.model, cfg), float(shape.B * shape.model.T)
     model = state.model
     _run_bare_loop(shape, cfg, model, state.optimizer, lambda x, y: model.loss(x, y, targets), steps, lap)
 
@@ -98,7 +89,7 @@ def _run_bare_loop(
     shape: Shape, cfg: TrainCfgSchema, model: nn.Module, optimizer: Optimizer, loss: Loss, steps: int, lap: Lap
 ) -> None:
     """Draw, forward, backward, clip, update: nothing else."""
-    source = make_source(shape)
+    source = make_source(shape.model)
     for step in range(steps):
         for part in range(shape.accum_steps):
             x, y = source.draw((step * shape.accum_steps + part) * shape.B, shape.B)
@@ -117,20 +108,6 @@ def make_train_cfg(shape: Shape, settings: dict[str, Any], steps: int) -> TrainC
     return TrainCfgSchema(B=shape.B, accum_steps=shape.accum_steps, **every | settings)
 
 
-def make_state(shape: Shape, cfg: TrainCfgSchema) -> TrainState:
-    """Return the model and its optimizer, as a run makes them."""
-    model = make_model(shape.model, cfg, CPU)
-    return TrainState(model, make_optimizer(model, cfg))
-
-
-def make_source(shape: Shape) -> TokenStream:
-    """Return sequences of random ids, drawn as a run draws them."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(shape.model.V, (SEQUENCES * shape.model.T + 1,), generator=generator).to(torch.uint16)
-    files = TokenFiles(ids, torch.empty(0, dtype=torch.uint8), torch.tensor([0, len(ids)]))
-    return TokenStream(files, shape.model.T, seed=0)
-
-
 TAKERS = {"ours": run_train_loop, "bare": run_bare_gpt, "hf": run_hugging_face}
 CKPT, COMPILE = {"activation_checkpointing": True}, {"compile": True}
 ENDINGS: dict[str, dict[str, Any]] = {  # precisions do not vary: on the CPU all are the same program
@@ -141,7 +118,7 @@ ENDINGS: dict[str, dict[str, Any]] = {  # precisions do not vary: on the CPU all
     "-ckpt-compile": CKPT | COMPILE,
 }
 CONTESTANTS = {
-    name + ending: Contestant(take, settings, as_a_run=name != "hf")
+    name + ending: Contestant(take, settings)
     for name, take in TAKERS.items()
     for ending, settings in ENDINGS.items()
     if (name, ending) != ("hf", "-muon")

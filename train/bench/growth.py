@@ -26,7 +26,7 @@ PANELS = (("tokens/s", "tokens_per_second", "tokens_in_theory", 1), ("peak MiB",
 def measure_growth(middle: Shape, axes: Sequence[str], factors: Sequence[float], steps: int) -> dict[str, Any]:
     """Measure every shape with each memory, each in a fresh process; return the points for JSON.
 
-    ConfigError if a factor gives an impossible shape. RaceFailed if a turn failed.
+    ConfigError if a factor gives an impossible shape. NielsError if a turn failed.
     """
     factors = sorted({1.0, *factors})
     shapes = [(axis, scale_shape(middle, axis, factor)) for axis in axes for factor in factors]
@@ -34,7 +34,7 @@ def measure_growth(middle: Shape, axes: Sequence[str], factors: Sequence[float],
     for shape in dict.fromkeys(shape for _, shape in shapes):
         for memory, contestant in MEMORIES.items():
             turn = take_turn(contestant, shape, steps, peak="tensors")
-            print(f"{describe_shape(shape)} memory={memory}: {turn.wall:.3f} s a step")
+            print(f"{shape} memory={memory}: {turn.wall:.3f} s a step")
             turns[shape, memory] = turn
     reached = middle.flops / turns[middle, "off"].wall
     points = []
@@ -50,7 +50,7 @@ def measure_growth(middle: Shape, axes: Sequence[str], factors: Sequence[float],
                 | {"tokens_in_theory": shape.tokens * reached / work}
                 | {"peak_in_theory": predict_peak(shape.model, cfg, CPU)}
             )
-    found = {"middle": describe_shape(middle), "steps": steps, "gflops_limit": limit / 1e9}
+    found = {"middle": str(middle), "steps": steps, "gflops_limit": limit / 1e9}
     return found | {"share_of_limit": reached / limit, "points": points}
 
 
@@ -67,15 +67,7 @@ def scale_shape(shape: Shape, axis: str, factor: float) -> Shape:
     try:
         return Shape(**given)
     except ValidationError as error:
-        why = error.errors()[0]["msg"]
-        what = f"{axis}={get_size(shape, axis)} times {factor:g} is {changed:g}"
-        raise ConfigError(f"{what}: {why}", "choose other --factors") from None
-
-
-def describe_shape(shape: Shape) -> str:
-    """Return the sizes of a shape."""
-    m = shape.model
-    return f"T={m.T} C={m.C} L={m.L} H={m.H} d_ff={m.d_ff} V={m.V} B={shape.B} accum_steps={shape.accum_steps}"
+        raise ConfigError(f"{axis}={changed:g}: {error.errors()[0]['msg']}", "choose other --factors") from None
 
 
 def format_growth(growth: dict[str, Any]) -> str:
@@ -106,7 +98,7 @@ def draw_growth(growth: dict[str, Any], path: Path) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     axes = list(dict.fromkeys(point["axis"] for point in growth["points"]))
-    with rc_context(STYLE | {"svg.hashsalt": "growth"}):
+    with rc_context(STYLE):
         figure = Figure(figsize=(2.5 * len(axes) + 0.6, 5.0), layout="constrained")
         panels = figure.subplots(len(PANELS), len(axes), sharex="col", sharey="row", squeeze=False)
         for row, (label, measured, in_theory, unit) in zip(panels, PANELS, strict=True):
@@ -129,4 +121,4 @@ def draw_growth(growth: dict[str, Any], path: Path) -> None:
             panel.set_xlabel(axis)
         handles, labels = panels[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
-        figure.savefig(path, facecolor="white", metadata={"Date": None})
+        figure.savefig(path, format="svg", facecolor="white")

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from niels_gpt.data.batches import Batch, require_valid_ids
 from niels_gpt.device import resolve_device
@@ -28,32 +27,24 @@ from train.config.schema import RunCfg, TrainCfgSchema
 from train.hardware.preflight import check_device
 from train.loop.amp import choose_loss_scale
 from train.loop.optim import unscale_gradients
+from train.run.data import open_data
 from train.run.resume import resolve_checkpoint
-from train.run.runner import OPEN_DATA
 
-FP32, SCALED, TOTAL = "fp32", "fp16_scaled", "total"
+FP32, SCALED = "fp32", "fp16_scaled"
 DTYPES = {FP32: torch.float32, "fp16": torch.float16, SCALED: torch.float16, "bf16": torch.bfloat16}
 MPS = torch.device("mps")  # where precision takes effect; on the CPU it is emulated with that device's settings
 EMULATED = 'low precision is emulated with torch.autocast("cpu"): close to mps, but not bit-identical'
 ROUNDINGS = 8  # an error below so many roundings of a dtype averages out; a larger one loses gradient
-NARROW = 0.25  # of a dtype's range; activations beyond it may leave the range as training goes on
 
 
 @dataclass(frozen=True)
 class PrecisionResult:
-    """A precision against fp32. Losses are in nats a target; `errors` are relative, of each part of the gradient.
-
-    `flushed` is the share of the gradient that became 0 and was not 0 in fp32, `reach` the largest activation's
-    share of the dtype's range.
-    """
+    """A precision against fp32: loss in nats a target, and the relative error of the gradient."""
 
     name: str
     scale: float
     loss: float
-    loss_difference: float
-    reach: float
-    flushed: float
-    errors: dict[str, float]
+    error: float
 
 
 @dataclass(frozen=True)
@@ -72,23 +63,24 @@ class PrecisionComparison:
 
 
 class Gradient(NamedTuple):
-    """A step's loss scale, mean loss a target, gradient by part, and largest absolute activation."""
+    """A step's loss scale, mean loss a target, and the gradient of each parameter, on the CPU."""
 
     scale: float
     loss: float
-    parts: dict[str, Tensor]
-    largest: float
+    tensors: list[Tensor]
 
 
 def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionComparison:
     """Compare the precisions on the batch that a run would learn from next.
 
-    `path` is a run folder, a phase's folder or a checkpoint in one. fp32 is computed twice; its row shows the
-    error of repeating it on this device, 0 on the CPU. Dropout is off, since other masks change the gradient.
+    `path` is a run folder, of which the last phase counts, a phase's folder or a checkpoint in one. fp32 is
+    computed twice; its row shows the error of repeating it on this device, 0 on the CPU. Dropout is off, since
+    other masks change the gradient.
 
     NielsError if the checkpoint, its settings or its data cannot be used.
     """
-    checkpoint = choose_checkpoint(path)
+    folders = (path / "sft", path / "pretrain")
+    checkpoint = resolve_checkpoint(str(next((folder for folder in folders if folder.is_dir()), path)))
     found = LoadedCheckpoint.load(checkpoint)
     cfg, device = read_settings(checkpoint), resolve_device("auto")
     check_device(device, cfg)
@@ -96,7 +88,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
     model = GPT(cfg.model.model_copy(update={"dropout": 0.0}), activation_checkpointing=True)  # saves memory
     model.load_state_dict(found.saved["model_state"])
     model.to(device).train()
-    data = OPEN_DATA[cfg.phase](cfg, load_tokenizer(cfg.tokenizer_path))
+    data = open_data(cfg, load_tokenizer(cfg.tokenizer_path))
     batch = data.train.draw(found.sequences, sequences or cfg.train.effective_batch)
     require_valid_ids(batch, cfg.model.V)
     targets = int((batch.y != IGNORE).sum())
@@ -116,12 +108,6 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
         rows=rows,
         verdicts=judge_precisions(rows, targets),
     )
-
-
-def choose_checkpoint(path: Path) -> Path:
-    """Return the checkpoint at a path; for a run folder, the best checkpoint of its last phase."""
-    folders = (path / "sft", path / "pretrain")
-    return resolve_checkpoint(str(next((folder for folder in folders if folder.is_dir()), path)))
 
 
 def read_settings(checkpoint: Path) -> RunCfg:
@@ -151,65 +137,29 @@ def read_settings(checkpoint: Path) -> RunCfg:
 
 
 def compute_gradient(name: str, model: GPT, train: TrainCfgSchema, batch: Batch, targets: int) -> Gradient:
-    """Compute the gradient of a step as training does, in microbatches, without changing the weights.
-
-    The activations are the inputs and outputs of the projections: the inputs include the gated product and the
-    attended values, which no module returns.
-    """
-    device, largest = model.device, list[Tensor]()
+    """Compute the gradient of a step as training does, in microbatches, without changing the weights."""
     scaling = {"amp": True, "amp_dtype": "fp16", "loss_scaling": name == SCALED}
     scale = choose_loss_scale(targets, MPS, train.model_copy(update=scaling))
+    device = model.device
     loss = torch.zeros((), device=device)
-
-    def note_activations(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        largest.extend(tensor.detach().abs().amax().float() for tensor in (inputs[0], output))
-
     model.zero_grad()
-    with ExitStack() as hooks:
-        for module in model.modules():
-            if isinstance(module, nn.Linear):
-                hooks.enter_context(module.register_forward_hook(note_activations))
-        for x, y in zip(batch.x.split(train.B), batch.y.split(train.B), strict=True):
-            with torch.autocast(device.type, dtype=DTYPES[name], enabled=name != FP32):
-                share = model.loss(x.to(device), y.to(device), targets)
-            (share * scale).backward()
-            loss += share.detach()
+    for x, y in zip(batch.x.split(train.B), batch.y.split(train.B), strict=True):
+        with torch.autocast(device.type, dtype=DTYPES[name], enabled=name != FP32):
+            share = model.loss(x.to(device), y.to(device), targets)
+        (share * scale).backward()
+        loss += share.detach()
     unscale_gradients(model, scale)
-    return Gradient(scale, loss.item(), split_gradient(model), max(value.item() for value in largest))
-
-
-def split_gradient(model: GPT) -> dict[str, Tensor]:
-    """Return the gradient on the CPU, one vector for the embedding, each block, the last norm and the head."""
-    parts: dict[str, list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None
-        words = name.split(".")
-        part = ".".join(words[:2]) if words[0] == "blocks" else words[0]
-        parts.setdefault(part, []).append(parameter.grad.flatten().cpu())
-    return {part: torch.cat(vectors) for part, vectors in parts.items()}
+    return Gradient(scale, loss.item(), [p.grad.cpu() for p in model.parameters() if p.grad is not None])
 
 
 def compare_gradients(name: str, ours: Gradient, reference: Gradient) -> PrecisionResult:
     """Compare a precision's gradient with that of fp32."""
-    sums = {}
-    for part, exact in reference.parts.items():
-        a, b = ours.parts[part].double(), exact.double()  # squares of small gradients are below fp32's range
-        terms = ((a - b).square(), b.square(), (a == 0) & (b != 0), b != 0)
-        sums[part] = [float(term.sum()) for term in terms]
-    sums[TOTAL] = [sum(column) for column in zip(*sums.values(), strict=True)]
-    *_, flushed, entries = sums[TOTAL]
-    return PrecisionResult(
-        name=name,
-        scale=ours.scale,
-        loss=ours.loss,
-        loss_difference=ours.loss - reference.loss,
-        reach=ours.largest / torch.finfo(DTYPES[name]).max,
-        flushed=flushed / max(1.0, entries),
-        errors={
-            part: math.sqrt(difference / size) if size else float(difference > 0)
-            for part, (difference, size, *_) in sums.items()
-        },
-    )
+    difference = size = 0.0
+    for given, expected in zip(ours.tensors, reference.tensors, strict=True):
+        exact = expected.double()  # squares of small gradients are below fp32's range
+        difference += float((given.double() - exact).square().sum())
+        size += float(exact.square().sum())
+    return PrecisionResult(name, ours.scale, ours.loss, math.sqrt(difference / size))
 
 
 def judge_precisions(rows: Sequence[PrecisionResult], targets: int) -> list[str]:
@@ -217,22 +167,19 @@ def judge_precisions(rows: Sequence[PrecisionResult], targets: int) -> list[str]
     good = {
         row.name
         for row in rows
-        if row.errors[TOTAL] <= ROUNDINGS * torch.finfo(DTYPES[row.name]).eps and math.isfinite(row.loss)
+        if row.error <= ROUNDINGS * torch.finfo(DTYPES[row.name]).eps and math.isfinite(row.loss)
     }
     advice = " or ".join(f"precision={name}" for name in ("bf16", SCALED) if name in good) or "precision=off"
     verdicts = []
     for row in rows:
-        error = row.errors[TOTAL]
         if row.name == FP32:
-            verdict = f"the reference; repeating it gives an error of {error:.1e}"
-        elif not math.isfinite(error + row.loss + row.reach):
-            verdict = f"overflows: loss, gradient or activations are not finite; use {advice}"
+            verdict = f"the reference; repeating it gives an error of {row.error:.1e}"
+        elif not math.isfinite(row.error + row.loss):
+            verdict = f"overflows: loss or gradient is not finite; use {advice}"
         elif row.name not in good:
-            verdict = f"{min(1.0, error):.1%} of the gradient is lost at {targets} targets; use {advice}"
-        elif row.reach > NARROW:
-            verdict = f"keeps the gradient, but activations reach {row.reach:.0%} of its range; use precision=bf16"
+            verdict = f"{min(1.0, row.error):.1%} of the gradient is lost at {targets} targets; use {advice}"
         else:
-            verdict = f"keeps the gradient: {100 * error:.2g}% of rounding at {targets} targets"
+            verdict = f"keeps the gradient: {100 * row.error:.2g}% of rounding at {targets} targets"
         verdicts.append(f"{row.name}: {verdict}")
     return verdicts
 
@@ -244,12 +191,8 @@ def format_comparison(result: PrecisionComparison) -> str:
         ["", *(row.name for row in rows)],
         ["loss scale", *(f"{row.scale:.0f}" for row in rows)],
         ["loss", *(f"{row.loss:.6f}" for row in rows)],
-        ["loss, difference", *(f"{row.loss_difference:+.1e}" for row in rows)],
-        ["largest activation, of the range", *(f"{100 * row.reach:.2g}%" for row in rows)],
-        ["gradient flushed to zero", *(f"{row.flushed:.2%}" for row in rows)],
+        ["gradient's error", *(f"{row.error:.2e}" for row in rows)],
     ]
-    for part in rows[0].errors:
-        lines.append([f"gradient's error, {part}", *(f"{row.errors[part]:.2e}" for row in rows)])
     return "\n".join(
         [
             f"{result.checkpoint}, step {result.step}: {result.sequences} sequences, {result.tokens} tokens, "

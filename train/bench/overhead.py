@@ -2,7 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+import time
+import timeit
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import count
@@ -17,12 +19,12 @@ from niels_gpt.data.batches import require_valid_ids
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.checkpointing import save_step
 from train.artifacts.paths import step_path
-from train.bench.contestants import CPU, SEQUENCES, make_source, make_state, make_train_cfg
+from train.bench.contestants import CPU, make_train_cfg
 from train.bench.race import run_worker
 from train.bench.shapes import SHAPES, Shape
 from train.bench.worker import WARMUP_STEPS
 from train.cli.output import format_mib, format_table
-from train.hardware.step_cost import time_steps
+from train.hardware.step_cost import make_source, make_state, time_steps
 from train.loop.baseline import UnigramBaseline
 from train.loop.logger import RunLogger
 from train.loop.steps import optimizer_step
@@ -30,14 +32,13 @@ from train.loop.steps import optimizer_step
 SAVED = ModelCfg(V=16384, T=512, C=512, L=5, H=8, d_ff=1488, tie_embeddings=True)  # 25 million parameters
 SAVES = 3  # and as many loads; the median counts
 BATCHES, REPEATS = 7, 1000  # of a part; the median batch counts
-NOISE = 0.02  # of the resident size: pages come and go with the allocator
 
 
 def measure_overhead(shape: str, steps: int) -> dict[str, Any]:
     """Measure the CPU seconds of a step, and of each part of it that is not learning; print a table."""
     sizes = SHAPES[shape]
     cfg = make_train_cfg(sizes, {}, steps)
-    state, source, numbers = make_state(sizes, cfg), make_source(sizes), count()
+    state, source, numbers = make_state(CPU, sizes.model, cfg), make_source(sizes.model), count()
     times = time_steps(
         lambda: optimizer_step(state, cfg, source, nullcontext, cfg.base_lr), WARMUP_STEPS + steps, CPU
     )
@@ -64,20 +65,14 @@ def measure_overhead(shape: str, steps: int) -> dict[str, Any]:
 
 def time_repeats(work: Callable[[], object]) -> float:
     """Return the CPU seconds of some short work, the median over batches of repeats."""
-
-    def repeat() -> None:
-        for _ in range(REPEATS):
-            work()
-
-    return median(taken.cpu for taken in time_steps(repeat, BATCHES, CPU)) / REPEATS
+    return median(timeit.repeat(work, timer=time.process_time, repeat=BATCHES, number=REPEATS)) / REPEATS
 
 
 def measure_saving(folder: Path) -> dict[str, Any]:
     """Time how a run saves, verifies and loads a checkpoint on the disk of `folder`; print a table."""
-    shape = Shape(model=SAVED, B=1, accum_steps=1)
-    cfg = make_train_cfg(shape, {}, 1)
-    state, seconds = make_state(shape, cfg), list[list[float]]()
-    optimizer_step(state, cfg, make_source(shape), nullcontext, cfg.base_lr)  # makes AdamW's averages
+    cfg = make_train_cfg(Shape(model=SAVED, B=1, accum_steps=1), {}, 1)
+    state, seconds = make_state(CPU, SAVED, cfg), list[list[float]]()
+    optimizer_step(state, cfg, make_source(SAVED), nullcontext, cfg.base_lr)  # makes AdamW's averages
     with tempfile.TemporaryDirectory(dir=folder) as inner:
         for state.step in range(1, SAVES + 1):
             path = step_path(Path(inner), state.step)
@@ -96,36 +91,21 @@ def measure_saving(folder: Path) -> dict[str, Any]:
 
 
 def write_as_many_bytes(like: Path) -> None:
-    """Write as many bytes to the disk as `like` has, piece by piece: no way of saving takes less."""
-    piece = bytes(1 << 20)
+    """Write as many bytes to the disk as `like` has: no way of saving takes less."""
     with like.with_name("plain").open("wb") as file:
-        for _ in range(like.stat().st_size >> 20):
-            file.write(piece)
+        file.write(bytes(like.stat().st_size))
         os.fsync(file.fileno())
 
 
-def watch_memory(contestant: str, shape: Shape, steps: int) -> dict[str, Any]:
-    """Take `steps` steps in a fresh process; compare memory after the first tenth, or two epochs, with the end.
-
-    The order of two epochs is held in memory, so the early look comes after them if there are enough steps.
-
-    RaceFailed if the contestant could not take them.
-    """
-    two_epochs = 2 * SEQUENCES // (shape.B * shape.accum_steps) + 1
-    marks = [max(steps // 10, two_epochs if two_epochs < steps else 0), steps]
-    asked = {"contestant": contestant, "shape": shape.model_dump(), "steps": steps, "marks": marks}
-    early, late = run_worker("watch_memory", asked)
-    tensors = any(late[kind] > early[kind] for kind in ("tensors", "bytes"))
-    grew = tensors or late["resident"] > early["resident"] * (1 + NOISE)
-    return {"contestant": contestant, "early": early, "late": late, "grew": grew}
-
-
-def format_memory(watches: list[dict[str, Any]]) -> str:
-    """Return two lines for each contestant."""
-    rows: list[tuple[str, ...]] = [("", "step", "resident MiB", "tensors", "their bytes", "")]
-    for watch in watches:
-        verdict = "grew" if watch["grew"] else "did not grow"
-        for held, last in ((watch["early"], ""), (watch["late"], verdict)):
-            facts = (str(held["step"]), format_mib(held["resident"] or None), str(held["tensors"]))
-            rows.append((watch["contestant"], *facts, f"{held['bytes']:,}", last))
-    return format_table(rows)
+def watch_memory(name: str, contestants: Sequence[str], steps: int) -> list[dict[str, Any]]:
+    """Take steps in fresh processes; print and return the memory held after a tenth of them and at the end."""
+    samples: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = [("", "step", "resident MiB", "tensors", "their bytes")]
+    for contestant in contestants:
+        asked = {"contestant": contestant, "shape": SHAPES[name].model_dump(), "steps": steps}
+        for sample in run_worker("watch_memory", asked):
+            samples.append({"contestant": contestant} | sample)
+            resident, held = format_mib(sample["resident"] or None), f"{sample['bytes']:,}"
+            rows.append((contestant, str(sample["step"]), resident, str(sample["tensors"]), held))
+    print(format_table(rows))
+    return samples

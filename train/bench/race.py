@@ -1,7 +1,7 @@
 """Race contestants in turns, each turn in a fresh process, and print the results."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -15,10 +15,6 @@ from train.cli.subprocesses import run_module
 SEPARATE_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives freed memory back at once
 TRIES = 12  # of the matrix product that measures the machine
 HEAD = ("", "wall s/step", "CPU s/step", "times faster", "tokens/s", "of the limit", "peak MiB", "first step s")
-
-
-class RaceFailed(NielsError):
-    """A contestant could not take its steps."""
 
 
 class RaceTurn(NamedTuple):
@@ -35,7 +31,7 @@ def race(name: str, contestants: Sequence[str], rounds: int, steps: int) -> dict
 
     `times_faster` compares CPU seconds with the last contestant's, round by round.
 
-    RaceFailed if one of them failed; it quotes the last line of its error.
+    NielsError if one of them failed; it quotes the last line of its error.
     """
     shape, limit = SHAPES[name], measure_limit()
     turns: dict[str, list[RaceTurn]] = {contestant: [] for contestant in contestants}
@@ -72,14 +68,16 @@ def format_results(results: dict[str, dict[str, Any]]) -> str:
     return format_table(rows)
 
 
-def take_turn(contestant: str, shape: Shape, steps: int, *, peak: str | None = None) -> RaceTurn:
+def take_turn(
+    contestant: str, shape: Shape, steps: int, *, peak: str | None = None, variables: Mapping[str, str] = {}
+) -> RaceTurn:
     """Return a turn in a fresh process.
 
     With peak="resident" the process keeps no freed memory, which would hide the peak, and gives each tensor a
     mapping. With peak="tensors" a warm-up step finds the peak of the bytes of tensors.
     """
     asked = {"contestant": contestant, "shape": shape.model_dump(), "steps": steps, "peak": peak}
-    return RaceTurn(**run_worker("take_turn", asked, SEPARATE_MAPPINGS if peak == "resident" else {}))
+    return RaceTurn(**run_worker("take_turn", asked, SEPARATE_MAPPINGS if peak == "resident" else variables))
 
 
 def measure_limit() -> float:
@@ -87,12 +85,12 @@ def measure_limit() -> float:
     return float(run_worker("measure_limit", {"tries": TRIES}))
 
 
-def run_worker(task: str, question: dict[str, Any], variables: dict[str, str] | None = None) -> Any:
+def run_worker(task: str, question: dict[str, Any], variables: Mapping[str, str] = {}) -> Any:
     """Return the result of a task of train/bench/worker.py in a fresh process with as many threads as this one."""
     text, threads = json.dumps({"task": task} | question), torch.get_num_threads()
-    done = run_module("train.bench.worker", text, threads=threads, variables=variables or {})
+    done = run_module("train.bench.worker", text, threads=threads, variables=variables)
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         way_out = "pip install -e '.[bench]'" if "transformers" in words else ""
-        raise RaceFailed(f"{question.get('contestant', task)}: {words}", way_out)
+        raise NielsError(f"{question.get('contestant', task)}: {words}", way_out)
     return json.loads(done.stdout.strip().splitlines()[-1])

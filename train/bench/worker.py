@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from niels_gpt.device import read_proc_bytes, reset_peak_memory
-from train.bench.contestants import CONTESTANTS, CPU
+from train.bench.contestants import CONTESTANTS, CPU, run_hugging_face
 from train.bench.shapes import Shape
 from train.cli.subprocesses import end_with_parent
 from train.hardware.cpu import prefer_onednn, prepare_cpu
@@ -46,7 +46,7 @@ def take_turn(asked: dict[str, Any]) -> dict[str, Any]:
             reset_peak_memory(CPU)
             before = read_proc_bytes(STATUS, "VmRSS")
 
-    if contestant.as_a_run and how != "resident":
+    if contestant.take is not run_hugging_face and how != "resident":
         prepare_cpu(CPU)
     contestant.take(Shape(**asked["shape"]), contestant.settings, WARMUP_STEPS + asked["steps"], lap)
     resident = read_proc_bytes(STATUS, "VmHWM") - before if before else None
@@ -56,22 +56,23 @@ def take_turn(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def watch_memory(asked: dict[str, Any]) -> list[dict[str, int]]:
-    """Take steps with ten evaluations and ten checkpoints; return the memory held after the marked steps."""
+    """Take steps with ten evaluations and ten checkpoints; return the memory held after a tenth and at the end."""
     contestant, samples = CONTESTANTS[asked["contestant"]], list[dict[str, int]]()
     steps, taken = asked["steps"], 0
-    often = {"eval_every": steps // 10, "ckpt_every": steps // 10}
+    tenth = steps // 10
 
     def lap() -> None:
         nonlocal taken
         taken += 1
-        if taken in asked["marks"]:
+        if taken in (tenth, steps):
             resident = read_proc_bytes(STATUS, "VmRSS")
             samples.append({"step": taken, "resident": resident, "tensors": live.count, "bytes": live.now})
 
-    if contestant.as_a_run:
+    if contestant.take is not run_hugging_face:
         prepare_cpu(CPU)
+    settings = contestant.settings | {"eval_every": tenth, "ckpt_every": tenth}
     with LiveBytes() as live:  # weights and all
-        contestant.take(Shape(**asked["shape"]), contestant.settings | often, steps, lap)
+        contestant.take(Shape(**asked["shape"]), settings, steps, lap)
     return samples
 
 

@@ -38,8 +38,7 @@ def list_groups(folders: Iterable[Path]) -> Groups:
 def describe_setting(name: str) -> tuple[str, str]:
     """Return the meaning of a setting, by its dotted name, and the values it allows.
 
-    Raises:
-        KeyError: there is no such setting.
+    KeyError if there is no such setting.
     """
     info = schema = _load_schema()
     for part in name.split("."):

@@ -25,7 +25,7 @@ class TrainCfgSchema(Cfg):
     seed: int = Field(1337, ge=0, le=2**31 - 1, description="random seed for the whole run")
     B: int = Field(4, ge=1, le=MOST, description="sequences in a microbatch")
     accum_steps: int = Field(2, ge=1, le=MOST, description="microbatches per step; batch=iso computes it")
-    total_steps: int = Field(600, ge=1, le=10**9, description="optimizer steps in the phase")
+    total_steps: int = Field(400, ge=1, le=10**9, description="optimizer steps in the phase")
     eval_every: int = Field(200, ge=1, le=10**9, description="evaluate every this many steps, and at the last one")
     eval_sequences: int = Field(128, ge=1, le=10**7, description="sequences per evaluation, independent of B")
     log_every: int = Field(20, ge=1, le=10**9, description="log every this many steps")

@@ -37,7 +37,7 @@ def format_value(value: object, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def require_known(what: str, asked: Iterable[str], known: Collection[str], more: str = "") -> None:
-    """Raise ConfigError for names that are not known; its hint ends with `more`."""
+def require_known(what: str, asked: Iterable[str], known: Collection[str]) -> None:
+    """Raise ConfigError for names that are not known."""
     if unknown := sorted(set(asked) - set(known)):
-        raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose from {', '.join(known)}{more}")
+        raise ConfigError(f"there is no {what} {', '.join(unknown)}", f"choose from {', '.join(known)}")

@@ -4,7 +4,7 @@ import json
 import logging
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ def choose_batch(cfg: RunCfg) -> RunCfg:
     log.info(_format_probes(sequences, tried, best))
     if best is None:
         raise _explain_no_choice(cfg, tried[0], budget)
-    choices.append({"asked": question, "B": best.B, "tried": [asdict(probe) for probe in tried]})
-    write_json(path, {"choices": choices})
+    write_json(path, {"choices": [*choices, {"asked": question, "B": best.B}]})
     return _announce_choice(cfg, best.B, "is the fastest that fits")
 
 
@@ -100,7 +99,7 @@ def _read_choices(path: Path) -> list[dict[str, Any]]:
     """Return the choices in the run folder; warn about a damaged file and ignore it."""
     try:
         choices = read_json(path, LARGEST)["choices"] if path.exists() else []
-        return [{"asked": choice["asked"], "B": choice["B"], "tried": choice["tried"]} for choice in choices]
+        return [{"asked": choice["asked"], "B": choice["B"]} for choice in choices]
     except (ValueError, TypeError, KeyError) as error:
         log.warning("warning: %s cannot be used (%s); B is measured again", path, error)
         return []

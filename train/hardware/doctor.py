@@ -2,11 +2,9 @@
 
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,10 +42,10 @@ def examine_machine(cfg: RunCfg, steps: int, say: Callable[[str], None]) -> dict
 
 
 def describe_machine(device: torch.device) -> dict[str, str | int]:
-    """Return platform, chip, memory and versions, and the memory that Metal recommends and holds."""
+    """Return platform, chip, memory and versions, and the memory that Metal recommends."""
     facts: dict[str, str | int] = {
         "platform": platform.platform(),
-        "chip": read_chip_name(),
+        "chip": read_sysctl("machdep.cpu.brand_string") if sys.platform == "darwin" else platform.machine(),
         "cores": os.cpu_count() or 1,
         "memory": f"{read_physical_memory() / 2**30:.1f} GiB",
         "python": platform.python_version(),
@@ -57,17 +55,8 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
         "device": device.type,
     }
     if torch.backends.mps.is_available():
-        recommended, held = torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()
-        facts["mps"] = f"{format_mib(recommended)} MiB recommended, {format_mib(held)} MiB allocated"
+        facts["mps"] = f"{format_mib(torch.mps.recommended_max_memory())} MiB recommended"
     return facts
-
-
-def read_chip_name() -> str:
-    """Return the processor's name, or its architecture if the system does not say."""
-    if sys.platform == "darwin":
-        return read_sysctl("machdep.cpu.brand_string") or platform.machine()
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(errors="replace"))
-    return found[1] if found else platform.machine()
 
 
 def format_costs(costs: Sequence[Cost]) -> str:

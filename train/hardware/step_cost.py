@@ -128,11 +128,20 @@ def make_step(device: torch.device, cfg: ModelCfg, train: TrainCfgSchema) -> Ste
     """
     prepare_cpu(device)
     reset_peak_memory(device)  # of the model before
-    model = make_model(cfg, train, device)
-    state, amp = TrainState(model, make_optimizer(model, train)), amp_factory(device, train)
-    ids = torch.randint(cfg.V, (SEQUENCES * cfg.T + 1,), generator=torch.Generator().manual_seed(0))
-    source = TokenStream(TokenFiles(ids, torch.empty(0), torch.tensor([0, len(ids)])), cfg.T, seed=0)
+    state, source, amp = make_state(device, cfg, train), make_source(cfg), amp_factory(device, train)
     return lambda train: optimizer_step(state, train, source, amp, lr=0.0)
+
+
+def make_state(device: torch.device, cfg: ModelCfg, train: TrainCfgSchema) -> TrainState:
+    """Return a new model and its optimizer, as a run makes them."""
+    model = make_model(cfg, train, device)
+    return TrainState(model, make_optimizer(model, train))
+
+
+def make_source(cfg: ModelCfg) -> TokenStream:
+    """Return sequences of random ids, drawn as a run draws them."""
+    ids = torch.randint(cfg.V, (SEQUENCES * cfg.T + 1,), generator=torch.Generator().manual_seed(0))
+    return TokenStream(TokenFiles(ids, torch.empty(0), torch.tensor([0, len(ids)])), cfg.T, seed=0)
 
 
 def predict_peak(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> int:

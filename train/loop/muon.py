@@ -1,7 +1,6 @@
 """The Muon optimizer: orthogonalized momentum (Jordan et al., 2024)."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,17 +27,15 @@ class Muon(Optimizer):
         """Update every matrix (rows, columns) that has a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
-                if matrix.grad is not None:
-                    self._update(matrix, matrix.grad, group)
-
-    def _update(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[matrix]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(matrix)
-        mean = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-        direction = orthogonalize(gradient.lerp(mean, group["momentum"]))
-        matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(direction, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix)
+                mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
+                direction = orthogonalize(matrix.grad.lerp(mean, group["momentum"]))
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(direction, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

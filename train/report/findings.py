@@ -41,7 +41,6 @@ class EquivalentRuns:
     """Runs that train on the same sequences, and the largest difference of any validation loss in nats."""
 
     jobs: list[str]
-    effective_batch: str
     largest_difference: float
     coincide: bool
     sentence: str
@@ -117,12 +116,10 @@ def _find_diverged(rows: Sequence[Row]) -> list[Row]:
 def _choose_fastest(done: Sequence[Row], budget_gb: float | None) -> BestRun:
     title = "Fastest" if budget_gb is None else f"Fastest within {budget_gb:g} GiB"
     speeds = {row: row.tokens_per_second for row in done if row.tokens_per_second}
-    if not speeds:
-        return BestRun(title, None, "no finished run has a measured speed")
     if budget_gb is not None:
         speeds = {row: v for row, v in speeds.items() if row.peak_memory_gib and row.peak_memory_gib <= budget_gb}
     if not speeds:
-        return BestRun(title, None, "no finished run fits")
+        return BestRun(title, None, f"no finished run {'has a measured speed' if budget_gb is None else 'fits'}")
     row = max(speeds, key=speeds.__getitem__)
     return BestRun(title, row, f"{speeds[row]:,.0f} tokens/s")
 
@@ -181,10 +178,7 @@ def _list_ranges(group: Iterable[Row]) -> list[float]:
 
 def _compare_group(group: dict[int, Row], ranges: Sequence[float]) -> EquivalentRuns:
     *numbers, last = group
-    settings = group[last].settings
-    effective = [str(value) for key, value in settings.items() if key.endswith("train.effective_batch")]
-    batch = " and ".join(dict.fromkeys(effective))
-    runs = f"Runs {', '.join(map(str, numbers))} and {last} (effective batch {batch}, dropout 0)"
+    runs = f"Runs {', '.join(map(str, numbers))} and {last} (dropout 0)"
     found = f"largest difference {max(ranges):.2g} nats over {len(ranges)} evaluations"
     sentence = f"{runs} are the same training, split differently"
     if coincide := max(ranges) < TOLERANCE:
@@ -194,4 +188,4 @@ def _compare_group(group: dict[int, Row], ranges: Sequence[float]) -> Equivalent
             f", but their validation losses do not coincide: {found}, more than {TOLERANCE}. They train on the "
             "same sequences, so this is a bug. Try precision=off, and report it if the difference remains."
         )
-    return EquivalentRuns([row.name for row in group.values()], batch, max(ranges), coincide, sentence)
+    return EquivalentRuns([row.name for row in group.values()], max(ranges), coincide, sentence)

@@ -18,6 +18,7 @@ PEAK_NOTE = (
     "Peak GiB is the most memory the process used while a phase trained: its resident size on a CPU (on a Mac, "
     "since the process started), or the memory of the Metal driver at a logged step on mps."
 )
+WIDE = 72  # characters that the console's table needs for all of its columns
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,15 @@ def escape_markdown(text: str) -> str:
 
 
 def draw_console_table(findings: Findings, width: int) -> Table:
-    """Return rich's table in so many columns of text: the numbers and names of the jobs, and what else fits."""
+    """Return rich's table of the jobs: their status and numbers, in a narrow console their names alone."""
     cells = {row: format_cells(row) for row in findings.rows}
-    job, *rest = (c for c in COLUMNS if c.format or c.key in ("job", "status"))
+    columns = [c for c in COLUMNS if c.key in ("job", "status") or (c.format and c.key != "tokens")]
+    columns = columns if width >= WIDE else columns[:1]
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     drawn.add_column("#", justify="right", no_wrap=True)
-    drawn.add_column(job.title, overflow="fold")
-    free = width - 4 - min(20, max((len(of[job]) for of in cells.values()), default=0))
-    columns = [job]
-    for column in rest:
-        if column.key == "tokens":
-            continue
+    drawn.add_column(columns[0].title, overflow="fold")
+    for column in columns[1:]:
         needed = max(map(len, [*column.title.split(), *(of[column] for of in cells.values())]))
-        if (free := free - needed - 2) < 0:
-            break
-        columns.append(column)
         drawn.add_column(column.title, justify="right" if column.format else "left", width=needed)
     for row, of in cells.items():
         drawn.add_row(str(findings.numbers[row]), *(Text(of[column]) for column in columns))

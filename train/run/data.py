@@ -1,14 +1,13 @@
 """Open the token files of a phase as one source of batches."""
 
 import logging
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from niels_gpt.config import SourceCfg
-from niels_gpt.data.batches import Mixture, Source
+from niels_gpt.data.batches import ChatStream, Mixture, Source, TokenStream
 from niels_gpt.data.sources import Want, select_sources
 from niels_gpt.data.token_cache import hash_parts, open_cache
-from niels_gpt.data.token_files import TokenCache, TokenFiles
+from niels_gpt.data.token_files import TokenCache
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import Tokenizer
 from train.config.schema import PhaseName, RunCfg
@@ -16,7 +15,7 @@ from train.loop.evaluate import ValSource, allocate_sequences
 
 WANTS: dict[PhaseName, Want] = {"pretrain": "documents", "sft": "dialogues"}
 VAL_SEED = 0  # for the order of validation sequences, the same in all runs so that their losses compare
-Stream = Callable[[TokenFiles, int, int], Source]
+STREAMS: dict[Want, type[TokenStream | ChatStream]] = {"documents": TokenStream, "dialogues": ChatStream}
 log = logging.getLogger("niels_gpt")
 
 
@@ -34,8 +33,8 @@ class PhaseData(NamedTuple):
     sources: dict[str, dict[str, Any]]
 
 
-def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
-    """Open the token files of a phase as a `stream` of sequences per source; build missing ones.
+def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
+    """Open the token files of a phase as sequences of T tokens; build missing ones.
 
     DataError if a source has too little for one of its splits, or no source has the kind of text that is read.
     """
@@ -52,7 +51,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer, stream: Stream) -> PhaseData:
 
     def open_split(source: SourceCfg, cache: TokenCache, split: str, seed: int) -> Source:
         try:
-            return stream(cache.open(split), T, seed)
+            return STREAMS[want](cache.open(split), T, seed)
         except DataError as error:
             raise DataError(f"{source.label}, {split} split: {error}", error.hint) from None
 

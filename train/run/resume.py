@@ -13,7 +13,7 @@ from niels_gpt.storage import write_text
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from niels_gpt.weights.checkpoint import get_phase_folder
 from train.artifacts.checkpointing import TrainState, link_checkpoint
-from train.artifacts.compatibility import LoadedCheckpoint, read_history, require_same_model, require_same_origin
+from train.artifacts.compatibility import LoadedCheckpoint, require_same_model, require_same_origin
 from train.artifacts.paths import BEST, LATEST, parse_step, step_files, step_path
 from train.artifacts.results import NO_EFFECT
 from train.config.schema import RunCfg
@@ -84,13 +84,14 @@ def restore(
     if found := own or resume:
         load_state(state, found)
         log.info("%s: resumed from step %d", cfg.phase, state.step)
-        origin = read_history(found) | origin
+        then = found.saved["train_cfg"]
+        origin = {key: then[key] for key in ("init_from", "resume", "changes") if key in then} | origin
         for change in list_changes(found.saved, model=cfg.model, train=cfg.train):
             log.warning("%s: changed setting: %s", cfg.phase, "{setting} {before} -> {after}".format(**change))
             if change["setting"].partition(".")[2] not in NO_EFFECT:
                 origin["changes"] = [*origin.get("changes", []), change]
         best = repair_links_and_load_best(state, cfg.out)
-        if best and found.saved["train_cfg"].get("val_hash") != data.val_hash:
+        if best and then.get("val_hash") != data.val_hash:
             _remeasure_best(state, best, cfg, data)
     elif init_from:
         require_same_origin(init_from, {"tokenizer": origin["tokenizer"]})
@@ -236,7 +237,13 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
     begun = any(Path(cfg.dir).glob("*/*.pt"))
     theirs = start.resume or start.init_from
     if not begun and theirs:
-        copy_tokenizer(theirs.path, cfg.tokenizer_path)
+        source = get_phase_folder(theirs.path).parent / cfg.tokenizer_path.name
+        if not source.exists():
+            raise CheckpointError(
+                f"{theirs.path} has no tokenizer at {source}",
+                "use a checkpoint inside its run folder, such as runs/<name>/<phase>/best.pt",
+            )
+        write_text(cfg.tokenizer_path, source.read_text(encoding="utf-8"))
     elif not begun or not cfg.tokenizer_path.exists():
         build_tokenizer(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
     tokenizer = load_tokenizer(cfg.tokenizer_path)
@@ -247,18 +254,6 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
             f"use model.V={tokenizer.V}, or another name=...",
         )
     return tokenizer
-
-
-def copy_tokenizer(checkpoint: Path, target: Path) -> None:
-    """Copy the tokenizer of the run that a checkpoint belongs to."""
-    theirs = get_phase_folder(checkpoint).parent / target.name
-    if not theirs.exists():
-        raise CheckpointError(
-            f"{checkpoint} has no tokenizer at {theirs}",
-            "use a checkpoint inside its run folder, such as runs/<name>/<phase>/best.pt",
-        )
-    if theirs.resolve() != target.resolve():
-        write_text(target, theirs.read_text(encoding="utf-8"))
 
 
 def resolve_checkpoint(asked: str) -> Path:

@@ -34,13 +34,12 @@ from train.loop.logger import RunLogger
 from train.loop.model import make_model, require_compiler, will_compile
 from train.loop.optim import make_optimizer
 from train.loop.steps import train_loop
-from train.run import pretrain, sft
+from train.run.data import open_data
 from train.run.resume import find_starting_point, open_tokenizer, restore
 from train.run.sample import log_sample
 from train.run.summary import log_summary
 from train.run.time_limit import TimeLimit
 
-OPEN_DATA = {"pretrain": pretrain.open_documents, "sft": sft.open_dialogues}
 log = logging.getLogger("niels_gpt")
 
 
@@ -89,7 +88,7 @@ def run_phase(
     tokenizer = open_tokenizer(cfg, start)
     model = make_model(cfg.model, cfg.train, device)
     state = TrainState(model, make_optimizer(model, cfg.train))
-    data = OPEN_DATA[cfg.phase](cfg, tokenizer)
+    data = open_data(cfg, tokenizer)
     origin = restore(state, start, cfg, tokenizer, data)
     del start  # frees the memory of the checkpoints
     log.info(describe_start(cfg, state, data.train))
@@ -99,7 +98,7 @@ def run_phase(
     cfg.out.mkdir(parents=True, exist_ok=True)
     require_writable(cfg.out, estimate_size(model))
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
-    started, limit = (time.monotonic(), time.process_time()), TimeLimit(cfg.out, cfg.train.max_minutes)
+    started, limit = time.monotonic(), TimeLimit(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, logger.progress:
         reset_peak_memory(device)
         train_loop(
@@ -113,10 +112,10 @@ def run_phase(
             stop=lambda: stop() or limit.is_reached(),
         )
         logger.draw_curves()
-    took = time.monotonic() - started[0], time.process_time() - started[1]
+    seconds = time.monotonic() - started
     limit.save()
     require_complete(cfg, state, stop.signum)
-    results[cfg.phase] = make_result(cfg, state, baseline, origin, took)
+    results[cfg.phase] = make_result(cfg, state, baseline, origin, seconds)
     write_results(cfg, list(results.values()))
     if last:
         log_sample(cfg.phase, state.model, tokenizer, data.val[0].source)
@@ -140,9 +139,9 @@ def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None
 
 
 def make_result(
-    cfg: RunCfg, state: TrainState, baseline: UnigramBaseline, origin: dict[str, Any], took: tuple[float, float]
+    cfg: RunCfg, state: TrainState, baseline: UnigramBaseline, origin: dict[str, Any], seconds: float
 ) -> PhaseResult:
-    """Return the result of a phase that `took` wall and CPU seconds."""
+    """Return the result of a phase that took so many `seconds`."""
     losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
     best = state.best_val_loss
     return PhaseResult(
@@ -154,10 +153,9 @@ def make_result(
         unigram_loss=baseline.unigram_loss,
         unigram_bits_per_byte=baseline.bits_per_byte(baseline.unigram_loss),
         tokens=state.sequences * cfg.model.T,
-        seconds=round(took[0], 1),
+        seconds=round(seconds, 1),
         checkpoint=f"{cfg.phase}/{BEST}",
         settings=select_outcome_settings(cfg),
-        cpu_seconds=round(took[1], 1),
         tokenizer=origin["tokenizer"],
         changes=origin.get("changes", []),
     )

@@ -16,9 +16,12 @@ log = logging.getLogger("niels_gpt")
 
 def log_sample(phase: PhaseName, model: GPT, tokenizer: Tokenizer, val_source: Source) -> None:
     """Log a sample: an answer after SFT, a text after pretraining."""
-    for line in (
-        sample_answer(model, tokenizer, val_source) if phase == "sft" else [sample_story(model, tokenizer)]
-    ):
+    end = tokenizer.special[END_OF_TEXT]
+    if phase == "sft":
+        lines = sample_answer(model, tokenizer, val_source)
+    else:
+        lines = [tokenizer.decode(list(generate(model, [end], MAX_TOKENS, stop=[end], temperature=TEMPERATURE)))]
+    for line in lines:
         log.info("sample  %s", line)
 
 
@@ -32,9 +35,3 @@ def sample_answer(model: GPT, tokenizer: Tokenizer, val_source: Source) -> list[
     turns = [f"{turn.role}: {turn.content}" for turn in decode_turns([*prompt, *said], tokenizer)]
     expected = rest[: rest.index(end)] if end in rest else rest
     return [*turns, f"(held-out answer: {tokenizer.decode(expected)})"]
-
-
-def sample_story(model: GPT, tokenizer: Tokenizer) -> str:
-    """Return a text that the model makes up."""
-    end = tokenizer.special[END_OF_TEXT]
-    return tokenizer.decode(list(generate(model, [end], MAX_TOKENS, stop=[end], temperature=TEMPERATURE)))

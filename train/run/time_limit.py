@@ -1,6 +1,7 @@
 """Limit the minutes of a phase, counted over all its processes."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from niels_gpt.storage import write_json
@@ -9,7 +10,6 @@ from train.artifacts.disk import tolerate_disk_errors
 from train.artifacts.paths import has_checkpoint
 
 TIME = "time.json"
-MAX_BYTES = 1 << 10  # of time.json
 NOTED_EVERY = 10.0  # seconds: the most that a kill loses
 
 
@@ -19,7 +19,11 @@ class TimeLimit:
     def __init__(self, folder: Path, minutes: float | None) -> None:
         """Continue counting from the time in `folder`, if a checkpoint is there."""
         self.path, self.minutes = folder / TIME, minutes
-        self._noted = self._before = _read_seconds(self.path) if has_checkpoint(folder) else 0.0
+        self._before = 0.0
+        with suppress(OSError, ValueError, TypeError, KeyError):  # a missing or damaged file
+            if has_checkpoint(folder):
+                self._before = max(0.0, float(read_json(self.path)["seconds"]))
+        self._noted = self._before
         self._started = time.monotonic()
 
     def seconds(self) -> float:
@@ -37,11 +41,3 @@ class TimeLimit:
         self._noted = self.seconds()
         with tolerate_disk_errors(self.path):
             write_json(self.path, {"seconds": round(self._noted, 3)})
-
-
-def _read_seconds(path: Path) -> float:
-    """Return the saved seconds, or 0 if the file is missing or damaged."""
-    try:
-        return max(0.0, float(read_json(path, MAX_BYTES)["seconds"]))
-    except (OSError, ValueError, TypeError, KeyError):
-        return 0.0

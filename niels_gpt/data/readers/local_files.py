@@ -140,7 +140,7 @@ def _join_lines(lines: Iterable[str], min_chars: int, max_chars: int) -> Iterato
 
 
 def _read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of PIECE."""
+    """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of READ_CHARS."""
     with _open_regular(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape")
         number = 1
