@@ -10,7 +10,7 @@ from train.cli.command import Parser, run_command
 from train.cli.output import require_new_file
 from train.report.findings import analyze_runs
 from train.report.rows import read_runs
-from train.report.tables import draw_console_table
+from train.report.tables import describe_row, draw_console_table
 from train.report.write import write_report
 
 
@@ -32,6 +32,9 @@ def main() -> None:
     folder.mkdir()
     write_report(folder, findings, f"{len(findings.rows)} runs compared")
     get_console().print(draw_console_table(findings, get_console().width))
+    for row in findings.rows:
+        if row.reason:
+            print(describe_row(row))
     print(f"wrote {folder / 'sweep.html'}, and .csv, .md, .json beside it")
 
 

@@ -2,13 +2,20 @@
 
 import _root  # noqa: F401  isort: skip
 import math
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import escape_text
 from train.cli.command import Parser, at_least, defer_signals, run_command
+from train.report.findings import analyze_runs
+from train.report.rows import Row, is_run, read_rows
+from train.report.tables import describe_row
+
+SEEDS = 2**64  # that torch can tell apart
 
 
 def main() -> None:
@@ -20,15 +27,19 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=at_least(1), default=200, help="longest answer (default 200)")
     parser.add_argument("--temperature", type=float, default=0.7, help="0 picks the likeliest token (default 0.7)")
     parser.add_argument("--top-k", type=at_least(1), default=50, help="sample from the K likeliest (default 50)")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="random seed for sampling (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for sampling (default 0)")
     options = parser.parse_args()
     if options.chat == (options.prompt is not None):
         parser.error("give either --prompt TEXT or --chat")
     if not 0 <= options.temperature < math.inf:
         parser.error("--temperature must be at least 0 and finite")
+    if not 0 <= options.seed < SEEDS:
+        parser.error("--seed must be 0 to 2**64 - 1")
     with defer_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
 
+    if options.run.is_dir() and not is_run(options.run) and (rows := read_rows(options.run)):
+        raise list_runs(options.run, rows)
     session = load_session(options.run)
     sampling = {name: vars(options)[name] for name in ("max_tokens", "temperature", "top_k", "seed")}
     if options.prompt is not None and session.chats:
@@ -47,6 +58,16 @@ def main() -> None:
                 print_stream("model: ", session.reply(question, **sampling))
         except EOFError:
             print()
+
+
+def list_runs(folder: Path, rows: Sequence[Row]) -> CheckpointError:
+    """Print the runs in a folder, and return an error whose hint is the command that samples the best."""
+    for row in rows:
+        print(describe_row(replace(row, name=row.folder)))
+    hint = "name one of these runs"
+    if ranking := analyze_runs(rows, None).ranking:
+        hint = f"sample the best: python scripts/sample.py {shlex.quote(ranking[0].folder)} --prompt TEXT"
+    return CheckpointError(f"{folder} is a folder of runs, not a run", hint)
 
 
 def print_stream(start: str, pieces: Iterator[str]) -> None:

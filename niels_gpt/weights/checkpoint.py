@@ -58,12 +58,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _check_content(saved: Any, path: Path) -> dict[str, Any]:
     """Return the content of `path` if a model can be made from it."""
-    if (
-        not isinstance(saved, dict)
-        or saved.keys() != CHECKPOINT_KEYS.keys()
-        or not all(isinstance(saved[key], kinds) for key, kinds in CHECKPOINT_KEYS.items())
-    ):
+    if not isinstance(saved, dict) or saved.keys() != CHECKPOINT_KEYS.keys():
         raise CheckpointError(f"{path} is not a niels_gpt checkpoint", f"its keys must be {[*CHECKPOINT_KEYS]}")
+    if wrong := [key for key, kinds in CHECKPOINT_KEYS.items() if not isinstance(saved[key], kinds)]:
+        raise CheckpointError(f"{path}: its {wrong[0]} has the wrong type", _suggest_others(path))
     if _exceeds(saved, path.stat().st_size):
         raise CheckpointError(
             f"{path}: its tensors are larger than the file, so it was tampered with", _suggest_others(path)
