@@ -41,7 +41,7 @@ class GPT(nn.Module):
         cos, sin = rope_tables(cfg.T, cfg.C // cfg.H, cfg.rope_theta)
         self.register_buffer("cos", cos, persistent=False)  # (T, 2, D/2)
         self.register_buffer("sin", sin, persistent=False)  # (T, 2, D/2)
-        self._compiled = torch.compile(self._hidden, dynamic=False) if compiled else None  # noqa: TID251 - asked for
+        self._compiled = torch.compile(self._hidden, dynamic=False) if compiled else None  # noqa: TID251  off unless set
         self._init_weights()
 
     def _init_weights(self) -> None:

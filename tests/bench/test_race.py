@@ -60,13 +60,13 @@ def test_a_race_has_all_turns_ratios_limits_and_peaks_each_from_a_process_of_its
 def test_a_turn_and_the_limit_of_the_machine_come_from_fresh_interpreters() -> None:
     started, run = [], subprocess.run
 
-    def noted(command: list[str], **keywords: Any) -> Any:
+    def note_call(command: list[str], **keywords: Any) -> Any:
         started.append(
             (*command, keywords["env"]["OMP_NUM_THREADS"], keywords["env"].get("MALLOC_MMAP_THRESHOLD_"))
         )
         return run(command, **keywords)
 
-    with mock.patch.object(race, "TRIES", 1), mock.patch.object(subprocess, "run", noted):
+    with mock.patch.object(race, "TRIES", 1), mock.patch.object(subprocess, "run", note_call):
         turn = race.take_turn("bare", SHAPES["toy"], 1, peak="resident")
         assert race.measure_limit() > 0 and turn.wall > 0
     python = (sys.executable, "-m")

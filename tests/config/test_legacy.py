@@ -125,8 +125,10 @@ def test_what_is_not_known_is_refused_by_name(tmp_path: Path, content: str, said
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_experiment_composes_to_the_same_plan_and_to_others_by_their_options(folder: Path, shape: str) -> None:
-    assert composed(folder, shape) == plan_from_json(folder / f"{shape}.json")
-    plan = composed(folder, shape, "precision=off", "memory=ckpt", "optim=muon", "compile=on", "model=small")
+    assert compose_experiment(folder, shape) == plan_from_json(folder / f"{shape}.json")
+    plan = compose_experiment(
+        folder, shape, "precision=off", "memory=ckpt", "optim=muon", "compile=on", "model=small"
+    )
     for cfg, old in zip(plan, plan_from_json(folder / f"{shape}.json"), strict=True):
         train = cfg.train
         assert (train.amp, train.activation_checkpointing, train.compile) == (False, True, True)
@@ -137,10 +139,10 @@ def test_the_experiment_composes_to_the_same_plan_and_to_others_by_their_options
 def test_precision_and_memory_may_differ_between_the_phases(folder: Path) -> None:
     train = {"amp": False, "amp_dtype": "bf16", "activation_checkpointing": True}
     (folder / "sft.json").write_text(json.dumps(SFT | {"train_cfg": SFT["train_cfg"] | train}))  # type: ignore[operator]
-    assert composed(folder, "pipeline") == plan_from_json(folder / "pipeline.json")
+    assert compose_experiment(folder, "pipeline") == plan_from_json(folder / "pipeline.json")
 
 
-def composed(folder: Path, shape: str, *overrides: str) -> list[RunCfg]:
+def compose_experiment(folder: Path, shape: str, *overrides: str) -> list[RunCfg]:
     """Return what Hydra makes of the experiment."""
     (folder / "experiment").mkdir(exist_ok=True)
     (folder / "experiment" / f"{shape}.yaml").write_text(format_experiment(folder / f"{shape}.json"))

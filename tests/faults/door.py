@@ -27,7 +27,7 @@ FOREVER = 180  # seconds
 
 
 class Said(NamedTuple):
-    """How a command ended, what it wrote to stderr, and the plan it would carry out."""
+    """The exit code of a command, its stderr, and the plan it would carry out."""
 
     code: int
     stderr: str

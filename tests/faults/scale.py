@@ -1,4 +1,4 @@
-"""How often a fault is tried: a few times in the suite, throughout in `make faults` (NIELS_FAULTS=whole)."""
+"""Scale the fault tests: a few tries in the suite, many in `make faults` (NIELS_FAULTS=whole)."""
 
 import os
 

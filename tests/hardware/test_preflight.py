@@ -41,10 +41,10 @@ def test_an_autocast_that_does_nothing_or_turns_itself_off_is_seen() -> None:
 
 @pytest.mark.parametrize(("said", "told"), [("no such dtype\nand more", "no such dtype"), ("", "RuntimeError")])
 def test_an_operation_that_raises_is_seen(said: str, told: str) -> None:
-    def broken() -> AbstractContextManager[None]:
+    def break_kernel() -> AbstractContextManager[None]:
         raise RuntimeError(said)
 
-    assert list(find_problems(CPU, broken, torch.float16)) == [f"it raised {told}"]
+    assert list(find_problems(CPU, break_kernel, torch.float16)) == [f"it raised {told}"]
 
 
 def test_a_gradient_that_differs_from_the_cpus_is_seen() -> None:

@@ -148,16 +148,16 @@ def test_the_numbers_are_those_of_the_jobs_unless_two_are_the_same() -> None:
     assert numbers(2, 2) == numbers(0, 1) == [1, 2], "jobs of two sweeps, single runs and older sweeps"
 
 
-def learned(name: str, last: float, speed: float = 1.0, **rest: Any) -> Row:
+def make_finished_row(name: str, last: float, speed: float = 1.0, **rest: Any) -> Row:
     return row(name, loss=min(last, 3.0), last_loss=last, unigram_loss=5.0, speed=speed, **rest)
 
 
 def test_a_run_that_diverged_is_never_the_fastest() -> None:
-    good, bad = learned("good", 3.0), learned("bad", 5.0, speed=9.0)
+    good, bad = make_finished_row("good", 3.0), make_finished_row("bad", 5.0, speed=9.0)
     failed = row("nan", status="failed", exit_code=NonFiniteError.exit_code)
     found = analyze_runs([bad, good, failed], None)
     assert found.diverged == [failed, bad] and found.best[1].row == good and found.front == [good]
-    assert analyze_runs([bad, learned("short", 5.5)], None).diverged == [], "none is far enough to tell"
+    assert analyze_runs([bad, make_finished_row("short", 5.5)], None).diverged == [], "none is far enough to tell"
 
 
 def test_the_axis_of_losses_leaves_out_what_a_run_that_diverged_reaches(tmp_path: Path) -> None:

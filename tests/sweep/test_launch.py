@@ -65,7 +65,7 @@ def test_a_sweep_outlives_its_jobs_and_run_again_does_only_what_is_left(tmp_path
 def note_calls() -> None:
     """Write each planning of a job and each reading of a run to the file `calls`; no report gets old."""
 
-    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def note_call(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             with Path("calls").open("a") as file:
                 file.write(f"{name}\n")
@@ -75,7 +75,7 @@ def note_calls() -> None:
 
     mock.patch("train.report.write.REWRITE_EVERY", 1e9).start()
     for name in ("train.sweep.jobs.load_plan", "train.report.write.analyze_runs"):
-        mock.patch(name, noted(name.rpartition(".")[2], pkgutil.resolve_name(name))).start()
+        mock.patch(name, note_call(name.rpartition(".")[2], pkgutil.resolve_name(name))).start()
 
 
 @pytest.mark.parametrize("launcher", [pytest.param("isolated", marks=slow), "basic"])

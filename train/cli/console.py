@@ -36,6 +36,7 @@ def wrap_streams(unbreakable: Sequence[str]) -> None:
     while os.open(os.devnull, os.O_RDWR) < 3:
         pass
     encoding = getattr(sys.stdin, "encoding", "utf-8")  # None if it was closed
+    # It stays open as long as the process does.
     sys.stdin = open(0, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     for number, name in ((1, "stdout"), (2, "stderr")):
         encoding = getattr(getattr(sys, name), "encoding", "utf-8")

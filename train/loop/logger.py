@@ -94,15 +94,17 @@ class RunLogger:
 
     def draw_curves(self) -> None:
         """Draw the losses and the learning rate so far into curves.png, if there are any."""
+        started = time.monotonic()
         with tolerate_disk_errors(self.out / CURVES):
             events = [event for event in read_metrics(self.out / METRICS) if isinstance(event.get("loss"), float)]
             if events:
                 self._draw(events)
+        now = time.monotonic()  # reading a long file takes time too
+        self._draw_from = now + (now - started) / DRAW_SHARE
 
     def _draw(self, events: Sequence[dict[str, Any]]) -> None:
         from matplotlib.figure import Figure  # here: importing it takes as long as ten steps
 
-        started = time.monotonic()
         train, val = ([event for event in events if event["event"] == kind] for kind in ("train", "val"))
         steps, losses = [event["step"] for event in train], [event["loss"] for event in train]
         figure = Figure(figsize=(7, 5))  # no layout engine: one takes as long as the drawing
@@ -118,8 +120,6 @@ class RunLogger:
         lower.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
         with replace_atomically(self.out / CURVES) as part:
             figure.savefig(part, dpi=120, format="png")
-        now = time.monotonic()
-        self._draw_from = now + (now - started) / DRAW_SHARE
 
     def _append(self, event: str, state: TrainState, **numbers: Any) -> None:
         tokens = state.sequences * state.model.cfg.T

@@ -123,7 +123,7 @@ def _merge_refusals(refusals: dict[tuple[str, ...], Exception], batch: Sequence[
     for overrides, refusal in refusals.items():
         faults = str(refusal) if isinstance(refusal, NielsError) else explain_refusal(refusal)
         for line in faults.splitlines():
-            jobs.setdefault(line, []).append(_shorten(overrides, shared))
+            jobs.setdefault(line, []).append(_shorten_overrides(overrides, shared))
     lines = [f"{line} (in {'; '.join(names)})" for line, names in jobs.items()]
     return ConfigError("\n".join(lines), f"{len(refusals)} of {len(batch)} jobs are invalid; none was started")
 
@@ -134,7 +134,7 @@ def require_distinct(jobs: Sequence[PlannedJob]) -> None:
     for key in map(attrgetter, ("folder", "config_hash")):
         names: dict[Any, str] = {}
         for job in jobs:
-            name = _shorten(job.overrides, shared)
+            name = _shorten_overrides(job.overrides, shared)
             if key(job) in names:
                 raise ConfigError(
                     f"these overrides give identical jobs: {names[key(job)]} and {name}",
@@ -143,7 +143,7 @@ def require_distinct(jobs: Sequence[PlannedJob]) -> None:
             names[key(job)] = name
 
 
-def _shorten(overrides: Sequence[str], shared: Collection[str]) -> str:
+def _shorten_overrides(overrides: Sequence[str], shared: Collection[str]) -> str:
     return ",".join([word for word in overrides if word not in shared] or overrides)
 
 
