@@ -1,18 +1,14 @@
-"""Set the import path for the scripts, exit quietly on a signal during the imports, and require .venv."""
+"""Set the import path for the scripts, and require .venv."""
 
 import importlib.util
 import os
-import signal
 import sys
 from pathlib import Path
 
 # Replaces scripts/, where train.py would hide the package `train`.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-# Until train.cli.command handles signals, exit with the usual code and no traceback of the imports.
-for _signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    if signal.getsignal(_signum) is not signal.SIG_IGN:
-        signal.signal(_signum, lambda signum, _: os._exit(128 + signum))
+# For the processes that it starts, which may not find the packages otherwise.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
 # Outside .venv, the imports that follow would end in a traceback.
 _missing = [name for name in ("hydra", "pydantic", "torch") if not importlib.util.find_spec(name)]

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from train.cli.command import Parser, run_command
+from train.config import compose_plan
 from train.config.describe import describe_setting, list_groups
-from train.config.load import compose_run
 from train.config.plan import ComposedCfg
 from train.config.suggest import CONF
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 def render_page() -> str:
     """Return the page as Markdown; the defaults are those of a run without overrides."""
-    run = compose_run([])
+    run = compose_plan([])[0]
     defaults = {name: info.default for name, info in ComposedCfg.model_fields.items()}
     lines = [HEAD, "\n## A run\n", *_list_settings("", ComposedCfg, defaults)]
     for section, values in (("model", run.model), ("data", run.data), ("train", run.train)):

@@ -1,47 +1,12 @@
-"""Compose a config with Hydra, check it, and train."""
+"""Train, as `niels_gpt train` does: the command for a clone."""
 
 import _root  # noqa: F401  isort: skip
-import logging
+import os
 import sys
-from functools import partial
 
-import hydra
-from omegaconf import DictConfig
-
-from train.cli.command import defer_signals, exit_on_error, run_command
-from train.config import load_plan
-from train.config.describe import print_help
-from train.config.hydra_schema import register
-from train.config.schema import RunCfg
-from train.config.suggest import CONF
-from train.sweep.callback import PlanCallback
-from train.sweep.jobs import find_job
-
-log = logging.getLogger("niels_gpt")
-register()
-
-
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
-    """Run the plan; in a sweep, return the objective for its sweeper."""
-    if job := find_job(cfg):
-        from train.sweep.in_process import run_job
-
-        return run_job(job, carry_out)
-    with exit_on_error():
-        carry_out(PlanCallback.plan or load_plan(cfg))
-    return None
-
-
-def carry_out(plan: list[RunCfg]) -> None:
-    """Run the phases; torch is imported only now, so that help and config errors are fast."""
-    log.info("%s: %s; loading torch", plan[0].dir, ", then ".join(cfg.phase for cfg in plan))
-    with defer_signals():
-        from train.run import run
-    run(plan)
-
+from train.commands.program import main
+from train.config.suggest import TRAIN_VARIABLE
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
-    only_help = len(words) < len(sys.argv) - 1 and not any(word.startswith(("-", "hydra")) for word in words)
-    run_command(partial(print_help, words) if only_help else main, outlives_readers=True)
+    os.environ[TRAIN_VARIABLE] = "python scripts/train.py"
+    main(["train", *sys.argv[1:]])

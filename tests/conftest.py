@@ -122,8 +122,9 @@ def one_thread() -> None:
 
 
 def cli(*arguments: str, cwd: Path, script: str = "train", **keywords: Any) -> subprocess.CompletedProcess[str]:
-    """Run a script of the project as its user would, from another folder."""
-    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments]
+    """Run scripts/train.py, or another command of niels_gpt, as its user would, from another folder."""
+    program = [str(ROOT / "scripts" / "train.py")] if script == "train" else ["-m", "niels_gpt", script]
+    command = [sys.executable, *program, *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **keywords)
 
 

@@ -1,4 +1,4 @@
-"""scripts/train.py in this process, up to carrying out its plan; or in a fresh one, with its time."""
+"""niels_gpt train in this process, up to carrying out its plan; or in a fresh one, with its time."""
 
 import contextlib
 import io
@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -16,12 +15,10 @@ from conftest import cli
 
 from train.artifacts.run_folder import LOCK, unlock_folder
 from train.cli.command import exit_on_error
+from train.commands import train as command
 from train.config.schema import RunCfg
 from train.sweep.callback import PlanCallback
 from train.sweep.launch import SweepRun
-
-sys.modules.setdefault("_root", ModuleType("_root"))  # the real one handles the signals of its process
-from scripts import train as script  # noqa: E402
 
 FOREVER = 180  # seconds
 
@@ -55,13 +52,13 @@ def never_forever() -> Iterator[None]:
 
 
 def train(*words: str) -> Said:
-    """Do what `python scripts/train.py WORDS` does up to carrying out the plan, in the present folder."""
+    """Do what `niels_gpt train WORDS` does up to carrying out the plan, in the present folder."""
     plans: list[list[RunCfg]] = []
     stderr, code = io.StringIO(), 0
     with (
-        mock.patch.object(sys, "argv", ["train.py", *words]),
+        mock.patch.object(sys, "argv", ["niels_gpt train", *words]),
         mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1", HYDRA_MAIN_MODULE="__main__"),
-        mock.patch.object(script, "carry_out", plans.append),
+        mock.patch.object(command, "carry_out", plans.append),
         mock.patch.object(SweepRun, "carry_out"),
         mock.patch.object(PlanCallback, "on_multirun_end"),  # there is nothing to report
         contextlib.redirect_stderr(stderr),
@@ -70,7 +67,7 @@ def train(*words: str) -> Said:
     ):
         try:
             with exit_on_error():
-                script.main()
+                command.main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
     for lock in Path().rglob(LOCK):

@@ -29,11 +29,12 @@ import torch
 from conftest import ROOT
 
 from niels_gpt.device import read_proc_bytes
+from train.commands.program import main
 from train.config.schema import RunCfg
 from train.run import run
 
 PRELOADED = ["torch._dynamo", "matplotlib.backends.backend_agg", "matplotlib.figure", "rich.live", "rich.table"]
-PRELOADED += ["train.run.runner", "train.cli.command", "hydra.main", "support.processes"]
+PRELOADED += ["train.run.runner", "train.commands.train", "support.processes"]
 IMPORTS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 LONGEST = 300.0  # seconds that a child may take
 KILLED = -signal.SIGKILL  # an exit code
@@ -95,13 +96,14 @@ class Child:
 
 
 def start(*arguments: str, script: str = "train", **keywords: Any) -> Child:
-    """Start a script of the project; the keywords are those of Child."""
-    path = str(ROOT / "scripts" / f"{script}.py")
-    return Child(partial(_run_script, path), argv=[path, *arguments], **keywords)
+    """Start scripts/train.py, or another command of niels_gpt; the keywords are those of Child."""
+    path = str(ROOT / "scripts" / "train.py")
+    function = partial(_run_script, path) if script == "train" else partial(main, [script, *arguments])
+    return Child(function, argv=[path, *arguments], **keywords)
 
 
 def cli(*arguments: str, **keywords: Any) -> subprocess.CompletedProcess[str]:
-    """Run a script of the project to its end."""
+    """Run a command of the project to its end."""
     return start(*arguments, **keywords).end()
 
 

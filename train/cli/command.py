@@ -17,7 +17,7 @@ from train.cli.console import FILE_ONLY, ConsoleHandler, WarnOnce, wrap_streams
 from train.cli.signals import ENDING, Terminated, raise_on_signal
 from train.cli.subprocesses import end_with_parent
 from train.config.hydra_errors import Refusal, explain_refusal
-from train.config.suggest import HELP
+from train.config.suggest import point_to_help
 
 DEBUG = "NIELS_DEBUG"
 SPIN_COUNT = "10000"  # libgomp's own is 300,000
@@ -33,6 +33,7 @@ def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> N
     # (docs/performance.md). Torch, which reads this, is not imported yet.
     if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+    os.environ["PYTHONSAFEPATH"] = "1"  # for the workers of launchers, as -P is for our own children
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes errors on to exit_on_error
     wrap_streams(("stdout", "stderr") if outlives_readers else ("stderr",))
     for signum in ENDING:
@@ -57,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError instead of exiting."""
-        raise ConfigError(message, f"python scripts/{self.prog} --help lists the arguments")
+        raise ConfigError(message, f"{self.prog} --help lists the arguments")
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -127,7 +128,7 @@ def _to_niels_error(error: Exception) -> NielsError:
     if isinstance(error, NielsError):
         return error
     if isinstance(error, Refusal):  # some are OSErrors, too
-        return ConfigError(explain_refusal(error), HELP)
+        return ConfigError(explain_refusal(error), point_to_help())
     if is_out_of_memory(error):
         return OutOfMemory(f"out of memory ({first_line(error)})", SMALLER)
     if isinstance(error, OSError):
@@ -136,6 +137,6 @@ def _to_niels_error(error: Exception) -> NielsError:
         return NielsError("no trial of the search has finished; see sweep.html", "the same command retries them")
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if str(frame.f_globals.get("__name__")).startswith(ENGINES):
-        return ConfigError(explain_refusal(error), HELP)
+        return ConfigError(explain_refusal(error), point_to_help())
     hint = f"{DEBUG}=1 shows the traceback; if no setting explains the error, it is a bug"
     return NielsError(f"{type(error).__name__}: {error}", hint)

@@ -53,7 +53,7 @@ class ConsoleHandler(logging.Handler):
         if record.exc_info or getattr(record, FILE_ONLY, False):
             return
         console, text = get_console(), escape_text(self.format(record))
-        whole = not console.is_terminal or "python scripts/" in text
+        whole = not console.is_terminal or any(program in text for program in ("niels_gpt ", "python scripts/"))
         console.print(text, soft_wrap=whole, markup=False, highlight=False)
 
 

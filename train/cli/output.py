@@ -1,7 +1,10 @@
 """Print tables and durations, and write a command's report to a new JSON file."""
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,22 @@ def write_report(path: Path, report: Any) -> None:
     with add_file_name(path), path.open("x", encoding="utf-8") as file:
         file.write(format_json(report))
     print(f"wrote {path}")
+
+
+def add_report_flags(parser: ArgumentParser) -> None:
+    """Add --json and --out, as `report` understands them."""
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document, and no more")
+    parser.add_argument("--out", type=require_new_file, metavar="FILE", help="a new file for the result, as JSON")
+
+
+def report(options: Namespace, work: Callable[[], Any]) -> None:
+    """Do the work, which prints for people and returns its result; --json moves what it prints to stderr."""
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        result = work()
+        if options.out:
+            write_report(options.out, result)
+    if options.json:
+        print(format_json(result), end="")
 
 
 def format_duration(seconds: float) -> str:

@@ -8,9 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PARENT_PIPE_ENV = "NIELS_PARENT_PIPE"  # names the pipe's reading end in a child's environment
 GRACE = 60.0  # seconds to finish the step and save it
 
@@ -24,11 +22,10 @@ def run_module(
     """
     with parent_pipe() as (reading, pipe):
         return subprocess.run(
-            [sys.executable, "-m", module],
+            [sys.executable, "-P", "-m", module],
             input=stdin,
             capture_output=True,
             text=True,
-            cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": str(threads)} | dict(variables) | pipe,
             pass_fds=(reading,),
             timeout=timeout,

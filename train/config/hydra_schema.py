@@ -12,11 +12,13 @@ from pydantic.fields import FieldInfo
 
 from train.config.describe import format_groups, format_settings
 from train.config.plan import ComposedCfg, SftCfg
+from train.config.suggest import name_train_command
 
 
 def register() -> None:
-    """Store the schema as Hydra's config `schema`, and register the resolver of its help."""
+    """Store the schema as Hydra's config `schema`, and register the resolvers of its help."""
     ConfigStore.instance().store(name="schema", node=make_node(ComposedCfg))
+    OmegaConf.register_new_resolver("train_command", name_train_command, replace=True)
     OmegaConf.register_new_resolver("groups_help", format_groups, replace=True)
     OmegaConf.register_new_resolver("settings_help", format_settings, replace=True)
 

@@ -68,7 +68,7 @@ def format_experiment(path: Path) -> str:
     }
     if settings["phase"] == "pipeline":
         content["sft"] = second | {"train": _leave_out(second["train"], followed)}
-    head = f"# @package _global_\n# Made from {format_value(path.name)} by scripts/import_json.py.\n"
+    head = f"# @package _global_\n# Made from {format_value(path.name)} by niels_gpt import-json.\n"
     return head + str(yaml.safe_dump(content, sort_keys=False))
 
 

@@ -11,7 +11,7 @@ from train.config.describe import describe_setting
 from train.config.hydra_schema import register
 from train.config.plan import ComposedCfg
 from train.config.schema import RunCfg
-from train.config.suggest import CONF, HELP, did_you_mean, format_value, list_settings
+from train.config.suggest import CONF, did_you_mean, format_value, list_settings, point_to_help
 
 Settings = dict[str, Any]
 MAX_RULE = 400  # characters of a sentence in a message
@@ -29,11 +29,11 @@ def load_plan(cfg: DictConfig, folder: str | None = None) -> list[RunCfg]:
     return plan_from_settings(settings)
 
 
-def compose_run(overrides: list[str]) -> RunCfg:
-    """Return the first phase of the plan for these overrides."""
+def compose_plan(overrides: list[str]) -> list[RunCfg]:
+    """Return the runs for these overrides, as `load_plan` does for a composed config."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load_plan(compose("config", overrides=overrides))[0]
+        return load_plan(compose("config", overrides=overrides))
 
 
 def plan_from_settings(settings: Settings) -> list[RunCfg]:
@@ -47,7 +47,7 @@ def plan_from_settings(settings: Settings) -> list[RunCfg]:
         lines = [line for detail in details if detail["loc"] not in parents for line in _explain(detail)]
     # Leave out settings of the second phase that only follow a bad one of the first.
     lines = [line for line in lines if not (line.startswith("sft.") and line.removeprefix("sft.") in lines)]
-    raise ConfigError("\n".join(lines), HELP)
+    raise ConfigError("\n".join(lines), point_to_help())
 
 
 def lists_to_tuples(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Setting names, and suggestions for misspelt ones."""
 
+import os
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,7 +11,19 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.printable import escape_line
 
 CONF = Path(__file__).resolve().parent.parent.parent / "conf"
-HELP = "python scripts/train.py --help lists all settings"
+TRAIN_VARIABLE = (
+    "NIELS_TRAIN_COMMAND"  # set for a process and its children that were not called as niels_gpt train
+)
+
+
+def name_train_command() -> str:
+    """Return the command of training that the user used: niels_gpt train, or python scripts/train.py."""
+    return os.environ.get(TRAIN_VARIABLE, "niels_gpt train")
+
+
+def point_to_help() -> str:
+    """Return the hint about the list of settings."""
+    return f"{name_train_command()} --help lists all settings"
 
 
 def list_settings(model: type[BaseModel], path: str = "") -> Iterator[str]:

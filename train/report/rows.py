@@ -17,6 +17,7 @@ from train.artifacts.metrics import METRICS
 from train.artifacts.results import RESULT, PhaseResult, read_results
 from train.artifacts.run_folder import is_locked
 from train.config.schema import PhaseName
+from train.config.suggest import name_train_command
 from train.report.curves import Curve, read_curve
 
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
@@ -81,7 +82,7 @@ def _read_row(name: str, folder: Path) -> Row:
     last = list(results.values())[-1] if results and job.status == "finished" else None
     by_source = curves[last.phase].by_source if last and last.phase in curves else {}
     # The record may be from others: quoted again, the command can only train.
-    command = shlex.join(["python", "scripts/train.py", *shlex.split(job.command)[2:]])
+    command = shlex.join([*name_train_command().split(), *shlex.split(job.command)[2:]])
     memory = [curve.peak_memory / GIB for curve in curves.values() if curve.peak_memory]
     return Row(
         name=name,
@@ -125,7 +126,7 @@ def _make_record(folder: Path, results: Results, curves: Curves) -> Job:
     return Job(
         number=0,
         overrides=overrides,
-        command=shlex.join(["python", "scripts/train.py", *overrides]),
+        command=shlex.join([*name_train_command().split(), *overrides]),
         config_hash="",
         status="finished" if finished else "interrupted",
         reason="" if finished else "a phase has no result: it was stopped, or still runs",

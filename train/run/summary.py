@@ -7,6 +7,7 @@ from train.artifacts.job_record import JOB
 from train.artifacts.results import PhaseResult
 from train.cli.output import format_duration
 from train.config.schema import RunCfg
+from train.config.suggest import name_train_command
 
 log = logging.getLogger("niels_gpt")
 
@@ -25,10 +26,11 @@ def log_summary(plan: list[RunCfg], results: list[PhaseResult], seconds: float) 
         return  # the sweep says what to do next
     talk = "--chat" if last.phase == "sft" else '--prompt "..."'
     setting = "sft.train.total_steps" if len(plan) > 1 else "train.total_steps"
-    log.info("  %-11s python scripts/sample.py %s %s", "talk to it", folder, talk)
+    log.info("  %-11s niels_gpt sample %s %s", "talk to it", folder, talk)
     log.info("  %-11s the same command with %s=%d", "train on", setting, 2 * last.train.total_steps)
     if all(source.kind == "synthetic" for source in last.data.mixture()):
         log.info(
-            "  %-11s this was a smoke test on made-up text; for real text: python scripts/train.py name=real",
+            "  %-11s this was a smoke test on made-up text; for real text: %s name=real",
             "next",
+            name_train_command(),
         )

@@ -23,7 +23,7 @@ from train.sweep.jobs import PLANNED, PlannedJob, begin_sweep, plan_jobs, requir
 class PlanCallback(Callback):
     """Refuse by SystemExit, since Hydra only warns of other exceptions."""
 
-    plan: ClassVar[list[RunCfg]] = []  # of this process's run; scripts/train.py carries it out
+    plan: ClassVar[list[RunCfg]] = []  # of this process's run; the command carries it out
     started: float  # of the sweep
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:

@@ -22,7 +22,7 @@ from train.artifacts.results import has_begun, require_unchanged, select_outcome
 from train.config import load_plan
 from train.config.hydra_errors import Refusal, explain_refusal
 from train.config.schema import RunCfg
-from train.config.suggest import CONF
+from train.config.suggest import CONF, name_train_command
 from train.sweep.folders import JobFolders, parse_number
 
 MOST_JOBS = 1000  # of a sweep
@@ -33,7 +33,7 @@ OF_THE_SWEEP = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra/sweeper", "hydr
 class PlannedJob:
     """A job that has been checked: its place in the sweep, its run folder, its plan.
 
-    `arguments` make scripts/train.py carry it out alone, in that folder; `command` is for pasting, and takes
+    `arguments` make niels_gpt train carry it out alone, in that folder; `command` is for pasting, and takes
     another folder.
     """
 
@@ -176,7 +176,7 @@ def _make_job(cfg: DictConfig, hydra: Any, folder: Path, index: int) -> PlannedJ
         config_hash=own_hash,
         objective=tuple(cfg.objective),
         arguments=(*common, *overrides, "hydra.mode=RUN", f"hydra.run.dir='{quoted}'"),
-        command=shlex.join(["python", "scripts/train.py", *common, *words, name]),
+        command=shlex.join([*name_train_command().split(), *common, *words, name]),
     )
 
 

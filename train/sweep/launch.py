@@ -28,7 +28,6 @@ log = logging.getLogger("niels_gpt")
 class SweepRun:
     """The jobs of one sweep and the processes that carry them out."""
 
-    script: Path
     sweep: Path
     jobs: Sequence[PlannedJob]
     n_jobs: int  # at a time
@@ -92,7 +91,7 @@ class SweepRun:
         if (n_jobs := min(self.n_jobs, len(self.jobs))) > 1 and "OMP_NUM_THREADS" not in os.environ:
             cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
             variables = {**variables, "OMP_NUM_THREADS": str(max(1, cores // n_jobs))}
-        command = [sys.executable, str(self.script), *job.arguments]
+        command = [sys.executable, "-P", "-m", "niels_gpt", "train", *job.arguments]
         child = JobProcess(command, job.folder, record, variables, reading, self.timeout_minutes, n_jobs > 1)
         self._running[child] = job
 

@@ -20,7 +20,7 @@ def log_summary(sweep: Path, findings: Findings, seconds: float, trials: int | N
     if best := lowest.row:
         log.info("  %-11s %s after %s tokens: %s", "best", lowest.why, f"{best.tokens or 0:,}", best.folder)
         talk = "--chat" if best.settings.get("phase") == "sft" or "sft" in best.curves else '--prompt "..."'
-        log.info("  %-11s python scripts/sample.py %s %s", "talk to it", shlex.quote(best.folder), talk)
+        log.info("  %-11s niels_gpt sample %s %s", "talk to it", shlex.quote(best.folder), talk)
         if command := _continue_run(best):
             log.info("  %-11s %s", "train on", command)
     more = f"hydra.sweeper.n_trials={2 * trials}" if trials else "more values"

@@ -1,9 +1,8 @@
 """Export a trained model as a Llama for other programs."""
 
-import _root  # noqa: F401  isort: skip
 from pathlib import Path
 
-from train.cli.command import Parser, defer_signals, run_command
+from train.cli.command import Parser, defer_signals
 
 
 def main() -> None:
@@ -19,7 +18,3 @@ def main() -> None:
     session = load_session(options.run)
     export_llama(session.model, session.tokenizer, options.folder)
     print(f"wrote {options.folder}")
-
-
-if __name__ == "__main__":
-    run_command(main)

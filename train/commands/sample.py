@@ -1,6 +1,5 @@
 """Complete a prompt, answer a question, or chat with a trained model."""
 
-import _root  # noqa: F401  isort: skip
 import math
 import shlex
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import escape_text
-from train.cli.command import Parser, at_least, defer_signals, run_command
+from train.cli.command import Parser, at_least, defer_signals
 from train.report.findings import analyze_runs
 from train.report.rows import Row, is_run, read_rows
 from train.report.tables import describe_row
@@ -66,7 +65,7 @@ def list_runs(folder: Path, rows: Sequence[Row]) -> CheckpointError:
         print(describe_row(replace(row, name=row.folder)))
     hint = "name one of these runs"
     if ranking := analyze_runs(rows, None).ranking:
-        hint = f"sample the best: python scripts/sample.py {shlex.quote(ranking[0].folder)} --prompt TEXT"
+        hint = f"sample the best: niels_gpt sample {shlex.quote(ranking[0].folder)} --prompt TEXT"
     return CheckpointError(f"{folder} is a folder of runs, not a run", hint)
 
 
@@ -75,7 +74,3 @@ def print_stream(start: str, pieces: Iterator[str]) -> None:
     for piece in chain([start], pieces):
         print(escape_text(piece), end="", flush=True)
     print()
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,6 +1,5 @@
 """Hydra's launcher `isolated`: a sweep continues when one of its jobs crashes."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 class IsolatedConf:
     """Settings of the launcher: hydra.launcher.n_jobs=2, hydra.launcher.timeout_minutes=30."""
 
-    _target_: str = "hydra_plugins.isolated.launcher.IsolatedLauncher"
+    _target_: str = "hydra_plugins.niels_gpt.launcher.IsolatedLauncher"
     n_jobs: int = 1
     timeout_minutes: float | None = None
 
 
 class IsolatedLauncher(Launcher):
-    """Run the script in a process per job, and read the results from the job folders."""
+    """Run a process per job, and read the results from the job folders."""
 
     def __init__(self, n_jobs: int, timeout_minutes: float | None) -> None:
         self.n_jobs, self.timeout_minutes = n_jobs, timeout_minutes
@@ -30,7 +29,6 @@ class IsolatedLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra hands to a launcher."""
         self.context, self.config = hydra_context, config
-        self.script = Path(inspect.getfile(task_function)).resolve()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Carry out a batch of jobs; a failed one returns None, and the sweep continues."""
@@ -42,7 +40,6 @@ class IsolatedLauncher(Launcher):
         configure_log(hydra.hydra_logging, hydra.verbose)
         jobs = plan_jobs(self.config, self.context.config_loader, job_overrides, initial_job_idx)
         SweepRun(
-            self.script,
             Path(hydra.sweep.dir),
             jobs,
             self.n_jobs,

@@ -1,14 +1,13 @@
 """Benchmark optimizer steps on this machine, on as many threads as OMP_NUM_THREADS says."""
 
-import _root  # noqa: F401  isort: skip
 import argparse
 from collections.abc import Callable
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
-from train.cli.command import Parser, at_least, defer_signals, run_command
-from train.cli.output import require_new_file, write_report
+from train.cli.command import Parser, at_least, defer_signals
+from train.cli.output import add_report_flags, report, require_new_file
 from train.config.suggest import require_known
 
 CONTESTANTS = """ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile, ours and bare with -muon; separated
@@ -27,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
         mode: argparse.ArgumentParser = modes.add_parser(name, help=run.__doc__, description=run.__doc__)
         mode.set_defaults(run=run, contestants=[])
         mode.add_argument("--steps", type=at_least(least), default=steps, help="steps (default: %(default)s)")
-        mode.add_argument("--json", type=require_new_file, metavar="FILE", help="a new file for all results")
+        add_report_flags(mode)
         if run is not run_growth:
             mode.add_argument(
                 "shapes", nargs="*", default=["small"], help="tiny, small, base, middle (default: small)"
@@ -105,10 +104,4 @@ def main() -> None:
         from train.bench.shapes import SHAPES
     require_known("contestant", options.contestants, KNOWN)
     require_known("shape", options.shapes, SHAPES)
-    report = options.run(options)
-    if options.json:
-        write_report(options.json, report)
-
-
-if __name__ == "__main__":
-    run_command(main)
+    report(options, lambda: options.run(options))

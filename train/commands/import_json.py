@@ -1,9 +1,8 @@
 """Turn an older JSON config into conf/experiment/NAME.yaml."""
 
-import _root  # noqa: F401  isort: skip
 from pathlib import Path
 
-from train.cli.command import Parser, run_command
+from train.cli.command import Parser
 from train.cli.output import require_new_file
 from train.config.legacy import format_experiment, plan_from_json
 from train.config.suggest import CONF
@@ -15,15 +14,14 @@ def main() -> None:
     """Write the experiment without overwriting one."""
     parser = Parser(description=__doc__)
     parser.add_argument("json", type=Path, help="the older config")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", default=CONF / "experiment", help=TO)
+    parser.add_argument("--to", type=Path, metavar="FOLDER", default=Path("conf", "experiment"), help=TO)
     options = parser.parse_args()
     plan = plan_from_json(options.json)
-    target = require_new_file(str(options.to / f"{plan[0].name}.yaml"))
+    name = f"{plan[0].name}.yaml"
+    require_new_file(str(CONF / "experiment" / name))  # an experiment of niels_gpt, which Hydra would take instead
+    options.to.mkdir(parents=True, exist_ok=True)
+    target = require_new_file(str(options.to / name))
     target.write_text(format_experiment(options.json), encoding="utf-8")
     print(f"wrote {target}; choose it with experiment={target.stem}")
     for source in dict.fromkeys(source for cfg in plan for source in cfg.data.sources):
         print(f"source {source.name}: older configs only name it; it now reads {', '.join(source.files)}")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,12 +1,11 @@
 """Compare runs as a sweep does: a table, and sweep.html, .csv, .md and .json in a new folder."""
 
-import _root  # noqa: F401  isort: skip
 from pathlib import Path
 
 from rich import get_console
 
 from niels_gpt.storage import find_unused_path
-from train.cli.command import Parser, run_command
+from train.cli.command import Parser
 from train.cli.output import require_new_file
 from train.report.findings import analyze_runs
 from train.report.rows import read_runs
@@ -36,7 +35,3 @@ def main() -> None:
         if row.reason:
             print(describe_row(row))
     print(f"wrote {folder / 'sweep.html'}, and .csv, .md, .json beside it")
-
-
-if __name__ == "__main__":
-    run_command(main)

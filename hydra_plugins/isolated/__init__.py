@@ -1,1 +1,0 @@
-"""The isolated launcher: each job of a sweep runs in its own process."""

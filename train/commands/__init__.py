@@ -1,0 +1,1 @@
+"""The program niels_gpt and its sub-commands."""

@@ -1,0 +1,54 @@
+"""The program niels_gpt: a table of sub-commands, each imported only when it is called."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+USAGE = "usage: niels_gpt COMMAND ..."
+COMMANDS = {
+    "train": ("train a model, continue a run, or sweep over settings", "train.commands.train:main"),
+    "sample": ("complete a prompt, answer a question, or chat", "train.commands.sample:main"),
+    "compare": ("compare runs, or list those in runs/", "train.commands.compare:main"),
+    "export": ("export a trained model for other programs", "train.commands.export:main"),
+    "doctor": ("examine this machine: precision, speed, memory", "train.commands.measure:run_doctor"),
+    "numerics": ("compare precisions on a step of a trained run", "train.commands.measure:run_numerics"),
+    "bench": ("measure training steps", "train.commands.bench:main"),
+    "import-json": ("turn an older JSON config into an experiment", "train.commands.import_json:main"),
+}
+FOOTER = "niels_gpt COMMAND --help explains a command, niels_gpt --version prints the version."
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the sub-command that the command line names."""
+    # Until train.cli.command handles signals, exit with the usual code and no traceback of the imports.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, lambda number, _: os._exit(128 + number))
+    command, *rest = words or sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        rows = [f"  {name:<13}{meaning}" for name, (meaning, _) in COMMANDS.items()]
+        print("\n".join([USAGE, "", "Train small GPTs from scratch.", "", *rows, "", FOOTER]))
+    elif command == "--version":
+        from importlib.metadata import version
+
+        print(f"niels_gpt {version('niels_gpt')}")
+    elif command in COMMANDS:
+        from train.cli.command import run_command
+
+        module, _, function = COMMANDS[command][1].partition(":")
+        sys.argv = [f"niels_gpt {command}", *rest]
+        run_command(getattr(import_module(module), function), outlives_readers=command == "train")
+    else:
+        refuse(command)
+
+
+def refuse(command: str) -> None:
+    """Exit with code 2 and the likeliest sub-command."""
+    from difflib import get_close_matches
+
+    alike = ["train"] if "=" in command else get_close_matches(command, COMMANDS, n=1)
+    print(f"error: niels_gpt has no command {command!r}", file=sys.stderr)
+    print(f"hint: {f'did you mean niels_gpt {alike[0]}? ' if alike else ''}niels_gpt --help", file=sys.stderr)
+    raise SystemExit(2)
