@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 
@@ -75,6 +76,12 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Replace a file's content by JSON."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def measure_size(folder: Path) -> int:
+    """Return the bytes of all files in a folder; a file with several names counts once."""
+    found = [path.lstat() for path in folder.rglob("*")] + [folder.lstat()]
+    return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in found if S_ISREG(stat.st_mode)}.values())
 
 
 def find_unused_path(name: str) -> Path:

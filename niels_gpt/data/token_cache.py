@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
+import os
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
         if missing:
             _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
     meta = read_meta(folder)
+    with suppress(OSError):  # a cache may be read-only
+        os.utime(folder)  # the time of its last use, for whoever prunes
     tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
     log.info("data: %s of %s, %s, content %s", want, source.label, tokens, meta.content_sha256[:16])
     return TokenCache(folder, meta, tokenizer.V, index)

@@ -1,8 +1,9 @@
-"""Names of checkpoint files: one for each step, and second names for the latest and the best."""
+"""Names of files in a phase's folder: checkpoints, one for each step, the latest and the best; its data."""
 
 from pathlib import Path
 
 LATEST, BEST = "latest.pt", "best.pt"
+DATA = "data.json"  # the sources and token caches that a phase reads
 
 
 def step_path(folder: Path, step: int) -> Path:

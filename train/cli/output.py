@@ -2,7 +2,7 @@
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -64,19 +64,27 @@ def write_report(path: Path, report: Any) -> None:
     print(f"wrote {path}")
 
 
+def add_json_flag(parser: ArgumentParser) -> None:
+    """Add --json, for `report`."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else on stdout")
+
+
 def add_report_flags(parser: ArgumentParser) -> None:
-    """Add --json and --out, as `report` understands them."""
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON document, and no more")
+    """Add --json and --out, for `report`."""
+    add_json_flag(parser)
     parser.add_argument("--out", type=require_new_file, metavar="FILE", help="a new file for the result, as JSON")
 
 
-def report(options: Namespace, work: Callable[[], Any]) -> None:
-    """Do the work, which prints for people and returns its result; --json moves what it prints to stderr."""
-    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+def report(as_json: bool, work: Callable[[], Any], out: Path | None = None) -> None:
+    """Do the work, which prints for people and returns its result, and write that to a new file if there is one.
+
+    With `as_json`, stdout gets the result alone, and stderr what is for people.
+    """
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
         result = work()
-        if options.out:
-            write_report(options.out, result)
-    if options.json:
+        if out:
+            write_report(out, result)
+    if as_json:
         print(format_json(result), end="")
 
 

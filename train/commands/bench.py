@@ -104,4 +104,4 @@ def main() -> None:
         from train.bench.shapes import SHAPES
     require_known("contestant", options.contestants, KNOWN)
     require_known("shape", options.shapes, SHAPES)
-    report(options, lambda: options.run(options))
+    report(options.json, lambda: options.run(options), options.out)

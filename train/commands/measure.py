@@ -22,7 +22,7 @@ def run_doctor() -> None:
     cfg = compose_plan(options.overrides)[0]
     with defer_signals():  # imports torch, which takes seconds
         from train.hardware.doctor import examine_machine
-    report(options, lambda: examine_machine(cfg, options.steps, print))
+    report(options.json, lambda: examine_machine(cfg, options.steps, print), options.out)
 
 
 def run_numerics() -> None:
@@ -42,4 +42,4 @@ def run_numerics() -> None:
         print(format_comparison(result))
         return asdict(result)
 
-    report(options, compare)
+    report(options.json, compare, options.out)

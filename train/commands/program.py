@@ -15,6 +15,8 @@ COMMANDS = {
     "doctor": ("examine this machine: precision, speed, memory", "train.commands.measure:run_doctor"),
     "numerics": ("compare precisions on a step of a trained run", "train.commands.measure:run_numerics"),
     "bench": ("measure training steps", "train.commands.bench:main"),
+    "cache": ("show the token caches, and remove old ones", "train.commands.cache:main"),
+    "completion": ("print the completion of bash or zsh", "train.commands.completion:main"),
     "import-json": ("turn an older JSON config into an experiment", "train.commands.import_json:main"),
 }
 FOOTER = "niels_gpt COMMAND --help explains a command, niels_gpt --version prints the version."

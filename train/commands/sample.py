@@ -4,12 +4,12 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import escape_text
 from train.cli.command import Parser, at_least, defer_signals
+from train.cli.output import add_json_flag, report
 from train.report.findings import analyze_runs
 from train.report.rows import Row, is_run, read_rows
 from train.report.tables import describe_row
@@ -27,9 +27,12 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.7, help="0 picks the likeliest token (default 0.7)")
     parser.add_argument("--top-k", type=at_least(1), default=50, help="sample from the K likeliest (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="random seed for sampling (default 0)")
+    add_json_flag(parser)
     options = parser.parse_args()
     if options.chat == (options.prompt is not None):
         parser.error("give either --prompt TEXT or --chat")
+    if options.chat and options.json:
+        parser.error("--json goes with --prompt TEXT")
     if not 0 <= options.temperature < math.inf:
         parser.error("--temperature must be at least 0 and finite")
     if not 0 <= options.seed < SEEDS:
@@ -41,11 +44,17 @@ def main() -> None:
         raise list_runs(options.run, rows)
     session = load_session(options.run)
     sampling = {name: vars(options)[name] for name in ("max_tokens", "temperature", "top_k", "seed")}
-    if options.prompt is not None and session.chats:
-        print(f"you: {escape_text(options.prompt)}")
-        print_stream("model: ", session.reply(options.prompt, **sampling))
-    elif options.prompt is not None:
-        print_stream(options.prompt, session.complete(options.prompt, **sampling))
+
+    def answer() -> dict[str, str]:
+        if session.chats:
+            print(f"you: {escape_text(options.prompt)}")
+            text = print_stream("model: ", session.reply(options.prompt, **sampling))
+        else:
+            text = print_stream(options.prompt, session.complete(options.prompt, **sampling))
+        return {"run": str(options.run), "prompt": options.prompt, "text": text}
+
+    if options.prompt is not None:
+        report(options.json, answer)
     elif not session.chats:
         raise CheckpointError(
             f"{options.run} is only pretrained, so it cannot chat", "use --prompt, or train phase=sft"
@@ -69,8 +78,12 @@ def list_runs(folder: Path, rows: Sequence[Row]) -> CheckpointError:
     return CheckpointError(f"{folder} is a folder of runs, not a run", hint)
 
 
-def print_stream(start: str, pieces: Iterator[str]) -> None:
-    """Print pieces of text as they come, after a start of the line."""
-    for piece in chain([start], pieces):
+def print_stream(start: str, pieces: Iterator[str]) -> str:
+    """Print pieces of text as they come, after a start of the line; return what they make together."""
+    whole = ""
+    print(escape_text(start), end="", flush=True)
+    for piece in pieces:
         print(escape_text(piece), end="", flush=True)
+        whole += piece
     print()
+    return whole

@@ -17,6 +17,7 @@ from train.artifacts.metrics import read_metrics
 class Event(BaseModel):
     """An event of metrics.jsonl: steps have a speed and a memory, evaluations the losses from bits_per_byte on."""
 
+    step: int
     tokens: FiniteFloat
     loss: float
     tokens_per_second: FiniteFloat = 0.0
@@ -38,7 +39,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of a phase, its median speed in tokens/s, and its largest memory in bytes.
+    """The losses of a phase up to a step, its median speed in tokens/s, and its largest memory in bytes.
 
     `bits` converts nats per target to bits per byte, nan without an evaluation. `by_source` has the losses of the
     best evaluation where several sources validate.
@@ -51,6 +52,7 @@ class Curve:
     peak_memory: int | None
     bits: float
     by_source: dict[str, float]
+    step: int
 
 
 def read_curve(path: Path) -> Curve | None:
@@ -69,6 +71,7 @@ def read_curve(path: Path) -> Curve | None:
         peak_memory=max((event.memory for event in train), default=None),
         bits=next((event.bits_per_byte / event.loss for event in val if event.loss), math.nan),
         by_source=min(val, key=lambda event: event.loss).by_source if val else {},
+        step=max(event.step for event in train + val),
     )
 
 

@@ -122,14 +122,16 @@ def _make_record(folder: Path, results: Results, curves: Curves) -> Job:
     """Return a record for a single run: it has finished if each phase has a result."""
     path = folder / ".hydra" / "overrides.yaml"
     overrides = tuple(yaml.safe_load(read_text(path, 1 << 16))) if path.exists() else ()
-    finished = bool(results) and curves.keys() <= results.keys()
+    status: Status = "running" if is_locked(folder) else "interrupted"
+    if results and curves.keys() <= results.keys():
+        status = "finished"
     return Job(
         number=0,
         overrides=overrides,
         command=shlex.join([*name_train_command().split(), *overrides]),
         config_hash="",
-        status="finished" if finished else "interrupted",
-        reason="" if finished else "a phase has no result: it was stopped, or still runs",
+        status=status,
+        reason="a phase has no result" if status == "interrupted" else "",
         seconds=sum(curve.seconds for curve in curves.values()),
     )
 
@@ -150,6 +152,12 @@ def _flatten(tree: Settings, prefix: str) -> Settings:
     for key, value in tree.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return the run folders in a folder and in the sweeps in it."""
+    found = [[child] if is_run(child) else find_runs(child) for child in sorted(folder.glob("[!.]*/"))]
+    return [run for runs in found for run in runs]
 
 
 def read_rows(folder: Path) -> list[Row]:

@@ -23,7 +23,7 @@ class PhaseData(NamedTuple):
     """The training sequences of a phase, and its validation sequences by source.
 
     A resumed run needs the same `content_hash`; `sources` says in words what went into it. Validation losses
-    compare while `val_hash` stays the same.
+    compare while `val_hash` stays the same. `caches` are the folders of token files.
     """
 
     train: Source
@@ -31,6 +31,7 @@ class PhaseData(NamedTuple):
     content_hash: str
     val_hash: str
     sources: dict[str, dict[str, Any]]
+    caches: list[str]
 
 
 def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
@@ -57,9 +58,10 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
 
     train: list[Source] = []
     val: dict[str, tuple[Source, float]] = {}
-    text, val_text, described = [], [], {}
+    text, val_text, described, caches = [], [], {}, []
     for source in sources:
         cache = open_cache(source, want, tokenizer, data, T + 1)
+        caches.append(str(cache.folder.resolve()))
         text.append((cache.meta.content_sha256, source.weight))
         described[source.label] = source.model_dump(mode="json", exclude={"name"}) | {
             "val_fraction": data.val_fraction,
@@ -77,4 +79,5 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
         hash_parts(text, "", data.val_fraction),  # "": older checkpoints hashed val_source here
         hash_parts(val_text, cfg.train.eval_sequences),
         described,
+        caches,
     )

@@ -1,0 +1,34 @@
+"""Print the completion of bash or zsh: add `eval "$(niels_gpt completion bash)"` to ~/.bashrc."""
+
+from train.cli.command import Parser
+from train.commands.program import COMMANDS
+
+# With -o default, file names follow where nothing else fits. Bash replaces only what follows a = in COMP_WORDBREAKS.
+SCRIPT = """\
+_niels_gpt() {
+    local line="${COMP_LINE:0:COMP_POINT}" choices
+    local word="${line##* }"
+    case "$line" in
+        "niels_gpt train "* | "niels_gpt doctor "*)
+            choices="$(COMP_LINE="niels_gpt ${line#niels_gpt * }" niels_gpt train -sc query=bash 2> /dev/null)" ;;
+        "niels_gpt "*" "*) return ;;
+        *)
+            choices="@COMMANDS@"
+            compopt +o nospace 2> /dev/null ;;
+    esac
+    COMPREPLY=($(compgen -W "$choices" -- "$word"))
+    if [[ "$COMP_WORDBREAKS" == *=* && "$word" == *=* ]]; then
+        COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}")
+    fi
+}
+complete -o nospace -o default -F _niels_gpt niels_gpt
+"""
+ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
+
+
+def main() -> None:
+    """Print the script."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("shell", choices=["bash", "zsh"])
+    shell = parser.parse_args().shell
+    print((ZSH if shell == "zsh" else "") + SCRIPT.replace("@COMMANDS@", " ".join(COMMANDS)), end="")
