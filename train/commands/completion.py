@@ -3,7 +3,7 @@
 from train.cli.command import Parser
 from train.commands.program import COMMANDS
 
-# With -o default, file names follow where nothing else fits. Bash replaces only what follows a = in COMP_WORDBREAKS.
+# Where nothing fits, -o default gives file names. Bash replaces only what follows a = in COMP_WORDBREAKS.
 SCRIPT = """\
 _niels_gpt() {
     local line="${COMP_LINE:0:COMP_POINT}" choices
