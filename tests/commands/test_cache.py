@@ -1,0 +1,54 @@
+"""niels_gpt cache shows what is in a cache folder, and removes what it was asked to remove, no more."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Run
+from support.processes import cli
+
+
+@pytest.fixture
+def folder(run_folder: Run, tmp_path: Path) -> Path:
+    """A folder with two runs, each with caches of its own; one run has been deleted."""
+    for name, size in (("kept", 150), ("gone", 160)):
+        run = run_folder(
+            "data.tokenizer=bpe", "model.V=300", f"data.size={size}", "train.total_steps=1",
+            f"data.cache_dir={tmp_path}/cache", name=name,
+        )  # fmt: skip
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        if name == "kept":
+            run.rename(tmp_path / "runs" / name)
+    return tmp_path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "cache").glob("[dt]*[!6]"))
+
+
+def test_what_no_run_refers_to_goes_and_the_rest_stays(folder: Path) -> None:
+    listed = json.loads(cli("--json", cwd=folder, script="cache").stdout)
+    assert len(listed) == 4 and sum("runs/kept" in entry["runs"] for entry in listed) == 2
+    asked = cli("--unused", cwd=folder, script="cache")
+    assert asked.returncode == 2 and "no terminal to ask" in asked.stderr and len(names(folder)) == 4
+    done = cli("--unused", "--yes", cwd=folder, script="cache")
+    assert done.returncode == 0 and "removed 2 entries" in done.stdout
+    assert [f"cache/{name}" for name in names(folder)] == [e["path"] for e in listed if e["runs"]]
+
+
+def test_what_was_used_lately_stays_when_old_ones_go(folder: Path) -> None:
+    first, *others = (folder / "cache" / name for name in names(folder))
+    for path in others:
+        os.utime(path, (0, time.time() - 40 * 24 * 60 * 60))
+    done = cli("--older-than", "30", "--yes", cwd=folder, script="cache")
+    assert done.returncode == 0 and names(folder) == [first.name]
+    assert "nothing to remove" in cli("--older-than", "30", "--yes", cwd=folder, script="cache").stdout
+
+
+def test_a_damaged_entry_hides_no_other_and_a_missing_folder_is_named(folder: Path) -> None:
+    next((folder / "cache").glob("documents-*/meta.json")).write_text("{")
+    assert len(json.loads(cli("--json", cwd=folder, script="cache").stdout)) >= 2
+    done = cli("nowhere", cwd=folder, script="cache")
+    assert (done.returncode, done.stdout) == (2, "") and "error: there is no folder nowhere\n" in done.stderr

@@ -1,0 +1,58 @@
+"""The program niels_gpt: its help, its version, and what it says to a command that it does not have."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, cli
+from support import processes
+
+from train.commands.program import COMMANDS
+
+PROBE = """
+import sys
+from train.commands.program import main
+main(["--help"])
+sys.exit(any(name in sys.modules for name in ("hydra", "pydantic", "torch", "numpy")))
+"""
+
+
+def test_help_lists_every_command_and_imports_nothing(tmp_path: Path) -> None:
+    """Well under 0.6 s: neither Hydra nor pydantic nor torch is imported."""
+    done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_starts_from_any_folder_and_tells_how_it_is_used(command: str, tmp_path: Path) -> None:
+    done = processes.cli("--help", cwd=tmp_path, script=command)
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
+    assert command == "train" or done.stdout.startswith(f"usage: niels_gpt {command} ")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["trian"], "did you mean niels_gpt train? niels_gpt --help"),
+        (["precision=fp16"], "did you mean niels_gpt train? niels_gpt --help"),
+        (["xyzzy"], "niels_gpt --help"),
+    ],
+)
+def test_a_command_that_is_not_there_gets_a_suggestion(words: list[str], hint: str, tmp_path: Path) -> None:
+    done = processes.cli(*words[1:], cwd=tmp_path, script=words[0])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: niels_gpt has no command {words[0]!r}\nhint: {hint}\n"
+
+
+def test_hints_name_the_command_that_was_used(tmp_path: Path) -> None:
+    installed = subprocess.run(
+        [sys.executable, "-m", "niels_gpt", "train", "nam=x"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    in_clone = cli("nam=x", cwd=tmp_path)
+    assert installed.stderr.endswith("hint: niels_gpt train --help lists all settings\n")
+    assert in_clone.stderr.endswith("hint: python scripts/train.py --help lists all settings\n")
