@@ -39,7 +39,7 @@ def test_a_chat_says_how_to_leave_it_and_labels_each_answer(folder: Path) -> Non
         chat = ["runs/smoke_pipeline", "--chat", "--max-tokens", "5"]
         done = processes.cli(*chat, cwd=folder, script="sample", input=said)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith("An empty line or Ctrl-D ends the chat.\nyou: model: ")
+        assert done.stdout.startswith("An empty line, Ctrl-D or Ctrl-C ends the chat.\nyou: model: ")
         assert (done.stdout.count("you: "), done.stdout.count("model: ")) == (3, 2)
 
 

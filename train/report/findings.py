@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from niels_gpt.errors import NonFiniteError
+from train.artifacts.results import NO_EFFECT
 from train.report.rows import Row
 
 BITS = "bits per byte"
@@ -17,10 +18,8 @@ DIVERGED = (
     "leave the figures."
 )
 TOLERANCE = 0.02  # nats: float rounding, which training lets grow
-MAY_DIFFER = {  # between runs of equal training, whose effective batch is the same
-    *("B", "accum_steps", "activation_checkpointing"),
-    *("log_every", "ckpt_every", "keep_last", "cache_dir"),
-}
+# Between runs of equal training, whose effective batch is the same.
+MAY_DIFFER = NO_EFFECT - {"max_minutes"} | {"B", "accum_steps", "activation_checkpointing"}
 
 
 @dataclass(frozen=True)

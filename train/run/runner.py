@@ -49,9 +49,9 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     NielsError: the subclass tells what went wrong; saved checkpoints are intact.
     """
     started = time.monotonic()
+    device = resolve_device(plan[0].device)
     claim_run_folder(plan)
     remove_stale_files(plan)
-    device = resolve_device(plan[0].device)
     plan = [choose_batch(cfg) for cfg in plan]
     reusable = {cfg.phase: find_reusable_result(cfg) for cfg in plan}
     saved = read_results(Path(plan[0].dir)).items()  # of complete phases and of those outside this plan
@@ -101,17 +101,19 @@ def run_phase(
     started, limit = time.monotonic(), TimeLimit(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, logger.progress:
         reset_peak_memory(device)
-        train_loop(
-            state,
-            cfg.train,
-            data.train,
-            data.val,
-            out=cfg.out,
-            logger=logger,
-            origin=origin,
-            stop=lambda: stop() or limit.is_reached(),
-        )
-        logger.draw_curves()
+        try:
+            train_loop(
+                state,
+                cfg.train,
+                data.train,
+                data.val,
+                out=cfg.out,
+                logger=logger,
+                origin=origin,
+                stop=lambda: stop() or limit.is_reached(),
+            )
+        finally:  # a loss that became nan is worth a picture too
+            logger.draw_curves()
     seconds = time.monotonic() - started
     limit.save()
     require_complete(cfg, state, stop.signum)

@@ -35,4 +35,5 @@ def _continue_run(best: Row) -> str:
         return ""
     path = f"{best.folder}/{phase}/latest.pt"
     path = path if re.fullmatch(r"[\w./-]+", path) else f"'{path}'"  # for Hydra; the shell has its own quotes
-    return f"{best.command} {shlex.quote(f'resume={path}')} train.total_steps={2 * steps}"
+    words = [word for word in shlex.split(best.command) if not word.startswith("train.total_steps=")]
+    return shlex.join([*words, f"resume={path}", f"train.total_steps={2 * steps}"])
