@@ -1,6 +1,7 @@
 """Token files: written once, whole or not at all; damage is named; no text stands on both sides."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from niels_gpt.config import DataCfg
 from niels_gpt.data.hash_index import INDEX_FILE, HashIndex, hash_file
 from niels_gpt.data.readers.records import Document
 from niels_gpt.data.sources import Want, read_records
-from niels_gpt.data.token_cache import build_tokenizer, open_cache
+from niels_gpt.data.token_cache import open_cache
 from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
@@ -99,8 +100,26 @@ def test_the_same_texts_in_other_roles_are_other_content(tmp_path: Path) -> None
     assert len({content_of(tmp_path, "ua", "sua", turns) for turns in others}) == len(others)
 
 
-def test_dialogues_in_turn_keep_the_hash_that_earlier_checkpoints_have_recorded(tmp_path: Path) -> None:
+def test_dialogues_in_turn_keep_the_hash_that_earlier_checkpoints_have_recorded_and_it_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="niels_gpt")
     assert content_of(tmp_path, "ua", "uaua", "uauau", "sua", "suaua", "suau") == "3fdc1880a6e56028"
+    assert "content 3fdc1880a6e56028" in caplog.text
+
+
+def test_a_file_of_another_size_or_with_another_id_is_refused(tmp_path: Path) -> None:
+    cfg = data(tmp_path)
+    count = len(opened(cfg).ids)
+    ids = next((tmp_path / "cache").rglob("train.ids"))
+    whole = ids.read_bytes()
+    for damaged, said in {
+        whole[:-2]: rf"train\.ids: {2 * count - 2} bytes, but {count} x uint16 are {2 * count}",
+        whole[:-2] + b"\x2c\x01": r"train\.ids is damaged: its sha256 differs from meta\.json",
+    }.items():
+        ids.write_bytes(damaged)
+        with pytest.raises(DataError, match=said):
+            opened(cfg)
 
 
 def test_dialogues_carry_their_targets(tmp_path: Path) -> None:
@@ -144,10 +163,3 @@ def test_both_splits_have_a_document_however_few_there_are(
     cfg = data(tmp_path, kind="text", files=tuple(names), val_fraction=0.49)
     splits = {split: set(BYTES.decode(opened(cfg, split).ids.tolist())) for split in ("train", "val")}
     assert splits == {"train": set(names) - set(val), "val": set(val)}
-
-
-def test_a_tokenizer_larger_than_the_text_gives_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="BPE of this text has") as caught:
-        build_tokenizer(data(tmp_path, tokenizer="bpe"), "documents", 16384)
-    assert "use model.V=" in caught.value.hint
-    assert not list((tmp_path / "cache").glob("tokenizer-*"))

@@ -53,7 +53,8 @@ def locked(machine: dict[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def test_the_lock_agrees_with_pyproject_on_every_machine_and_has_no_cuda() -> None:
+def test_the_lock_agrees_with_pyproject_on_every_machine_and_names_no_registry_and_no_cuda() -> None:
+    assert not re.search(r"://|--(?!hash=sha256:)|\.(com|org|io)\b|/", LOCK)
     rest = ENTRY.sub("", re.sub(r"^#.*$", "", LOCK, count=1, flags=re.MULTILINE))
     assert not rest.strip(), "entries without hashes"
     assert not [text for text, _ in ENTRY.findall(LOCK) if re.search("nvidia|cuda|triton", text)]
@@ -65,10 +66,6 @@ def test_the_lock_agrees_with_pyproject_on_every_machine_and_has_no_cuda() -> No
             versions = has.get(canonicalize_name(need.name), [])
             assert any(map(need.specifier.contains, versions)), f"{machine}: {need} is wanted, {versions} locked"
     assert len(list(wanted())) > 20 and len(locked(MACHINES[0])) > 60
-
-
-def test_the_lock_names_no_registry_and_no_path() -> None:
-    assert not re.search(r"://|--(?!hash=sha256:)|\.(com|org|io)\b|/", LOCK)
 
 
 def run_script(
