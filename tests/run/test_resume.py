@@ -121,13 +121,16 @@ def test_a_run_that_has_begun_does_without_the_checkpoint_it_began_from(
         run_folder(*begun, name="another")
 
 
-def test_a_best_checkpoint_damaged_after_the_last_evaluation_is_found_again(run_folder: Run) -> None:
+def test_a_best_checkpoint_damaged_after_the_last_evaluation_is_found_again(
+    run_folder: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = run_folder(*LONGER)
     (folder / "result.json").unlink()
     best = folder / "pretrain" / "best.pt"
     best.unlink()
     best.write_bytes(b"damaged")
     run_folder(*LONGER)
+    assert "best.pt cannot be read (File is not a zip file); replaced by step 6 until the next eval" in caplog.text
     assert result(folder)["best_val_loss"] == val_losses(folder)[6]
     assert read_checkpoint(best)["step"] == 6
 
