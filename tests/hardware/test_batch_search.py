@@ -125,7 +125,7 @@ def test_what_took_more_than_the_budget_is_not_taken(plan: Plan) -> None:
     with fake(FASTER, mib=lambda B: 900 if B > 1 else 300):
         tried = probe_candidates(plan(*AUTO)[0], 800 * MIB)
     assert [probe.trouble for probe in tried] == ["", "out of memory: takes 900 MiB"]
-    assert (best := pick_fastest(tried)) and best.B == 1
+    assert pick_fastest(tried) == tried[0]
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,7 @@ def test_a_child_that_dies_is_explained(plan: Plan, code: int, said: str, error:
     assert type(caught.value) is error and caught.value.hint
 
 
-@pytest.mark.parametrize(
-    "content", ["{", "[]", '{"choices": [{"asked": {"effective_batch": 8}}]}', '{"choices": [7]}']
-)
+@pytest.mark.parametrize("content", ["{", '{"choices": [{"asked": {"effective_batch": 8}}]}', '{"choices": [7]}'])
 def test_a_damaged_memory_is_measured_again(
     plan: Plan, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
@@ -190,15 +188,7 @@ def test_what_changes_the_cost_of_a_step_is_measured_again(plan: Plan, tmp_path:
 
 @pytest.mark.parametrize(
     ("effective_batch", "expected"),
-    [
-        (1, [1]),
-        (17, [1, 17]),
-        (32, [1, 2, 4, 8, 16, 32]),
-        (96, [1, 2, 4, 8, 16, 32, 96]),
-        (60, [1, 2, 4, 10, 20, 60]),
-        (131072, [2**n for n in range(1, 17)]),
-        (2**32, [65536]),
-    ],
+    [(1, [1]), (17, [1, 17]), (60, [1, 2, 4, 10, 20, 60]), (131072, [2**n for n in range(1, 17)])],
 )
 def test_candidates_divide_the_effective_batch_and_double_at_least(
     effective_batch: int, expected: list[int]
@@ -206,7 +196,7 @@ def test_candidates_divide_the_effective_batch_and_double_at_least(
     assert list_candidates(effective_batch) == expected
 
 
-@pytest.mark.parametrize("effective_batch", [8, 49152, 65536])
+@pytest.mark.parametrize("effective_batch", [8, 49152])
 def test_every_candidate_is_a_split_that_the_schema_takes(plan: Plan, effective_batch: int) -> None:
     (cfg,) = plan("batch=auto", f"global_B={effective_batch}")
     for B in [cfg.train.B, *list_candidates(effective_batch)]:
