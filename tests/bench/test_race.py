@@ -100,8 +100,7 @@ def flops_of_laps(contestant: Contestant) -> list[int]:
 @pytest.mark.slow
 def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path) -> None:
     asked = ["growth", "T", "--shape", "toy", "--factors", "1", "8", "--steps", "1"]
-    said, processes = bench(*asked, "--figure", "growth.svg", "--json", "growth.json", cwd=tmp_path)
-    assert processes == ["bench.py", *[RACER] * (1 + 4)]
+    said, _ = bench(*asked, "--figure", "growth.svg", "--json", "growth.json", cwd=tmp_path)
     growth = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))["growth"]
     points = {(point["size"], point["memory"]): point for point in growth["points"]}
     assert points.keys() == {(T, memory) for T in (16, 128) for memory in ("off", "ckpt")}
@@ -121,8 +120,7 @@ def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path
 @pytest.mark.slow
 def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
     asked = ["steady", "toy", "--steps", "50", "--json", "steady.json"]
-    _, processes = bench(*asked, cwd=tmp_path, B=16)  # of which 4 steps make two epochs
-    assert processes == ["bench.py", *[RACER] * 2]
+    bench(*asked, cwd=tmp_path, B=16)  # of which 4 steps make two epochs
     stays = json.loads((tmp_path / "steady.json").read_text(encoding="utf-8"))["steady"]["toy"]
     assert [stay["contestant"] for stay in stays] == ["ours", "ours", "ours-ckpt", "ours-ckpt"]
     for early, late in zip(stays[::2], stays[1::2], strict=True):
@@ -149,7 +147,6 @@ def small_saves() -> None:
     overhead.SAVED, overhead.REPEATS = SHAPES["toy"].model, 10
 
 
-@pytest.mark.slow
 def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(tmp_path: Path) -> None:
     asked = ["overhead", "toy", "--steps", "2", "--json", "overhead.json"]
     done = processes.cli(*asked, cwd=tmp_path, script="bench", before=small_saves)

@@ -41,12 +41,6 @@ def test_the_main_job_is_a_pipeline_of_the_tiny_model_on_pydocs(composed: Compos
     assert all(cfg.train.amp and cfg.train.activation_checkpointing for cfg in plan)
 
 
-def test_precision_sets_what_its_names_say(composed: Compose) -> None:
-    for option, amp, dtype in (("fp16", True, "fp16"), ("bf16", True, "bf16"), ("off", False, "fp16")):
-        train = load_plan(composed(f"precision={option}"))[0].train
-        assert (train.amp, train.amp_dtype, train.activation_checkpointing) == (amp, dtype, False)
-
-
 @pytest.mark.parametrize("group", ["optim", "precision", "memory", "compile"])
 def test_every_option_of_a_group_sets_the_same_settings(group: str) -> None:
     """So that one option replaces another entirely; base_lr, which models and phases set too, is apart."""
