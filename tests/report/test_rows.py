@@ -43,12 +43,15 @@ def test_time_is_the_sum_of_what_each_stretch_took_over_a_resume_too(tmp_path: P
     assert [point.seconds for point in curve.val] == [1.0, 2.0, 3.0, 3.25, 3.5, 4.5]
 
 
-def test_a_job_is_told_as_its_record_says_and_has_nothing_while_it_waits(tmp_path: Path) -> None:
+def test_a_job_is_told_as_its_record_says_and_has_no_loss_unless_it_finished(tmp_path: Path) -> None:
     row = read_row(made_run(tmp_path / "train.B=4", (4.0, 3.0, 2.0), job={"number": 3, "exit_code": 0}))
     assert (row.name, row.number, row.overrides, row.exit_code) == ("train.B=4", 3, ("train.B=4",), 0)
     assert (row.val_loss, row.bits_per_byte, row.minutes) == (2.0, 1.0, 1.5)
-    row = read_row(made_job(tmp_path / "job", "waiting", seconds=0.0))
-    assert (row.status, row.val_loss, row.tokens_per_second, row.peak_memory_gib) == ("waiting", None, None, None)
+    row = read_row(made_run(tmp_path / "job", job={"status": "killed", "exit_code": 6, "reason": "out of memory"}))
+    assert (row.status, row.val_loss, row.bits_per_byte) == ("killed", None, None)
+    assert (row.reason, row.tokens_per_second, len(row.curves["pretrain"].val)) == ("out of memory", 1000.0, 2)
+    row = read_row(made_job(tmp_path / "waits", "waiting", seconds=0.0))
+    assert (row.status, row.tokens_per_second, row.peak_memory_gib) == ("waiting", None, None)
     assert (row.minutes, row.curves, row.settings) == (None, {}, {})
 
 
@@ -59,12 +62,6 @@ def test_a_job_runs_only_while_somebody_carries_it_out(tmp_path: Path) -> None:
         lock_folder(holder)
         assert read_row(folder).status == "running"
         unlock_folder(str(holder))
-
-
-def test_what_has_not_finished_has_no_loss_whatever_it_left(tmp_path: Path) -> None:
-    row = read_row(made_run(tmp_path / "job", job={"status": "killed", "exit_code": 6, "reason": "out of memory"}))
-    assert (row.status, row.val_loss, row.bits_per_byte) == ("killed", None, None)
-    assert (row.reason, row.tokens_per_second, len(row.curves["pretrain"].val)) == ("out of memory", 1000.0, 2)
 
 
 def test_a_single_run_has_finished_when_each_phase_has_a_result_and_its_command_is_known(tmp_path: Path) -> None:

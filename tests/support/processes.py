@@ -70,8 +70,7 @@ class Child:
             env["PYTHONPATH"] = os.pathsep.join([str(folder), IMPORTS])
         self.process = context().Process(target=_call, args=(function, self._streams, cwd, argv, before, env))
         self.process.start()
-        assert self.process.pid
-        self.pid = self.process.pid
+        self.pid = self.process.pid or 0
 
     def send(self, signum: int) -> None:
         """Send a signal."""

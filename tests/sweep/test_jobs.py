@@ -1,6 +1,5 @@
 """All jobs of a sweep are known, named and checked before the first one starts."""
 
-import re
 import shlex
 from pathlib import Path
 
@@ -101,12 +100,10 @@ def test_all_that_is_wrong_is_said_of_each_job_at_once() -> None:
 def test_a_combination_asked_for_twice_a_range_and_too_many_jobs_are_refused() -> None:
     with pytest.raises(ConfigError, match="identical jobs: .*train.B=2 and .*train.B=2"):
         require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,2"))
-    for setting in ("train.log_every=1,2", "resume=auto,never"):
-        key, first, second = re.split("[=,]", setting)
-        pair = " and ".join(f"train.B=2,{key}={value}" for value in (first, second))
-        with pytest.raises(ConfigError, match=f"identical jobs: {pair}") as told:
-            require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,4", setting))
-        assert "settings that change the result" in told.value.hint
+    pair = "train.B=2,train.log_every=1 and train.B=2,train.log_every=2"
+    with pytest.raises(ConfigError, match=f"identical jobs: {pair}") as told:
+        require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,4", "train.log_every=1,2"))
+    assert "settings that change the result" in told.value.hint
     with pytest.raises(ConfigError, match="identical jobs: train.B=2 and train.B=4"):
         require_distinct(jobs("experiment=smoke_pretrain", "batch=auto", "global_B=8", "train.B=2,4"))
     with pytest.raises(ConfigError, match="is not directly in the sweep's folder"):
