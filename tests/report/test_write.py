@@ -20,7 +20,6 @@ from train.report.tables import COLUMNS, PEAK_NOTE, describe_row, draw_console_t
 from train.report.write import rewrite_report
 
 HOSTILE = "<script>alert(1)</script>&\"'=`|*_$x$,a=\x1b[31m"
-FILES = {"sweep.html", "sweep.csv", "sweep.md", "sweep.json"}
 
 
 class Page(HTMLParser):
@@ -42,7 +41,7 @@ class Page(HTMLParser):
 def sweep(tmp_path: Path) -> Path:
     """A sweep in which jobs stand in every way."""
     folder = tmp_path / "sweep"
-    made_run(folder / "01-B2", (4.0, 3.0), speed=900.0, B=2, accum_steps=4, job={"number": 1})
+    made_run(folder / "01-B2", (4.0, 3.0), speed=900.0, base_lr=0.0012345678, job={"number": 1})
     made_run(folder / "02-B4", (4.0, 3.001), speed=1200.0, memory=2**31, job={"number": 2})
     made_job(folder / "03-B8", "killed", number=3, exit_code=-9, reason="out of memory")
     made_job(folder / "04-B16", "waiting", number=4, seconds=0.0)
@@ -68,16 +67,17 @@ def test_each_state_is_a_row_of_the_promised_columns_in_each_file(sweep: Path) -
     told = [r["status"] for r in read_csv(sweep)]
     assert told == ["finished", "finished", "killed", "waiting", "unreadable"]
     assert [r["status"] for r in read_json(sweep)["rows"]] == told
-    page = Page((sweep / "sweep.html").read_text(encoding="utf-8"))
+    page = Page(text := (sweep / "sweep.html").read_text(encoding="utf-8"))
     assert page.count("tr") == 1 + 5 + 1 + 2, "the runs, and the settings of those that have any"
-    assert page.count("img") == 3
+    assert page.count("img") == 3 and ">0.00123<" in text, "a setting with three digits"
     note = (sweep / "sweep.md").read_text(encoding="utf-8")
-    assert PEAK_NOTE in note and PEAK_NOTE in (sweep / "sweep.html").read_text(encoding="utf-8")
+    assert PEAK_NOTE in note and PEAK_NOTE in text
     cells = [[cell.strip() for cell in line.split("|")] for line in note.splitlines()]
     assert ["", "3", "03-B8", "killed", "", "", "", "", "", "1.5", "-9", "out of memory"] in [
         c[:12] for c in cells
     ]
-    assert {path.name for path in sweep.iterdir() if path.is_file()} == FILES | {".sweep.lock"}
+    files = {path.name for path in sweep.iterdir() if path.is_file()}
+    assert files == {".sweep.lock", "sweep.csv", "sweep.html", "sweep.json", "sweep.md"}
     first, _, killed, *_ = read_csv(sweep)
     assert killed["exit_code"] == "-9", "a number, though no text may begin like this"
     assert set(first) == {column.key for column in COLUMNS} == {
@@ -129,15 +129,6 @@ def test_a_loss_that_is_not_finite_is_never_the_best_nor_breaks_a_file(tmp_path:
     assert report["best"][0]["job"] == "good"
     assert [row["val_loss"] for row in report["rows"]] == [3.5, None]
     assert [row["val_loss"] for row in read_csv(tmp_path)] == ["3.5", ""]
-
-
-def test_a_learning_rate_of_the_settings_has_three_digits_on_the_page(tmp_path: Path) -> None:
-    for n, rate in enumerate((0.0012345678, 0.002)):
-        made_run(tmp_path / str(n), base_lr=rate)
-    rewrite_report(tmp_path, None)
-    page = (tmp_path / "sweep.html").read_text(encoding="utf-8")
-    assert re.findall(r"<td class=.number.>(0\.00\d+)</td>", page) == ["0.00123", "0.002"]
-    assert read_json(tmp_path)["differing_settings"] == {"train.base_lr": [0.0012345678, 0.002]}
 
 
 def test_an_empty_sweep_is_a_report_too(tmp_path: Path) -> None:

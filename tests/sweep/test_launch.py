@@ -116,22 +116,18 @@ def test_a_job_is_known_by_the_hash_of_its_settings(tmp_path: Path) -> None:
     assert done.returncode == 2 and "started with different settings" in done.stderr
 
 
-SEARCH = ["hydra/sweeper=search", "train.B=choice(2,4)"]
-
-
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["train.B=2,0", "train.accum_steps=1,-1"], ["train.B=0", "train.accum_steps=-1", "none was started"]),
         (["train.B=2,4", "hydra.launcher.timeout_minutes=nan"], ["timeout_minutes must be positive"]),
-        ([*SEARCH, "hydra.sweeper.n_trials=0"], ["error: hydra.sweeper.n_trials must be positive, got 0\n"]),
-        ([*SEARCH, "objective=[loss,memory]"], ["objective has 2 values, and hydra.sweeper.direction has 1"]),
+        (["hydra/sweeper=search", "objective=[loss,memory]"], ["objective has 2 values", "direction has 1"]),
     ],
 )
 def test_a_sweep_that_cannot_be_carried_out_is_refused_before_anything_is_made(
     overrides: list[str], said: list[str], tmp_path: Path
 ) -> None:
-    if SEARCH[0] in overrides:
+    if "hydra/sweeper=search" in overrides:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     done = cli(*SMOKE, *overrides, cwd=tmp_path)
     assert done.returncode == 2 and all(part in done.stderr for part in said), done.stderr
