@@ -105,14 +105,14 @@ def test_a_fork_after_training_can_encode_and_prints_no_warning() -> None:
 
 
 def test_too_little_text_says_how_many_entries_it_gives() -> None:
-    with pytest.raises(DataError, match=r"model.V=300 was asked for, but BPE of this text has 263 ent") as caught:
+    with pytest.raises(DataError, match=r"model.V=300, but a BPE of this text has 263 ent") as caught:
         train_bpe(["ab ab"], 300)
-    assert caught.value.hint == "use model.V=263 or less, or give more text"
+    assert caught.value.hint == "use model.V=263 or less, or add more text"
     assert train_bpe(["ab ab"], 263).V == 263
 
 
 def test_v_below_the_bytes_and_special_tokens_is_refused() -> None:
-    with pytest.raises(DataError, match="model.V=260 was asked for, but BPE of this text has 261 ent") as caught:
+    with pytest.raises(DataError, match="model.V=260, but a BPE of this text has 261 ent") as caught:
         train_bpe(TEXTS, 260)
     assert caught.value.hint == "use model.V=261 or more, or data.tokenizer=bytes with model.V=256"
     assert train_bpe([], 261).V == 261

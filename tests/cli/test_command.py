@@ -263,7 +263,7 @@ def test_a_signal_ends_a_command_at_once_while_it_trains_a_tokenizer(tmp_path: P
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout and "loading torch" in process.stdout.readline()
-        assert "training 16384 entries" in process.stdout.readline()
+        assert "training a BPE of 16384 entries" in process.stdout.readline()
         time.sleep(1)  # the text is read; the merges of it take ten seconds or so
         sent = time.monotonic()
         process.send_signal(signal.SIGTERM)

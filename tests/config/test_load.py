@@ -25,7 +25,7 @@ BAD = [
     (["device=cuda"], "device=cuda: must be auto, cpu or mps"),
     pytest.param(
         ["device=mps"],
-        "device=mps was asked for, but this machine has none; use device=cpu or device=auto",
+        "device=mps is not available on this machine; use device=cpu or device=auto",
         marks=pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have mps"),
     ),
     (["name=../../x"], "name=../../x: must be up to 64 letters"),

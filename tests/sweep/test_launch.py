@@ -46,7 +46,7 @@ def statuses(folder: Path) -> list[str]:
 @slow
 def test_a_sweep_outlives_its_jobs_and_run_again_does_only_what_is_left(tmp_path: Path) -> None:
     done = cli(*FAULTY, "train.seed=1001,1002,1003,1004,1", cwd=tmp_path, before=go_wrong)
-    assert done.returncode == 1 and "4 of 5 jobs have not finished" in done.stderr
+    assert done.returncode == 1 and "4 of 5 jobs did not finish" in done.stderr
     assert "Traceback" not in done.stderr
     first, folder = by_seed(tmp_path / SWEEP), tmp_path / SWEEP
     assert statuses(folder) == ["failed", "killed", "failed", "failed", "finished"]
@@ -102,7 +102,7 @@ def require_summary(output: str, cwd: Path) -> None:
     assert re.search(rf"best +val loss \d\.\d{{4}} after 1,024 tokens: runs/sweep/{best}$", lowest)
     assert talk.endswith(f'python scripts/sample.py runs/sweep/{best} --prompt "..."') and "more values" in extend
     assert compare.endswith("open runs/sweep/sweep.html in a browser")
-    assert output.count("talk to it") == output.count("train on") == 1
+    assert output.count("talk to it") == output.count("train more") == 1
     done = cli(*shlex.split(train_on.partition("scripts/train.py ")[2]), cwd=cwd)
     assert done.returncode == 0 and "resumed from step 2" in done.stdout, done.stderr
 
