@@ -1,4 +1,4 @@
-"""Export a trained model as a Llama for other programs."""
+"""Export a trained model in the Llama format, for other programs."""
 
 import _root  # noqa: F401  isort: skip
 from pathlib import Path

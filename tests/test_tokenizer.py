@@ -96,16 +96,14 @@ def test_any_process_trains_the_same_tokenizer_and_its_fork_can_encode_and_print
 @pytest.mark.parametrize(
     ("texts", "asked", "given", "hint"),
     [
-        (["ab ab"], 300, 263, "use model.V=263 or less, or give more text"),
+        (["ab ab"], 300, 263, "use model.V=263 or less, or add more text"),
         ([], 260, 261, "use model.V=261 or more, or data.tokenizer=bytes with model.V=256"),
     ],
 )
 def test_a_V_that_the_text_cannot_have_is_refused_with_one_that_it_can(
     texts: list[str], asked: int, given: int, hint: str
 ) -> None:
-    with pytest.raises(
-        DataError, match=f"V={asked} was asked for, but BPE of this text has {given} ent"
-    ) as caught:
+    with pytest.raises(DataError, match=f"V={asked}, but a BPE of this text has {given} ent") as caught:
         train_bpe(texts, asked)
     assert caught.value.hint == hint
     assert train_bpe(texts, given).V == given

@@ -20,7 +20,7 @@ MEANT = {
     "presicion=fp16": "presicion is unknown; did you mean precision?",
     "model=tny": "model=tny is not an option; choose from base, small, tiny; did you mean tiny?",
     "~train.B": "~train.B: a setting cannot be removed",
-    "train.B": "train.B: not a setting=value",
+    "train.B": "train.B: not of the form setting=value",
     "train.B=[3": "train.B=[3: must be an integer, 1 to 65,536",
     "name=it's": "name=it's: must be up to 64 letters",
     "data.files=[a.md,": "data.files=[a.md,: cannot be read; quote a list with spaces, 'data.files=[a, b]'",

@@ -144,7 +144,7 @@ def test_the_script_writes_an_experiment_once(folder: Path) -> None:
     words = ["flat.json", "--to", "own/experiment"]
     done = processes.cli(*words, cwd=folder, script="import_json")
     assert done.stdout.startswith("wrote own/experiment/flat.yaml; choose it with experiment=flat\n"), done.stderr
-    assert "source notes: older configs only name it; it now reads data/notes.txt\n" in done.stdout
+    assert "source notes: older configs give only its name; it now reads data/notes.txt\n" in done.stdout
     before = (folder / "own" / "experiment" / "flat.yaml").read_bytes()
     again = processes.cli(*words, cwd=folder, script="import_json")
     assert again.returncode == 2 and "already exists" in again.stderr

@@ -20,7 +20,7 @@ BAD = [
     (["model.dropout=1.0"], "model.dropout=1.0: must be a number, at least 0 and below 1"),
     pytest.param(
         ["device=mps"],
-        "device=mps was asked for, but this machine has none; use device=cpu or device=auto",
+        "device=mps is not available on this machine; use device=cpu or device=auto",
         marks=pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have mps"),
     ),
     (["name=../../x"], "name=../../x: must be up to 64 letters"),

@@ -73,11 +73,11 @@ def test_auto_is_the_training_of_the_B_it_chose_and_goes_on_with_it(
         folder = run_folder("batch=auto", "train.B=2", "train.accum_steps=1")
     B, accum_steps = split_of(folder / "pretrain")
     assert B * accum_steps == 2
-    table = [line.split() for line in caplog.text.splitlines() if line.strip().endswith("taken")]
+    table = [line.split() for line in caplog.text.splitlines() if line.strip().endswith("chosen")]
     assert [row[:2] for row in table] == [[str(B), str(accum_steps)]]
     with NOT_MEASURED, caplog.at_level(logging.INFO, logger="niels_gpt"):
         run_folder("batch=auto", "train.B=2", "train.accum_steps=1", "train.total_steps=6")
-    assert f"train.B={B} train.accum_steps={accum_steps} as batch.json remembers" in caplog.text
+    assert f"train.B={B} train.accum_steps={accum_steps} as stored in batch.json" in caplog.text
     fixed = run_folder(f"train.B={B}", f"train.accum_steps={accum_steps}", name="fixed")
     run_folder(f"train.B={B}", f"train.accum_steps={accum_steps}", "train.total_steps=6", name="fixed")
     for key in ("model_state", "optimizer_state", "step", "best_val_loss"):
@@ -86,9 +86,7 @@ def test_auto_is_the_training_of_the_B_it_chose_and_goes_on_with_it(
 
 
 def test_a_budget_that_nothing_fits_ends_in_one_message_with_the_ways_out(run_folder: Run, tmp_path: Path) -> None:
-    said = (
-        r"not even train.B=1 fits 10 MiB \(memory_budget_gb=0.01\) with model.T=64: out of memory: takes 300 MiB"
-    )
+    said = r"even train.B=1 fits in 10 MiB \(memory_budget_gb=0.01\) with model.T=64: out of memory: takes 300 MiB"
     with fake(FASTER), pytest.raises(OutOfMemory, match=said) as caught:
         run_folder(*AUTO, "memory_budget_gb=0.01")
     assert caught.value.exit_code == 6

@@ -95,7 +95,7 @@ def test_validation_targets_without_a_byte_of_text_are_refused_with_the_way_out(
     (tmp_path / "letters.txt").write_text("\n\n".join(string.ascii_letters))
     data = ["data=text", f"data.files=[{tmp_path}/letters.txt]", "data.documents=blank_lines"]
     small = ["data.tokenizer=bytes", "model.V=256", "model.T=1", "data.val_fraction=0.4"]
-    told = "the 1 targets in 1 validation sequences stand for no byte of text"
+    told = "the 1 targets in 1 validation sequences contain no bytes of text"
     with pytest.raises(DataError, match=told) as caught:  # it is a document's end
         run_folder(*data, *small, "train.eval_sequences=1")
     assert "raise train.eval_sequences" in caught.value.hint

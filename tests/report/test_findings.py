@@ -92,11 +92,11 @@ def test_the_curves_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path:
 def test_losses_of_different_text_are_compared_with_a_warning() -> None:
     made = [row(kind, settings={"phase": "pretrain", "data.kind": kind}) for kind in ("text", "pydocs")]
     assert analyze_runs(made, None).caveats == [
-        "Compare the losses with care: they are not of the same text. Runs differ in data.kind."
+        "Compare the losses with care: they come from different text. The runs differ in data.kind."
     ]
     made = [row(str(T), settings={"model.T": T, "sft.model.T": T}) for T in (64, 128)]
     (said,) = analyze_runs(made, None).caveats
-    assert said.endswith("Runs differ in model.T.")
+    assert said.endswith("runs differ in model.T.")
 
 
 def test_the_settings_that_differ_are_told_once() -> None:

@@ -112,7 +112,7 @@ def test_a_complete_run_is_left_as_it_is_and_says_what_to_do_next(
     assert end[2].startswith(f"  sft         validation loss {loss:.4f}, ")
     assert end[3:5] == [
         f"  talk to it  python scripts/sample.py {copied_run} --chat",
-        "  train on    the same command with sft.train.total_steps=8",
+        "  train more  the same command with sft.train.total_steps=8",
     ]
     assert "smoke test" in end[5]
     run_folder("sft.train.total_steps=8", experiment="smoke_pipeline")
@@ -217,17 +217,17 @@ def test_a_file_added_under_an_unfinished_run_is_named_in_words(run_folder: Run,
     own = ("data=text", f"data.files=[{tmp_path}/*.txt]", "model.V=300", "data.documents=blank_lines")
     run_folder("train.total_steps=2", *own)
     text.write_text(text.read_text() + " and more")
-    with pytest.raises(CheckpointError, match="other data\ntext: the text has changed"):
+    with pytest.raises(CheckpointError, match="different data\ntext: the text has changed"):
         run_folder("train.total_steps=4", *own)
     write_text(tmp_path / "b.txt", 1)
-    with pytest.raises(CheckpointError, match="other data\ntext: number of documents 600 -> 601"):
+    with pytest.raises(CheckpointError, match="different data\ntext: number of documents 600 -> 601"):
         run_folder("train.total_steps=4", *own)
 
 
 def test_a_failed_first_attempt_leaves_nothing_in_the_way(run_folder: Run, tmp_path: Path) -> None:
     text = write_text(tmp_path / "a.txt", 400)
     own = ["data=text", f"data.files=[{text}]", "data.documents=blank_lines", "model.V=300"]
-    with pytest.raises(DataError, match="a sequence with its targets takes"):
+    with pytest.raises(DataError, match="a sequence and its targets need"):
         run_folder(*own, "model.T=4096")
     folder = run_folder(*own, "resume=never", "model.V=310")
     assert json.loads((folder / "result.json").read_text())["phases"][0]["step"] == 4
@@ -295,7 +295,7 @@ def test_a_signal_to_a_command_saves_and_says_that_the_same_command_goes_on(
 def test_a_missing_device_is_refused_before_anything_is_made(run_folder: Run, tmp_path: Path) -> None:
     if torch.backends.mps.is_available():
         pytest.skip("this machine has mps")
-    said = "device=mps was asked for, but this machine has none; use device=cpu or device=auto"
+    said = "device=mps is not available on this machine; use device=cpu or device=auto"
     with pytest.raises(NielsError, match=said):
         run_folder("device=mps")
     assert not (tmp_path / "run").exists()

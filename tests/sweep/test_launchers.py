@@ -41,7 +41,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 @plugin("hydra_joblib_launcher")
 def test_joblib_runs_two_at_once_and_a_failed_job_is_a_row(tmp_path: Path) -> None:
     done = cli(*SHORT, "hydra/launcher=parallel", f"model.V=512,{TOO_MANY}", cwd=tmp_path)
-    assert done.returncode == 1 and "1 of 2 jobs have not finished" in done.stderr, done.stderr
+    assert done.returncode == 1 and "1 of 2 jobs did not finish" in done.stderr, done.stderr
     assert "Joblib.Parallel(n_jobs=2" in done.stdout
     finished, failed = rows(tmp_path / "runs" / "sweep")
     assert (finished["status"], failed["status"]) == ("finished", "failed")

@@ -80,7 +80,7 @@ def test_the_exported_tokenizer_reads_a_special_token_where_it_is_spelt(
 
 
 def test_the_export_overwrites_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         export_llama(model(), BytesTokenizer(), tmp_path)
     assert not list(tmp_path.iterdir())
 

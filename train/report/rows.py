@@ -128,7 +128,7 @@ def _make_record(folder: Path, results: Results, curves: Curves) -> Job:
         command=shlex.join(["python", "scripts/train.py", *overrides]),
         config_hash="",
         status="finished" if finished else "interrupted",
-        reason="" if finished else "a phase has no result: it was stopped, or still runs",
+        reason="" if finished else "a phase has no result: it was stopped, or is still running",
         seconds=sum(curve.seconds for curve in curves.values()),
     )
 

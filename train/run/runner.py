@@ -135,7 +135,7 @@ def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None
         raise Interrupted(f"{cfg.phase}: {stopped}", way_out, signum)
     if state.step < cfg.train.total_steps or not state.evaluated:
         raise TimeIsUp(
-            f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} ran out, {stopped}",
+            f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} reached, {stopped}",
             f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=...",
         )
 

@@ -68,7 +68,7 @@ class PlanCallback(Callback):
             log_summary(sweep, findings, time.monotonic() - self.started, trials)
             rows = [read_row(job.folder) for job in PLANNED.values()] or findings.rows
             if failed := [row for row in rows if row.status != "finished"]:
-                lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
+                lines = [f"{len(failed)} of {len(rows)} jobs did not finish; see {sweep}/sweep.html"]
                 lines += [f"{row.name}: {row.status}: {row.reason}" for row in failed]
                 hint = "rerun the same command to retry them; finished jobs are skipped"
                 raise NielsError("\n".join(lines), hint)

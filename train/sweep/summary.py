@@ -22,7 +22,7 @@ def log_summary(sweep: Path, findings: Findings, seconds: float, trials: int | N
         talk = "--chat" if best.settings.get("phase") == "sft" or "sft" in best.curves else '--prompt "..."'
         log.info("  %-11s python scripts/sample.py %s %s", "talk to it", shlex.quote(best.folder), talk)
         if command := _continue_run(best):
-            log.info("  %-11s %s", "train on", command)
+            log.info("  %-11s %s", "train more", command)
     more = f"hydra.sweeper.n_trials={2 * trials}" if trials else "more values"
     log.info("  %-11s the same command with %s; it skips finished jobs", "extend", more)
     log.info("  %-11s open %s in a browser", "compare", sweep / "sweep.html")
