@@ -132,6 +132,7 @@ def two_spin_counts() -> None:
     spinning.COUNTS = spinning.COUNTS[::5]
 
 
+@pytest.mark.slow
 def test_spin_counts_are_measured_alone_and_beside_busy_processes(tmp_path: Path) -> None:
     asked = ["spinning", "toy", "--rounds", "1", "--steps", "1", "--json", "spinning.json"]
     done = processes.cli(*asked, cwd=tmp_path, script="bench", before=two_spin_counts)
