@@ -8,9 +8,9 @@ STAMP := $(VENV)/.set-up
 .PHONY: help setup train test lint types tests test-slow test-long smoke smoke-mps doctor faults lock figures clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s%s\n", $$1, $$2}'
 
-setup: $(STAMP) ## make .venv and install everything into it (Python 3.11 to 3.13)
+setup: $(STAMP) ## create .venv and install everything into it (Python 3.11 to 3.13)
 
 $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -35,12 +35,12 @@ smoke-mps: setup ## on a Mac, take fifty steps in fp16, which must leave checkpo
 doctor: setup ## examine this machine: precision, speed, memory (ARGS="model=base train.B=8")
 	$(BIN)/python scripts/doctor.py $(ARGS)
 
-faults: setup ## run the whole harness of faults (half an hour)
+faults: setup ## run the whole fault harness (half an hour)
 	NIELS_FAULTS=whole $(BIN)/pytest -v -m "" tests/faults
 
-test: lint types tests ## check format, lint and types, and run the fast tests: what every change must pass
+test: lint types tests ## check formatting, lint and types, and run the fast tests; every change must pass
 
-lint: setup ## check format and lint
+lint: setup ## check formatting and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
@@ -50,18 +50,18 @@ types: setup ## check types with mypy, strict
 tests: setup ## run the fast tests
 	$(BIN)/pytest
 
-test-slow: setup ## run the tests of kills, launchers and many processes
+test-slow: setup ## run the tests with kills, launchers or many processes
 	$(BIN)/pytest -m slow
 
-test-long: setup ## run the tests that take minutes each or need more packages; says which it skips
+test-long: setup ## run the tests that take minutes each or need more packages; shows which are skipped
 	$(BIN)/pytest -m long -rs
 
-lock: setup ## make requirements.lock again (newer versions: ARGS=--upgrade or ARGS="--upgrade-package numpy")
+lock: setup ## regenerate requirements.lock (newer versions: ARGS=--upgrade or ARGS="--upgrade-package numpy")
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'
 	$(BIN)/python scripts/lock.py $(ARGS)
 
 figures: setup ## count the lines, files and functions of each room
 	$(BIN)/python scripts/count_lines.py
 
-clean: ## remove runs and caches of the tools, never .venv
+clean: ## remove all runs and caches, but not .venv
 	rm -rf runs cache .pytest_cache .mypy_cache .ruff_cache

@@ -65,7 +65,7 @@ class SourceCfg(Cfg):
 
     kind: SourceKind = Field("pydocs", description="where the text comes from; the group data sets it")
     name: str = Field(
-        "", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="its name for val_source; default: its kind"
+        "", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="the source's name, for val_source; default: its kind"
     )
     weight: float = Field(1.0, gt=0.0, le=1e6, description="share in a mixture, relative to the others")
     files: Texts = Field((), description="text, jsonl: paths or globs; ** matches subfolders")

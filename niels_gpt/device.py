@@ -21,7 +21,7 @@ def resolve_device(name: Literal["auto", "cpu", "mps"]) -> torch.device:
     """Return the device; `auto` is mps if available. ConfigError if mps was asked for and is not available."""
     has_mps = torch.backends.mps.is_available()
     if name == "mps" and not has_mps:
-        raise ConfigError("device=mps was asked for, but this machine has none", "use device=cpu or device=auto")
+        raise ConfigError("device=mps is not available on this machine", "use device=cpu or device=auto")
     return torch.device("mps" if has_mps and name != "cpu" else "cpu")
 
 

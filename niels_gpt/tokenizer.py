@@ -23,7 +23,7 @@ END_OF_TURN = "<|end_of_turn|>"
 SPECIAL_TOKENS: tuple[str, ...] = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_TURN)
 MAX_FILE = 64 << 20  # bytes; a tokenizer of a million entries stays below this
 _FIRST_SPECIAL_BYTE = 0xF8  # 0xF8 .. 0xFF never occur in UTF-8
-_HINT = "give a tokenizer.json that a run of niels_gpt has saved"
+_HINT = "use the tokenizer.json of a niels_gpt run"
 
 
 class Tokenizer(ABC):
@@ -150,10 +150,8 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     finally:
         abandoned = True
     if (n := bpe.get_vocab_size()) != V:
-        hint = "less, or give more text" if n < V else "more, or data.tokenizer=bytes with model.V=256"
-        raise DataError(
-            f"model.V={V} was asked for, but BPE of this text has {n} entries", f"use model.V={n} or {hint}"
-        )
+        hint = "less, or add more text" if n < V else "more, or data.tokenizer=bytes with model.V=256"
+        raise DataError(f"model.V={V}, but a BPE of this text has {n} entries", f"use model.V={n} or {hint}")
     return BpeTokenizer(bpe)
 
 

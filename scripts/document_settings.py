@@ -18,7 +18,7 @@ HEAD = """# Settings
 
 <!-- Written by scripts/document_settings.py: change the schema or conf/, then run it again. -->
 Write a setting as `name=value` and a list as `'name=[a,b]'`; choose an option of a group as `group=option`. The
-command line wins over an experiment or a sweep, those win over the other groups, and the groups over the defaults
+command line overrides an experiment or a sweep, these override the other groups, and all override the defaults
 below. [Settings of SFT](first-run.md#settings-of-sft) start with `sft.`."""
 
 

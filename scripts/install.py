@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 OPTIONS = ["--no-deps", "--no-build-isolation"]
 OTHER_BUILD = """error: pip found no torch, or one that is not in requirements.lock: see above
-hint: install a build that you trust, then make setup keeps it:
+hint: install a build that you trust; make setup will keep it:
 hint: {python} -m pip install --no-deps torch=={torch}"""
 INCOMPLETE = """error: not everything could be installed: see above
 hint: if CUDA's packages are missing, pip found only torch's build for CUDA. Take PyTorch's build for the CPU:
 hint: {python} -m pip install --force-reinstall --no-deps --index-url URL_OF_PYTORCHS_CPU_BUILDS torch=={torch}
 hint: or take CUDA too: {python} -m pip install torch=={torch}
-hint: then make setup again"""
+hint: then run make setup again"""
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -159,12 +160,10 @@ def jobs_of(sweep: Path) -> dict[Path, Job]:
 
 def stopped_at(function: Callable[..., Any], number: int) -> Any:
     """Raise SIGTERM when the training loop calls a function for this time, from 1."""
-    calls = 0
+    calls = count(1)
 
     def call_and_count(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == number:
+        if next(calls) == number:
             signal.raise_signal(signal.SIGTERM)
         return function(*arguments)
 

@@ -82,14 +82,11 @@ def test_every_command_composes_or_parses(line: str, composed: Compose, monkeypa
             pytest.fail("nothing checks this command")
 
 
-def test_there_are_commands_to_check() -> None:
+def test_there_are_commands_to_check_and_the_readme_is_short() -> None:
     assert len(COMMANDS) > 50 and {"make train", "make test"} <= LINES
     assert {kind for kind, _ in FENCES} == {"sh", "text", "json", "python"}
     modes = {line.split()[2] for line in LINES if "scripts/bench.py" in line}
     assert modes == {"race", "growth", "steady", "overhead", "spinning"}
-
-
-def test_the_readme_is_short() -> None:
     assert len(page("README.md").splitlines()) <= 150
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from niels_gpt.errors import DataError
@@ -79,79 +79,48 @@ def test_bytes_are_their_own_ids_and_bpe_merges_what_is_frequent() -> None:
     assert tok.decode(tok.encode(text)) == text and not set(tok.encode(text)) & set(tok.special.values())
 
 
-def test_the_same_texts_give_the_same_tokenizer_in_any_process() -> None:
-    code = f"from niels_gpt.tokenizer import train_bpe; print(train_bpe({TEXTS!r}, {V}).hash())"
-    env = os.environ | {
-        "TOKENIZERS_PARALLELISM": "true",
-        "PYTHONHASHSEED": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == BPE.hash()
-
-
-def test_a_fork_after_training_can_encode_and_prints_no_warning() -> None:
+def test_any_process_trains_the_same_tokenizer_and_its_fork_can_encode_and_prints_no_warning() -> None:
     code = (
         "import os; from niels_gpt.tokenizer import train_bpe\n"
         f"tok = train_bpe({TEXTS!r}, {V})\n"
         "if (pid := os.fork()) == 0: os._exit(tok.decode(tok.encode('ab' * 9)) == 'ab' * 9)\n"
-        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), tok.hash())\n"
     )
     env = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
     env |= {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}  # Python's own about threads
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("1\n", "")
+    assert (done.stdout, done.stderr) == (f"1 {BPE.hash()}\n", "")
 
 
-def test_too_little_text_says_how_many_entries_it_gives() -> None:
-    with pytest.raises(DataError, match=r"model.V=300 was asked for, but BPE of this text has 263 ent") as caught:
-        train_bpe(["ab ab"], 300)
-    assert caught.value.hint == "use model.V=263 or less, or give more text"
-    assert train_bpe(["ab ab"], 263).V == 263
-
-
-def test_v_below_the_bytes_and_special_tokens_is_refused() -> None:
-    with pytest.raises(DataError, match="model.V=260 was asked for, but BPE of this text has 261 ent") as caught:
-        train_bpe(TEXTS, 260)
-    assert caught.value.hint == "use model.V=261 or more, or data.tokenizer=bytes with model.V=256"
-    assert train_bpe([], 261).V == 261
+@pytest.mark.parametrize(
+    ("texts", "asked", "given", "hint"),
+    [
+        (["ab ab"], 300, 263, "use model.V=263 or less, or add more text"),
+        ([], 260, 261, "use model.V=261 or more, or data.tokenizer=bytes with model.V=256"),
+    ],
+)
+def test_a_V_that_the_text_cannot_have_is_refused_with_one_that_it_can(
+    texts: list[str], asked: int, given: int, hint: str
+) -> None:
+    with pytest.raises(DataError, match=f"V={asked}, but a BPE of this text has {given} ent") as caught:
+        train_bpe(texts, asked)
+    assert caught.value.hint == hint
+    assert train_bpe(texts, given).V == given
 
 
 @both
-def test_a_saved_tokenizer_comes_back_the_same(tok: Tokenizer, tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
+def test_a_saved_tokenizer_comes_back_the_same_in_place_of_an_older_file(tok: Tokenizer, tmp_path: Path) -> None:
+    path, older = tmp_path / "tokenizer.json", tmp_path / "older.json"
     path.write_text("an older one")
+    os.link(path, older)
     tok.save(path)
     again = load_tokenizer(path)
     text = "the cat <|user|> 漢 \0"
     assert (again.V, again.special, again.hash()) == (tok.V, tok.special, tok.hash())
-    assert again.encode(text) == tok.encode(text)
-    assert again.token_bytes() == tok.token_bytes()
-    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
-
-
-def test_a_save_replaces_the_file_or_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, older = tmp_path / "tokenizer.json", tmp_path / "older.json"
-    BYTES.save(path)
-    os.link(path, older)
-    BPE.save(path)
-    assert load_tokenizer(older).hash() == BYTES.hash()
-    assert load_tokenizer(path).hash() == BPE.hash()
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        BYTES.save(path)
-    assert load_tokenizer(path).hash() == BPE.hash()
+    assert (again.encode(text), again.token_bytes()) == (tok.encode(text), tok.token_bytes())
+    assert older.read_text() == "an older one", "it was written into, not replaced"
     assert {file.name for file in tmp_path.iterdir()} == {"tokenizer.json", "older.json"}
-
-
-def test_other_text_or_other_v_gives_another_hash() -> None:
-    others = [BYTES, train_bpe(TEXTS, V - 1), train_bpe(TEXTS[:1], 270), train_bpe(TEXTS[1:], 270)]
-    assert len({BPE.hash(), *(tok.hash() for tok in others)}) == 5
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -159,19 +128,12 @@ FOREIGN: dict[str, Change] = {
     "no special token": lambda f: (f["added_tokens"].pop(), f["model"]["vocab"].pop("<|end_of_turn|>")),
     "special token not marked as one": lambda f: f["added_tokens"].pop(),
     "normalizer": lambda f: f.update(normalizer={"type": "NFC"}),
-    "prefix space": lambda f: f["pre_tokenizer"].update(add_prefix_space=True),
-    "truncation": lambda f: f.update(
-        truncation={"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
-    ),
     "random merges": lambda f: f["model"].update(dropout=0.5),
     "gap in the ids": lambda f: f["model"]["vocab"].update(zz=V + 1),
-    "other special token": lambda f: f["added_tokens"][2].update(content="<|human|>"),
     "byte missing": lambda f: f["model"]["vocab"].update({"!!": f["model"]["vocab"].pop("!")}),
     "id twice": lambda f: f["model"]["vocab"].update(zz=40),
-    "huge id": lambda f: f["model"]["vocab"].update(zz=1 << 40),
     "entry that is no bytes": lambda f: f["model"]["vocab"].update({"漢": V}),
     "merge of unknown entries": lambda f: f["model"]["merges"].append(["q", "漢"]),
-    "other model": lambda f: f.update(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}),
 }
 
 
@@ -186,41 +148,16 @@ def test_a_foreign_tokenizer_is_refused_by_name(change: Change, tmp_path: Path) 
         load_tokenizer(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"type": "bpe"}', b"[" * 100_000])
-def test_garbage_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "garbage.json"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"garbage\.json: not a tokenizer"):
-        load_tokenizer(path)
-
-
 def test_what_is_missing_too_large_or_no_text_is_refused_by_name(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    for name in ("missing.json", "", "fifo"):
-        with pytest.raises(DataError, match=str(tmp_path / name)):
-            load_tokenizer(tmp_path / name)
-    (tmp_path / "garbage.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"garbage\.json:1: not UTF-8"):
-        load_tokenizer(tmp_path / "garbage.json")
-    with (tmp_path / "large.json").open("wb") as file:
-        file.truncate((64 << 20) + 1)
-    with pytest.raises(DataError, match=f"larger than {64 << 20} bytes"):
-        load_tokenizer(tmp_path / "large.json")
-
-
-@settings(deadline=None, max_examples=100)
-@given(at=st.integers(0, 10_000), new=st.binary(max_size=3), gone=st.integers(0, 3))
-def test_a_damaged_file_is_refused_or_still_loses_nothing(
-    at: int, new: bytes, gone: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "damaged.json"
-    BPE.save(path)
-    content = path.read_bytes()
-    at %= len(content)
-    path.write_bytes(content[:at] + new + content[at + gone :])
-    try:
-        tok = load_tokenizer(path)
-    except DataError as error:
-        assert "damaged.json" in str(error)
-    else:
-        assert tok.decode(tok.encode(TEXTS[1])) == TEXTS[1]
+    path = tmp_path / "garbage.json"
+    for content, said in {
+        b"[]": "garbage.json: not a tokenizer",
+        b"[" * 100_000: "garbage.json: not a tokenizer",
+        b"\xff\xfe": "garbage.json:1: not UTF-8",
+        bytes((64 << 20) + 1): f"garbage.json: larger than {64 << 20} bytes",
+    }.items():
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            load_tokenizer(path)
+    with pytest.raises(DataError, match=r"missing\.json: cannot be read"):
+        load_tokenizer(tmp_path / "missing.json")

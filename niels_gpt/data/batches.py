@@ -33,7 +33,7 @@ def require_valid_ids(batch: Batch, V: int) -> None:
     low, high = int(batch.x.min()), int(torch.maximum(batch.x.max(), batch.y.max()))
     if low < 0 or high >= V:
         raise DataError(
-            f"token ids {low} .. {high} in a batch, but model.V={V}", "delete the cache; it will be built again"
+            f"token ids {low} .. {high} in a batch, but model.V={V}", "delete the cache; it will be rebuilt"
         )
 
 
@@ -73,7 +73,7 @@ class TokenStream:
         rows = (len(self.ids) - 1) // T
         if rows < 1:
             raise DataError(
-                f"the text has {len(self.ids)} tokens, but a sequence with its targets takes T+1={T + 1}",
+                f"the text has {len(self.ids)} tokens, but a sequence and its targets need T+1={T + 1}",
                 "add more text, change data.val_fraction or lower model.T",
             )
         self.order = EpochOrder(rows, seed)

@@ -42,7 +42,7 @@ def select_sources(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
     if not found:
         labels = ", ".join(source.label for source in sources)
         phase = "phase=sft" if want == "documents" else "phase=pretrain"
-        raise DataError(f"{labels}: no {want} there", f"use {phase}, or add a source of them to data.sources")
+        raise DataError(f"{labels}: no {want} found", f"use {phase}, or add a source of {want} to data.sources")
     return found
 
 

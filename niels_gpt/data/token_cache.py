@@ -45,12 +45,12 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     hash_path = path.with_suffix(".sha256")  # a damaged tokenizer may still load, as another one
     with lock_build(path) as missing:
         if missing:
-            log.info("tokenizer: training %d entries on the training split", V)
+            log.info("tokenizer: training a BPE of %d entries on the training split", V)
             texts = (text for source in sources for text in _read_training_texts(source, want, cfg.val_fraction))
             trained = train_bpe(texts, V)
             write_text(hash_path, trained.hash())  # first, because the build counts as done once `path` exists
             trained.save(path)
-    hint = f"delete {path}; it will be trained again"
+    hint = f"delete {path}; it will be retrained"
     try:
         tokenizer, expected = load_tokenizer(path), hash_path.read_bytes()
     except (DataError, OSError) as error:
@@ -76,7 +76,7 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
     with suppress(OSError):  # a cache may be read-only
         os.utime(folder)  # the time of its last use, for whoever prunes
     tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
-    log.info("data: %s of %s, %s, content %s", want, source.label, tokens, meta.content_sha256[:16])
+    log.info("data: %s from %s: %s, content hash %s", want, source.label, tokens, meta.content_sha256[:16])
     return TokenCache(folder, meta, tokenizer.V, index)
 
 
@@ -197,7 +197,7 @@ def lock_build(target: Path) -> Iterator[bool]:
     try:
         held = lock.acquire(blocking=False)
     except Timeout:
-        log.info("data: waiting for another process that builds %s", target.name)
+        log.info("data: waiting for another process to build %s", target.name)
         held = lock.acquire()
     with held:
         yield not target.exists()

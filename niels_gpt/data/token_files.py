@@ -17,7 +17,7 @@ from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_json
 
 DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
 META_FILE = "meta.json"
-REBUILD = "delete the folder; it will be built again"
+REBUILD = "delete the folder; it will be rebuilt"
 
 
 class TokenFiles(NamedTuple):

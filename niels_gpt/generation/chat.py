@@ -67,8 +67,8 @@ def load_session(path: Path) -> ChatSession:
     model, train_cfg = load_model(checkpoint)
     if train_cfg.get("tokenizer", tokenizer.hash()) != tokenizer.hash() or model.cfg.V != tokenizer.V:
         raise CheckpointError(
-            f"{checkpoint} was trained with another tokenizer than {phase.parent / 'tokenizer.json'}",
-            "put the run's own tokenizer.json back",
+            f"{checkpoint} was trained with a different tokenizer than {phase.parent / 'tokenizer.json'}",
+            "restore the run's own tokenizer.json",
         )
     return ChatSession(model, tokenizer, chats=phase.name == "sft")
 

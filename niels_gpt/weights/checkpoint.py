@@ -38,11 +38,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     bad.
     """
     if path.exists() and not path.is_file():  # opening a FIFO would wait
-        raise CheckpointError(f"{path}: not a regular file", "give the path of a .pt file of a run")
+        raise CheckpointError(f"{path}: not a regular file", "give a .pt file in a run folder")
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
-                raise CheckpointError(f"{path} is damaged (it holds more than its size)", _suggest_others(path))
+                raise CheckpointError(f"{path} is damaged (its records exceed its size)", _suggest_others(path))
             if broken := archive.testzip():
                 raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", _suggest_others(path))
         return _check_content(torch.load(path, map_location="cpu", weights_only=True), path)
@@ -76,7 +76,7 @@ def _check_content(saved: Any, path: Path) -> dict[str, Any]:
 def _suggest_others(path: Path) -> str:
     """Suggest the other checkpoints in the folder."""
     others = sorted(other.name for other in path.parent.glob("*.pt") if other != path)
-    return f"others in its folder: {', '.join(others)}" if others else "give the path of a .pt file of a run"
+    return f"others in its folder: {', '.join(others)}" if others else "give a .pt file in a run folder"
 
 
 def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:

@@ -56,7 +56,7 @@ def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
     from safetensors.torch import save  # save_file drops the errno of an OSError
 
     if folder.exists() or folder.is_symlink():
-        raise ConfigError(f"{folder} exists already", "name a new folder")
+        raise ConfigError(f"{folder} already exists", "choose a new folder")
     weights = {  # under the names of Hugging Face's LlamaForCausalLM; the layouts are equal
         ".".join(LLAMA_NAMES.get(part, part) for part in name.split(".")): tensor.contiguous()
         for name, tensor in model.state_dict().items()

@@ -2,12 +2,9 @@
 
 import json
 import os
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -51,43 +48,17 @@ def test_a_race_has_all_turns_ratios_limits_and_peaks_each_from_a_process_of_its
     bare = race["contestants"]["bare"]
     assert len(bare["turns"]) == 1 and bare["turns"][0]["cpu"] == bare["cpu"] > 0
     assert bare["times_faster"] == {"median": 1.0, "lowest": 1.0, "highest": 1.0}, "than the last, which it is"
-    if sys.platform == "linux":
-        assert bare["peak"] >= 0
     assert "of the limit" in said and "ours-ckpt" in said
-
-
-@pytest.mark.slow
-def test_a_turn_and_the_limit_of_the_machine_come_from_fresh_interpreters() -> None:
-    started, run = [], subprocess.run
-
-    def note_call(command: list[str], **keywords: Any) -> Any:
-        started.append(
-            (*command, keywords["env"]["OMP_NUM_THREADS"], keywords["env"].get("MALLOC_MMAP_THRESHOLD_"))
-        )
-        return run(command, **keywords)
-
-    with mock.patch.object(race, "TRIES", 1), mock.patch.object(subprocess, "run", note_call):
-        turn = race.take_turn("bare", SHAPES["toy"], 1, peak="resident")
-        assert race.measure_limit() > 0 and turn.wall > 0
-    python = (sys.executable, "-m")
-    assert started == [(*python, RACER, "1", "65536"), (*python, RACER, "1", None)]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the following arguments are required: race|growth|steady|overhead"),
-        (["race", "toy", "--contestants", "ours,nobody"], "error: there is no contestant nobody"),
         (["race", "huge"], "error: there is no shape huge"),
-        (["race", "toy", "--rounds", "0"], "argument --rounds: must be at least 1, got 0"),
-        (["race", "toy", "--json", "no/where.json"], "no/where.json cannot be created: there is no folder no"),
         (["growth", "T", "--shape", "toy", "--factors", "0.3"], "error: T=4.8: "),
-        (["growth", "V", "--shape", "toy", "--factors", "0.5"], "error: V=128: "),
         (["growth", "B", "--factors", "inf"], "error: B=inf: "),
-        (["growth", "--factors", "none"], "argument --factors: invalid float value: 'none'"),
         (["growth", "C"], "error: there is no axis C"),
         (["growth", "--figure", "no/where.svg"], "no/where.svg cannot be created: there is no folder no"),
-        (["growth", "--reference=ours"], "unrecognized arguments: --reference=ours"),
         (["steady", "toy", "--steps", "5"], "argument --steps: must be at least 10, got 5"),
     ],
 )
@@ -104,9 +75,8 @@ def test_the_work_of_a_step_is_that_of_its_matrix_products_and_recomputation_mak
         with FlopCounterMode(display=False) as counter:
             next_token_loss(model(ids), ids, 1.0).backward()
         flops[ckpt] = counter.get_total_flops() * shape.accum_steps
-    attention = (
-        2 * shape.model.L * shape.model.T * shape.model.C * shape.tokens
-    )  # forward; torch does not count it
+    # Of the forward pass; torch does not count it.
+    attention = 2 * shape.model.L * shape.model.T * shape.model.C * shape.tokens
     assert flops[False] == shape.flops - 3 * attention
     assert flops[True] - flops[False] == shape.flops_again - attention
 
@@ -130,8 +100,7 @@ def flops_of_laps(contestant: Contestant) -> list[int]:
 @pytest.mark.slow
 def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path) -> None:
     asked = ["growth", "T", "--shape", "toy", "--factors", "1", "8", "--steps", "1"]
-    said, processes = bench(*asked, "--figure", "growth.svg", "--json", "growth.json", cwd=tmp_path)
-    assert processes == ["bench.py", *[RACER] * (1 + 4)]
+    said, _ = bench(*asked, "--figure", "growth.svg", "--json", "growth.json", cwd=tmp_path)
     growth = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))["growth"]
     points = {(point["size"], point["memory"]): point for point in growth["points"]}
     assert points.keys() == {(T, memory) for T in (16, 128) for memory in ("off", "ckpt")}
@@ -151,8 +120,7 @@ def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path
 @pytest.mark.slow
 def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
     asked = ["steady", "toy", "--steps", "50", "--json", "steady.json"]
-    _, processes = bench(*asked, cwd=tmp_path, B=16)  # of which 4 steps make two epochs
-    assert processes == ["bench.py", *[RACER] * 2]
+    bench(*asked, cwd=tmp_path, B=16)  # of which 4 steps make two epochs
     stays = json.loads((tmp_path / "steady.json").read_text(encoding="utf-8"))["steady"]["toy"]
     assert [stay["contestant"] for stay in stays] == ["ours", "ours", "ours-ckpt", "ours-ckpt"]
     for early, late in zip(stays[::2], stays[1::2], strict=True):
@@ -164,6 +132,7 @@ def two_spin_counts() -> None:
     spinning.COUNTS = spinning.COUNTS[::5]
 
 
+@pytest.mark.slow
 def test_spin_counts_are_measured_alone_and_beside_busy_processes(tmp_path: Path) -> None:
     asked = ["spinning", "toy", "--rounds", "1", "--steps", "1", "--json", "spinning.json"]
     done = processes.cli(*asked, cwd=tmp_path, script="bench", before=two_spin_counts)
@@ -179,7 +148,6 @@ def small_saves() -> None:
     overhead.SAVED, overhead.REPEATS = SHAPES["toy"].model, 10
 
 
-@pytest.mark.slow
 def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(tmp_path: Path) -> None:
     asked = ["overhead", "toy", "--steps", "2", "--json", "overhead.json"]
     done = processes.cli(*asked, cwd=tmp_path, script="bench", before=small_saves)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import rich
 from conftest import Run
@@ -17,18 +18,12 @@ from train.cli.console import ConsoleHandler, LogFile
 def logged_to(file: Path, width: int, *, terminal: bool) -> Iterator[io.StringIO]:
     """Log to a console of a width and to a file, as a run does; yield what the console gets."""
     shown, log = io.StringIO(), logging.getLogger("niels_gpt")
-    handlers = [ConsoleHandler(), LogFile(file)]
     rich.reconfigure(file=shown, force_terminal=terminal, width=width, color_system=None)
     log.setLevel(logging.INFO)
-    for handler in handlers:
-        log.addHandler(handler)
-    try:
+    with mock.patch.object(log, "handlers", [ConsoleHandler(), LogFile(file)]):
         yield shown
-    finally:
-        for handler in handlers:
-            log.removeHandler(handler)
-        log.setLevel(logging.NOTSET)
-        rich.reconfigure()
+    log.setLevel(logging.NOTSET)
+    rich.reconfigure()
 
 
 def plain(text: str) -> list[str]:

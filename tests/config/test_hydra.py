@@ -4,15 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pytest
-from conftest import ROOT, Compose, cli
+from conftest import ROOT, cli
 from hydra.experimental.callback import Callback
-from support import processes
 
-from train.config import load_plan
+from niels_gpt.weights.checkpoint import read_checkpoint
 
 EXPERIMENT = """# @package _global_
-defaults: [smoke_pretrain]
+defaults: [smoke_pretrain, override /model: theirs]
 name: ${oc.env:OF_THE_SHELL}
 train: {total_steps: 2}
 data: {size: 200}
@@ -45,38 +43,23 @@ class Remembers(Callback):
         self.path.write_text(f"{config.name}: {job_return.status.name}")
 
 
-def test_a_setting_may_come_from_the_environment(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OF_THE_SHELL", "/scratch/me")
-    cfg = load_plan(composed("data.cache_dir=${oc.env:OF_THE_SHELL}/cache", "name=${oc.env:NOT_SET,other}"))[0]
-    assert (cfg.data.cache_dir, cfg.name) == ("/scratch/me/cache", "other")
-
-
-def test_a_config_folder_brings_experiments_callbacks_and_logging(tmp_path: Path) -> None:
-    theirs = tmp_path / "theirs"
-    for group, text in (
-        ("experiment", EXPERIMENT % tmp_path),
-        ("hydra/job_logging", LOGGING % (tmp_path / "job.log")),
-        ("hydra/hydra_logging", LOGGING % (tmp_path / "sweep.log")),
+def test_a_plugin_of_hydra_brings_models_experiments_callbacks_and_logging(tmp_path: Path) -> None:
+    for name, text in (
+        ("model/theirs.yaml", "defaults: [tiny]\nrope_theta: 500\n"),
+        ("experiment/theirs.yaml", EXPERIMENT % tmp_path),
+        ("hydra/job_logging/theirs.yaml", LOGGING % (tmp_path / "job.log")),
+        ("hydra/hydra_logging/theirs.yaml", LOGGING % (tmp_path / "sweep.log")),
+        ("hydra_plugins/theirs/__init__.py", PLUGIN % tmp_path),
     ):
-        (theirs / group).mkdir(parents=True)
-        (theirs / group / "theirs.yaml").write_text(text)
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    env = os.environ | {"OF_THE_SHELL": "named", "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{tmp_path}"}
     logging = ["hydra/job_logging=theirs", "hydra/hydra_logging=theirs"]
-    words = [f"--config-dir={theirs}", "-m", "experiment=theirs", *logging]
-    done = processes.cli(
-        *words, cwd=tmp_path, env=os.environ | {"OF_THE_SHELL": "named", "PYTHONPATH": str(ROOT / "tests")}
-    )
+    done = cli("-m", "experiment=theirs", *logging, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "called").read_text() == "named: COMPLETED"
     assert "job 1 of 1" in (tmp_path / "sweep.log").read_text()
     assert "pretrain: device=" in (tmp_path / "job.log").read_text()
     assert (tmp_path / "runs" / "named" / "sweep.html").exists()
-
-
-def test_a_plugin_of_hydra_is_found_and_used(tmp_path: Path) -> None:
-    (tmp_path / "hydra_plugins" / "theirs").mkdir(parents=True)
-    (tmp_path / "hydra_plugins" / "theirs" / "__init__.py").write_text(PLUGIN % tmp_path)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "theirs.yaml").write_text("defaults: [tiny]\nL: 3\n")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    done = cli("--cfg", "job", "--package", "model", "model=theirs", cwd=tmp_path, env=env)
-    assert done.returncode == 0 and "\nL: 3\n" in done.stdout, done.stderr
+    (job,) = tmp_path.glob("runs/named/*/pretrain/latest.pt")
+    assert read_checkpoint(job)["model_cfg"]["rope_theta"] == 500

@@ -11,21 +11,16 @@ from train.config.hydra_errors import Refusal, explain_refusal
 
 MEANT = {
     "train.b=3": "train.b is unknown; did you mean train.B?",
-    "train.Bee=3": "train.Bee is unknown; did you mean train.B?",
     "train={Bee:3}": "train.Bee is unknown; did you mean train.B?",
     "trian.B=3": "trian.B is unknown; did you mean global_B or train.B?",
     "train.lr=3": "train.lr is unknown; did you mean train.base_lr or train.min_lr?",
-    "sft.lr=3": "sft.lr is unknown; did you mean sft.train.base_lr or sft.train.min_lr?",
-    "train.dropout=0.1": "train.dropout is unknown; did you mean model.dropout?",
     "sft.train.total_step=3": "sft.train.total_step is unknown; did you mean sft.train.total_steps?",
     "train.foo=3": "train.foo is unknown",
     "data.sources=[{kind:synthetic,weihgt:3}]": "data.sources: weihgt is unknown; did you mean weight?",
     "presicion=fp16": "presicion is unknown; did you mean precision?",
     "model=tny": "model=tny is not an option; choose from base, small, tiny; did you mean tiny?",
     "~train.B": "~train.B: a setting cannot be removed",
-    "experiment=huge": "experiment=huge is not an option; choose from full_pipeline, ",
-    "train.B": "train.B: not a setting=value",
-    "train..B=3": "train..B=3: not a setting=value",
+    "train.B": "train.B: not of the form setting=value",
     "train.B=[3": "train.B=[3: must be an integer, 1 to 65,536",
     "name=it's": "name=it's: must be up to 64 letters",
     "data.files=[a.md,": "data.files=[a.md,: cannot be read; quote a list with spaces, 'data.files=[a, b]'",
@@ -36,18 +31,15 @@ MEANT = {
     "+data@sft.data=3": "+data@sft.data=3: must be the name of an option",
     "model=[tiny": "model=[tiny: must be the name of an option",
     "train.B=int(a)": "train.B=int(a): invalid literal for int() with base 10: 'a'",
-    "train.B=abc": "train.B=abc: must be an integer, 1 to 65,536",
+    "train.B=true": "train.B=true: must be an integer, 1 to 65,536",
     "train.betas=0.9": "train.betas=0.9: must be a list of 2 numbers",
-    "data.files={a:b}": "data.files={a:b}: must be a list of text",
     "train.betas=[a,b]": "train.betas=[a,b]: train.betas.0 must be a number",
     "train=null": "train=null: must be a mapping of settings",
     "data.sources=[{weight:x}]": "data.sources=[{weight:x}]: weight must be a number, above 0",
 }
 OTHERS = [
-    *("train.seed=1", "train.accum_steps=2", "train.total_steps=9", "train.eval_every=3", "train.log_every=1"),
-    *("train.ckpt_every=3", "train.keep_last=1", "train.min_lr=0.0001", "train.grad_clip=0.5", "compile=off"),
-    *("model.dropout=0.1", "data.val_fraction=0.1", "device=cpu", "name=other", "precision=off", "memory=ckpt"),
-    *("optim=adamw", "sft.train.seed=2"),
+    *("train.seed=1", "train.min_lr=0.0001", "compile=off", "model.dropout=0.1", "data.val_fraction=0.1"),
+    *("device=cpu", "name=other", "precision=off", "sft.train.seed=2"),
 ]
 
 
@@ -65,32 +57,23 @@ def test_a_refused_override_is_named_with_what_was_meant(composed: Compose, over
     assert "did you mean" in said or "did you mean" not in line
 
 
-def test_a_wrong_type_in_an_experiment_is_named_with_its_file(composed: Compose, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ("{B: few}", "train.B must be an integer, 1 to 65,536"),
+        ("{total_step: 3}", "train.total_step is unknown; did you mean train.total_steps?"),
+    ],
+)
+def test_a_bad_setting_of_an_experiment_is_named_with_its_file(
+    composed: Compose, tmp_path: Path, train: str, said: str
+) -> None:
     (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\ntrain: {B: few}\n")
-    said = refuse(composed, "experiment=own", f"hydra.searchpath=[file://{tmp_path}]")
-    assert said == "experiment/own: train.B must be an integer, 1 to 65,536"
+    (tmp_path / "experiment" / "own.yaml").write_text(f"# @package _global_\ntrain: {train}\n")
+    line = refuse(composed, "experiment=own", f"hydra.searchpath=[file://{tmp_path}]")
+    assert line == f"experiment/own: {said}"
 
 
-def test_a_misspelt_setting_of_an_experiment_is_named_with_its_file(composed: Compose, tmp_path: Path) -> None:
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\ntrain: {total_step: 3}\n")
-    said = refuse(composed, "experiment=own", f"hydra.searchpath=[file://{tmp_path}]")
-    assert said == "experiment/own: train.total_step is unknown; did you mean train.total_steps?"
-
-
-KINDS = [
-    "train.b=3",
-    "model=tny",
-    "train.B=abc",
-    "train.B=[3",
-    "data.files=[a.md,",
-    "experiment=null",
-    "train.seed=1,2",
-]
-
-
-@pytest.mark.parametrize("at", [0, 19])
-@pytest.mark.parametrize("override", KINDS)
-def test_the_bad_one_of_twenty_is_named_wherever_it_stands(composed: Compose, override: str, at: int) -> None:
+@pytest.mark.parametrize("at", [0, len(OTHERS)])
+@pytest.mark.parametrize("override", ["train.b=3", "model=tny", "train.B=[3", "experiment=null", "train.seed=1,2"])
+def test_the_bad_one_of_ten_is_named_wherever_it_stands(composed: Compose, override: str, at: int) -> None:
     assert MEANT[override] in refuse(composed, *OTHERS[:at], override, *OTHERS[at:])

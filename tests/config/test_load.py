@@ -1,11 +1,9 @@
 """The gate: every bad setting is named in Hydra's dotted form, all at once, before anything is made."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import Compose
-from hydra.errors import HydraException
 
 from niels_gpt.errors import ConfigError
 from train.config import load_plan
@@ -13,19 +11,16 @@ from train.config.schema import TrainCfgSchema
 
 BAD = [
     (["train.B=0"], "train.B=0: must be an integer, 1 to 65,536"),
-    (["train.B=99999999999999999999999"], "train.B=99999999999999999999999: "),
     (["train.base_lr=nan"], "train.base_lr=nan: "),
     (["train.warmup_steps=9", "train.total_steps=8"], "train: warmup_steps=9 is more than total_steps=8"),
     (["train.min_lr=1", "train.base_lr=0.1"], "train: min_lr=1.0 is more than base_lr=0.1"),
     (["train.betas=[0.9,1.5]"], "train: betas=[0.9, 1.5] must lie in [0, 1)"),
-    (["train.amp_dtype=fp8"], "train.amp_dtype=fp8: "),
     (["model.H=3"], "model: C=128 is not divisible by H=3"),
     (["model.C=12", "model.H=4"], "model: C=12 over H=4 heads gives an odd head size"),
     (["model.dropout=1.0"], "model.dropout=1.0: must be a number, at least 0 and below 1"),
-    (["device=cuda"], "device=cuda: must be auto, cpu or mps"),
     pytest.param(
         ["device=mps"],
-        "device=mps was asked for, but this machine has none; use device=cpu or device=auto",
+        "device=mps is not available on this machine; use device=cpu or device=auto",
         marks=pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have mps"),
     ),
     (["name=../../x"], "name=../../x: must be up to 64 letters"),
@@ -34,14 +29,8 @@ BAD = [
     (["sft.model.C=64"], "sft.model: only dropout may differ"),
     (["resume=runs/a/pretrain/best.pt"], "applies to a single phase"),
     (["sft.train.B=0"], "sft.train.B=0: "),
-    (
-        ["data.sources=[{kind:text,files:[a]}]", "data.val_source=b", "phase=pretrain"],
-        "val_source=b must name one of",
-    ),
     (["data.files=3"], "data.files=3: must be a list of text"),
-    (["data.files=null"], "data.files=None: must be a list of text"),
     (["data.files=[a,3]"], "data.files.1=3: must be text"),
-    (["data.packages=true"], "data.packages=True: must be a list of text"),
     (["data.sources=[{kind:text,files:3}]"], "data.sources.0.files=3: must be a list of text"),
     (["objective=[lss]"], "objective.0=lss: must be loss or memory"),
     (["data.val_source=foo"], "val_source=foo must name one of the sources ['pydocs']"),
@@ -51,23 +40,12 @@ BAD = [
     ),
     (["batch=iso"], "batch=iso needs global_B=N (sequences per step)"),
     (
-        ["batch=iso", "global_B=32", "train.B=5"],
-        "train.B=5 does not divide global_B=32; the nearest that does is 4",
-    ),
-    (
         ["batch=iso", "global_B=32", "sft.train.B=12"],
         "sft.train.B=12 does not divide global_B=32; the nearest that does is 8",
     ),
     (["batch=iso", "global_B=65537"], "global_B=65537: must be an integer, 1 to 65,536, or null"),
     (["global_B=32"], "train.B=4 x accum_steps=2 is 8, not global_B=32; add batch=iso"),
-    (
-        ["global_B=8", "sft.train.B=3"],
-        "sft.train.B=3 x accum_steps=2 is 6, not global_B=8; add batch=iso",
-    ),
     (["+_target_=os.system"], "_target_ is unknown"),
-    (["init_from="], "init_from=: must be text, not empty, or null"),
-    (["batch=auto", "global_B=0"], "global_B=0: "),
-    (["batch=auto", "memory_budget_gb=0"], "memory_budget_gb=0.0: "),
     (["data.sources=[{kind:pydocs,weight:5000},{kind:synthetic}]"], "synthetic has a share of 0.00020"),
 ]
 
@@ -87,19 +65,10 @@ def test_all_bad_settings_are_reported_at_once_a_line_each(composed: Compose) ->
     assert len(lines) == 3  # what the second phase merely follows is not said twice
 
 
-@pytest.mark.parametrize("bad", ["train.B=5", "train.B=0"])
-def test_a_batch_that_cannot_be_is_said_once_for_both_phases(composed: Compose, bad: str) -> None:
+def test_a_batch_that_cannot_be_is_said_once_for_both_phases(composed: Compose) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_plan(composed("batch=iso", "global_B=32", bad))
+        load_plan(composed("batch=iso", "global_B=32", "train.B=5"))
     assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    "override", ["train.foo=1", "train.B=abc", "train.B=8.5", "train.B=true", "sft.train.foo=1"]
-)
-def test_hydra_refuses_unknown_keys_and_wrong_types(composed: Compose, override: str) -> None:
-    with pytest.raises(HydraException):
-        composed(override)
 
 
 def test_settings_cannot_be_changed_after_the_gate(composed: Compose) -> None:
@@ -108,18 +77,7 @@ def test_settings_cannot_be_changed_after_the_gate(composed: Compose) -> None:
         cfg.train.B = 3  # type: ignore[misc]
 
 
-def test_configs_that_lack_the_newer_keys_still_load() -> None:
-    schema = TrainCfgSchema.model_validate({"B": 2, "total_steps": 5})
-    assert (schema.amp, schema.amp_dtype, schema.activation_checkpointing) == (True, "fp16", False)
-
-
 def test_warm_up_follows_the_length_of_the_phase_unless_it_is_set() -> None:
     assert TrainCfgSchema(total_steps=2).warmup == 0
     assert TrainCfgSchema(total_steps=400).warmup == 40
     assert TrainCfgSchema(total_steps=400, warmup_steps=3).warmup == 3
-
-
-def test_a_refused_config_makes_no_folder(composed: Compose, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
-        load_plan(composed(f"dir={tmp_path / 'run'}", "train.B=0"))
-    assert not (tmp_path / "run").exists()

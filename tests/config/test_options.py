@@ -41,12 +41,6 @@ def test_the_main_job_is_a_pipeline_of_the_tiny_model_on_pydocs(composed: Compos
     assert all(cfg.train.amp and cfg.train.activation_checkpointing for cfg in plan)
 
 
-def test_precision_and_memory_set_what_their_names_say(composed: Compose) -> None:
-    for option, amp, dtype in (("fp16", True, "fp16"), ("bf16", True, "bf16"), ("off", False, "fp16")):
-        train = load_plan(composed(f"precision={option}"))[0].train
-        assert (train.amp, train.amp_dtype, train.activation_checkpointing) == (amp, dtype, False)
-
-
 @pytest.mark.parametrize("group", ["optim", "precision", "memory", "compile"])
 def test_every_option_of_a_group_sets_the_same_settings(group: str) -> None:
     """So that one option replaces another entirely; base_lr, which models and phases set too, is apart."""
@@ -69,26 +63,15 @@ def test_the_second_phase_of_a_pipeline_has_a_length_and_a_learning_rate_of_its_
 
 
 def test_sft_data_can_be_another_option_of_the_group_data(composed: Compose) -> None:
-    overrides = ["data=text", "data.files=[a.txt]", "+data@sft.data=jsonl", "sft.data.files=[b.jsonl]"]
+    overrides = ["data=text", "data.files=a.txt", "+data@sft.data=jsonl", "sft.data.files=b.jsonl"]
     first, second = load_plan(composed(*overrides))
     assert (first.data.kind, first.data.files) == ("text", ("a.txt",))
     assert (second.data.kind, second.data.files) == ("jsonl", ("b.jsonl",))
 
 
 def test_a_mixture_is_a_list_that_replaces_the_single_source(composed: Compose) -> None:
-    sources = "data.sources=[{kind:pydocs,weight:3},{kind:text,name:notes,files:[a.txt]}]"
-    mixture = load_plan(composed("phase=pretrain", sources))[0].data.mixture()
-    assert [(source.label, source.weight) for source in mixture] == [("pydocs", 3.0), ("notes", 1.0)]
-
-
-def test_a_text_stands_for_a_list_of_one(composed: Compose) -> None:
-    own = load_plan(composed("data=text", "phase=pretrain", "data.files=notes/*.md", "data.packages=torch"))[
-        0
-    ].data
-    assert (own.files, own.packages) == (("notes/*.md",), ("torch",))
-    mixture = "data.sources=[{kind:text,files:a.md},{kind:pydocs,packages:numpy}]"
-    first, second = load_plan(composed("phase=pretrain", mixture))[0].data.sources
-    assert (first.files, second.packages) == (("a.md",), ("numpy",))
-    both = load_plan(composed("data=text", "data.files=a.md", "+data@sft.data=jsonl", "sft.data.files=b.jsonl"))
-    assert [cfg.data.files for cfg in both] == [("a.md",), ("b.jsonl",)]
+    sources = "data.sources=[{kind:pydocs,weight:3,packages:numpy},{kind:text,name:notes,files:[a.txt]}]"
+    first, second = load_plan(composed("phase=pretrain", sources))[0].data.mixture()
+    assert [(source.label, source.weight) for source in (first, second)] == [("pydocs", 3.0), ("notes", 1.0)]
+    assert (first.packages, second.files) == (("numpy",), ("a.txt",)), "a text stands for a list of one"
     assert load_plan(composed("data.packages=torch"))[1].data.packages == ("torch",)

@@ -28,10 +28,12 @@ def equal(first: Batch, second: Batch) -> bool:
     return torch.equal(first.x, second.x) and torch.equal(first.y, second.y)
 
 
+LENGTHS = [3, 9, 4, 5, 2, 7, 6]
+TEXT, CHAT = documents(100), dialogues(LENGTHS)
 SOURCES: dict[str, Source] = {
-    "text": TokenStream(documents(100), T, 1),
-    "chat": ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6]), T, 1),
-    "mixture": Mixture([TokenStream(documents(100), T, 1), TokenStream(documents(90, 500), T, 1)], [3, 1], 1),
+    "text": TokenStream(TEXT, T, 1),
+    "chat": ChatStream(CHAT, T, 1),
+    "mixture": Mixture([TokenStream(TEXT, T, 1), TokenStream(documents(90, 500), T, 1)], [3, 1], 1),
 }
 
 
@@ -44,33 +46,30 @@ def test_a_sequence_is_a_function_of_its_number_alone(source: Source) -> None:
         assert equal(part, Batch(whole.x[first : first + count], whole.y[first : first + count]))
 
 
-@pytest.mark.parametrize("name", ["text", "chat"])
-def test_each_epoch_visits_every_sequence_once_in_another_order(name: str) -> None:
-    source = SOURCES[name]
+@pytest.mark.parametrize(("stream", "files"), [(TokenStream, TEXT), (ChatStream, CHAT)], ids=["text", "chat"])
+def test_each_epoch_visits_every_sequence_once_in_another_order_as_another_seed_does(
+    stream: type[TokenStream | ChatStream], files: TokenFiles
+) -> None:
+    source, other = stream(files, T, 1), stream(files, T, 2)
     epochs = [source.draw(epoch * len(source), len(source)).x.tolist() for epoch in range(3)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
-    assert len({tuple(map(tuple, epoch)) for epoch in epochs}) == 3
-
-
-def test_another_seed_gives_another_order() -> None:
-    first, second = (TokenStream(documents(200), T, seed).draw(0, 24).x[:, 0].tolist() for seed in (1, 2))
-    assert first != second and sorted(first) == sorted(second) == [T * n for n in range(24)]
+    epochs.append(other.draw(0, len(source)).x.tolist())
+    assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+    assert len({tuple(map(tuple, epoch)) for epoch in epochs}) == 4
 
 
 def test_every_next_token_of_a_text_is_a_target_and_a_shorter_text_is_refused_with_its_numbers() -> None:
-    x, y = TokenStream(documents(100), T, 1).draw(0, 12)
+    x, y = TokenStream(TEXT, T, 1).draw(0, 12)
     assert torch.equal(y, x + 1)
     with pytest.raises(DataError, match=r"8 tokens, .* T\+1=9"):
         TokenStream(documents(8), T, 1)
 
 
 def test_dialogues_are_packed_whole_and_only_what_is_learned_is_a_target() -> None:
-    lengths = [3, 9, 4, 5, 2, 7, 6]
-    source = ChatStream(dialogues(lengths), T, 1)
+    source = SOURCES["chat"]
     x, y = source.draw(0, len(source))
     targets = y[y != IGNORE].tolist()
     assert sorted(targets) == sorted(
-        n + 1 for n, length in enumerate(lengths) for _ in range(length - length // 2)
+        n + 1 for n, length in enumerate(LENGTHS) for _ in range(length - length // 2)
     )
     assert ((y != IGNORE).sum(1) > 0).all(), "a row without a target"
     assert (y[x == 0] == IGNORE).all(), "a target on padding"
@@ -93,7 +92,7 @@ def test_a_mixture_honours_its_weights() -> None:
 
 
 def test_ids_out_of_range_are_refused_on_the_cpu() -> None:
-    batch = TokenStream(documents(100), T, 1).draw(0, 12)
+    batch = TokenStream(TEXT, T, 1).draw(0, 12)
     require_valid_ids(batch, 100)
     with pytest.raises(DataError, match=r"ids 0 \.\. 96 in a batch, but model.V=96"):
         require_valid_ids(batch, 96)

@@ -15,26 +15,15 @@ TALK = (
 )
 
 
-def test_only_what_the_assistant_says_and_its_end_of_turn_are_learned() -> None:
+def test_only_what_the_assistant_says_and_its_end_of_turn_are_learned_and_prompting_spells_the_same() -> None:
     tokens = encode_dialogue(TALK, TOKENIZER, 1000)
-    assert tokens
-    learned = [id for id, is_learned in zip(tokens.ids, tokens.target_mask, strict=True) if is_learned]
-    assert learned == [*b"yes", SPECIAL[END_OF_TURN], *b"no", SPECIAL[END_OF_TURN]]
-
-
-def test_the_template_is_role_words_end_of_turn() -> None:
-    tokens = encode_dialogue(TALK[:3], TOKENIZER, 1000)
     assert tokens
     end = SPECIAL[END_OF_TURN]
+    learned = [id for id, is_learned in zip(tokens.ids, tokens.target_mask, strict=True) if is_learned]
+    assert learned == [*b"yes", end, *b"no", end]
     spelled = [SPECIAL[SYSTEM], *b"be brief", end, SPECIAL[USER], *b"hi", end, SPECIAL[ASSISTANT], *b"yes", end]
-    assert tokens.ids == spelled
-
-
-def test_prompting_spells_what_training_spelled() -> None:
-    tokens = encode_dialogue(TALK, TOKENIZER, 1000)
-    assert tokens
-    prompt = encode_prompt(TALK[:4], TOKENIZER)
-    assert tokens.ids[: len(prompt)] == prompt
+    assert tokens.ids[: len(spelled)] == spelled
+    assert tokens.ids == [*encode_prompt(TALK[:4], TOKENIZER), *b"no", end]
 
 
 def test_an_overlong_dialogue_is_cut_at_a_turn_and_ends_with_an_answer() -> None:

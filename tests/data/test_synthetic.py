@@ -1,13 +1,9 @@
 """Tests of the procedural text, whose answers can be checked."""
 
 import hashlib
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import synthetic
@@ -33,36 +29,27 @@ def right_answer(question: str) -> str | None:
 
 
 def source(size: int) -> SourceCfg:
-    return SourceCfg.model_validate({"kind": "synthetic", "size": size})
+    return SourceCfg(kind="synthetic", size=size)
 
 
 CFG = source(3000)
-DIGEST = """
-import hashlib
-from niels_gpt.config import SourceCfg
-from niels_gpt.data import synthetic
-cfg = SourceCfg(kind="synthetic", size=3000)
-found = [*synthetic.read_documents(cfg), *synthetic.read_dialogues(cfg)]
-print(hashlib.sha256(repr([tuple(x) for x in found]).encode()).hexdigest())
-"""
 DOCUMENTS = list(synthetic.read_documents(CFG))
 DIALOGUES = list(synthetic.read_dialogues(CFG))
 TURNS = [(d.name, q, a) for d in DIALOGUES for q, a in pairwise(d.messages) if q.role == "user"]
 ASKED = [(name, q.content, a.content) for name, q, a in TURNS]
 
 
-def test_as_many_come_as_asked_for_and_each_depends_on_its_index_alone() -> None:
+def test_as_many_come_as_asked_for_each_by_its_index_alone_and_with_another_fingerprint() -> None:
     assert len(DOCUMENTS) == len(DIALOGUES) == CFG.size
     small = source(50)
     assert list(synthetic.read_documents(small)) == DOCUMENTS[:50]
     assert list(synthetic.read_dialogues(small)) == DIALOGUES[:50]
+    assert synthetic.fingerprint(small) != synthetic.fingerprint(CFG) == synthetic.fingerprint(source(3000))
 
 
-def test_the_same_comes_in_every_process() -> None:
+def test_the_texts_are_those_of_every_process_and_of_earlier_checkpoints() -> None:
     text = repr([tuple(x) for x in (*DOCUMENTS, *DIALOGUES)])
-    env = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(Path(synthetic.__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", DIGEST], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == hashlib.sha256(text.encode()).hexdigest()
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "e9c911ded95a7674"
 
 
 def test_every_answer_is_right_and_every_form_of_question_is_asked() -> None:
@@ -70,20 +57,12 @@ def test_every_answer_is_right_and_every_form_of_question_is_asked() -> None:
     assert [p for p, _ in SOLVERS if not any(re.fullmatch(p, q) for _, q, _ in ASKED)] == []
 
 
-def test_a_question_has_one_name_and_so_one_split() -> None:
-    names: dict[str, set[str]] = {}
-    for name, question, _ in ASKED:
-        names.setdefault(question, set()).add(name)
-    assert [q for q, n in names.items() if len(n) > 1] == []
+def test_a_question_or_a_line_of_a_document_has_one_name_and_so_one_split() -> None:
+    names: dict[str, str] = {}
+    lines = [(d.name, line) for d in DOCUMENTS for line in d.text.splitlines()]
+    for name, text in [*lines, *((name, question) for name, question, _ in ASKED)]:
+        assert names.setdefault(text, name) == name, text
     assert len({d.name for d in DIALOGUES}) > 300
-
-
-def test_a_document_is_named_after_its_topic_alone() -> None:
-    lines: dict[str, set[str]] = {}
-    for document in DOCUMENTS:
-        for line in document.text.splitlines():
-            lines.setdefault(line, set()).add(document.name)
-    assert [line for line, names in lines.items() if len(names) > 1] == []
 
 
 def test_statements_about_numbers_and_words_are_true() -> None:
@@ -105,9 +84,3 @@ def test_documents_have_one_to_six_lines_and_dialogues_one_or_two_turns_and_some
     assert roles == {turn, turn * 2, ("system", *turn), ("system", *turn * 2)}
     asked = [[m.content for m in d.messages if m.role == "user"] for d in DIALOGUES]
     assert all(len(set(questions)) == len(questions) for questions in asked)
-
-
-def test_the_fingerprint_tells_sizes_apart() -> None:
-    other = source(3001)
-    assert synthetic.fingerprint(CFG) == synthetic.fingerprint(CFG.model_copy())
-    assert synthetic.fingerprint(CFG) != synthetic.fingerprint(other)

@@ -156,7 +156,7 @@ def test_a_damaged_token_cache_is_refused_or_equal(tmp_path: Path) -> None:
     cfg = synthetic(tmp_path)
     opened(cfg)
     files = [path for path in (tmp_path / "cache").glob("*/*") if path.stat().st_size]
-    hint = "delete the folder; it will be built again"
+    hint = "delete the folder; it will be rebuilt"
     require_refused_or_equal(files, lambda: opened(cfg), hint, [], random.Random(4), scaled(40, 600))
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_tokenizer_of_the_cache_is_refused_or_equal(tmp_path: Path) ->
 
     read()
     files, others = list((tmp_path / "cache").glob("tokenizer-*.json")), [b"", b'{"type": "bytes"}']
-    require_refused_or_equal(files, read, "trained again", others, random.Random(5), scaled(15, 200))
+    require_refused_or_equal(files, read, "retrained", others, random.Random(5), scaled(15, 200))
 
 
 def test_a_cache_under_another_name_is_not_taken_for_its_own(tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_a_tokenizer_of_the_same_size_but_another_one_is_refused(run_folder: Run
     texts = ["another text, all in all", *(chr(n) * 9 for n in range(400))]
     train_bpe(texts, 300).save(run / "tokenizer.json")
     assert load_tokenizer(run / "tokenizer.json").V == 300
-    with pytest.raises(CheckpointError, match=r"/pretrain/step_\d+\.pt was trained with another tokenizer"):
+    with pytest.raises(CheckpointError, match=r"/pretrain/step_\d+\.pt was trained with a different tokenizer"):
         run_folder(*RUN, *bpe, "train.total_steps=8")
-    with pytest.raises(CheckpointError, match="was trained with another tokenizer"):
+    with pytest.raises(CheckpointError, match="was trained with a different tokenizer"):
         load_session(run)
 
 

@@ -53,7 +53,7 @@ def test_text_shorter_than_a_sequence_is_reported_with_both_numbers(tmp_path: Pa
     (tmp_path / "b.txt").write_text("ten others")
     text = ["data=text", "data.files=[*.txt]", "data.tokenizer=bytes", "model.V=256", "model.T=11"]
     done = cli("phase=pretrain", *text, cwd=tmp_path)
-    told = "the text has 11 tokens, but a sequence with its targets takes T+1=12"
+    told = "the text has 11 tokens, but a sequence and its targets need T+1=12"
     assert done.returncode == 3 and f"error: text, train split: {told}\nhint: add more text" in done.stderr
 
 

@@ -30,9 +30,9 @@ NAMES = [
 KINDS = ("weight", "output", "gradient")
 PLACE = "in microbatch 2 of 3, sequences 40 to 43 of the run; "
 SAID = {
-    "weight": "first not finite in weight {name}.weight, before the step; ",
-    "output": "first not finite in the output of {name} " + PLACE,
-    "gradient": "first not finite in the gradient of {name}.weight " + PLACE,
+    "weight": "first non-finite value in weight {name}.weight, before the step; ",
+    "output": "first non-finite value in the output of {name} " + PLACE,
+    "gradient": "first non-finite value in the gradient of {name}.weight " + PLACE,
 }
 
 

@@ -56,7 +56,7 @@ def test_a_limit_of_time_counts_over_resumes_and_what_goes_on_is_exact(run_folde
             with pytest.raises(TimeIsUp) as caught:
                 run_folder(*SETTINGS, f"train.max_minutes={minutes}")
             stopped = f"stopped at step {reached}, saved"
-            assert str(caught.value) == f"pretrain: train.max_minutes={float(minutes)} ran out, {stopped}"
+            assert str(caught.value) == f"pretrain: train.max_minutes={float(minutes)} reached, {stopped}"
             hint = "continue with a larger train.max_minutes=..."
             assert (caught.value.exit_code, caught.value.hint) == (75, hint)
             assert read_checkpoint(folder / "latest.pt")["step"] == reached
@@ -69,7 +69,7 @@ def test_a_phase_begun_anew_has_all_of_its_time(run_folder: Run, tmp_path: Path)
     folder = tmp_path / "run" / "pretrain"
     with half_a_minute_a_step():
         for _ in range(2):
-            with pytest.raises(TimeIsUp, match="ran out, stopped at step 2, saved"):
+            with pytest.raises(TimeIsUp, match="reached, stopped at step 2, saved"):
                 run_folder(*SETTINGS, "train.max_minutes=1")
             for path in folder.glob("*.pt"):
                 path.unlink()
@@ -100,7 +100,7 @@ def test_a_damaged_note_of_the_time_has_noted_nothing(tmp_path: Path, damage: st
 def test_the_command_line_ends_with_75_and_goes_on(tmp_path: Path) -> None:
     arguments = ["experiment=smoke_pretrain", *SETTINGS, "data.size=200", "model.V=300"]
     done = cli(*arguments, "train.max_minutes=1e-6", cwd=tmp_path)
-    said = r"^pretrain: train.max_minutes=1e-06 ran out, stopped .*; continue with a larger train.max_minutes=...$"
+    said = r"^pretrain: train.max_minutes=1e-06 reached, stopped .*; continue with a larger train.max_minutes=...$"
     assert done.returncode == 75 and re.search(said, done.stdout + done.stderr, re.M), done.stderr
     assert cli(*arguments, cwd=tmp_path).returncode == 0
 

@@ -42,18 +42,17 @@ def test_a_question_that_cannot_be_read_leaves_the_conversation_as_it_was() -> N
 
 
 @pytest.mark.parametrize("said", ["", "é", "été"])
-@pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError])
 def test_a_reply_that_is_cut_short_keeps_the_question_with_the_partial_answer_or_neither(
-    monkeypatch: pytest.MonkeyPatch, said: str, fault: type[BaseException]
+    monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
     session = small_session()
 
     def cut_short(*_: object, **__: object) -> Iterator[int]:
         yield from [BytesTokenizer().special[END_OF_TEXT], *said.encode(), "é".encode()[0]]
-        raise fault
+        raise KeyboardInterrupt
 
     monkeypatch.setattr("niels_gpt.generation.chat.generate", cut_short)
-    with pytest.raises(fault):
+    with pytest.raises(KeyboardInterrupt):
         list(session.reply("hi"))
     assert session.conversation == ([Message("user", "hi"), Message("assistant", said)] if said else [])
 

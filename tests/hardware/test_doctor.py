@@ -40,21 +40,10 @@ def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
     assert off["peak"] - ckpt["peak"] == pytest.approx(off["theory"] - ckpt["theory"], rel=0.1)
 
 
-def test_an_unknown_override_is_one_clear_line(tmp_path: Path) -> None:
-    done = processes.cli("train.Bee=2", "--steps", "1", cwd=tmp_path, script="doctor")
-    assert done.returncode == 2
-    error, hint = done.stderr.splitlines()
-    assert error.startswith("error: train.Bee is unknown") and hint.startswith("hint: ")
-    assert not done.stdout and not list(tmp_path.iterdir())
-
-
-def test_a_report_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("doctor.json").touch()
+def test_a_report_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "doctor.json").touch()
     with pytest.raises(ConfigError, match="already exists"):
-        require_new_file("doctor.json")
-    with pytest.raises(ConfigError, match="there is no folder nowhere"):
-        require_new_file("nowhere/doctor.json")
+        require_new_file(str(tmp_path / "doctor.json"))
 
 
 def test_a_report_is_json_that_any_program_reads(tmp_path: Path) -> None:
@@ -97,26 +86,18 @@ def test_what_has_no_room_is_said_in_its_row(plan: Plan) -> None:
 
 
 def test_mps_has_every_precision_with_and_without_recomputation(plan: Plan) -> None:
-    found = [
-        (v.train.amp, v.train.amp_dtype, v.train.activation_checkpointing) for v in list_variants(MPS, plan()[0])
-    ]
-    assert found == [
-        (True, "fp16", False),
-        (True, "fp16", True),
-        (True, "bf16", False),
-        (True, "bf16", True),
-        (False, "fp16", False),
-        (False, "fp16", True),
-    ]
+    settings = [variant.train for variant in list_variants(MPS, plan()[0])]
+    assert [(train.amp, train.amp_dtype) for train in settings[::2]] == [
+        (True, "fp16"), (True, "bf16"), (False, "fp16"),
+    ]  # fmt: skip
+    assert [train.activation_checkpointing for train in settings] == [False, True] * 3
 
 
 def test_what_mps_computes_wrongly_is_not_measured(plan: Plan) -> None:
-    problems = mock.patch(
-        "train.hardware.preflight.find_problems", return_value=["a projection gave torch.float32"]
-    )
+    problems = mock.patch("train.hardware.preflight.find_problems", return_value=["a projection gave fp32"])
     with problems, mock.patch.object(step_cost, "make_step", side_effect=AssertionError):
         trouble = measure_cost(MPS, plan("precision=bf16")[0], 1).trouble
-    assert trouble.startswith("train.amp_dtype=bf16 was asked for on mps, but a projection gave torch.float32")
+    assert trouble.startswith("train.amp_dtype=bf16 does not work on mps: a projection gave fp32")
 
 
 @pytest.mark.mps

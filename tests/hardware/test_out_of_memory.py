@@ -27,12 +27,8 @@ def test_the_texts_of_both_devices_become_one_message_with_the_ways_out(plan: Pl
     cfg = plan("train.B=8", "train.accum_steps=3")[0]
     with pytest.raises(OutOfMemory) as caught, explain_out_of_memory(cfg, CPU):
         raise RuntimeError(text)
-    assert "train.B=8 model.T=64 train.accum_steps=3" in str(caught.value) and "GiB were in use" in str(
-        caught.value
-    )
-    assert len(str(caught.value).splitlines()) == 1
-    assert caught.value.exit_code == 6
-    ways = caught.value.hint
+    (said,), ways = str(caught.value).splitlines(), caught.value.hint
+    assert "train.B=8 model.T=64 train.accum_steps=3" in said and "GiB were in use" in said
     assert ways.index("memory=ckpt") < ways.index("train.B=4 train.accum_steps=6 (the same training)")
 
 

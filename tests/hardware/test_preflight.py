@@ -90,7 +90,7 @@ def test_a_dtype_that_the_device_cannot_do_fails_with_what_was_seen_and_the_way_
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "find_problems", lambda *_: iter(["a projection gave torch.float32"]))
-    with pytest.raises(ConfigError, match=r"amp_dtype=bf16 was asked for on mps, but a projection gave") as caught:
+    with pytest.raises(ConfigError, match=r"amp_dtype=bf16 does not work on mps: a projection gave") as caught:
         check_device(MPS, plan("precision=bf16")[0])
     assert "torch 2." in str(caught.value) and "macOS" in str(caught.value)
     assert caught.value.hint == "use precision=off or precision=fp16"

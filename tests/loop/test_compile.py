@@ -45,7 +45,7 @@ def test_compiling_takes_effect_on_the_cpu_alone_and_only_when_asked_for() -> No
 def test_a_machine_without_a_compiler_is_told_before_training(plan: Plan) -> None:
     cfg = plan("compile=on")[0].train
     with mock.patch("torch.compile", side_effect=RuntimeError("no g++ found")):
-        with pytest.raises(ConfigError, match="torch.compile fails here: no g\\+\\+ found") as refused:
+        with pytest.raises(ConfigError, match="torch.compile fails on this machine: no g\\+\\+ found") as refused:
             require_compiler(CPU, cfg)
     assert "compile=off" in refused.value.hint
     with mock.patch("torch.compile", side_effect=AssertionError("nothing is to be compiled")):

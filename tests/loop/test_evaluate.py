@@ -22,7 +22,7 @@ MODEL = GPT(ModelCfg(V=256, T=T, C=16, L=1, H=2, d_ff=32, dropout=0.5, tie_embed
 CHATS = ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6] * 3), T, 1)
 
 
-@pytest.mark.parametrize("B", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize("B", [1, 5, 64])
 def test_the_loss_does_not_depend_on_B(B: int) -> None:
     x, y = CHATS.draw(0, len(CHATS))
     expected = next_token_loss(MODEL.eval()(x), y, int((y != IGNORE).sum())).item()
@@ -65,7 +65,6 @@ def test_each_row_validates_once_at_most_and_a_source_counts_by_its_share() -> N
     [
         ((400, 400), (1, 1), 128, (64, 64)),
         ((4, 400), (1, 1), 128, (4, 124)),
-        ((4, 10), (1, 1), 128, (4, 10)),
         ((400, 400, 400), (0.01, 1, 1), 9, (1, 4, 5)),
         ((400, 400), (1, 1), 1, (1, 1)),
     ],
@@ -96,7 +95,7 @@ def test_validation_targets_without_a_byte_of_text_are_refused_with_the_way_out(
     (tmp_path / "letters.txt").write_text("\n\n".join(string.ascii_letters))
     data = ["data=text", f"data.files=[{tmp_path}/letters.txt]", "data.documents=blank_lines"]
     small = ["data.tokenizer=bytes", "model.V=256", "model.T=1", "data.val_fraction=0.4"]
-    told = "the 1 targets in 1 validation sequences stand for no byte of text"
+    told = "the 1 targets in 1 validation sequences contain no bytes of text"
     with pytest.raises(DataError, match=told) as caught:  # it is a document's end
         run_folder(*data, *small, "train.eval_sequences=1")
     assert "raise train.eval_sequences" in caught.value.hint

@@ -1,9 +1,8 @@
-"""The loop: a step is one optimizer update; losses are exact means; nothing non-finite is ever learned."""
+"""The loop: a step is one optimizer update; losses are exact means; gradients are clipped over a step."""
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -16,7 +15,6 @@ from torch.nn.utils import clip_grad_norm_
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import ChatStream, Source, TokenStream
-from niels_gpt.errors import NonFiniteError
 from niels_gpt.loss import head_loss
 from niels_gpt.model.gpt import GPT
 from train.artifacts.checkpointing import TrainState
@@ -54,17 +52,16 @@ def test_the_loss_of_a_step_is_the_mean_over_all_its_targets() -> None:
 def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else() -> None:
     events: list[str] = []
 
-    class Recorder(AbstractContextManager[None]):
-        def __enter__(self) -> None:
-            events.append("enter")
-
-        def __exit__(self, *_: object) -> None:
-            events.append("exit")
+    @contextmanager
+    def autocast() -> Iterator[None]:
+        events.append("enter")
+        yield
+        events.append("exit")
 
     def note_call(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **keywords: Any) -> Any:
+        def call(*arguments: Any) -> Any:
             events.append(name)
-            return function(*arguments, **keywords)
+            return function(*arguments)
 
         return call
 
@@ -76,39 +73,18 @@ def test_autocast_surrounds_forward_and_loss_of_each_microbatch_and_nothing_else
         mock.patch.object(Tensor, "backward", note_call("backward", Tensor.backward)),
         mock.patch.object(state.optimizer, "step", note_call("update", state.optimizer.step)),
     ):
-        train_loop.optimizer_step(state, cfg, SOURCES["pretrain"], Recorder, 1e-3)
+        train_loop.optimizer_step(state, cfg, SOURCES["pretrain"], autocast, 1e-3)
     microbatch = ["enter", "forward", "loss", "exit", "backward"]
     assert events == [*microbatch, *microbatch, "clip", "update"]
 
 
-@pytest.mark.parametrize("spoilt", ["weight", "gradient"])
-def test_a_non_finite_loss_or_gradient_stops_before_the_update(spoilt: str) -> None:
-    state, cfg = fresh(B=2, accum_steps=1)
-    if spoilt == "weight":
-        with torch.no_grad():
-            state.model.norm.weight[0] = float("inf")
-    else:
-        state.model.norm.weight.register_hook(lambda gradient: gradient * float("nan"))
-    before = [parameter.clone() for parameter in state.model.parameters()]
-    with pytest.raises(NonFiniteError, match=r"step 1: loss .*; the weights are unchanged"):
-        step(state, cfg, SOURCES["pretrain"])
-    assert same(before, [parameter.detach() for parameter in state.model.parameters()])
-    assert state.step == 0
-
-
 def test_gradients_are_clipped_over_the_whole_step() -> None:
     state, cfg = fresh(B=2, accum_steps=2, grad_clip=1e-3)
-    seen: list[float] = []
-    update = state.optimizer.step
-
-    def spy() -> None:
-        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        seen.append(torch.nn.utils.get_total_norm(gradients).item())
-        update()
-
-    with mock.patch.object(state.optimizer, "step", spy):
+    with mock.patch.object(state.optimizer, "zero_grad"):
         norm = step(state, cfg, SOURCES["pretrain"])[1]
-    assert norm.item() > 1e-3 and seen == pytest.approx([1e-3], rel=1e-3)
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    assert norm.item() > 1e-3
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_without_a_limit_gradients_are_not_clipped_and_their_norm_is_known() -> None:
@@ -123,9 +99,7 @@ def test_without_a_limit_gradients_are_not_clipped_and_their_norm_is_known() -> 
 
 
 def test_training_learns(run_folder: Run) -> None:
-    folder: Path = run_folder(
-        "train.total_steps=40", "train.base_lr=0.01", "train.eval_every=40", "train.ckpt_every=40"
-    )
+    folder = run_folder("train.total_steps=40", "train.base_lr=0.01", "train.eval_every=40", "train.ckpt_every=40")
     result = json.loads((folder / "result.json").read_text())["phases"][0]
     assert result["best_val_loss"] < result["unigram_loss"] - 0.5
     assert result["bits_per_byte"] < result["unigram_bits_per_byte"]

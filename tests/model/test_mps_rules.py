@@ -69,18 +69,15 @@ def dtypes(seen: dict[str, list[str]], pattern: str, at_least: int) -> set[str]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_on_mps_residual_norms_head_and_loss_are_fp32_in_every_precision(casts: Casts, case: str) -> None:
+def test_on_mps_the_products_of_blocks_have_the_asked_precision_and_all_else_is_fp32(
+    casts: Casts, case: str
+) -> None:
     assert dtypes(casts[case], RESIDUAL, 7) == {"float32"}
     assert dtypes(casts[case], NORMS, 10) == {"float32"}
     assert dtypes(casts[case], HEAD, 4) == {"float32"}
+    assert dtypes(casts[case], PRODUCTS, 24) == {LOW[case.split(",")[0]]}
     parts = 4 if CASES[case]["rows_at_once"] == 5 else 1  # of 16 rows, 5 at once
     assert len(casts[case]["cross_entropy.in"]) == parts
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_on_mps_projections_attention_and_feed_forward_are_in_the_asked_precision(casts: Casts, case: str) -> None:
-    low = LOW[case.split(",")[0]]
-    assert dtypes(casts[case], PRODUCTS, 24) == {low}
     assert len(casts[case]["attention.q"]) == 4  # 2 blocks in 2 passes
 
 
@@ -106,13 +103,9 @@ def test_autocast_on_mps_has_the_rules_that_we_rely_on() -> None:
 
 # The ops: every one of a training step must have a kernel for Metal, or be made of such as have.
 
+COMPOSITE = ("ImplicitAutograd", "ExplicitAutograd", "ExplicitAutogradNonFunctional")
 YAML = Path(torch.__file__).parent.parent / "torchgen" / "packaged" / "ATen" / "native" / "native_functions.yaml"
-ON_MPS = {
-    "MPS",
-    "CompositeImplicitAutograd",
-    "CompositeExplicitAutograd",
-    "CompositeExplicitAutogradNonFunctional",
-}
+ON_MPS = {"MPS"} | {f"Composite{kind}" for kind in COMPOSITE}
 NOT_ON_MPS = {torch.float64, torch.complex32, torch.complex64, torch.complex128}
 
 
@@ -161,21 +154,6 @@ class Record(TorchDispatchMode):
         return {op for op in self.ops if not has_kernel(op)}
 
 
-class Rows:
-    """A source with masked targets, made beforehand: what the data is drawn with never runs on the device."""
-
-    def __init__(self, T: int, V: int) -> None:
-        self.x = torch.randint(0, V, (8, T))
-        self.y = self.x.roll(-1, 1)
-        self.y[:, :3] = IGNORE
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def draw(self, first: int, count: int) -> Batch:
-        return Batch(self.x[:count].clone(), self.y[:count].clone())
-
-
 AMPS: dict[str, Amp] = {"fp32": nullcontext, "fp16": partial(torch.autocast, "cpu", dtype=torch.float16)}
 
 
@@ -189,7 +167,11 @@ def recorded(request: pytest.FixtureRequest) -> Record:
         activation_checkpointing=True,
     )
     state = TrainState(model, make_optimizer(model, cfg))
-    source, amp, record = Rows(16, 256), AMPS[request.param], Record()
+    x = torch.randint(0, 256, (4, 16))
+    y = torch.where(torch.arange(16) < 3, IGNORE, x.roll(-1, 1))
+    rows = mock.MagicMock(draw=lambda _, count: Batch(x[:count].clone(), y[:count].clone()))  # made beforehand
+    rows.__len__.return_value = 4
+    amp, record = AMPS[request.param], Record()
     with (
         mock.patch("niels_gpt.loss.ROWS", 20),
         mock.patch("niels_gpt.model.attention.MAX_TOKENS", 0),
@@ -198,30 +180,23 @@ def recorded(request: pytest.FixtureRequest) -> Record:
         sdpa_kernel(SDPBackend.MATH),
         record,
     ):
-        optimizer_step(state, cfg, source, amp, 1e-3)
-        evaluate(model, [ValSource("rows", source, 1.0, 4)], cfg.B, amp)
+        optimizer_step(state, cfg, rows, amp, 1e-3)
+        evaluate(model, [ValSource("rows", rows, 1.0, 4)], cfg.B, amp)
     return record
 
 
-def test_every_op_of_a_training_step_has_a_kernel_on_mps(recorded: Record) -> None:
+def test_every_op_and_dtype_of_a_training_step_is_there_on_mps(recorded: Record) -> None:
     asked = "mm bmm _fused_adamw_ linalg_vector_norm embedding_dense_backward nll_loss_forward mul_.Tensor"
     assert set(asked.split()) <= recorded.ops, "the step no longer does what this test is about"
     assert {op for op in recorded.ops if "foreach" in op} == {"_foreach_add_.Scalar"}  # AdamW counts its steps
     assert not {op for op in recorded.ops if "scaled_dot_product" in op or "rms_norm" in op}
-    assert recorded.missing() == set()
-
-
-def test_the_fused_ops_that_only_mps_takes_without_gradients_have_a_kernel() -> None:
-    """The CPU has no part in these: evaluation and sampling on mps go through them."""
-    assert has_kernel("_fused_rms_norm") and has_kernel("_scaled_dot_product_attention_math_for_mps")
-
-
-def test_a_training_step_needs_no_dtype_that_mps_lacks(recorded: Record) -> None:
-    assert recorded.too_wide == set()
+    assert recorded.missing() == recorded.too_wide == set()
+    for fused in ("_fused_rms_norm", "_scaled_dot_product_attention_math_for_mps"):  # only mps takes these
+        assert has_kernel(fused)
 
 
 def test_an_op_without_a_kernel_and_a_float64_are_noticed() -> None:
-    """The negative control of the two tests above."""
+    """The negative control of the tests above."""
     with Record() as record:
         torch.linalg.eig(torch.eye(2))
         torch.geqrf(torch.eye(2))

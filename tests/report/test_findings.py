@@ -2,80 +2,51 @@
 
 import base64
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.made_runs import made_run, row, write_metrics, write_result
+from support.made_runs import MODEL, made_run, row, write_metrics, write_result
 
 from niels_gpt.errors import NonFiniteError
 from train.report.figures import choose_line_styles, draw_losses
-from train.report.findings import BestRun, EquivalentRuns, analyze_runs
+from train.report.findings import EquivalentRuns, analyze_runs
 from train.report.rows import Row, read_row
 from train.report.write import rewrite_report
 
-LOSS = st.none() | st.floats(0, 10)
+LOSS, SPEED = st.none() | st.floats(0, 10), st.none() | st.sampled_from([1.0, 2.0, 3.0])
+MEMORY = st.none() | st.integers(1, 4)  # few values of both, so that they tie often
 STATUS = st.sampled_from(["finished", "finished", "failed", "running"])
-
-
-def best(made: list[Row], budget: float | None) -> list[BestRun]:
-    return analyze_runs(made, budget).best
+ROWS = st.lists(st.builds(row, st.just("run"), LOSS, SPEED, MEMORY, status=STATUS), max_size=12)
 
 
 def equal_training(made: list[Row]) -> list[EquivalentRuns]:
     return analyze_runs(made, None).equal_training
 
 
-@st.composite
-def rows(draw: st.DrawFn) -> list[Row]:
-    """Rows of few distinct speeds and memories, so that they tie often."""
-    speed, memory = st.none() | st.sampled_from([1.0, 2.0, 3.0]), st.none() | st.integers(1, 4)
-    made = st.builds(lambda *cells: cells, LOSS, speed, memory, STATUS)
-    return [row(str(n), *cells[:3], status=cells[3]) for n, cells in enumerate(draw(st.lists(made, max_size=12)))]
-
-
-@given(rows())
+@given(ROWS)
 def test_the_front_is_every_run_that_no_other_one_beats(made: list[Row]) -> None:
     found = analyze_runs(made, None)
     able = [r for r in made if r.status == "finished" and r.tokens_per_second and r.peak_memory_gib]
     at = {r: (r.tokens_per_second or 0.0, -(r.peak_memory_gib or 0)) for r in able}
-    unbeaten = [
-        r
-        for r in able
-        if not any(a >= b and c >= d and (a, c) != (b, d) for a, c in at.values() for b, d in [at[r]])
-    ]
-    front = found.front
-    assert found.measured == able and set(front) == set(unbeaten) and len(front) == len(unbeaten)
-    assert [r.peak_memory_gib for r in front] == sorted(r.peak_memory_gib or 0 for r in front)
+    beaten = {r for r, (a, b) in at.items() if any(c >= a and d >= b and (c, d) != (a, b) for c, d in at.values())}
+    assert found.measured == able and set(found.front) == set(able) - beaten
+    memory = [r.peak_memory_gib for r in found.front]
+    assert len(memory) == len(able) - len(beaten) and memory == sorted(r.peak_memory_gib or 0 for r in found.front)
 
 
-@given(rows(), st.none() | st.sampled_from([1.5, 3]))
-def test_the_best_are_finished_and_none_is_better(made: list[Row], budget: float | None) -> None:
-    lowest, fastest = best(made, budget)
-    losses = [r.val_loss for r in made if r.status == "finished" and r.val_loss is not None]
-    assert (lowest.row is None) == (not losses)
-    if lowest.row:
-        assert lowest.row.status == "finished"
-        assert lowest.row.val_loss == min(losses)
-    if fastest.row:
-        fitting = [
-            r for r in analyze_runs(made, None).measured if budget is None or (r.peak_memory_gib or 0) <= budget
-        ]
-        assert fastest.row.status == "finished"
-        assert all((r.tokens_per_second or 0) <= (fastest.row.tokens_per_second or 0) for r in fitting)
-
-
-def test_the_fastest_keeps_to_the_budget_and_if_none_does_the_least_is_named() -> None:
-    made = [row("big", speed=9.0, memory=4), row("small", speed=5.0, memory=2), row("?", memory=None)]
-    assert [best(made, budget)[1].row for budget in (None, 4.0, 3.0, 1.0)] == [made[2], made[0], made[1], None]
-    assert best(made, 1.0)[1].title == "Fastest within 1 GiB"
-    assert best(made, 1.0)[1].why == "no finished run fits"
-    assert [choice.why for choice in best([], None)] == [
-        "no finished run has a validation loss", "no finished run has a measured speed",
-    ]  # fmt: skip
+@given(ROWS, st.none() | st.sampled_from([1.5, 3]))
+def test_the_best_are_finished_fit_the_budget_and_none_is_better(made: list[Row], budget: float | None) -> None:
+    lowest, fastest = analyze_runs(made, budget).best
+    done = [r for r in made if r.status == "finished"]
+    losses = {r: r.val_loss for r in done if r.val_loss is not None}
+    assert losses[lowest.row] == min(losses.values()) if lowest.row else not losses
+    fitting = [r for r in done if budget is None or (r.peak_memory_gib or 9) <= budget]
+    speeds = {r: r.tokens_per_second for r in fitting if r.tokens_per_second}
+    assert speeds[fastest.row] == max(speeds.values()) if fastest.row else not speeds
 
 
 def test_between_tokenizers_the_lowest_bits_per_byte_win() -> None:
@@ -83,8 +54,7 @@ def test_between_tokenizers_the_lowest_bits_per_byte_win() -> None:
     large = row("large", loss=4.0, bits_per_byte=1.5, settings={"model.V": 4096})
     found = analyze_runs([small, large], None)
     assert found.ranking == [large, small]
-    assert found.best[0].why == "bits per byte 1.5000"
-    assert found.caveats == []
+    assert (found.best[0].why, found.caveats) == ("bits per byte 1.5000", [])
 
 
 def test_the_hash_decides_whether_tokenizers_differ_and_older_results_go_by_their_settings() -> None:
@@ -94,7 +64,12 @@ def test_the_hash_decides_whether_tokenizers_differ_and_older_results_go_by_thei
 
     assert measure(("a", 512), ("a", 512)) == measure((None, 512), (None, 512)) == "val loss"
     assert measure(("a", 512), ("b", 512)) == measure((None, 512), (None, 300)) == "bits per byte"
-    assert measure(("a", 512), (None, 512)) == "bits per byte", "which compare in any case"
+
+
+def draw_svg(*folders: Path) -> str:
+    found = analyze_runs([read_row(folder) for folder in folders], None)
+    img, _ = draw_losses(found, "pretrain", choose_line_styles(found))
+    return base64.b64decode(img.partition("base64,")[2].removesuffix('">')).decode()
 
 
 def test_the_curves_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path: Path) -> None:
@@ -105,9 +80,7 @@ def test_the_curves_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path:
     def drawn(*tokenizers: str) -> tuple[str, list[str]]:
         for name, tokenizer in zip("ab", tokenizers, strict=True):
             write_result(tmp_path / name, 3.0, tokenizer=tokenizer)
-        found = analyze_runs([read_row(tmp_path / name) for name in "ab"], None)
-        img, _ = draw_losses(found, "pretrain", choose_line_styles(found))
-        svg = base64.b64decode(img.partition("base64,")[2].removesuffix('">')).decode()
+        svg = draw_svg(tmp_path / "a", tmp_path / "b")
         return svg, re.findall(r'<path d="(M [^"]+)" clip-path[^>]* stroke-width: 1.6', svg)
 
     svg, (first, second) = drawn("one", "other")
@@ -119,30 +92,24 @@ def test_the_curves_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path:
 def test_losses_of_different_text_are_compared_with_a_warning() -> None:
     made = [row(kind, settings={"phase": "pretrain", "data.kind": kind}) for kind in ("text", "pydocs")]
     assert analyze_runs(made, None).caveats == [
-        "Compare the losses with care: they are not of the same text. Runs differ in data.kind."
+        "Compare the losses with care: they come from different text. The runs differ in data.kind."
     ]
     made = [row(str(T), settings={"model.T": T, "sft.model.T": T}) for T in (64, 128)]
     (said,) = analyze_runs(made, None).caveats
-    assert said.endswith("Runs differ in model.T.")
+    assert said.endswith("runs differ in model.T.")
 
 
 def test_the_settings_that_differ_are_told_once() -> None:
-    same = {"train.seed": 1, "sft.train.seed": 1, "data.cache_dir": "a"}
-    made = [
-        row("a", settings=same | {"train.B": 2, "sft.train.B": 2, "sft.train.base_lr": 1.0}),
-        row(
-            "b", settings=same | {"train.B": 4, "sft.train.B": 4, "sft.train.base_lr": 2.0, "data.cache_dir": "b"}
-        ),
-        row("failed", status="failed"),
-    ]
+    made = [row("failed", status="failed")]
+    for B, rate, folder in ((2, 1.0, "a"), (4, 2.0, "b")):
+        own = {"train.B": B, "sft.train.B": B, "sft.train.base_lr": rate, "data.cache_dir": folder}
+        made.insert(-1, row(folder, settings={"train.seed": 1, "sft.train.seed": 1} | own))
     assert analyze_runs(made, None).differing == {"train.B": [2, 4, None], "sft.train.base_lr": [1.0, 2.0, None]}
 
 
 def test_the_numbers_are_those_of_the_jobs_unless_two_are_the_same() -> None:
     def numbers(*given: int) -> list[int]:
-        return list(
-            analyze_runs([row(str(n), number=number) for n, number in enumerate(given)], None).numbers.values()
-        )
+        return list(analyze_runs([row("job", number=number) for number in given], None).numbers.values())
 
     assert numbers(2, 5) == [2, 5]
     assert numbers(2, 2) == numbers(0, 1) == [1, 2], "jobs of two sweeps, single runs and older sweeps"
@@ -162,15 +129,14 @@ def test_a_run_that_diverged_is_never_the_fastest() -> None:
 
 def test_the_axis_of_losses_leaves_out_what_a_run_that_diverged_reaches(tmp_path: Path) -> None:
     def highest(*names: str) -> float:
-        found = analyze_runs([read_row(tmp_path / name) for name in names], None)
-        img, _ = draw_losses(found, "pretrain", choose_line_styles(found))
-        svg = base64.b64decode(img.partition("base64,")[2].removesuffix('">')).decode()
+        svg = draw_svg(*(tmp_path / name for name in names))
         return max(float(text) for text in re.findall(r">(\d+\.\d+)<", svg))
 
     made_run(tmp_path / "good", (4.0, 3.5, 3.0))
-    for name, status in (("bad", "finished"), ("failed", "failed")):
-        job = {"status": status, "exit_code": NonFiniteError.exit_code if status == "failed" else 0}
-        made_run(tmp_path / name, (4.0, 900.0, 90.0), job=job)
+    made_run(tmp_path / "bad", (4.0, 900.0, 90.0))
+    made_run(
+        tmp_path / "failed", (4.0, 900.0, 90.0), job={"status": "failed", "exit_code": NonFiniteError.exit_code}
+    )
     assert highest("good", "bad", "failed") == highest("good")
 
 
@@ -181,15 +147,13 @@ def test_ties_of_the_lowest_loss_are_named_with_the_tokens_trained(tmp_path: Pat
     assert lowest.row and (lowest.row.name, lowest.row.tokens) == ("b", 4000)
     assert [tied.name for tied in lowest.ties] == ["a"]
     assert "b, val loss 3.0000 after 4,000 tokens, as has a\n" in (tmp_path / "sweep.md").read_text()
-    page = (tmp_path / "sweep.html").read_text()
-    assert re.search(r"The same loss: .*>a<", page) and "4,000\u00a0tokens" in page
+    assert re.search(r"The same loss: .*>a<", (tmp_path / "sweep.html").read_text())
 
 
 def trained(folder: Path, *variants: tuple[float, dict[str, Any]]) -> list[Row]:
-    """A run for each loss and its settings."""
-    return [
-        read_row(made_run(folder / str(n), (4.0, loss), **changed)) for n, (loss, changed) in enumerate(variants)
-    ]
+    """A run for each last loss and its settings."""
+    made = enumerate(variants)
+    return [read_row(made_run(folder / str(n), (4.0, loss), **changed)) for n, (loss, changed) in made]
 
 
 def test_equal_training_split_differently_coincides(tmp_path: Path) -> None:
@@ -207,50 +171,30 @@ def test_equal_training_split_differently_coincides(tmp_path: Path) -> None:
     assert "losses coincide, largest difference 0.0001 nats over 2 evaluations" in found.sentence
 
 
-def test_runs_of_different_tokenizers_are_no_equal_training(tmp_path: Path) -> None:
-    folders = [made_run(tmp_path / str(n), B=B, accum_steps=8 // B) for n, B in enumerate((2, 4))]
-    for tokenizers, groups in (("aa", 1), ("ab", 0)):
-        for folder, tokenizer, B in zip(folders, tokenizers, (2, 4), strict=True):
-            write_result(folder, 3.0, tokenizer=tokenizer, B=B, accum_steps=8 // B)
-        assert len(equal_training([read_row(folder) for folder in folders])) == groups
-
-
-def test_training_that_diverged_is_not_expected_to_coincide(tmp_path: Path) -> None:
-    split = {"B": 8, "accum_steps": 1}
-    made = trained(
-        tmp_path, (3.0, {"base_lr": 1e-3}), (900.0, {"base_lr": 1.0}), (500.0, split | {"base_lr": 1.0})
-    )
-    assert equal_training(made) == []
-
-
-def test_equal_training_that_does_not_coincide_is_told_plainly(tmp_path: Path) -> None:
-    (found,) = equal_training(trained(tmp_path, (3.0, {}), (3.03, {"B": 8, "accum_steps": 1})))
-    assert not found.coincide
+def test_equal_training_that_does_not_coincide_is_told_plainly_unless_it_diverged(tmp_path: Path) -> None:
+    split, high = {"B": 8, "accum_steps": 1}, {"base_lr": 1.0}
+    made = trained(tmp_path, (3.0, {}), (3.03, split), (900.0, high), (500.0, high | split))
+    (found,) = equal_training(made)
+    assert not found.coincide and found.jobs == ["0", "1"]
     assert "do not coincide" in found.sentence and "this is a bug" in found.sentence
 
 
-@pytest.mark.parametrize("changed", [{"base_lr": 2e-3}, {"seed": 2}, {"B": 8}, {"amp": True}])
+@pytest.mark.parametrize("changed", [{"base_lr": 2e-3}, {"B": 8}, {"amp": True}, {"tokenizer": "b"}])
 def test_other_training_is_not_compared(tmp_path: Path, changed: dict[str, Any]) -> None:
     assert equal_training(trained(tmp_path, (3.0, {}), (2.0, changed))) == []
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda run: run.write_text(run.read_text().replace('"dropout": 0.0', '"dropout": 0.1')),
-        lambda run: run.unlink(),
-        lambda run: write_metrics(run.parent / "pretrain", ()),
-    ],
-)
-def test_what_cannot_be_compared_is_not(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
-    folders = [made_run(tmp_path / str(n), B=B, accum_steps=8 // B) for n, B in enumerate((2, 4))]
-    spoil(folders[1] / "result.json")
-    assert equal_training([read_row(folder) for folder in folders]) == []
+def test_runs_with_dropout_or_without_evaluations_are_not_compared(tmp_path: Path) -> None:
+    split: tuple[tuple[float, dict[str, Any]], ...] = ((3.0, {}), (3.0, {"B": 8, "accum_steps": 1}))
+    with mock.patch.dict(MODEL, dropout=0.1):
+        assert equal_training(trained(tmp_path, *split)) == []
+    assert equal_training(trained(tmp_path, *split))
+    write_metrics(tmp_path / "1" / "pretrain", ())
+    assert equal_training([read_row(tmp_path / name) for name in "01"]) == []
 
 
 def test_pipelines_are_equal_training_if_both_phases_are(tmp_path: Path) -> None:
-    folders = [made_run(tmp_path / str(n)) for n in range(2)]
-    for folder, B in zip(folders, (2, 4), strict=True):
-        write_result(folder, 3.0, ("pretrain", "sft"), B=B, accum_steps=8 // B)
-    (found,) = equal_training([read_row(folder) for folder in folders])
+    for B in (2, 4):
+        write_result(made_run(tmp_path / str(B)), 3.0, ("pretrain", "sft"), B=B, accum_steps=8 // B)
+    (found,) = equal_training([read_row(tmp_path / name) for name in "24"])
     assert found.coincide

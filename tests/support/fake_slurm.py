@@ -15,9 +15,7 @@ def put_on_path(folder: Path) -> dict[str, str]:
     """Make a folder with Slurm's commands; return the environment in which they are found."""
     folder.mkdir()
     for name in COMMANDS:
-        (folder / name).write_text(
-            f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).resolve()}" {name} "$@"\n'
-        )
+        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {name} "$@"\n')
         (folder / name).chmod(0o755)
     return os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "FAKE_SLURM": str(folder)}
 
@@ -40,11 +38,9 @@ def asked(pattern: str, script: str) -> str:
 
 def carry_out(task: str, script: str) -> None:
     """Run a task's script, anew as often as it is queued again meanwhile."""
-    job, again = f"{NUMBER}_{task}", STATE / f"{NUMBER}_{task}.requeued"
-    (STATE / f"{job}.state").write_text("RUNNING")
-    while (code := subprocess.call(["bash", script], env=environment(task, script))) and again.exists():
+    again = STATE / f"{NUMBER}_{task}.requeued"
+    while subprocess.call(["bash", script], env=environment(task, script)) and again.exists():
         again.unlink()
-    (STATE / f"{job}.state").write_text("FAILED" if code else "COMPLETED")
 
 
 def environment(task: str, script: str) -> dict[str, str]:
@@ -60,14 +56,9 @@ def srun(*arguments: str) -> None:
     """Run a command with its output in the file that is asked for; all options have a value in a word or two."""
     output = arguments[arguments.index("--output") + 1]
     command = arguments[arguments.index(sys.executable) :]
-    variables = {
-        "%A": "SLURM_ARRAY_JOB_ID",
-        "%a": "SLURM_ARRAY_TASK_ID",
-        "%j": "SLURM_JOB_ID",
-        "%t": "SLURM_PROCID",
-    }
+    variables = {"A": "ARRAY_JOB_ID", "a": "ARRAY_TASK_ID", "j": "JOB_ID", "t": "PROCID"}
     for letter, variable in variables.items():
-        output = output.replace(letter, os.environ[variable])
+        output = output.replace(f"%{letter}", os.environ[f"SLURM_{variable}"])
     with Path(output).open("a") as file:
         sys.exit(subprocess.call(command, stdout=file, stderr=file))
 
@@ -79,10 +70,8 @@ def scontrol(action: str, job: str) -> None:
 
 
 def sacct(*_: str) -> None:
-    """Tell how the jobs stand."""
+    """Tell of no job: submitit looks for its result first."""
     print("JobID|State|NodeList")
-    for path in STATE.glob("*.state"):
-        print(f"{path.stem}|{path.read_text()}|here")
 
 
 if __name__ == "__main__":

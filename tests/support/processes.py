@@ -71,8 +71,7 @@ class Child:
             env["PYTHONPATH"] = os.pathsep.join([str(folder), IMPORTS])
         self.process = context().Process(target=_call, args=(function, self._streams, cwd, argv, before, env))
         self.process.start()
-        assert self.process.pid
-        self.pid = self.process.pid
+        self.pid = self.process.pid or 0
 
     def send(self, signum: int) -> None:
         """Send a signal."""
@@ -121,11 +120,12 @@ def wait_until(reached: Callable[[], object], seconds: float = 120) -> None:
 
 
 def announce(name: str) -> None:
-    """Create the file `reached` when the function of this name is first called."""
+    """Write this name into the file `reached` whenever its function is called."""
     function = pkgutil.resolve_name(name)
 
     def call(*arguments: Any, **keywords: Any) -> Any:
-        Path("reached").touch()
+        with Path("reached").open("a") as file:
+            file.write(f"{name}\n")
         return function(*arguments, **keywords)
 
     mock.patch(name, call).start()

@@ -1,13 +1,10 @@
 """All jobs of a sweep are known, named and checked before the first one starts."""
 
-import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import CONF, Compose
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -15,39 +12,28 @@ from hydra.types import RunMode
 from niels_gpt.errors import ConfigError
 from train.artifacts.job_record import config_hash, write_job
 from train.config import load_plan
-from train.config.hydra_schema import register
 from train.sweep.folders import MAX_NAME
 from train.sweep.jobs import PlannedJob, begin_sweep, plan_jobs, require_distinct
 
+pytestmark = pytest.mark.usefixtures("composed")
 SWEEPS = sorted((CONF / "sweep").glob("*.yaml"))
-
-
-@pytest.fixture
-def loader() -> Iterator[None]:
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 def jobs(*overrides: str) -> list[PlannedJob]:
     """Return the jobs of `python scripts/train.py -m OVERRIDES`."""
     loader = GlobalHydra.instance().config_loader()
     config = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
-    batch = begin_sweep(config, loader)
-    assert batch is not None
-    return plan_jobs(config, loader, batch)
+    return plan_jobs(config, loader, begin_sweep(config, loader) or [])
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-@pytest.mark.usefixtures("loader")
 def test_every_shipped_sweep_composes_into_jobs_that_can_be_carried_out(path: Path) -> None:
     planned = jobs(f"sweep={path.stem}")
     assert len(planned) > 3
     assert {job.folder.parent for job in planned} == {Path("runs") / path.stem}
-    assert len({config_hash(job.plan) for job in planned}) == len(planned)
+    require_distinct(planned)
 
 
-@pytest.mark.usefixtures("loader")
 def test_a_sweep_over_files_takes_one_for_each_job() -> None:
     planned = jobs("phase=pretrain", "data=text", "data.files=a.md,[b.md,c.md]")
     assert [job.plan[0].data.files for job in planned] == [("a.md",), ("b.md", "c.md")]
@@ -69,7 +55,6 @@ def names(*overrides: str) -> list[str]:
     return [job.folder.name for job in jobs(*overrides)]
 
 
-@pytest.mark.usefixtures("loader")
 def test_a_folder_is_named_by_its_number_and_the_swept_settings() -> None:
     smoke = "experiment=smoke_pretrain"
     assert names(smoke, "train.B=4,8", "train.accum_steps=1") == ["01-B4", "02-B8"]
@@ -93,7 +78,6 @@ def test_names_of_folders_are_bounded_different_and_safe_on_a_command_line(compo
         assert load_plan(composed("phase=sft", f"init_from={path}"))[0].init_from == path
 
 
-@pytest.mark.usefixtures("loader")
 def test_a_sweep_that_is_extended_keeps_its_folders_and_finds_those_of_any_name(tmp_path: Path) -> None:
     sweep = f"dir={tmp_path}"
     for job in jobs(sweep, "train.B=4,8"):
@@ -103,7 +87,6 @@ def test_a_sweep_that_is_extended_keeps_its_folders_and_finds_those_of_any_name(
     assert names(sweep, "train.log_every=7", "train.B=4,8") == ["01-B4", "train.B=8"]
 
 
-@pytest.mark.usefixtures("loader")
 def test_all_that_is_wrong_is_said_of_each_job_at_once() -> None:
     with pytest.raises(ConfigError) as refused:
         jobs("experiment=smoke_pretrain", "train.B=0,2", "train.betas=[0.9,0.95],[2,2]")
@@ -114,16 +97,13 @@ def test_all_that_is_wrong_is_said_of_each_job_at_once() -> None:
     assert "3 of 4 jobs" in refused.value.hint
 
 
-@pytest.mark.usefixtures("loader")
 def test_a_combination_asked_for_twice_a_range_and_too_many_jobs_are_refused() -> None:
     with pytest.raises(ConfigError, match="identical jobs: .*train.B=2 and .*train.B=2"):
         require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,2"))
-    for setting in ("train.log_every=1,2", "resume=auto,never"):
-        key, first, second = re.split("[=,]", setting)
-        pair = " and ".join(f"train.B=2,{key}={value}" for value in (first, second))
-        with pytest.raises(ConfigError, match=f"identical jobs: {pair}") as told:
-            require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,4", setting))
-        assert "settings that change the result" in told.value.hint
+    pair = "train.B=2,train.log_every=1 and train.B=2,train.log_every=2"
+    with pytest.raises(ConfigError, match=f"identical jobs: {pair}") as told:
+        require_distinct(jobs("experiment=smoke_pretrain", "train.B=2,4", "train.log_every=1,2"))
+    assert "settings that change the result" in told.value.hint
     with pytest.raises(ConfigError, match="identical jobs: train.B=2 and train.B=4"):
         require_distinct(jobs("experiment=smoke_pretrain", "batch=auto", "global_B=8", "train.B=2,4"))
     with pytest.raises(ConfigError, match="is not directly in the sweep's folder"):

@@ -2,14 +2,14 @@
 
 import csv
 import json
-import pkgutil
+import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from unittest.mock import ANY
 
 import pytest
 from conftest import ROOT, jobs_of
-from support.faulty import go_wrong
-from support.processes import Child, cli, start, wait_until
+from support.processes import Child, announce, cli, start, wait_until
 
 from train.artifacts.job_record import Job, write_job
 from train.loop.steps import optimizer_step
@@ -43,10 +42,28 @@ def statuses(folder: Path) -> list[str]:
     return found
 
 
+def go_wrong() -> None:
+    """Put the fault that a job's seed stands for, if it does for one, before its second step."""
+
+    def faulty(state: Any, *arguments: Any) -> Any:
+        if state.step == 1:
+            if "train.seed=1001" in sys.argv:
+                raise RuntimeError("a fault of the test")
+            if "train.seed=1002" in sys.argv:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "train.seed=1003" in sys.argv:
+                next(state.model.parameters()).data.fill_(float("nan"))
+            if "train.seed=1004" in sys.argv:
+                os._exit(0)
+        return optimizer_step(state, *arguments)
+
+    mock.patch("train.loop.steps.optimizer_step", faulty).start()
+
+
 @slow
 def test_a_sweep_outlives_its_jobs_and_run_again_does_only_what_is_left(tmp_path: Path) -> None:
     done = cli(*FAULTY, "train.seed=1001,1002,1003,1004,1", cwd=tmp_path, before=go_wrong)
-    assert done.returncode == 1 and "4 of 5 jobs have not finished" in done.stderr
+    assert done.returncode == 1 and "4 of 5 jobs did not finish" in done.stderr
     assert "Traceback" not in done.stderr
     first, folder = by_seed(tmp_path / SWEEP), tmp_path / SWEEP
     assert statuses(folder) == ["failed", "killed", "failed", "failed", "finished"]
@@ -54,57 +71,35 @@ def test_a_sweep_outlives_its_jobs_and_run_again_does_only_what_is_left(tmp_path
     assert "SIGKILL" in first["1002"].reason
     assert first["1003"].exit_code == 5 and "step 2" in first["1003"].reason
     assert "no result.json" in first["1004"].reason
-    assert len(json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["rows"]) == 5
-    assert "python scripts/train.py" in (folder / "sweep.md").read_text(encoding="utf-8")
-    assert (folder / "sweep.html").read_text(encoding="utf-8").lower().startswith("<!doctype html>")
     assert cli(*FAULTY, "train.seed=1002,1", cwd=tmp_path).returncode == 0
     again = by_seed(folder)
     assert (again["1002"].status, again["1002"].attempts, again["1"].attempts) == ("finished", 2, 1)
 
 
 def note_calls() -> None:
-    """Write each planning of a job and each reading of a run to the file `calls`; no report gets old."""
-
-    def note_call(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            with Path("calls").open("a") as file:
-                file.write(f"{name}\n")
-            return function(*arguments)
-
-        return call
-
+    """Note each planning of a job and each reading of all runs; no report gets old."""
     mock.patch("train.report.write.REWRITE_EVERY", 1e9).start()
-    for name in ("train.sweep.jobs.load_plan", "train.report.write.analyze_runs"):
-        mock.patch(name, note_call(name.rpartition(".")[2], pkgutil.resolve_name(name))).start()
+    announce("train.sweep.jobs.load_plan")
+    announce("train.report.write.analyze_runs")
 
 
 @pytest.mark.parametrize("launcher", [pytest.param("isolated", marks=slow), "basic"])
-def test_each_job_is_planned_once_and_jobs_that_end_quickly_share_a_report(tmp_path: Path, launcher: str) -> None:
-    words = [*SMOKE, f"hydra/launcher={launcher}", "train.seed=1,2"]
-    done = cli(*words, cwd=tmp_path, before=note_calls)
+def test_a_sweep_plans_each_job_once_shares_reports_and_ends_with_its_best_run(
+    tmp_path: Path, launcher: str
+) -> None:
+    done = cli(*SMOKE, f"hydra/launcher={launcher}", "train.seed=1,2", cwd=tmp_path, before=note_calls)
     assert done.returncode == 0, done.stderr
-    calls = (tmp_path / "calls").read_text().split()
-    assert calls.count("load_plan") == 2
-    assert calls.count("analyze_runs") == 2, "after the first job and at the end"
+    calls = (tmp_path / "reached").read_text()
+    assert calls.count("load_plan") == calls.count("analyze_runs") == 2, "reports: after the first job, at the end"
     if launcher == "isolated":
         assert re.findall(r"^job (.*)$", done.stdout, re.M) == [f"{n} of 2: 0{n}-seed{n}" for n in (1, 2)]
         assert re.findall(r"^0\d-seed(\d): finished, val loss", done.stdout, re.M) == ["1", "2"]
     assert statuses(tmp_path / SWEEP) == ["finished"] * 2
-    require_summary(done.stdout, tmp_path)
-
-
-def require_summary(output: str, cwd: Path) -> None:
-    """Its last lines name the best result, the time, and commands that work; the jobs give no advice."""
-    rows = list(csv.DictReader((cwd / SWEEP / "sweep.csv").open(encoding="utf-8")))
-    best = min(rows, key=lambda row: float(row["val_loss"]))["job"]
-    end, lowest, talk, train_on, extend, compare = output.splitlines()[-6:]
+    end, lowest, *_ = done.stdout.splitlines()[-6:]
     assert re.fullmatch(r"sweep ended after \d+ s: 2 of 2 jobs finished", end)
+    best = json.loads((tmp_path / SWEEP / "sweep.json").read_text(encoding="utf-8"))["best"][0]["job"]
     assert re.search(rf"best +val loss \d\.\d{{4}} after 1,024 tokens: runs/sweep/{best}$", lowest)
-    assert talk.endswith(f'python scripts/sample.py runs/sweep/{best} --prompt "..."') and "more values" in extend
-    assert compare.endswith("open runs/sweep/sweep.html in a browser")
-    assert output.count("talk to it") == output.count("train on") == 1
-    done = cli(*shlex.split(train_on.partition("scripts/train.py ")[2]), cwd=cwd)
-    assert done.returncode == 0 and "resumed from step 2" in done.stdout, done.stderr
+    assert done.stdout.count("talk to it") == done.stdout.count("train more") == 1, "the jobs give no advice"
 
 
 @slow
@@ -121,44 +116,33 @@ def test_a_job_is_known_by_the_hash_of_its_settings(tmp_path: Path) -> None:
     assert done.returncode == 2 and "started with different settings" in done.stderr
 
 
-SEARCH = ["hydra/sweeper=search", "train.B=choice(2,4)"]
-
-
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["train.B=2,0", "train.accum_steps=1,-1"], ["train.B=0", "train.accum_steps=-1", "none was started"]),
-        (["train.B=2,4", "hydra.launcher.n_jobs=0"], ["error: hydra.launcher.n_jobs must be positive, got 0\n"]),
         (["train.B=2,4", "hydra.launcher.timeout_minutes=nan"], ["timeout_minutes must be positive"]),
-        (["train.seed=1", "train.B=range(1,1)"], ["error: this sweep has no jobs\n"]),
-        ([*SEARCH, "hydra.sweeper.n_trials=0"], ["error: hydra.sweeper.n_trials must be positive, got 0\n"]),
-        ([*SEARCH, "objective=[loss,memory]"], ["objective has 2 values, and hydra.sweeper.direction has 1"]),
-        ([*SEARCH, "hydra.sweeper.direction=foo"], ["error: "]),
+        (["hydra/sweeper=search", "objective=[loss,memory]"], ["objective has 2 values", "direction has 1"]),
     ],
 )
 def test_a_sweep_that_cannot_be_carried_out_is_refused_before_anything_is_made(
     overrides: list[str], said: list[str], tmp_path: Path
 ) -> None:
-    if SEARCH[0] in overrides:
+    if "hydra/sweeper=search" in overrides:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     done = cli(*SMOKE, *overrides, cwd=tmp_path)
     assert done.returncode == 2 and all(part in done.stderr for part in said), done.stderr
-    assert "Traceback" not in done.stderr and "it is a bug" not in done.stderr
-    assert "direction=foo" in overrides[-1] or not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 @slow
 def test_a_sweep_outlives_a_report_that_cannot_be_written_and_its_reader(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "scripts" / "train.py")]
     (tmp_path / SWEEP / "sweep.csv").mkdir(parents=True)
-    command = [*script, *SMOKE, "model.V=60000,512"]  # the text has too few words for the first
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    words = [*SMOKE, "model.V=60000,512"]  # the text has too few words for the first
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *words]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout
         process.stdout.readline()
         process.stdout.close()  # as `| head -1` does
-        process.wait(timeout=120)
     assert [job.status for job in jobs_of(tmp_path / SWEEP).values()] == ["failed", "finished"]
 
 
@@ -172,30 +156,23 @@ def step_slowly() -> None:
     mock.patch("train.loop.steps.optimizer_step", slow_step).start()
 
 
-@pytest.fixture
-def endless(tmp_path: Path) -> Iterator[Callable[..., Child]]:
-    """Start a sweep whose first job would take long, and wait until it has taken a step."""
-    started: list[Child] = []
-
-    def begin(*overrides: str) -> Child:
-        words = [*SMOKE, "train.total_steps=1000000,1", *overrides]
-        started.append(start(*words, cwd=tmp_path, before=step_slowly))
-        wait_until(lambda: any((tmp_path / SWEEP).glob("*/pretrain/step_*.pt")))
-        return started[-1]
-
-    yield begin
-    for child in started:
+@contextmanager
+def endless(cwd: Path, *overrides: str) -> Iterator[Child]:
+    """A sweep whose first job would take long, and has taken a step."""
+    child = start(*SMOKE, "train.total_steps=1000000,1", *overrides, cwd=cwd, before=step_slowly)
+    try:
+        wait_until(lambda: any((cwd / SWEEP).glob("*/pretrain/step_*.pt")))
+        yield child
+    finally:
         child.process.kill()
 
 
 @slow
-def test_ctrl_c_stops_the_current_job_resumably_and_leaves_a_valid_report(
-    endless: Callable[..., Child], tmp_path: Path
-) -> None:
-    child = endless()
-    (tmp_path / SWEEP / "sweep.json").touch()  # a report of this moment, which the end must replace
-    child.send(signal.SIGINT)
-    done = child.end()
+def test_ctrl_c_stops_the_current_job_resumably_and_leaves_a_valid_report(tmp_path: Path) -> None:
+    with endless(tmp_path) as child:
+        (tmp_path / SWEEP / "sweep.json").touch()  # a report of this moment, which the end must replace
+        child.send(signal.SIGINT)
+        done = child.end()
     assert done.returncode == 130 and "1 of 2 jobs were not started" in done.stderr, done.stderr
     assert statuses(tmp_path / SWEEP) == ["interrupted", "waiting"]
     report = json.loads((tmp_path / SWEEP / "sweep.json").read_text(encoding="utf-8"))
@@ -205,34 +182,31 @@ def test_ctrl_c_stops_the_current_job_resumably_and_leaves_a_valid_report(
 
 
 @slow
-def test_a_job_past_its_time_is_stopped_after_saving_and_the_next_one_starts(
-    endless: Callable[..., Child], tmp_path: Path
-) -> None:
-    assert endless("hydra.launcher.timeout_minutes=0.25").end().returncode == 1
+def test_a_job_past_its_time_is_stopped_after_saving_and_the_next_one_starts(tmp_path: Path) -> None:
+    with endless(tmp_path, "hydra.launcher.timeout_minutes=0.25") as child:
+        assert child.end().returncode == 1
     statuses(tmp_path / SWEEP)
     first, second = jobs_of(tmp_path / SWEEP).values()
     assert (first.status, first.reason) == ("timed out", "stopped after 0.25 minutes")
     assert second.status in ("finished", "timed out"), "a busy machine may need all of that time to start"
 
 
-def processes_in(folder: Path) -> list[int]:
+def processes_in(folder: Path) -> list[Path]:
     """Return the processes whose working folder this is."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cwd"):
-        try:
+        with suppress(OSError):
             if path.readlink() == folder:
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
+                found.append(path)
     return found
 
 
 @slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_no_process_outlives_a_sweep_that_is_killed(endless: Callable[..., Child], tmp_path: Path) -> None:
-    child = endless()
-    assert len(processes_in(tmp_path)) == 2
-    child.send(signal.SIGKILL)
-    child.end()
+def test_no_process_outlives_a_sweep_that_is_killed(tmp_path: Path) -> None:
+    with endless(tmp_path) as child:
+        assert len(processes_in(tmp_path)) == 2
+        child.send(signal.SIGKILL)
+        child.end()
     wait_until(lambda: not processes_in(tmp_path))
     assert any((tmp_path / SWEEP).glob("*/pretrain/latest.pt"))

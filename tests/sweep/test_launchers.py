@@ -5,20 +5,17 @@ import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Run, cli, jobs_of, same
+from conftest import Run, cli, final, jobs_of, same
 from omegaconf import OmegaConf
 from support import processes
 from support.fake_slurm import put_on_path
 
-from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.job_record import Job
 
 pytestmark = pytest.mark.slow
@@ -29,8 +26,6 @@ LONGER = [  # enough to be preempted in
     *("train.accum_steps=1", "train.eval_sequences=16", "data.size=200", "model.V=300"),
 ]
 TOO_MANY = 60000  # entries that the text does not give, so that the job fails
-Started = tuple[subprocess.Popen[str], Path]
-Start = Callable[..., Started]
 
 
 def plugin(name: str) -> pytest.MarkDecorator:
@@ -46,75 +41,49 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 @plugin("hydra_joblib_launcher")
 def test_joblib_runs_two_at_once_and_a_failed_job_is_a_row(tmp_path: Path) -> None:
     done = cli(*SHORT, "hydra/launcher=parallel", f"model.V=512,{TOO_MANY}", cwd=tmp_path)
-    assert done.returncode == 1 and "1 of 2 jobs have not finished" in done.stderr, done.stderr
+    assert done.returncode == 1 and "1 of 2 jobs did not finish" in done.stderr, done.stderr
     assert "Joblib.Parallel(n_jobs=2" in done.stdout
     finished, failed = rows(tmp_path / "runs" / "sweep")
     assert (finished["status"], failed["status"]) == ("finished", "failed")
     assert f"model.V={TOO_MANY}" in failed["reason"] and finished["val_loss"] > 0
-    assert (tmp_path / "runs" / "sweep" / "sweep.html").exists()
 
 
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Start]:
-    """Start a sweep in the background; nothing of it outlives the test."""
-    sweeps: list[subprocess.Popen[str]] = []
+def preempt(cwd: Path, *overrides: str, env: Mapping[str, str] = os.environ) -> dict[Path, Job]:
+    """Preempt the job with seed 1 of a sweep after its first step; return all jobs at the end."""
 
-    def start(*overrides: str, env: dict[str, str] | None = None) -> Started:
-        command = [sys.executable, str(ROOT / "scripts" / "train.py"), *SMOKE, *LONGER, *overrides]
-        unlimited = {key: value for key, value in (env or os.environ).items() if key != "OMP_NUM_THREADS"}
-        output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        sweeps.append(subprocess.Popen(command, cwd=tmp_path, env=unlimited, start_new_session=True, **output))
-        return sweeps[-1], tmp_path / "runs" / "sweep"
+    def first(name: str) -> list[Path]:
+        jobs = jobs_of(cwd / "runs" / "sweep").items()
+        folders = [folder for folder, job in jobs if "train.seed=1" in job.overrides]
+        return [path for folder in folders for path in folder.rglob(name) if path.stat().st_size]
 
-    yield start
-    for sweep in sweeps:
-        if sweep.poll() is None:
-            os.killpg(sweep.pid, signal.SIGKILL)
-        sweep.communicate()
-
-
-def first(sweep: Path) -> list[Path]:
-    """Return all that is in the folder of the job with seed 1."""
-    folders = (folder for folder, job in jobs_of(sweep).items() if "train.seed=1" in job.overrides)
-    return [path for folder in folders for path in folder.rglob("*")]
-
-
-def preempted(sweep: Started) -> list[Job]:
-    """Preempt the job with seed 1 once it has taken a step, wait for the end, return the jobs."""
-    process, folder = sweep
-    processes.wait_until(lambda: any(p.stat().st_size for p in first(folder) if p.name == "metrics.jsonl"))
-    (lock,) = (path for path in first(folder) if path.name == "run.lock")
-    found = re.search(r"process (\d+)", lock.read_text(encoding="utf-8"))
-    assert found
-    os.kill(int(found[1]), signal.SIGUSR2)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    unlimited = {key: value for key, value in env.items() if key != "OMP_NUM_THREADS"}
+    sweep = processes.start(*SMOKE, *LONGER, *overrides, cwd=cwd, env=unlimited)
+    processes.wait_until(lambda: first("metrics.jsonl"))
+    (lock,) = first("run.lock")
+    pid = lock.read_text(encoding="utf-8").partition("process ")[2].split()[0]
+    os.kill(int(pid), signal.SIGUSR2)
+    done = sweep.end()
+    assert done.returncode == 0, done.stderr
     log = (lock.parent / "train.log").read_text(encoding="utf-8")
     assert "resumed from step" in log and "threads=1\n" in log
-    return list(jobs_of(folder).values())
+    return jobs_of(cwd / "runs" / "sweep")
 
 
 @plugin("hydra_submitit_launcher")
 def test_a_preempted_job_is_saved_queued_again_and_ends_as_if_it_had_not_been(
-    started: Start, run_folder: Run
+    run_folder: Run, tmp_path: Path
 ) -> None:
-    sweep = started("hydra/launcher=queue", "train.seed=1")
-    (job,) = preempted(sweep)
+    ((folder, job),) = preempt(tmp_path, "hydra/launcher=queue", "train.seed=1").items()
     assert (job.status, job.attempts) == ("finished", 2)
-    (resumed,) = (path for path in first(sweep[1]) if path.name == "latest.pt")
-    straight = run_folder(*LONGER, "train.seed=1") / "pretrain" / "latest.pt"
-    assert same(*(read_checkpoint(path)["model_state"] for path in (resumed, straight)))
+    assert same(final(folder / "pretrain"), final(run_folder(*LONGER, "train.seed=1") / "pretrain"))
 
 
 @plugin("hydra_submitit_launcher")
-def test_slurm_is_asked_for_what_the_preset_says_and_queues_a_preempted_job_again(
-    started: Start, tmp_path: Path
-) -> None:
+def test_slurm_is_asked_for_what_the_preset_says_and_queues_a_preempted_job_again(tmp_path: Path) -> None:
     """Proves the script, the signal, the cores and the requeue; Slurm itself is a stand-in."""
-    slurm = put_on_path(tmp_path / "slurm")
-    sweep = started("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "train.seed=1,2", env=slurm)
-    jobs = preempted(sweep)
-    assert [job.status for job in jobs] == ["finished", "finished"]
+    words = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "train.seed=1,2"]
+    jobs = preempt(tmp_path, *words, env=put_on_path(tmp_path / "slurm"))
+    assert [job.status for job in jobs.values()] == ["finished", "finished"]
     script = (tmp_path / "slurm" / "submitted.sh").read_text(encoding="utf-8")
     for line in ("--requeue", "--signal=USR2@120", "--time=240", "--array=0-1%2", "--mem=8GB"):
         assert f"#SBATCH {line}\n" in script
@@ -127,6 +96,7 @@ def test_a_search_finds_the_lowest_loss_outlives_a_failed_trial_and_goes_on(tmp_
     processes.cli(*SHORT, *search, "hydra.sweeper.n_trials=1", cwd=tmp_path)
     done = processes.cli(*SHORT, *search, "hydra.sweeper.n_trials=3", cwd=tmp_path)
     assert done.returncode == 1 and "complete, skipped" in done.stdout, done.stderr
+    assert "Best parameters" not in done.stdout, "the summary names the best"
     found = rows(folder)
     assert {row["status"] for row in found} == {"finished", "failed"}
     best = OmegaConf.load(folder / "optimization_results.yaml")
@@ -147,28 +117,17 @@ def test_a_search_whose_trials_all_fail_says_so_plainly_and_has_them_in_its_repo
 
 
 @plugin("hydra_optuna_sweeper")
-def test_trials_are_counted_and_show_three_digits_with_any_launcher(tmp_path: Path) -> None:
+def test_a_search_for_loss_and_memory_counts_its_trials_and_gives_solutions_with_both(tmp_path: Path) -> None:
+    two = ["hydra.sweeper.n_trials=2", "objective=[loss,memory]", "hydra.sweeper.direction=[minimize,minimize]"]
     rate = "train.base_lr=tag(log,interval(1e-4,1e-2))"
-    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", rate, "hydra.sweeper.n_jobs=2"]
-    done = processes.cli(*SHORT, *search, cwd=tmp_path)
+    done = processes.cli(*SHORT, "hydra/sweeper=search", *two, rate, "hydra.sweeper.n_jobs=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "runs" / "sweep")
     names = re.findall(r"^trial [12] of 2: (0[12]-base_lr0\.0*[1-9]\d{0,2})$", done.stdout, re.M)
-    assert names == [row["job"] for row in rows(tmp_path / "runs" / "sweep")]
-    assert "the same command with hydra.sweeper.n_trials=4" in done.stdout and "Best parameters" not in done.stdout
-    again = cli(*SHORT, *search, "hydra/launcher=parallel", "name=other", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert [row["job"] for row in rows(tmp_path / "runs" / "other")] == names
-
-
-@plugin("hydra_optuna_sweeper")
-def test_a_search_for_loss_and_memory_gives_solutions_with_both(tmp_path: Path) -> None:
-    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "train.B=choice(2,8)", "objective=[loss,memory]"]
-    done = processes.cli(*SHORT, *search, "hydra.sweeper.direction=[minimize,minimize]", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert names == [row["job"] for row in found], "with three digits"
+    assert "the same command with hydra.sweeper.n_trials=4" in done.stdout
     solutions = OmegaConf.load(tmp_path / "runs" / "sweep" / "optimization_results.yaml").solutions
-    measured = [
-        (row["bits_per_byte"], row["peak_memory_gib"] * 2**30) for row in rows(tmp_path / "runs" / "sweep")
-    ]
+    measured = [(row["bits_per_byte"], row["peak_memory_gib"] * 2**30) for row in found]
     assert solutions and all(tuple(solution["values"]) in measured for solution in solutions)
 
 

@@ -16,7 +16,7 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, BytesTokenizer, Tokenizer, train_bpe
 from niels_gpt.weights.checkpoint import load_model
-from niels_gpt.weights.llama import export_llama, make_llama_config
+from niels_gpt.weights.llama import export_llama
 from train.artifacts.checkpointing import TrainState, save_checkpoint
 from train.config.schema import TrainCfgSchema
 from train.loop.optim import make_optimizer
@@ -47,7 +47,6 @@ def test_the_export_has_llamas_names_and_shape(tmp_path: Path) -> None:
     assert set(load_file(tmp_path / "out" / "model.safetensors")) == names
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["hidden_size"], config["num_hidden_layers"], config["rope_theta"]) == (32, 2, 5000.0)
-    assert config == make_llama_config(CFG, BytesTokenizer())
 
 
 @pytest.fixture(scope="module", params=[BytesTokenizer(), train_bpe(["the cat sat"], 263)], ids=["bytes", "bpe"])
@@ -81,7 +80,7 @@ def test_the_exported_tokenizer_reads_a_special_token_where_it_is_spelt(
 
 
 def test_the_export_overwrites_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         export_llama(model(), BytesTokenizer(), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -65,14 +65,12 @@ def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None
             match key:
                 case "data":
                     changes = list_source_changes(then["sources"], now["sources"]) if "sources" in then else ()
-                    reason = "\n".join([f"{found.path} was trained on other data", *changes])
+                    reason = "\n".join([f"{found.path} was trained on different data", *changes])
                 case "tokenizer":
-                    reason = f"{found.path} was trained with another tokenizer"
+                    reason = f"{found.path} was trained with a different tokenizer"
                 case _:
                     reason = f"{found.path}: its {key} is {format_value(theirs)}, but this run's is {now[key]}"
-            way_out = (
-                f"go back to the original, or start a new run from its weights: init_from={found.path} name=..."
-            )
+            way_out = f"restore the original, or start a new run from its weights: init_from={found.path} name=..."
             raise CheckpointError(reason, way_out)
 
 

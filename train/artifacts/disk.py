@@ -65,7 +65,7 @@ def tolerate_disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if path not in _warned:
             _warned.add(path)
-            log.warning("warning: %s cannot be written (%s); training goes on", path, make_disk_error(error, path))
+            log.warning("warning: %s cannot be written (%s); continuing", path, make_disk_error(error, path))
 
 
 def require_room(folder: Path, need: int) -> None:

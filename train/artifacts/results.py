@@ -64,7 +64,7 @@ def read_results(folder: Path) -> dict[PhaseName, PhaseResult]:
     try:
         entries = RESULTS.validate_python(read_json(path)["phases"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        log.warning("warning: %s is damaged (%s) and is ignored", path, error)
+        log.warning("warning: %s is damaged (%s) and was ignored", path, error)
         return {}
     return {entry.phase: entry for entry in entries}
 

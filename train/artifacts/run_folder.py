@@ -78,4 +78,4 @@ def remove_stale_files(plan: Sequence[RunCfg]) -> None:
         path.unlink()
     if found:
         names = ", ".join(path.name for path in found)
-        log.info("removed files left half written by a killed process: %s", names)
+        log.info("removed partial files of a killed process: %s", names)

@@ -179,7 +179,7 @@ def judge_precisions(rows: Sequence[PrecisionResult], targets: int) -> list[str]
         elif row.name not in good:
             verdict = f"{min(1.0, row.error):.1%} of the gradient is lost at {targets} targets; use {advice}"
         else:
-            verdict = f"keeps the gradient: {100 * row.error:.2g}% of rounding at {targets} targets"
+            verdict = f"keeps the gradient: {100 * row.error:.2g}% rounding error at {targets} targets"
         verdicts.append(f"{row.name}: {verdict}")
     return verdicts
 
@@ -191,7 +191,7 @@ def format_comparison(result: PrecisionComparison) -> str:
         ["", *(row.name for row in rows)],
         ["loss scale", *(f"{row.scale:.0f}" for row in rows)],
         ["loss", *(f"{row.loss:.6f}" for row in rows)],
-        ["gradient's error", *(f"{row.error:.2e}" for row in rows)],
+        ["gradient error", *(f"{row.error:.2e}" for row in rows)],
     ]
     return "\n".join(
         [

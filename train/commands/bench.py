@@ -1,4 +1,4 @@
-"""Benchmark optimizer steps on this machine, on as many threads as OMP_NUM_THREADS says."""
+"""Benchmark optimizer steps on this machine, with OMP_NUM_THREADS threads."""
 
 import argparse
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from train.cli.command import Parser, at_least, defer_signals
 from train.cli.output import add_report_flags, report, require_new_file
 from train.config.suggest import require_known
 
-CONTESTANTS = """ours, bare, hf, each also with -compile, -ckpt, -ckpt-compile, ours and bare with -muon; separated
-by commas (default: %(default)s)"""
+CONTESTANTS = """comma-separated: ours, bare or hf; each also with -compile, -ckpt or
+-ckpt-compile, and ours and bare with -muon (default: %(default)s)"""
 SPLIT = methodcaller("split", ",")
 AXES = "TBLV"
 FACTORS = [0.25, 0.5, 1.0, 2.0, 4.0]
@@ -34,19 +34,19 @@ def parse_arguments() -> argparse.Namespace:
         return mode
 
     mode = add_mode("race", run_race, 1, 10)
-    mode.add_argument("--contestants", type=SPLIT, default="ours,bare,hf", help=CONTESTANTS)
+    mode.add_argument("--contestants", metavar="NAMES", type=SPLIT, default="ours,bare,hf", help=CONTESTANTS)
     mode.add_argument("--rounds", type=at_least(1), default=3, help="turns per contestant (default: %(default)s)")
     mode = add_mode("growth", run_growth, 1, 10)
     mode.add_argument("axes", nargs="*", default=list(AXES), help="T, B, L, V (default: all four)")
     mode.add_argument(
-        "--shape", dest="shapes", nargs=1, default=["middle"], help="the one to vary (default: middle)"
+        "--shape", dest="shapes", nargs=1, default=["middle"], help="the shape to vary (default: middle)"
     )
     mode.add_argument(
-        "--factors", type=float, nargs="+", default=FACTORS, help="of each size (default: %(default)s)"
+        "--factors", type=float, nargs="+", default=FACTORS, help="factors of each size (default: %(default)s)"
     )
-    mode.add_argument("--figure", type=require_new_file, metavar="FILE.svg", help="a new file for a picture")
+    mode.add_argument("--figure", type=require_new_file, metavar="FILE.svg", help="a new file for the figure")
     mode = add_mode("steady", run_steady, 10, 500)
-    mode.add_argument("--contestants", type=SPLIT, default="ours,ours-ckpt", help=CONTESTANTS)
+    mode.add_argument("--contestants", metavar="NAMES", type=SPLIT, default="ours,ours-ckpt", help=CONTESTANTS)
     add_mode("overhead", run_overhead, 1, 10)
     mode = add_mode("spinning", run_spinning, 1, 10)
     mode.add_argument("--rounds", type=at_least(1), default=3, help="turns per contestant (default: %(default)s)")
@@ -82,7 +82,7 @@ def run_steady(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_overhead(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the checks of a step, and saving 25 million parameters to a temporary file in this folder."""
+    """Time the checks of a step, and saving 25 million parameters to a temporary file in this folder."""
     from train.bench.overhead import measure_overhead, measure_saving
 
     overhead = {name: measure_overhead(name, options.steps) for name in options.shapes}
@@ -90,7 +90,7 @@ def run_overhead(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_spinning(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure steps with several spin counts of OpenMP, alone and beside a busy process for each core."""
+    """Time steps with several OpenMP spin counts, alone and beside a busy process per core."""
     from train.bench.spinning import measure_spinning
 
     return {"spinning": [measure_spinning(name, options.rounds, options.steps) for name in options.shapes]}

@@ -1,4 +1,4 @@
-"""Export a trained model as a Llama for other programs."""
+"""Export a trained model in the Llama format, for other programs."""
 
 from pathlib import Path
 

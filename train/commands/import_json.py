@@ -7,7 +7,7 @@ from train.cli.output import require_new_file
 from train.config.legacy import format_experiment, plan_from_json
 from train.config.suggest import CONF
 
-TO = "folder to write to (default conf/experiment); another must be named experiment, for --config-dir"
+TO = "folder to write to (default: conf/experiment); any other must be named experiment, for --config-dir"
 
 
 def main() -> None:
@@ -24,4 +24,4 @@ def main() -> None:
     target.write_text(format_experiment(options.json), encoding="utf-8")
     print(f"wrote {target}; choose it with experiment={target.stem}")
     for source in dict.fromkeys(source for cfg in plan for source in cfg.data.sources):
-        print(f"source {source.name}: older configs only name it; it now reads {', '.join(source.files)}")
+        print(f"source {source.name}: older configs give only its name; it now reads {', '.join(source.files)}")

@@ -60,11 +60,11 @@ def main() -> None:
             f"{options.run} is only pretrained, so it cannot chat", "use --prompt, or train phase=sft"
         )
     else:
-        print("An empty line or Ctrl-D ends the chat.")
+        print("An empty line, Ctrl-D or Ctrl-C ends the chat.")
         try:
             while question := input("you: ").strip():
                 print_stream("model: ", session.reply(question, **sampling))
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             print()
 
 

@@ -26,7 +26,7 @@ Refusal = (HydraException, OmegaConfBaseException)
 def explain_refusal(error: BaseException) -> str:
     """Return one line that names the setting Hydra or OmegaConf refuses."""
     if nameless := [word for word in sys.argv[1:] if re.match(r"[+~]*=", word)]:  # Hydra's message lacks it
-        return f"{format_value(nameless[0])}: not a setting=value"
+        return f"{format_value(nameless[0])}: not of the form setting=value"
     if isinstance(error, OverrideParseException):
         return _explain_syntax(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -58,7 +58,7 @@ def explain_refusal(error: BaseException) -> str:
 def _explain_syntax(error: OverrideParseException) -> str:
     word, key = format_value(error.override), format_value(error.override.partition("=")[0].lstrip("+"))
     if not re.match(r"[+~]*[\w/@:-]+(\.[\w-]+)*=", word):
-        return f"{word}: not a setting=value"
+        return f"{word}: not of the form setting=value"
     values = "text"
     with suppress(KeyError):  # a setting of Hydra
         values = OPTION if key.partition("@")[0] in GROUPS else describe_setting(key)[1]

@@ -80,7 +80,7 @@ def _read_object(path: Path) -> Settings:
     try:
         old = read_json(path, MAX_BYTES)
     except UnreadableFile as error:
-        raise ConfigError(str(error), "name an older JSON config") from None
+        raise ConfigError(str(error), "give the path of an older JSON config") from None
     return _take(path, {"the file": old}, ["the file"], {})  # type: ignore[no-any-return]
 
 

@@ -49,7 +49,7 @@ class ComposedCfg(Cfg):
     def rules(self) -> Iterator[str]:
         """The device can exist, SFT has dialogues to learn from, and both phases have the same network."""
         if self.device == "mps" and sys.platform != "darwin":
-            yield "device=mps was asked for, but this machine has none; use device=cpu or device=auto"
+            yield "device=mps is not available on this machine; use device=cpu or device=auto"
         data = self.sft.data
         held_out = [source for source in data.mixture() if data.val_source in ("", source.label)]
         if self.phase != "pretrain" and all(source.kind == "text" for source in held_out):

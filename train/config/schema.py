@@ -31,7 +31,7 @@ class TrainCfgSchema(Cfg):
     log_every: int = Field(20, ge=1, le=10**9, description="log every this many steps")
     ckpt_every: int = Field(200, ge=1, le=10**9, description="save every this many steps, and at the last one")
     max_minutes: float | None = Field(
-        None, gt=0, le=1e7, description="time limit for the phase in minutes, across resumes; saves and stops"
+        None, gt=0, le=1e7, description="save and stop the phase after this many minutes, across resumes"
     )
     keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints to keep besides the best")
     optim: Literal["adamw", "muon"] = Field(

@@ -40,7 +40,7 @@ def choose_batch(cfg: RunCfg) -> RunCfg:
     choices = _read_choices(path)
     for choice in choices:
         if choice["asked"] == question and choice["B"] in list_candidates(sequences):
-            return _announce_choice(cfg, choice["B"], f"as {CHOICES} remembers")
+            return _announce_choice(cfg, choice["B"], f"as stored in {CHOICES}")
     device = resolve_device(cfg.device)
     check_device(device, set_microbatch_size(cfg, list_candidates(sequences)[0]))
     budget = compute_memory_budget(device) if cfg.memory_budget_gb is None else int(cfg.memory_budget_gb * 2**30)
@@ -65,7 +65,7 @@ def _format_probes(sequences: int, tried: Sequence[Probe], best: Probe | None) -
     rows: list[tuple[str, ...]] = [("B", "accum_steps", "tokens/s", "peak MiB", "")]
     for probe in tried:
         split = str(probe.B), str(sequences // probe.B)
-        numbers = f"{probe.tokens_per_second:,.0f}", format_mib(probe.peak), "taken" if probe is best else ""
+        numbers = f"{probe.tokens_per_second:,.0f}", format_mib(probe.peak), "chosen" if probe is best else ""
         rows.append((*split, probe.trouble) if probe.trouble else (*split, *numbers))
     return format_table(rows).rstrip()
 
@@ -76,7 +76,7 @@ def _explain_no_choice(cfg: RunCfg, smallest: Probe, budget: int) -> NielsError:
         return NielsError(f"batch=auto: train.B={smallest.B} could not be measured: {smallest.trouble}", way_out)
     setting = "" if cfg.memory_budget_gb is None else f" (memory_budget_gb={cfg.memory_budget_gb})"
     return OutOfMemory(
-        f"batch=auto: not even train.B={smallest.B} fits {format_mib(budget)} MiB{setting} "
+        f"batch=auto: not even train.B={smallest.B} fits in {format_mib(budget)} MiB{setting} "
         f"with model.T={cfg.model.T}: {smallest.trouble}",
         f"{suggest_less_memory(set_microbatch_size(cfg, 1))}; a larger memory_budget_gb",
     )

@@ -33,7 +33,7 @@ def check_device(device: torch.device, cfg: RunCfg) -> None:
         asked = f"train.amp_dtype={cfg.train.amp_dtype}" if cfg.train.amp else "train.amp=false"
         where = f"torch {torch.__version__}, macOS {platform.mac_ver()[0] or 'unknown'}"
         raise ConfigError(
-            f"{asked} was asked for on {device.type}, but {'; '.join(problems)} ({where})",
+            f"{asked} does not work on {device.type}: {'; '.join(problems)} ({where})",
             "use precision=off or precision=fp16",
         )
 

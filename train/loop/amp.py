@@ -43,6 +43,6 @@ def advise_precision(device: torch.device, cfg: TrainCfgSchema, T: int) -> str |
     if cfg.loss_scaling or cfg.amp_dtype != "fp16" or not uses_autocast(device, cfg) or tokens <= FP16_TOKENS:
         return None
     return (
-        f"precision=fp16 with {tokens} tokens per step: small gradients fall below fp16's smallest number "
+        f"precision=fp16 with {tokens} tokens per step: small gradients underflow "
         f"(about 1 % is lost at {FP16_TOKENS} tokens, 17 % at 131072); use precision=bf16 or precision=fp16_scaled"
     )

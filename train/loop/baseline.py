@@ -31,7 +31,7 @@ def fit_unigram_baseline(
 ) -> UnigramBaseline:
     """Fit a unigram model to the training targets and evaluate it on the validation sequences.
 
-    DataError if the validation targets stand for no byte of text.
+    DataError if the validation targets contain no bytes of text.
     """
     V = len(token_bytes)
     seen = count_targets(train, UNIGRAM_SEQUENCES, V, B) + 1.0  # add-one smoothing
@@ -45,7 +45,7 @@ def fit_unigram_baseline(
     if not bytes_per_target:
         targets, sequences = sum(int(n.sum()) for n in counts), sum(part.sequences for part in val)
         raise DataError(
-            f"the {targets} targets in {sequences} validation sequences stand for no byte of text",
+            f"the {targets} targets in {sequences} validation sequences contain no bytes of text",
             "raise train.eval_sequences or model.T, or use longer texts",
         )
     return UnigramBaseline(average(surprise), bytes_per_target)

@@ -36,7 +36,7 @@ def require_compiler(device: torch.device, train: TrainCfgSchema) -> None:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8))  # noqa: TID251
     except Exception as error:  # a compiler fails in as many ways as there are compilers
         raise ConfigError(
-            f"compile=on was asked for, but torch.compile fails here: {first_line(error)}",
+            f"compile=on: torch.compile fails on this machine: {first_line(error)}",
             "install a C++ compiler (g++ or clang++), or use compile=off",
         ) from error
     log.info(

@@ -136,7 +136,7 @@ def optimizer_step(
         torch.manual_seed(dropout_seed)
         where = find_first_nonfinite(model, parts, state.sequences, backward)
         losses = f"loss {mean_loss.item()}, gradient norm {grad_norm.item()}"
-        message = f"step {state.step + 1}: {losses}, first not finite in {where}; the weights are unchanged"
+        message = f"step {state.step + 1}: {losses}, first non-finite value in {where}; the weights are unchanged"
         raise NonFiniteError(message, DIVERGED_HINT)
     set_lr(state.optimizer, lr)
     state.optimizer.step()

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from niels_gpt.errors import NonFiniteError
+from train.artifacts.results import NO_EFFECT
 from train.report.rows import Row
 
 BITS = "bits per byte"
 EVALUATED_TEXT = ("phase", "data.", "model.T", "train.eval_sequences")  # prefixes
 DIVERGED = (
-    "A run diverged if its loss became nan or infinite, or if its last validation loss is no lower than that of a "
-    "unigram model while another run's is. It is neither the fastest nor on the Pareto front, and its curves may "
-    "leave the figures."
+    "A run diverged if its loss became nan or infinite, or if its last validation loss is no lower than a "
+    "unigram model's, although another run's is. It is neither the fastest nor on the Pareto front, and its "
+    "curves may be cut off in the figures."
 )
 TOLERANCE = 0.02  # nats: float rounding, which training lets grow
-MAY_DIFFER = {  # between runs of equal training, whose effective batch is the same
-    *("B", "accum_steps", "activation_checkpointing"),
-    *("log_every", "ckpt_every", "keep_last", "cache_dir"),
-}
+# Between runs of equal training, whose effective batch is the same.
+MAY_DIFFER = NO_EFFECT - {"max_minutes"} | {"B", "accum_steps", "activation_checkpointing"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _list_caveats(differing: Iterable[str]) -> list[str]:
     text = [key for key, name in names.items() if name != "data.tokenizer" and name.startswith(EVALUATED_TEXT)]
     if not text:
         return []
-    return [f"Compare the losses with care: they are not of the same text. Runs differ in {', '.join(text)}."]
+    return [f"Compare the losses with care: they come from different text. The runs differ in {', '.join(text)}."]
 
 
 def _find_equal_training(numbers: dict[Row, int]) -> list[EquivalentRuns]:

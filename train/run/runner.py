@@ -50,9 +50,9 @@ def run(plan: list[RunCfg]) -> list[PhaseResult]:
     NielsError: the subclass tells what went wrong; saved checkpoints are intact.
     """
     started = time.monotonic()
+    device = resolve_device(plan[0].device)
     claim_run_folder(plan)
     remove_stale_files(plan)
-    device = resolve_device(plan[0].device)
     plan = [choose_batch(cfg) for cfg in plan]
     reusable = {cfg.phase: find_reusable_result(cfg) for cfg in plan}
     saved = read_results(Path(plan[0].dir)).items()  # of complete phases and of those outside this plan
@@ -103,17 +103,19 @@ def run_phase(
     started, limit = time.monotonic(), TimeLimit(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, logger.progress:
         reset_peak_memory(device)
-        train_loop(
-            state,
-            cfg.train,
-            data.train,
-            data.val,
-            out=cfg.out,
-            logger=logger,
-            origin=origin,
-            stop=lambda: stop() or limit.is_reached(),
-        )
-        logger.draw_curves()
+        try:
+            train_loop(
+                state,
+                cfg.train,
+                data.train,
+                data.val,
+                out=cfg.out,
+                logger=logger,
+                origin=origin,
+                stop=lambda: stop() or limit.is_reached(),
+            )
+        finally:  # a loss that became nan is worth a picture too
+            logger.draw_curves()
     seconds = time.monotonic() - started
     limit.save()
     require_complete(cfg, state, stop.signum)
@@ -135,7 +137,7 @@ def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None
         raise Interrupted(f"{cfg.phase}: {stopped}", way_out, signum)
     if state.step < cfg.train.total_steps or not state.evaluated:
         raise TimeIsUp(
-            f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} ran out, {stopped}",
+            f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} reached, {stopped}",
             f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=...",
         )
 

@@ -1,5 +1,6 @@
 """Check a run, or every job of a sweep, before Hydra writes anything."""
 
+import logging
 import os
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +20,8 @@ from train.cli.command import exit_on_error
 from train.config import load_plan
 from train.config.schema import RunCfg
 from train.sweep.jobs import PLANNED, PlannedJob, begin_sweep, plan_jobs, require_distinct
+
+log = logging.getLogger("niels_gpt")
 
 
 class PlanCallback(Callback):
@@ -40,6 +44,8 @@ class PlanCallback(Callback):
             loader = GlobalHydra.instance().config_loader()
             require_valid_limits(config)
             if batch := begin_sweep(config, loader):
+                configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+                log.info("%s: checking %d jobs", config.hydra.sweep.dir, len(batch))
                 jobs = plan_jobs(config, loader, batch, 0)
                 require_distinct(jobs)
                 require_a_device_each(config, jobs)
@@ -62,7 +68,7 @@ class PlanCallback(Callback):
             log_summary(sweep, findings, time.monotonic() - self.started, trials)
             rows = [read_row(job.folder) for job in PLANNED.values()] or findings.rows
             if failed := [row for row in rows if row.status != "finished"]:
-                lines = [f"{len(failed)} of {len(rows)} jobs have not finished; {sweep}/sweep.html shows all"]
+                lines = [f"{len(failed)} of {len(rows)} jobs did not finish; see {sweep}/sweep.html"]
                 lines += [f"{row.name}: {row.status}: {row.reason}" for row in failed]
                 hint = "rerun the same command to retry them; finished jobs are skipped"
                 raise NielsError("\n".join(lines), hint)

@@ -125,7 +125,7 @@ def _merge_refusals(refusals: dict[tuple[str, ...], Exception], batch: Sequence[
         for line in faults.splitlines():
             jobs.setdefault(line, []).append(_shorten_overrides(overrides, shared))
     lines = [f"{line} (in {'; '.join(names)})" for line, names in jobs.items()]
-    return ConfigError("\n".join(lines), f"{len(refusals)} of {len(batch)} jobs are invalid; none was started")
+    return ConfigError("\n".join(lines), f"{len(refusals)} of {len(batch)} jobs were refused; none was started")
 
 
 def require_distinct(jobs: Sequence[PlannedJob]) -> None:

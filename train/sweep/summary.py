@@ -22,7 +22,7 @@ def log_summary(sweep: Path, findings: Findings, seconds: float, trials: int | N
         talk = "--chat" if best.settings.get("phase") == "sft" or "sft" in best.curves else '--prompt "..."'
         log.info("  %-11s niels_gpt sample %s %s", "talk to it", shlex.quote(best.folder), talk)
         if command := _continue_run(best):
-            log.info("  %-11s %s", "train on", command)
+            log.info("  %-11s %s", "train more", command)
     more = f"hydra.sweeper.n_trials={2 * trials}" if trials else "more values"
     log.info("  %-11s the same command with %s; it skips finished jobs", "extend", more)
     log.info("  %-11s open %s in a browser", "compare", sweep / "sweep.html")
@@ -35,4 +35,5 @@ def _continue_run(best: Row) -> str:
         return ""
     path = f"{best.folder}/{phase}/latest.pt"
     path = path if re.fullmatch(r"[\w./-]+", path) else f"'{path}'"  # for Hydra; the shell has its own quotes
-    return f"{best.command} {shlex.quote(f'resume={path}')} train.total_steps={2 * steps}"
+    words = [word for word in shlex.split(best.command) if not word.startswith("train.total_steps=")]
+    return shlex.join([*words, f"resume={path}", f"train.total_steps={2 * steps}"])

@@ -76,7 +76,7 @@ def _find_files(patterns: Iterable[str]) -> list[Path]:
         globbed = (path for path in glob.glob(full, recursive=True) if not os.path.isdir(path))
         matches = {full} if os.path.lexists(full) else set(filter(os.path.lexists, globbed))
         if not matches:
-            hint = f"paths are looked up from {Path.cwd()}; ** matches folders within folders"
+            hint = f"paths are relative to {Path.cwd()}; ** matches nested folders"
             raise DataError(f"data.files: no file matches {pattern!r}", hint)
         found |= matches
     real = {os.path.realpath(path): path for path in sorted(found, reverse=True)}
