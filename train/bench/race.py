@@ -91,6 +91,6 @@ def run_worker(task: str, question: dict[str, Any], variables: Mapping[str, str]
     done = run_module("train.bench.worker", text, threads=threads, variables=variables)
     if done.returncode:
         words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        way_out = "pip install -e '.[bench]'" if "transformers" in words else ""
+        way_out = "pip install 'niels_gpt[bench]'" if "transformers" in words else ""
         raise NielsError(f"{question.get('contestant', task)}: {words}", way_out)
     return json.loads(done.stdout.strip().splitlines()[-1])

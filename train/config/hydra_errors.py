@@ -82,7 +82,7 @@ def _explain_missing(config: str, options: Sequence[str] | None) -> str:
         asked, choices = f"{format_value(group)}={format_value(option)}", ", ".join(options)
         return f"{asked} is not an option; choose from {choices}{did_you_mean(option, options)}"
     extra = option.partition("_")[0]  # submitit_slurm comes with submitit
-    install = f"; install it with pip install -e '.[{extra}]'" if extra in EXTRAS else ""
+    install = f"; install it with pip install 'niels_gpt[{extra}]'" if extra in EXTRAS else ""
     return f"there is no config {format_value(config)}{install}"
 
 
