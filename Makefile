@@ -33,7 +33,7 @@ smoke-mps: setup ## on a Mac, take fifty steps in fp16, which must leave checkpo
 	test -s runs/smoke_mps/pretrain/latest.pt && test -s runs/smoke_mps/pretrain/best.pt
 
 doctor: setup ## examine this machine: precision, speed, memory (ARGS="model=base train.B=8")
-	$(BIN)/python scripts/doctor.py $(ARGS)
+	$(BIN)/niels_gpt doctor $(ARGS)
 
 faults: setup ## run the whole fault harness (half an hour)
 	NIELS_FAULTS=whole $(BIN)/pytest -v -m "" tests/faults
