@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,8 @@ def call(*words: object, cwd: Path, code: int = 0) -> str:
 
 def test_a_newcomer_trains_and_samples_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     program = installed / "niels_gpt"
-    assert call(program, "--version", cwd=tmp_path) == "niels_gpt 0.1.0\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert call(program, "--version", cwd=tmp_path) == f"niels_gpt {project['version']}\n"
     said = call(program, "train", "experiment=smoke_pipeline", cwd=tmp_path)
     assert "talk to it  niels_gpt sample runs/smoke_pipeline --chat" in said
     assert sorted(os.listdir(tmp_path)) == ["cache", "runs"]
@@ -95,3 +97,13 @@ def test_experiments_of_ones_own_come_from_conf_and_config_dir(installed: Path, 
     other = ["experiment=old", "--config-dir", "elsewhere", "--cfg", "job"]
     assert "total_steps: 3\n" in call(program, "train", *other, cwd=folder)
     assert "experiment=old" in call(program, "train", "--help", "--config-dir", "elsewhere", cwd=folder)
+
+
+def test_the_wheel_holds_the_program_and_nothing_else(installed: Path) -> None:
+    (packages,) = installed.parent.glob("lib/python*/site-packages")
+    files = [path.relative_to(packages) for path in packages.rglob("*.*") if path.is_file()]
+    ours = {path for path in files if "dist-info" not in path.parts[0] and path.suffix not in (".pth", ".pyc")}
+    assert {path.parts[0] for path in ours} == {"niels_gpt", "train", "conf", "hydra_plugins"}
+    assert {path.suffix for path in ours if path.parts[0] == "conf"} == {".yaml"}
+    others = {str(path) for path in ours if path.suffix not in (".yaml", ".py")}
+    assert others == {"niels_gpt/py.typed", "train/report/templates/sweep.html"}
