@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 import torch
 import torch._dynamo  # an optimizer does so, and a user who may read nothing could not
-from conftest import Plan, Run, same
+from conftest import Plan, Run, carry_out, same
 from support.processes import cli
 
 from faults.folders import leftovers, opened, synthetic
@@ -25,23 +25,19 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.data.token_files import write_meta
 from niels_gpt.errors import DiskError
 from niels_gpt.model.gpt import GPT
-from niels_gpt.storage import write_json
 from niels_gpt.tokenizer import BytesTokenizer, train_bpe
 from niels_gpt.weights.checkpoint import read_checkpoint
 from niels_gpt.weights.llama import export_llama
 from train.artifacts import disk, metrics
 from train.artifacts.checkpointing import TrainState, save_step
 from train.artifacts.paths import step_path
-from train.artifacts.run_folder import unlock_folder
 from train.cli.output import write_report
 from train.config.schema import TrainCfgSchema
 from train.loop import logger
 from train.loop.optim import make_optimizer
 from train.loop.steps import optimizer_step
-from train.run import run
 
 STEP = 64 * 1024  # bytes from point to point
-NOBODY = 65534
 TRAIN = ["data.size=200", "model.V=300", "train.total_steps=8", "train.ckpt_every=1", "train.keep_last=9"]
 
 
@@ -163,99 +159,67 @@ def test_a_log_and_metrics_that_find_no_room_are_warned_of_once_and_training_goe
     assert read_checkpoint(folder / "pretrain" / "latest.pt")["step"] == 8
 
 
-@pytest.mark.parametrize(
-    ("write", "name"),
-    [
-        (lambda folder: opened(synthetic(folder, size=2000)), r"\.documents-synthetic-\w+\.part/train\.ids"),
-        (lambda folder: train_bpe([], 261).save(folder / "tokenizer.json"), "tokenizer.json"),
-        (lambda folder: write_meta(folder, {"name": "x" * 4096}), "meta.json"),
-        (lambda folder: write_json(folder / "result.json", "x" * 4096), "result.json"),
-        (lambda folder: write_report(folder / "doctor.json", "x" * 4096), "doctor.json"),
-        (
-            lambda folder: export_llama(made_state().model, BytesTokenizer(), folder / "out"),
-            ".out.part/model.safetensors",
-        ),
-    ],
-    ids=["token files", "tokenizer", "meta", "result", "report", "export"],
-)
-def test_whatever_finds_no_room_is_named_with_what_is_there(
-    tmp_path: Path, write: Callable[[Path], Any], name: str
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    r"\.documents-synthetic-\w+\.part/train\.ids": lambda folder: opened(synthetic(folder, size=2000)),
+    "tokenizer.json": lambda folder: train_bpe([], 261).save(folder / "tokenizer.json"),
+    "meta.json": lambda folder: write_meta(folder, {"name": "x" * 4096}),
+    "doctor.json": lambda folder: write_report(folder / "doctor.json", "x" * 4096),
+    r"\.out\.part/model\.safetensors": lambda folder: export_llama(
+        made_state().model, BytesTokenizer(), folder / "out"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_whatever_finds_no_room_is_named_with_what_is_there_and_leaves_nothing_half_done(
+    tmp_path: Path, name: str
 ) -> None:
-    with allowed(2048):
-        with pytest.raises(OSError) as caught:
-            write(tmp_path)
-        said = str(disk.make_disk_error(caught.value))
-    assert re.fullmatch(rf"disk full: have 0\.0 MB at {tmp_path}\S* for {name}", said), said
-
-
-def test_a_build_or_an_export_that_fails_leaves_nothing_half_done(tmp_path: Path) -> None:
-    with allowed(4096):
-        with pytest.raises(OSError):
-            opened(synthetic(tmp_path, size=2000))
-        with pytest.raises(OSError):
-            export_llama(made_state().model, BytesTokenizer(), tmp_path / "out")
+    with allowed(2048), pytest.raises(OSError) as caught:
+        WRITERS[name](tmp_path)
+    said = str(disk.make_disk_error(caught.value))
+    assert re.fullmatch(rf"disk full: have \d+\.\d MB at {tmp_path}\S* for {name}", said), said
     assert not leftovers(tmp_path) and not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that any user can reach."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
-
-
 @contextmanager
-def as_nobody() -> Iterator[None]:
-    """Be a user whom modes concern: root ignores them."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
+def as_nobody() -> Iterator[Path]:
+    """Be a user whom modes concern, which root ignores; give a folder that this user can reach."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        user = os.geteuid()
+        os.seteuid(user or 65534)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(user)
+
+
+def carry_out_in(folder: Path, plan: Plan, *overrides: str) -> None:
+    carry_out(plan(*TRAIN, f"dir={folder}/run", f"data.cache_dir={folder}/cache", *overrides))
 
 
 @pytest.mark.parametrize("what", ["run", "run/pretrain", "cache"])
-def test_a_folder_that_cannot_be_written_to_is_found_out_before_any_step(
-    plan: Plan, open_folder: Path, what: str
-) -> None:
+def test_a_folder_that_cannot_be_written_to_is_found_out_before_any_step(plan: Plan, what: str) -> None:
     """F28: by a real write."""
-    for name in ("run/pretrain", "cache"):
-        (open_folder / name).mkdir(parents=True)
-    for path in [open_folder, *open_folder.rglob("*")]:
-        path.chmod(0o777)
-    (open_folder / what).chmod(0o555)
-    loaded = plan(*TRAIN, f"dir={open_folder}/run", f"data.cache_dir={open_folder}/cache")
     step = mock.patch("train.loop.steps.optimizer_step", side_effect=AssertionError)
-    try:
-        # The command line makes 8 of both errors.
-        with as_nobody(), step, pytest.raises((DiskError, PermissionError)) as caught:
-            run(loaded)
-    finally:
-        unlock_folder(loaded[0].dir)
+    with as_nobody() as folder, step:
+        for name in ("run/pretrain", "cache"):
+            (folder / name).mkdir(parents=True)
+        (folder / what).chmod(0o555)
+        with pytest.raises((DiskError, PermissionError)) as caught:  # the command line makes 8 of both
+            carry_out_in(folder, plan)
     error = disk.make_disk_error(caught.value) if isinstance(caught.value, OSError) else caught.value
-    assert isinstance(error, DiskError)
-    assert error.exit_code == 8
-    assert f"{open_folder}/{what}/" in str(error) and "Permission denied" in str(error)
+    assert isinstance(error, DiskError) and error.exit_code == 8
+    assert f"{folder}/{what}/" in str(error) and "Permission denied" in str(error)
 
 
-def test_a_complete_cache_may_be_read_only(run_folder: Run, open_folder: Path) -> None:
-    cache = f"data.cache_dir={open_folder}"
-    run_folder(*TRAIN, cache, name="first")
-    for path in (*open_folder.rglob("*"), open_folder):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    mount = ["mount", "--bind", "-o", "ro", str(open_folder), str(open_folder)]  # modes do not bind root
-    mounted_here = not os.geteuid() and not subprocess.run(mount, capture_output=True, check=False).returncode
-    try:
-        run_folder(*TRAIN, cache, name="second")
-    finally:
-        if mounted_here:
-            subprocess.run(["umount", "-l", str(open_folder)], check=True)
-        for path in (open_folder, *open_folder.rglob("*")):
-            path.chmod(0o777)
+def test_a_complete_cache_may_be_read_only(plan: Plan) -> None:
+    with as_nobody() as folder:
+        carry_out_in(folder, plan, "train.total_steps=1")
+        for path in (folder / "cache", *(folder / "cache").rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        shutil.rmtree(folder / "run")
+        carry_out_in(folder, plan, "train.total_steps=1")
 
 
 @pytest.mark.parametrize("gone", ["run", "run/pretrain"])

@@ -76,12 +76,3 @@ class _Slow:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.file, name)
-
-
-def spread(points: list[str], most: int) -> list[int]:
-    """Return the numbers of the points to try: all of them, but of the many writes to one file only `most`."""
-    writes: dict[str, list[int]] = {}
-    for number, point in enumerate(points):
-        writes.setdefault(point if point.startswith("write ") else f"{number}", []).append(number)
-    few = (sorted({n[k * (len(n) - 1) // (most - 1)] for k in range(most)}) for n in writes.values())
-    return sorted(number for numbers in few for number in numbers)

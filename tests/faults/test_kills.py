@@ -1,11 +1,11 @@
-"""F2, F3, F15: killed at any point of a write or prune: nothing torn is visible, and nothing is lost."""
+"""F1 to F3, F15: killed at any time or point: nothing torn is visible, and a run ends as one undisturbed."""
 
-import re
-from functools import partial
+import random
+import time
 from pathlib import Path
 
 import pytest
-from conftest import Plan, same, stopped_at
+from conftest import Plan
 from support.processes import KILLED, start_run
 
 from faults.folders import (
@@ -18,17 +18,46 @@ from faults.folders import (
     require_whole_cache,
 )
 from faults.scale import scaled
-from faults.tripwire import Tripwire, spread
-from niels_gpt.weights.checkpoint import read_checkpoint
-from train.artifacts.metrics import METRICS
-from train.artifacts.paths import BEST, LATEST
-from train.artifacts.results import read_results
+from faults.tripwire import Tripwire
+from train.artifacts.metrics import METRICS, read_metrics
+from train.artifacts.paths import parse_step, step_files
 from train.config.schema import RunCfg
-from train.loop.evaluate import evaluate
 
 pytestmark = pytest.mark.slow
 SAVES = (*TINY, "train.total_steps=4", "train.ckpt_every=1", "train.eval_every=2", "train.keep_last=1")
 BUILDS = (*TINY, "model.V=300", "data.tokenizer=bpe", "train.total_steps=1")
+EVERY = 3  # steps between checkpoints
+LONG = (
+    *(*TINY, f"train.ckpt_every={EVERY}", "train.eval_every=40", "train.log_every=1", "model.dropout=0.1"),
+    f"train.total_steps={scaled(200, 600)}",
+)
+KILLS = scaled(4, 10)
+
+
+@pytest.mark.parametrize("seed", range(scaled(1, 20)))
+def test_a_chain_of_kills_at_random_times_changes_nothing(plan: Plan, seed: int) -> None:
+    start_run(plan(*TINY, "train.total_steps=1", name="first")).end()  # the first child is slow
+    straight, began = plan(*LONG, f"train.seed={seed}", name="straight"), time.monotonic()
+    assert start_run(straight).end().returncode == 0
+    longest = (time.monotonic() - began) / 4
+    draw, kills, chains = random.Random(seed), 0, 0
+    while kills < KILLS:  # a second chain only where the first came to its end too soon
+        loaded = plan(*LONG, f"train.seed={seed}", name=f"chain{chains}")
+        run, phase = Path(loaded[0].dir), loaded[0].out
+        chains += 1
+        while kills < KILLS:
+            child = start_run(loaded)
+            child.process.join(draw.uniform(0, longest))
+            child.process.kill()
+            if child.end().returncode != KILLED:
+                break
+            kills += 1
+            require_whole(run)
+            taken = max((event["step"] for event in read_metrics(phase / METRICS)), default=0)
+            saved = max((parse_step(path) or 0 for path in step_files(phase)), default=0)
+            assert taken - saved <= EVERY and (not saved or good_checkpoints(phase))
+        assert start_run(loaded).end().returncode == 0
+        require_equal(run, Path(straight[0].dir))
 
 
 def traced(plan: list[RunCfg], folder: Path, tmp_path: Path) -> list[str]:
@@ -38,8 +67,11 @@ def traced(plan: list[RunCfg], folder: Path, tmp_path: Path) -> list[str]:
 
 
 def chosen(points: list[str], part: int) -> list[int]:
-    """Return the points to be killed at: all of them, or `part` of them that lie apart."""
-    numbers = spread(points, most=6)
+    """Return all points to be killed at, 6 of the many writes to a file among them; or `part` that lie apart."""
+    writes: dict[str, list[int]] = {}
+    for number, point in enumerate(points):
+        writes.setdefault(point if point.startswith("write ") else f"{number}", []).append(number)
+    numbers = sorted({n[k * (len(n) - 1) // 5] for n in writes.values() for k in range(6)})
     count = scaled(part, len(numbers))
     return sorted({numbers[n * (len(numbers) - 1) // max(1, count - 1)] for n in range(count)})
 
@@ -50,8 +82,7 @@ def test_killed_at_any_point_of_a_save_or_a_prune_a_run_ends_as_if_it_had_not_be
     straight = plan(*SAVES, name="straight")
     points = traced(straight, Path(straight[0].dir), tmp_path)
     first_good = next(n for n, point in enumerate(points) if point.endswith(".pt.part") and "replace" in point) + 1
-    numbers = chosen(points, part=6)
-    for at in numbers:
+    for at in chosen(points, part=6):
         loaded = plan(*SAVES, name=f"at{at}")
         run = Path(loaded[0].dir)
         assert start_run(loaded, Tripwire(run, at)).end().returncode == KILLED, points[at]
@@ -64,59 +95,24 @@ def test_killed_at_any_point_of_a_save_or_a_prune_a_run_ends_as_if_it_had_not_be
         require_equal(run, Path(straight[0].dir))
 
 
-def stop_in_evaluation(number: int) -> None:
-    stopped_at(evaluate, number).start()
-
-
-@pytest.mark.parametrize("number", [1, 2][: scaled(1, 2)])
-def test_killed_at_any_point_of_an_evaluation_that_is_repeated_a_run_ends_as_if_it_had_not_been(
-    plan: Plan, tmp_path: Path, number: int
+def test_what_was_told_and_what_is_in_a_small_file_is_on_the_disk_before_the_name_that_follows_from_it(
+    plan: Plan, tmp_path: Path
 ) -> None:
-    """A stop cut the evaluation off; the next process is killed before or after each write that follows it."""
-    straight = plan(*SAVES, name="straight")
-    assert start_run(straight).end().returncode == 0
-
-    def cut_off(name: str) -> list[RunCfg]:
-        loaded = plan(*SAVES, name=name)
-        assert start_run(loaded, partial(stop_in_evaluation, number)).end().returncode == 1
-        assert read_checkpoint(loaded[0].out / LATEST)["step"] == 2 * number
-        return loaded
-
-    points = traced(loaded := cut_off("first"), Path(loaded[0].dir), tmp_path)
-    saved = next(n for n, point in enumerate(points) if point.endswith(f".{LATEST}.part") and "replace" in point)
-    numbers = chosen(points[: saved + 1], part=6)
-    for at in numbers:
-        loaded = cut_off(f"at{at}")
-        assert start_run(loaded, Tripwire(Path(loaded[0].dir), at)).end().returncode == KILLED, points[at]
-        assert start_run(loaded).end().returncode == 0, points[at]
-        require_equal(Path(loaded[0].dir), Path(straight[0].dir))
-        best, expected = (read_checkpoint(cfg.out / BEST) for cfg in (loaded[0], straight[0]))
-        assert same(best["model_state"], expected["model_state"]), points[at]
-        reached, asked = (read_results(Path(cfg.dir))["pretrain"] for cfg in (loaded[0], straight[0]))
-        assert reached.best_val_loss == asked.best_val_loss is not None, points[at]
-
-
-def test_what_was_told_is_on_the_disk_before_the_checkpoint_it_led_to(plan: Plan, tmp_path: Path) -> None:
+    """Or a power cut could leave a checkpoint without its metrics, or a name with nothing in it."""
     loaded = plan(*SAVES, "train.log_every=1")
-    told, settled = "none yet", 0
+    told, after, named = "none yet", list[str](), set[str]()
+    before = ""
     for point in traced(loaded, Path(loaded[0].dir), tmp_path):
         what, _, path = point.partition(" ")
         if path.endswith(METRICS):
             told = what
         elif what == "create" and path.endswith(".pt.part"):
-            assert told == "fsync", point
-            settled += 1
-    assert settled == 4
-
-
-def test_a_small_file_is_on_the_disk_before_it_has_its_name(plan: Plan, tmp_path: Path) -> None:
-    """Or a power cut could leave the name with nothing in it."""
-    loaded = plan(*BUILDS)
-    points = traced(loaded, Path(loaded[0].dir), tmp_path)
-    replaced = [at for at, point in enumerate(points) if re.fullmatch(r"replace .*\.json\.part", point)]
-    assert {Path(points[at]).name for at in replaced} >= {".result.json.part", ".tokenizer.json.part"}
-    for at in replaced:
-        assert points[at - 1] == points[at].replace("replace", "fsync", 1)
+            after.append(told)
+        elif what == "replace" and path.endswith(".json.part"):
+            assert before == f"fsync {path}"
+            named.add(Path(path).name)
+        before = point
+    assert after == ["fsync"] * 4 and named >= {".result.json.part", ".tokenizer.json.part"}
 
 
 def test_killed_at_any_point_of_a_build_a_token_cache_ends_as_if_it_had_not_been(
@@ -124,8 +120,7 @@ def test_killed_at_any_point_of_a_build_a_token_cache_ends_as_if_it_had_not_been
 ) -> None:
     straight = plan(*BUILDS, f"data.cache_dir={tmp_path / 'whole'}", name="straight")
     points = traced(straight, tmp_path / "whole", tmp_path)
-    numbers = chosen(points, part=4)
-    for at in numbers:
+    for at in chosen(points, part=4):
         cache = tmp_path / f"cache{at}"
         loaded = plan(*BUILDS, f"data.cache_dir={cache}", name=f"at{at}")
         assert start_run(loaded, Tripwire(cache, at)).end().returncode == KILLED, points[at]
