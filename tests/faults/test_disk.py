@@ -5,10 +5,10 @@ import os
 import re
 import resource
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,10 +16,10 @@ from unittest import mock
 import pytest
 import torch
 import torch._dynamo  # an optimizer does so, and a user who may read nothing could not
-from conftest import Plan, Run, carry_out, same
+from conftest import Plan, Run, carry_out
 from support.processes import cli
 
-from faults.folders import leftovers, opened, synthetic
+from faults.folders import leftovers, opened, require_equal, synthetic
 from faults.scale import scaled
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.token_files import write_meta
@@ -31,6 +31,7 @@ from niels_gpt.weights.llama import export_llama
 from train.artifacts import disk, metrics
 from train.artifacts.checkpointing import TrainState, save_step
 from train.artifacts.paths import step_path
+from train.cli.command import exit_on_error
 from train.cli.output import write_report
 from train.config.schema import TrainCfgSchema
 from train.loop import logger
@@ -41,31 +42,15 @@ STEP = 64 * 1024  # bytes from point to point
 TRAIN = ["data.size=200", "model.V=300", "train.total_steps=8", "train.ckpt_every=1", "train.keep_last=9"]
 
 
-@contextmanager
-def mounted(size: int) -> Iterator[Path]:
-    """Give a file system of `size` bytes; root alone can make one."""
-    with tempfile.TemporaryDirectory() as name:
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", name]
-        if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("only root can mount a small file system")
-        try:
-            yield Path(name)
-        finally:
-            subprocess.run(["umount", "-l", name], check=True)
-
-
-def leave(folder: Path, room: int) -> None:
-    """Fill a small file system up to `room` bytes."""
-    filler = folder / "filler"
-    filler.unlink(missing_ok=True)
-    filler.write_bytes(b"x" * max(0, shutil.disk_usage(folder).free - room))
+def limit_files(size: int) -> None:
+    """Let this process write files of `size` bytes at most, as on a disk with so much room."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 @contextmanager
 def allowed(size: int) -> Iterator[None]:
-    """Let this process write files of `size` bytes at most."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    limit_files(size)
     try:
         yield
     finally:
@@ -80,54 +65,42 @@ def made_state() -> TrainState:
     return state
 
 
-def require_safe_failure(folder: Path, state: TrainState, before: bytes, room: int) -> None:
-    """Assert that a save on a full disk says so, leaves the earlier checkpoint, and nothing else."""
-    names = sorted(os.listdir(folder))
-    with allowed(room), pytest.raises(DiskError) as caught:
-        save_step(folder, state, {}, best=False, keep_last=2)
-    told = r"disk full: need (\d+\.\d) MB, have (\d+\.\d) MB at (\S+)( for \.step_0000002\.pt\.part)?"
-    said = re.fullmatch(told, str(caught.value))
-    assert said and said[3] == str(folder) and float(said[2]) <= float(said[1]), caught.value
-    assert (caught.value.exit_code, "free some space" in caught.value.hint) == (8, True)
-    assert sorted(os.listdir(folder)) == names
-    assert step_path(folder, 1).read_bytes() == (folder / "latest.pt").read_bytes() == before
-
-
 def test_a_disk_that_is_full_at_any_point_of_a_save_is_named_and_harms_nothing(tmp_path: Path) -> None:
     state = made_state()
     save_step(tmp_path, state, {}, best=False, keep_last=2)
-    before, state.step = step_path(tmp_path, 1).read_bytes(), 2
+    before, state.step, names = step_path(tmp_path, 1).read_bytes(), 2, sorted(os.listdir(tmp_path))
+    told = r"disk full: need (\d+\.\d) MB, have (\d+\.\d) MB at (\S+)( for \.step_0000002\.pt\.part)?"
     for point in range(0, len(before), STEP * scaled(8, 1)):
-        require_safe_failure(tmp_path, state, before, point)
-        with mock.patch.object(disk, "require_room"):  # the check before the save, without which the writes fail
-            require_safe_failure(tmp_path, state, before, point)
+        unchecked = mock.patch.object(disk, "require_room")  # without this check before a save the writes fail
+        for check in (nullcontext(), unchecked):
+            with check, allowed(point), pytest.raises(DiskError) as caught:
+                save_step(tmp_path, state, {}, best=False, keep_last=2)
+            said = re.fullmatch(told, str(caught.value))
+            assert said and said[3] == str(tmp_path) and float(said[2]) <= float(said[1]), caught.value
+            assert (caught.value.exit_code, "free some space" in caught.value.hint) == (8, True)
+            assert sorted(os.listdir(tmp_path)) == names
+            assert step_path(tmp_path, 1).read_bytes() == (tmp_path / "latest.pt").read_bytes() == before
 
 
 def test_a_run_whose_disk_fills_up_ends_with_8_and_goes_on_when_there_is_room(
-    run_folder: Run, tmp_path: Path
+    run_folder: Run, tmp_path: Path, cache_dir: Path
 ) -> None:
-    straight = run_folder(*TRAIN) / "pretrain"
-    with mounted(6 << 20) as small:
-        out = small / "run" / "pretrain"
-        arguments = ["experiment=smoke_pretrain", *TRAIN, f"dir={small}/run", f"data.cache_dir={tmp_path}/cache"]
-        leave(small, 1 << 20)
-        done = cli(*arguments, cwd=tmp_path)
-        said = done.stderr
-        assert done.returncode == 8, said
-        assert re.search(r"^error: disk full: need \d\.\d MB, have \d\.\d MB at .*/run/pretrain$", said, re.M)
-        assert re.search(r"^hint: free some space", said, re.M) and "Traceback" not in said
-        assert "Traceback" in (small / "run" / "train.log").read_text(), "the log has the whole trace"
-        assert not list(small.rglob("*.part"))
-        (small / "filler").unlink()
-        assert cli(*arguments, cwd=tmp_path).returncode == 0
-        assert same(*(read_checkpoint(path / "latest.pt")["model_state"] for path in (straight, out)))
+    straight = run_folder(*TRAIN, name="straight")
+    arguments = ["experiment=smoke_pretrain", *TRAIN, f"dir={tmp_path}/run", f"data.cache_dir={cache_dir}"]
+    done = cli(*arguments, cwd=tmp_path, before=partial(limit_files, STEP))
+    assert done.returncode == 8, done.stderr
+    told = r"^error: disk full: need \d\.\d MB, have \d\.\d MB at \S*/run/pretrain\nhint: free some space"
+    assert re.search(told, done.stderr, re.M) and "Traceback" not in done.stderr, done.stderr
+    assert "Traceback" in (tmp_path / "run" / "train.log").read_text(), "the log has the whole trace"
+    assert not leftovers(tmp_path)
+    assert cli(*arguments, cwd=tmp_path).returncode == 0
+    require_equal(tmp_path / "run", straight)
 
 
-def test_a_line_of_metrics_that_went_half_onto_the_disk_is_taken_back() -> None:
-    with mounted(4096) as small:
-        path = small / metrics.METRICS
-        written = 0
-        with pytest.raises(OSError, match="No space left"):
+def test_a_line_of_metrics_that_went_half_onto_the_disk_is_taken_back(tmp_path: Path) -> None:
+    path, written = tmp_path / metrics.METRICS, 0
+    with allowed(4100):
+        with pytest.raises(OSError):
             for step in range(1000):
                 metrics.append_event(path, {"step": step, "event": "train", "loss": 1.25})
                 written += 1
@@ -199,18 +172,18 @@ def carry_out_in(folder: Path, plan: Plan, *overrides: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["run", "run/pretrain", "cache"])
-def test_a_folder_that_cannot_be_written_to_is_found_out_before_any_step(plan: Plan, what: str) -> None:
+def test_a_folder_that_cannot_be_written_to_is_found_out_before_any_step(
+    plan: Plan, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """F28: by a real write."""
     step = mock.patch("train.loop.steps.optimizer_step", side_effect=AssertionError)
     with as_nobody() as folder, step:
         for name in ("run/pretrain", "cache"):
             (folder / name).mkdir(parents=True)
         (folder / what).chmod(0o555)
-        with pytest.raises((DiskError, PermissionError)) as caught:  # the command line makes 8 of both
+        with pytest.raises(SystemExit, match="8"), exit_on_error():
             carry_out_in(folder, plan)
-    error = disk.make_disk_error(caught.value) if isinstance(caught.value, OSError) else caught.value
-    assert isinstance(error, DiskError) and error.exit_code == 8
-    assert f"{folder}/{what}/" in str(error) and "Permission denied" in str(error)
+    assert re.search(rf"error: .*{folder}/{what}/.*Permission denied", capsys.readouterr().err)
 
 
 def test_a_complete_cache_may_be_read_only(plan: Plan) -> None:

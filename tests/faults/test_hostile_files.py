@@ -1,22 +1,31 @@
-"""Files from others that mean harm: nothing in them is run, nothing is written beside the run folder."""
+"""Files from others that mean harm: nothing in them is run, none writes elsewhere or takes memory."""
 
 import json
 import os
 import pickle
+import re
+import shutil
+import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import Run
+from support.processes import cli, limit_memory
 
 from faults.door import never_forever
+from faults.folders import TINY
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.readers import local_files
 from niels_gpt.errors import CheckpointError, ConfigError, DataError
 from niels_gpt.tokenizer import load_tokenizer
 from niels_gpt.weights.checkpoint import read_checkpoint
+from train.artifacts.paths import step_path
 from train.config.legacy import format_experiment, plan_from_json
 from train.report.rows import read_row
 
@@ -127,3 +136,109 @@ def test_the_overrides_of_a_hostile_run_folder_run_nothing_and_take_no_memory(te
     with never_forever():
         row = read_row(Path.cwd())
     assert row.status == "unreadable" or row.overrides == ("train.seed=1",)
+
+
+Saved = dict[str, Any]
+Change = Callable[[Saved], Saved]
+RUN = (*TINY, "train.total_steps=2", "train.ckpt_every=2", "train.eval_every=2")
+ROOM = 512 << 20  # bytes
+WIDE: Saved = {"V": 1 << 20, "C": 1 << 20, "L": 1024, "H": 1024, "d_ff": 1 << 24}
+
+
+def asking(saved: Saved, **changes: Any) -> Saved:
+    """Let the settings ask for another model than the weights are of."""
+    return saved | {"model_cfg": saved["model_cfg"] | changes}
+
+
+def repeating(saved: Saved) -> Saved:
+    """Let the settings ask for a wide model, and weights of its shapes repeat one number."""
+    state = {name: torch.zeros(1).expand([n << 16 for n in t.shape]) for name, t in saved["model_state"].items()}
+    return asking(saved, V=256 << 16, C=16 << 16, d_ff=16 << 16) | {"model_state": state}
+
+
+def unfolding(saved: Saved) -> Saved:
+    """Let the optimizer have 2**64 numbers, of a few bytes, as the averages of its first weight."""
+    average: Any = 0.5
+    for _ in range(64):
+        average = [average, average]
+    return saved | {"optimizer_state": {"state": {0: {"exp_avg": average}}, "param_groups": []}}
+
+
+ENORMOUS: list[tuple[Change, str]] = [
+    (partial(asking, L=10**6), "model_cfg.L cannot be used"),
+    (partial(asking, **WIDE), "fit its model_cfg: embedding.weight is 256 x 16, not"),
+    (partial(asking, T=1 << 24), "model_cfg cannot be used (Value error, T=16777216 times"),
+    (repeating, "its tensors are larger than the file"),
+    (unfolding, "its tensors are larger than the file"),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc and RLIMIT_AS")
+@pytest.mark.slow
+def test_a_checkpoint_that_asks_for_too_much_memory_is_refused_before_any_is_taken(
+    run_folder: Run, tmp_path: Path
+) -> None:
+    best = run_folder(*RUN) / "pretrain" / "best.pt"
+    whole = read_checkpoint(best)
+    for change, reason in ENORMOUS:
+        torch.save(change(whole), best)
+        done = cli(str(best), "--prompt", "a", cwd=tmp_path, script="sample", before=partial(limit_memory, ROOM))
+        assert done.returncode == 4 and done.stderr.startswith(f"error: {best}: ") and "\nhint: " in done.stderr
+        assert reason in done.stderr and "Traceback" not in done.stderr
+
+
+def refusals(run_folder: Run, changes: Iterable[Change], *settings: str) -> Iterator[str]:
+    """Train two steps; go on from their checkpoint with each of the changes, and yield why that is refused."""
+    phase = run_folder(*RUN, *settings) / "pretrain"
+    whole = (phase / "latest.pt").read_bytes()
+    for change in changes:
+        shutil.rmtree(phase)
+        phase.mkdir()
+        step_path(phase, 2).write_bytes(whole)
+        torch.save(change(read_checkpoint(step_path(phase, 2))), step_path(phase, 2))
+        with pytest.raises(CheckpointError, match=r"step_0000002\.pt") as caught:
+            run_folder(*RUN, *settings, "train.total_steps=4")
+        yield str(caught.value)
+
+
+def test_a_run_does_not_go_on_from_other_content_and_names_the_part(run_folder: Run) -> None:
+    wrong: dict[str, Saved] = {
+        "its model_state does not fit its model_cfg": {"model_cfg": WIDE | {"T": 16, "L": 1}},
+        "optimizer_state": {"optimizer_state": {"state": {}, "param_groups": []}},
+        "step": {"step": "2"},
+        "train_cfg": {"train_cfg": []},
+        "model_cfg": {"model_cfg": {}},
+    }
+
+    def replace(new: Saved, saved: Saved) -> Saved:
+        return saved | new
+
+    changes = [partial(replace, new) for new in wrong.values()]
+    for part, said in zip(wrong, refusals(run_folder, changes), strict=True):
+        assert part in said.replace("step_0000002", "")
+
+
+SPOILT: list[Callable[[torch.Tensor], Any]] = [
+    lambda average: torch.zeros(3),
+    lambda average: average.T,
+    lambda average: torch.zeros(1).expand(average.shape),
+    lambda average: average.to_sparse(),
+    lambda average: "x",
+]
+
+
+@pytest.mark.parametrize(
+    ("optim", "at", "name"), [("adamw", (), "exp_avg"), ("muon", ("parts", 1), "momentum_buffer")]
+)
+def test_averages_that_are_not_as_their_weights_are_refused(
+    optim: str, at: tuple[Any, ...], name: str, run_folder: Run
+) -> None:
+    """A fused kernel takes their size for granted, and would read and write beyond them."""
+
+    def spoil(how: Callable[[torch.Tensor], Any], saved: Saved) -> Saved:
+        kept = reduce(getitem, at, saved["optimizer_state"])["state"][0]
+        kept[name] = how(kept[name])
+        return saved
+
+    for said in refusals(run_folder, [partial(spoil, how) for how in SPOILT], f"optim={optim}"):
+        assert re.search("its optimizer_state does not fit its model|its tensors are larger than the file", said)
