@@ -1,7 +1,6 @@
 """What has to be true of a run folder or a token cache at any moment, whatever was killed."""
 
 import hashlib
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -43,15 +42,12 @@ def require_whole(run: Path) -> None:
 
 
 def require_equal(run: Path, straight: Path) -> None:
-    """A run ended as one that was never disturbed: weights, optimizer and metrics to the bit, each step once."""
+    """A run ended as one that was never disturbed: weights, optimizer and metrics to the bit."""
     phases = sorted(path.parent.name for path in straight.glob("*/latest.pt"))
     assert sorted(path.parent.name for path in run.glob("*/latest.pt")) == phases
     for phase in phases:
         assert same(final(run / phase), final(straight / phase)), phase
-        events = metrics(run / phase)
-        assert events == metrics(straight / phase), phase
-        steps = [event["step"] for event in events if event["event"] == "train"]
-        assert all(before < after for before, after in pairwise(steps))
+        assert metrics(run / phase) == metrics(straight / phase), phase
     assert not leftovers(run)
 
 

@@ -17,10 +17,9 @@ def _put(what: bytes) -> Damage:
 
 
 def _flip(content: bytes, draw: random.Random) -> bytes:
-    damaged = bytearray(content)
+    damaged = bytearray(content or b" ")
     for _ in range(draw.randrange(1, 8)):
-        if damaged:
-            damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
     return bytes(damaged)
 
 

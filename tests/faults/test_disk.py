@@ -125,10 +125,9 @@ def test_a_log_and_metrics_that_find_no_room_are_warned_of_once_and_training_goe
     (folder / "train.log").symlink_to("/dev/full")
     done = cli("experiment=smoke_pretrain", *TRAIN, cwd=tmp_path, before=fail_to_append)
     said = done.stdout + done.stderr
-    assert done.returncode == 0, said
     for name in ("train.log", "metrics.jsonl"):
         assert len(re.findall(rf"warning: .*{name} cannot be written", said)) == 1, said
-    assert "Traceback" not in said and "Logging error" not in said
+    assert done.returncode == 0 and "Traceback" not in said and "Logging error" not in said, said
     assert read_checkpoint(folder / "pretrain" / "latest.pt")["step"] == 8
 
 

@@ -18,7 +18,6 @@ from conftest import CONF
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from pydantic.fields import FieldInfo
 
 from faults.door import never_forever
 from faults.scale import scaled
@@ -50,8 +49,12 @@ def quoted(text: str) -> str:
 text = st.sampled_from(TEXT).map(quoted)
 
 
-def values(info: FieldInfo) -> st.SearchStrategy[str]:
+def values(key: str) -> st.SearchStrategy[str]:
     """Return values of a setting that are in its range."""
+    model: Any = ComposedCfg
+    for part in key.split("."):
+        info = model.model_fields[part]
+        model = info.annotation
     kinds = [kind for kind in get_args(info.annotation) if kind is not type(None)] or [info.annotation]
     if get_origin(info.annotation) is Literal:
         return st.sampled_from(get_args(info.annotation))
@@ -62,18 +65,9 @@ def values(info: FieldInfo) -> st.SearchStrategy[str]:
     return st.from_regex(pattern, fullmatch=True).map(quoted) if pattern else text
 
 
-def field(key: str) -> FieldInfo:
-    """Return the field of the schema that a setting has."""
-    model: Any = ComposedCfg
-    for part in key.split("."):
-        found: FieldInfo = model.model_fields[part]
-        model = found.annotation
-    return found
-
-
 SINGLE = [key for key in sorted(list_settings(ComposedCfg)) if key.rpartition(".")[2] not in LEFT_OUT]
 in_range = st.one_of(
-    st.sampled_from(SINGLE).flatmap(lambda key: values(field(key)).map(lambda value: f"{key}={value}")),
+    st.sampled_from(SINGLE).flatmap(lambda key: values(key).map(lambda value: f"{key}={value}")),
     st.lists(text, min_size=1, max_size=3).map(lambda items: f"data.files=[{','.join(items)}]"),
 )
 KNOWN = sorted(list_settings(ComposedCfg))
@@ -106,16 +100,15 @@ override = st.one_of(
     st.text(max_size=20),
 )
 possible = st.one_of(in_range, in_range, st.sampled_from(OPTIONS))
-COUNT = {"any": (15, 800), "in range": (8, 900), "sweeps": (4, 200), "garbage": (10, 100)}
-STRATEGIES = {
-    "any": st.lists(override, min_size=1, max_size=6),
-    "in range": st.lists(possible, min_size=1, max_size=5),
-    "sweeps": st.tuples(st.just("-m"), st.lists(st.one_of(possible, override), min_size=1, max_size=2)).map(
-        lambda t: [t[0], *t[1], "train.seed=1,2"]
-    ),
-    "garbage": st.lists(
-        st.text(max_size=40).filter(lambda word: not word.startswith("-")), min_size=1, max_size=3
-    ),
+sweeps = st.lists(st.one_of(possible, override), min_size=1, max_size=2).map(
+    lambda words: ["-m", *words, "train.seed=1,2"]
+)
+word = st.text(max_size=40).filter(lambda word: not word.startswith("-"))
+STRATEGIES = {  # each with its counts of tries
+    "any": (15, 800, st.lists(override, min_size=1, max_size=6)),
+    "in range": (8, 900, st.lists(possible, min_size=1, max_size=5)),
+    "sweeps": (4, 200, sweeps),
+    "garbage": (10, 100, st.lists(word, min_size=1, max_size=3)),
 }
 PRINTING = ("--help", "-h", "hydra.help", "hydra.verbose")  # they print what was asked for, and end well
 
@@ -175,13 +168,14 @@ def test_every_override_is_valid_or_refused_in_a_few_lines_and_leaves_nothing(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    part, whole, strategy = STRATEGIES[kind]
     ended = Counter[int]()
 
     @settings(
-        max_examples=scaled(*COUNT[kind]), deadline=None, database=None, phases=[Phase.generate],
+        max_examples=scaled(part, whole), deadline=None, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(STRATEGIES[kind])
+    @given(strategy)
     def go(words: list[str]) -> None:
         if any(word.startswith(PRINTING) or "\0" in word for word in words):
             return

@@ -165,8 +165,7 @@ def test_killed_at_any_point_of_a_save_or_a_prune_a_run_ends_as_if_it_had_not_be
         assert start_run(loaded, Tripwire(run, at)).end().returncode == KILLED, points[at]
         require_whole(run)
         assert has_checkpoint(run / "pretrain") or at < first_good, points[at]
-        left = leftovers(run)
-        done = start_run(loaded).end()
+        left, done = leftovers(run), start_run(loaded).end()
         assert done.returncode == 0, points[at]
         assert ("left half written by" in done.stderr) == bool(left), points[at]
         require_equal(run, Path(straight[0].dir))

@@ -197,5 +197,4 @@ def test_an_mps_allocation_that_fails_is_explained_with_both_figures(plan: Plan)
     with mock.patch.multiple(torch.mps, **{name: mock.Mock(return_value=n) for name, n in figures.items()}):
         with pytest.raises(OutOfMemory) as caught, explain_out_of_memory(plan()[0], torch.device("mps")):
             raise RuntimeError("Invalid buffer size: 12.21 GiB")
-    for part in ("3.0 GiB in tensors", "7.0 GiB", "12.21 GiB"):
-        assert part in str(caught.value)
+    assert all(part in str(caught.value) for part in ("3.0 GiB in tensors", "7.0 GiB", "12.21 GiB"))

@@ -147,10 +147,9 @@ def test_a_run_that_is_suspended_and_continued_ends_as_one_that_was_not(tmp_path
 def close_readers() -> None:
     """Make the output a pipe that nobody reads any more."""
     reading, writing = os.pipe()
+    os.close(reading)
     for number in (1, 2):
         os.dup2(writing, number)
-    os.close(reading)
-    os.close(writing)
 
 
 def fill_disk() -> None:
