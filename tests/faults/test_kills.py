@@ -167,7 +167,7 @@ def test_killed_at_any_point_of_a_save_or_a_prune_a_run_ends_as_if_it_had_not_be
         assert has_checkpoint(run / "pretrain") or at < first_good, points[at]
         left, done = leftovers(run), start_run(loaded).end()
         assert done.returncode == 0, points[at]
-        assert ("left half written by" in done.stderr) == bool(left), points[at]
+        assert ("removed partial files" in done.stderr) == bool(left), points[at]
         require_equal(run, Path(straight[0].dir))
 
 

@@ -131,7 +131,7 @@ def test_resume_from_a_path_goes_on_exactly_from_there(run_folder: Run) -> None:
 UNFIT = {
     "model.C=64": "have different models:\nmodel.C=32, not 64",
     "optim=adamw": "/pretrain/step_0000004.pt: its optim is muon, but this run's is adamw",
-    "data.val_fraction=0.1": "was trained on other data\nsynthetic: val_fraction 0.05 -> 0.1\n",
+    "data.val_fraction=0.1": "was trained on different data\nsynthetic: val_fraction 0.05 -> 0.1\n",
     "resume=never": "already holds a run",
 }
 
