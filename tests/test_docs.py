@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import pkgutil
 import re
 import runpy
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -19,6 +21,7 @@ from niels_gpt.config import SourceCfg
 from niels_gpt.data.readers import local_files
 from niels_gpt.model.gpt import GPT
 from train.cli.command import Parser
+from train.commands import program
 from train.config import load_plan
 from train.config.plan import ComposedCfg
 from train.config.suggest import list_settings
@@ -32,7 +35,14 @@ FENCES = [
 PROSE = {path: re.sub(r"^ *```.*?^ *```$", "", text, flags=re.M | re.S) for path, text in PAGES.items()}
 INLINE = {" ".join(word.split()) for text in PROSE.values() for word in re.findall(r"`([^`]+)`", text)}
 LINES = {line for kind, body in FENCES if kind == "sh" for line in body.splitlines() if not line.startswith("#")}
-COMMANDS = sorted(LINES | {word for word in INLINE if word.startswith(("python scripts/", "make "))})
+COMMANDS = sorted(
+    LINES
+    | {
+        word
+        for word in INLINE
+        if "..." not in word and word.startswith(("python scripts/", "niels_gpt ", "make "))
+    }
+)
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 FLAGS = ("-m", "--help", "--cfg", "job")  # of Hydra
 
@@ -45,16 +55,14 @@ class Parsed(Exception):
     """Raised with the options of a command in place of carrying it out."""
 
 
-def parse(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    main = runpy.run_path(str(ROOT / script))["main"]
+def parse(main: Callable[[], object], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("parse_args", "parse_intermixed_args"):
 
         def stop(parser: Parser, name: str = name) -> None:
             raise Parsed(getattr(argparse.ArgumentParser, name)(parser))
 
         monkeypatch.setattr(Parser, name, stop)
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.setattr(sys, "argv", ["a command", *arguments])
     with pytest.raises(Parsed) as caught:
         main()
     return caught.value.args[0]
@@ -65,14 +73,18 @@ def test_every_command_composes_or_parses(line: str, composed: Compose, monkeypa
     match [word for word in shlex.split(line) if not re.match("[A-Z_]+=", word)]:
         case ["make", target]:
             assert re.search(rf"^{target}:", MAKEFILE, re.M)
-        case ["python", "scripts/train.py", *overrides]:
+        case ["niels_gpt", "train", *overrides] | ["python", "scripts/train.py", *overrides]:
             presets = [word.replace("=", "/") for word in overrides if word.startswith("hydra/")]
             assert all((CONF / f"{preset}.yaml").exists() for preset in presets)
             plain = [word for word in overrides if word not in FLAGS and not word.startswith(("hydra/", "hydra."))]
             first = [re.sub(r"^([\w./]+=[\w.-]+),.*", r"\1", word) for word in plain if "interval(" not in word]
             assert load_plan(composed(*first))
-        case ["python", script, *arguments]:
-            options = parse(script, arguments, monkeypatch)
+        case ["python", script]:
+            assert (ROOT / script).exists()
+        case ["niels_gpt", "--help" | "--version"]:
+            pass
+        case ["niels_gpt", command, *arguments]:
+            options = parse(pkgutil.resolve_name(program.COMMANDS[command][1]), arguments, monkeypatch)
             assert "overrides" not in options or load_plan(composed(*options.overrides))
         case ["source", path]:
             assert path == ".venv/bin/activate"
@@ -85,7 +97,7 @@ def test_every_command_composes_or_parses(line: str, composed: Compose, monkeypa
 def test_there_are_commands_to_check_and_the_readme_is_short() -> None:
     assert len(COMMANDS) > 50 and {"make train", "make test"} <= LINES
     assert {kind for kind, _ in FENCES} == {"sh", "text", "json", "python"}
-    modes = {line.split()[2] for line in LINES if "scripts/bench.py" in line}
+    modes = {line.split()[2] for line in LINES if line.startswith("niels_gpt bench")}
     assert modes == {"race", "growth", "steady", "overhead", "spinning"}
     assert len(page("README.md").splitlines()) <= 150
 
@@ -103,7 +115,7 @@ def test_every_relative_link_leads_somewhere() -> None:
 def test_every_file_extra_and_setting_that_is_named_exists() -> None:
     for name in {word for word in INLINE if re.match(r"(niels_gpt|train|tests|scripts|conf)/", word)}:
         assert "NAME" in name or (ROOT / name).exists() or name == "conf/experiment/old.yaml", name
-    extras = {extra for word in INLINE for extra in re.findall(r"'\.\[(\w+)\]'", word)}
+    extras = {extra for word in INLINE for extra in re.findall(r"'niels_gpt\[(\w+)\]'", word)}
     assert extras and all(
         re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.M) for extra in extras
     )
@@ -166,6 +178,6 @@ def test_the_models_have_the_sizes_that_the_readme_says(composed: Compose) -> No
 def test_the_exit_codes_are_those_of_the_errors() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     codes = {kind.exit_code for kind in kinds if issubclass(kind, errors.NielsError)}
-    table = page("docs/resuming.md").partition("## Exit codes")[2]
+    table = page("docs/automation.md").partition("## Exit codes")[2].partition("##")[0]
     rows = re.findall(r"^\| ([\d, ]+) \|", table, re.M)
     assert codes | {0, 1, 129, 130, 143} == {int(code) for row in rows for code in row.split(",")}

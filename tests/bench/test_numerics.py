@@ -19,7 +19,7 @@ ON_THE_CPU = pytest.mark.skipif(torch.backends.mps.is_available(), reason="a Mac
 
 @ON_THE_CPU
 def test_every_precision_is_compared_and_the_emulation_is_named(finished_run: Path, tmp_path: Path) -> None:
-    done = processes.cli(str(finished_run), "--json", "out.json", cwd=tmp_path, script="numerics")
+    done = processes.cli(str(finished_run), "--out", "out.json", cwd=tmp_path, script="numerics")
     assert done.returncode == 0, done.stderr
     assert 'emulated with torch.autocast("cpu")' in done.stdout
     assert "sft/best.pt" in done.stdout, "the run's last phase"
@@ -83,7 +83,7 @@ def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_h
     [
         (["empty"], 4, "error: empty/best.pt: there is no such checkpoint"),
         (["stray/pretrain/best.pt"], 4, "stray/pretrain/best.pt cannot be read (File is not a zip file)"),
-        (["empty", "--json", "taken.json"], 2, "error: taken.json already exists"),
+        (["empty", "--out", "taken.json"], 2, "error: taken.json already exists"),
         (["empty", "--sequences", "0"], 2, "error: argument --sequences: must be at least 1, got 0"),
     ],
 )

@@ -24,7 +24,7 @@ def note_process(folder: Path, B: int) -> None:
     """Leave a file for each process that is begun; measure the machine once, and toy with B sequences."""
     vars(race)["TRIES"] = 1
     SHAPES["toy"] = SHAPES["toy"].model_copy(update={"B": B})
-    name = sys.orig_argv[2] if sys.argv[0] == "-m" else Path(sys.argv[0]).name
+    name = sys.orig_argv[3] if sys.argv[0] == "-m" else Path(sys.argv[0]).name
     (folder / str(os.getpid())).write_text(name, encoding="utf-8")
 
 
@@ -38,7 +38,7 @@ def bench(*arguments: str, cwd: Path, B: int = 2) -> tuple[str, list[str]]:
 
 @pytest.mark.slow
 def test_a_race_has_all_turns_ratios_limits_and_peaks_each_from_a_process_of_its_own(tmp_path: Path) -> None:
-    own = ["--rounds", "1", "--steps", "2", "--json", "race.json"]
+    own = ["--rounds", "1", "--steps", "2", "--out", "race.json"]
     asked = ["race", "toy", "--contestants", "ours-ckpt,bare", *own]
     said, processes = bench(*asked, cwd=tmp_path)
     turns, peaks, limits = 2, 2, 1
@@ -100,7 +100,7 @@ def flops_of_laps(contestant: Contestant) -> list[int]:
 @pytest.mark.slow
 def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path) -> None:
     asked = ["growth", "T", "--shape", "toy", "--factors", "1", "8", "--steps", "1"]
-    said, _ = bench(*asked, "--figure", "growth.svg", "--json", "growth.json", cwd=tmp_path)
+    said, _ = bench(*asked, "--figure", "growth.svg", "--out", "growth.json", cwd=tmp_path)
     growth = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))["growth"]
     points = {(point["size"], point["memory"]): point for point in growth["points"]}
     assert points.keys() == {(T, memory) for T in (16, 128) for memory in ("off", "ckpt")}
@@ -119,7 +119,7 @@ def test_growth_stands_beside_theory_in_a_table_a_figure_and_json(tmp_path: Path
 
 @pytest.mark.slow
 def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
-    asked = ["steady", "toy", "--steps", "50", "--json", "steady.json"]
+    asked = ["steady", "toy", "--steps", "50", "--out", "steady.json"]
     bench(*asked, cwd=tmp_path, B=16)  # of which 4 steps make two epochs
     stays = json.loads((tmp_path / "steady.json").read_text(encoding="utf-8"))["steady"]["toy"]
     assert [stay["contestant"] for stay in stays] == ["ours", "ours", "ours-ckpt", "ours-ckpt"]
@@ -134,7 +134,7 @@ def two_spin_counts() -> None:
 
 @pytest.mark.slow
 def test_spin_counts_are_measured_alone_and_beside_busy_processes(tmp_path: Path) -> None:
-    asked = ["spinning", "toy", "--rounds", "1", "--steps", "1", "--json", "spinning.json"]
+    asked = ["spinning", "toy", "--rounds", "1", "--steps", "1", "--out", "spinning.json"]
     done = processes.cli(*asked, cwd=tmp_path, script="bench", before=two_spin_counts)
     assert done.returncode == 0, done.stderr
     (found,) = json.loads((tmp_path / "spinning.json").read_text(encoding="utf-8"))["spinning"]
@@ -149,7 +149,7 @@ def small_saves() -> None:
 
 
 def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(tmp_path: Path) -> None:
-    asked = ["overhead", "toy", "--steps", "2", "--json", "overhead.json"]
+    asked = ["overhead", "toy", "--steps", "2", "--out", "overhead.json"]
     done = processes.cli(*asked, cwd=tmp_path, script="bench", before=small_saves)
     found = json.loads((tmp_path / "overhead.json").read_text(encoding="utf-8"))
     toy = found["overhead"]["toy"]

@@ -19,9 +19,6 @@ from train.cli.command import SPIN_COUNT
 from train.cli.subprocesses import parent_pipe
 
 SMOKE = ["experiment=smoke_pretrain", "data.size=200", "model.V=300", "train.total_steps=2"]
-SCRIPTS = sorted(
-    {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"_root", "count_lines", "install", "lock"}
-)
 
 
 def test_one_run_leaves_its_folder_and_a_second_one_changes_nothing(tmp_path: Path) -> None:
@@ -94,13 +91,6 @@ def test_a_run_folder_may_be_chosen_by_hydra(tmp_path: Path, chdir: str) -> None
     done = processes.cli(*SMOKE, "hydra.run.dir=own", f"hydra.job.chdir={chdir}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "own" / "result.json").exists() and not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_starts_from_any_folder_and_tells_how_it_is_used(tmp_path: Path, script: str) -> None:
-    done = cli("--help", cwd=tmp_path, script=script)
-    assert (done.returncode, done.stderr) == (0, "") and f"{script}.py" in done.stdout
-    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("script", ["train", "count_lines"])

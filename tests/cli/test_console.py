@@ -58,7 +58,7 @@ def test_into_a_pipe_a_line_stays_a_line(run_folder: Run, tmp_path: Path) -> Non
 
 
 def test_a_command_to_paste_is_not_wrapped(tmp_path: Path) -> None:
-    command = f"talk to it  python scripts/sample.py {tmp_path} --prompt ..."
+    command = f"talk to it  niels_gpt sample {tmp_path} --prompt ..."
     with logged_to(tmp_path / "train.log", 30, terminal=True) as shown:
         logging.getLogger("niels_gpt").info(command)
     assert plain(shown.getvalue())[0] == command

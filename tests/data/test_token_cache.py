@@ -105,7 +105,7 @@ def test_dialogues_in_turn_keep_the_hash_that_earlier_checkpoints_have_recorded_
 ) -> None:
     caplog.set_level(logging.INFO, logger="niels_gpt")
     assert content_of(tmp_path, "ua", "uaua", "uauau", "sua", "suaua", "suau") == "3fdc1880a6e56028"
-    assert "content 3fdc1880a6e56028" in caplog.text
+    assert "content hash 3fdc1880a6e56028" in caplog.text
 
 
 def test_a_file_of_another_size_or_with_another_id_is_refused(tmp_path: Path) -> None:

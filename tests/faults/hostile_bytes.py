@@ -17,10 +17,9 @@ def _put(what: bytes) -> Damage:
 
 
 def _flip(content: bytes, draw: random.Random) -> bytes:
-    damaged = bytearray(content)
+    damaged = bytearray(content or b" ")
     for _ in range(draw.randrange(1, 8)):
-        if damaged:
-            damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
     return bytes(damaged)
 
 
@@ -41,30 +40,22 @@ def _instead(old: bytes, new: bytes) -> Damage:
     return replace
 
 
-def _always(made: bytes) -> Damage:
-    return lambda content, draw: made
-
-
 BYTES: dict[str, Damage] = {
     "cut": lambda content, draw: content[: draw.randrange(len(content) + 1)],
     "flipped bits": _flip,
     "repeated": _repeat,
     "noise": lambda content, draw: draw.randbytes(draw.randrange(200)),
-    "empty": _always(b""),
-    "only whitespace": _always(b" \n\t\r\n \n"),
+    "empty": lambda content, draw: b"",
+    "only whitespace": lambda content, draw: b" \n\t\r\n \n",
     "BOM": lambda content, draw: b"\xef\xbb\xbf" + content,
-    "half a BOM": lambda content, draw: b"\xef\xbb" + content,
     "CRLF": lambda content, draw: content.replace(b"\n", b"\r\n"),
     "CR": lambda content, draw: content.replace(b"\n", b"\r"),
     "UTF-16": lambda content, draw: content.decode().encode("utf-16"),
-    "UTF-32": lambda content, draw: content.decode().encode("utf-32-be"),
     "Latin-1": _put(b"caf\xe9"),
     "NUL": _put(b"\0"),
     "surrogate": _put(b"\xed\xa0\x80"),
-    "overlong": _put(b"\xc0\xaf"),
     "control": _put(b"\x1b[31m\x07\x7f"),
-    "pickle": _always(b"\x80\x04cos\nsystem\n(X\x05\x00\x00\x00touchtR."),
-    "zip": _always(b"PK\x03\x04" + bytes(60)),
+    "pickle": lambda content, draw: b"\x80\x04cos\nsystem\n(X\x05\x00\x00\x00touchtR.",
 }
 JSON: dict[str, Damage] = {
     "trailing comma": _instead(b"}", b",}"),
@@ -72,7 +63,6 @@ JSON: dict[str, Damage] = {
     "single quotes": lambda content, draw: content.replace(b'"', b"'"),
     "comment": _put(b"// why\n"),
     "NaN": _instead(b":", b": NaN, "),
-    "Infinity": _instead(b":", b": -Infinity,"),
     "key twice": _instead(b"{", b'{"a": 1, "a": 2, '),
     "deep": lambda content, draw: b"[" * draw.choice([150, 5000, 100_000]) + content,
     "deep and whole": lambda content, draw: b'{"a":' * (n := draw.choice([600, 900, 3000])) + b"1" + b"}" * n,

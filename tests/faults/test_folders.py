@@ -3,8 +3,8 @@
 import os
 import re
 import signal
-import socket
 import sys
+import threading
 from functools import partial
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
@@ -22,18 +22,16 @@ ENDLESS = [
     "train.total_steps=100000000", "train.log_every=1000000", "train.eval_every=1000000",
 ]  # fmt: skip
 LOCKS = 50
-GONE = 2**22 - 1  # the highest number that Linux gives to a process
 
 
 def claim(folder: Path, barrier: Barrier, done: Event) -> None:
-    """Take the folder at the same moment as all others; leave a file that says how that went."""
+    """Take the folder at the same moment as all others; leave a file that says why not."""
     barrier.wait()
     try:
         lock_folder(folder)
     except RunFolderInUse as error:
         (folder / f"refused-{os.getpid()}").write_text(str(error))
         sys.exit(error.exit_code)
-    (folder / f"has-{os.getpid()}").touch()
     done.wait(LONGEST)
 
 
@@ -41,19 +39,18 @@ def claim(folder: Path, barrier: Barrier, done: Event) -> None:
 def test_of_fifty_processes_that_take_a_folder_at_once_one_has_it_and_all_others_name_it(
     tmp_path: Path, count: int
 ) -> None:
-    (tmp_path / "run.lock").write_text(f"process {GONE} on {socket.gethostname()}\n")  # which was killed
+    (tmp_path / "run.lock").write_text("process 4194303 on here\n")  # which was killed
     barrier, done = context().Barrier(LOCKS), context().Event()
     processes = [context().Process(target=claim, args=(tmp_path, barrier, done)) for _ in range(LOCKS)]
     for process in processes:
         process.start()
-    wait_until(lambda: len(list(tmp_path.glob("*-*"))) == LOCKS)
-    owners = [path.name.removeprefix("has-") for path in tmp_path.glob("has-*")]
-    refused = [path.read_text() for path in tmp_path.glob("refused-*")]
+    wait_until(lambda: len(list(tmp_path.glob("refused-*"))) == LOCKS - 1)
     done.set()
     for process in processes:
         process.join(LONGEST)
-    assert len(owners) == 1 and len(refused) == LOCKS - 1
-    assert all(text.startswith(f"{tmp_path} is in use by process {owners[0]} on ") for text in refused)
+    (owner,) = (process.pid for process in processes if not process.exitcode)
+    refused = [path.read_text() for path in tmp_path.glob("refused-*")]
+    assert all(text.startswith(f"{tmp_path} is in use by process {owner} on ") for text in refused)
     assert sorted(process.exitcode or 0 for process in processes) == [0] + [7] * (LOCKS - 1)
 
 
@@ -87,8 +84,13 @@ def test_of_many_runs_on_one_folder_one_continues_and_after_its_kill_a_restart_d
 
 def test_asking_whether_a_folder_is_locked_keeps_nobody_from_locking_it(tmp_path: Path) -> None:
     """A report of a sweep asks while a job starts."""
-    done = context().Event()
-    asking = context().Process(target=ask, args=(tmp_path, done))
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            is_locked(tmp_path)
+
+    asking = threading.Thread(target=ask)
     asking.start()
     try:
         for _ in range(scaled(300, 5000)):
@@ -96,10 +98,4 @@ def test_asking_whether_a_folder_is_locked_keeps_nobody_from_locking_it(tmp_path
             unlock_folder(str(tmp_path))
     finally:
         done.set()
-        asking.join(LONGEST)
-    assert asking.exitcode == 0
-
-
-def ask(folder: Path, done: Event) -> None:
-    while not done.is_set():
-        is_locked(folder)
+        asking.join()

@@ -1,10 +1,16 @@
 """F21, F22: fuzzed overrides are valid, or refused in a few lines, and leave nothing."""
 
+import contextlib
+import io
 import json
+import logging
+import os
 import shutil
+import sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+from unittest import mock
 
 import pytest
 from conftest import CONF
@@ -12,15 +18,55 @@ from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from faults.door import Said, files_in, train
-from faults.in_range import in_range
+from faults.door import never_forever
 from faults.scale import scaled
+from train.artifacts.run_folder import LOCK, unlock_folder
+from train.cli.command import exit_on_error
+from train.commands import train as command
 from train.config import load_plan
 from train.config.load import lists_to_tuples
 from train.config.plan import ComposedCfg
 from train.config.schema import RunCfg
 from train.config.suggest import list_settings
+from train.sweep.callback import PlanCallback
+from train.sweep.launch import SweepRun
 
+# What YAML would read as something else, or not at all, were it not written down with care.
+TEXT = ["1e3", "0o7", "0777", "1_000", "12:30:45", "2026-01-01", "null", "~", "no", "off", "True", ".inf", "nan"]
+TEXT += ["é", "😀", " a ", "a: b", "# x", "- a", "{a: 1}", "[1]", "!x", "&a", "*a", "%", "@", "`", "|", ">", "?"]
+TEXT += ["a\tb", "a\nb", "\x1b", "\x7f", "\ufeff", "a\\b", "it's", '"', "=", "<<", "$"]
+LEFT_OUT = {"files", "packages", "sources", "betas", "objective"} | {"dir"}  # lists, and a folder that is anywhere
+
+
+def quoted(text: str) -> str:
+    """Return text as Hydra's grammar takes it."""
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+text = st.sampled_from(TEXT).map(quoted)
+
+
+def values(key: str) -> st.SearchStrategy[str]:
+    """Return values of a setting that are in its range."""
+    model: Any = ComposedCfg
+    for part in key.split("."):
+        info = model.model_fields[part]
+        model = info.annotation
+    kinds = [kind for kind in get_args(info.annotation) if kind is not type(None)] or [info.annotation]
+    if get_origin(info.annotation) is Literal:
+        return st.sampled_from(get_args(info.annotation))
+    if kinds[0] is not str:
+        constrained: Any = Annotated
+        return st.from_type(constrained[kinds[0], "", *info.metadata]).map(str)
+    pattern = next((m.pattern for m in info.metadata if getattr(m, "pattern", None)), None)
+    return st.from_regex(pattern, fullmatch=True).map(quoted) if pattern else text
+
+
+SINGLE = [key for key in sorted(list_settings(ComposedCfg)) if key.rpartition(".")[2] not in LEFT_OUT]
+in_range = st.one_of(
+    st.sampled_from(SINGLE).flatmap(lambda key: values(key).map(lambda value: f"{key}={value}")),
+    st.lists(text, min_size=1, max_size=3).map(lambda items: f"data.files=[{','.join(items)}]"),
+)
 KNOWN = sorted(list_settings(ComposedCfg))
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 OPTIONS = [f"{path.parent.name}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")]
@@ -51,53 +97,67 @@ override = st.one_of(
     st.text(max_size=20),
 )
 possible = st.one_of(in_range, in_range, st.sampled_from(OPTIONS))
-COUNT = {"any": (15, 800), "in range": (8, 900), "sweeps": (4, 200), "garbage": (10, 100)}
-STRATEGIES = {
-    "any": st.lists(override, min_size=1, max_size=6),
-    "in range": st.lists(possible, min_size=1, max_size=5),
-    "sweeps": st.tuples(st.just("-m"), st.lists(st.one_of(possible, override), min_size=1, max_size=2)).map(
-        lambda t: [t[0], *t[1], "train.seed=1,2"]
-    ),
-    "garbage": st.lists(
-        st.text(max_size=40).filter(lambda word: not word.startswith("-")), min_size=1, max_size=3
-    ),
-}
-FOREVER = ("--help", "-h", "hydra.help", "hydra.verbose")  # they print what was asked for, and end well
-TRYING = partial(
-    settings, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+sweeps = st.lists(st.one_of(possible, override), min_size=1, max_size=2).map(
+    lambda words: ["-m", *words, "train.seed=1,2"]
 )
+word = st.text(max_size=40).filter(lambda word: not word.startswith("-"))
+STRATEGIES = {  # each with its counts of tries
+    "any": (15, 800, st.lists(override, min_size=1, max_size=6)),
+    "in range": (8, 900, st.lists(possible, min_size=1, max_size=5)),
+    "sweeps": (4, 200, sweeps),
+    "garbage": (10, 100, st.lists(word, min_size=1, max_size=3)),
+}
+PRINTING = ("--help", "-h", "hydra.help", "hydra.verbose")  # they print what was asked for, and end well
 
 
-def require_right(words: list[str], said: Said, folder: Path) -> None:
-    assert said.code in (0, 2, 8), (words, said)  # 8: dir is a file, or too long a name
-    assert "Traceback" not in said.stderr and "it is a bug" not in said.stderr, (words, said)
-    if said.code == 0:
-        assert said.plan is None or round_trips(said.plan), words
-        assert said.plan is None or any("hydra" in word for word in words) or said.plan == saved(said.plan), words
+Plan = list[RunCfg] | None
+
+
+def train(*words: str) -> tuple[int, str, Plan]:
+    """Do what `niels_gpt train WORDS` does in the present folder, up to carrying out the plan.
+
+    Return its exit code, its stderr and the plan, if it has one.
+    """
+    plans: list[list[RunCfg]] = []
+    stderr, code = io.StringIO(), 0
+    with (
+        never_forever(),
+        mock.patch.object(sys, "argv", ["niels_gpt train", *words]),
+        mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1", HYDRA_MAIN_MODULE="__main__"),
+        mock.patch.object(command, "carry_out", plans.append),
+        mock.patch.object(SweepRun, "carry_out"),
+        mock.patch.object(PlanCallback, "on_multirun_end"),  # there is nothing to report
+        contextlib.redirect_stderr(stderr),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        try:
+            with exit_on_error():
+                command.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+    for lock in Path().rglob(LOCK):
+        unlock_folder(str(lock.parent))
+    logging.getLogger().handlers.clear()
+    return code, stderr.getvalue(), plans[0] if plans else None
+
+
+def require_right(words: list[str], folder: Path, code: int, said: str, plan: Plan) -> None:
+    assert code in (0, 2, 8), (words, code, said)  # 8: dir is a file, or too long a name
+    assert "Traceback" not in said and "it is a bug" not in said, (words, said)
+    if code == 0:
+        if plan:
+            written = [json.dumps(cfg.model_dump(mode="json")) for cfg in plan]
+            assert [RunCfg.model_validate(lists_to_tuples(json.loads(cfg))) for cfg in written] == plan, words
+        if plan and not any("hydra" in word for word in words):
+            with initialize_config_dir(str(Path(plan[0].dir, ".hydra").resolve()), version_base="1.3"):
+                assert load_plan(compose("config")) == plan, words
         return
-    lines = said.stderr.splitlines()
+    lines = said.splitlines()
     if lines[0].startswith("usage: "):  # as argparse prints what Hydra's flags cannot be
         return
     assert all(line.startswith(("error: ", "hint: ")) and line.isprintable() for line in lines), (words, said)
     assert lines[0].startswith("error: ") and max(map(len, lines)) < 1500, (words, said)
-    assert files_in(folder) == [], (words, files_in(folder))
-
-
-def round_trips(plan: list[RunCfg]) -> bool:
-    """Whether a plan, written down and read again, is the same."""
-    written = [json.dumps(cfg.model_dump(mode="json")) for cfg in plan]
-    return [RunCfg.model_validate(lists_to_tuples(json.loads(text))) for text in written] == plan
-
-
-def saved(plan: list[RunCfg]) -> list[RunCfg]:
-    """Return the plan that the config asks for which Hydra has put into the run's folder."""
-    with initialize_config_dir(str(Path(plan[0].dir, ".hydra").resolve()), version_base="1.3"):
-        return load_plan(compose("config"))
-
-
-def passable(words: list[str]) -> bool:
-    """Whether a process can be given these words, and is not asked by them for something else than to train."""
-    return not any(word.startswith(FOREVER) or "\0" in word for word in words)
+    assert list(folder.iterdir()) == [], words
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)
@@ -105,18 +165,22 @@ def test_every_override_is_valid_or_refused_in_a_few_lines_and_leaves_nothing(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    part, whole, strategy = STRATEGIES[kind]
     ended = Counter[int]()
 
-    @TRYING(max_examples=scaled(*COUNT[kind]))
-    @given(STRATEGIES[kind])
+    @settings(
+        max_examples=scaled(part, whole), deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(strategy)
     def go(words: list[str]) -> None:
-        if not passable(words):
+        if any(word.startswith(PRINTING) or "\0" in word for word in words):
             return
         for path in tmp_path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        said = train(*words)
-        require_right(words, said, tmp_path)
-        ended[said.code] += 1
+        code, said, plan = train(*words)
+        require_right(words, tmp_path, code, said, plan)
+        ended[code] += 1
 
     go()
     assert ended.total() < 100 or min(ended[0] + (kind == "garbage"), ended[2]) > 0

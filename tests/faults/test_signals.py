@@ -1,10 +1,14 @@
-"""F4, F36: real signals at random times in every part of a run, and runs that continue from there."""
+"""F4, F35, F36: real signals in every part of a run, and terminals and readers of its output that go away."""
 
+import os
+import pty
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +28,7 @@ RUN = [
     "train.total_steps=40", "train.eval_every=2", "train.ckpt_every=3", "train.eval_sequences=64",
     "train.log_every=2", "name=run",
 ]  # fmt: skip
+COMMAND = [sys.executable, str(ROOT / "scripts" / "train.py"), *RUN]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RUN_FOLDER = Path("runs/run")
 PARTS = {  # of a run, each with the longest time from its begin to the signal, in seconds
@@ -77,21 +82,20 @@ def test_a_run_that_signals_stop_in_every_part_ends_as_one_that_never_stopped(
     assert stops > 3 * scaled(1, 15)
 
 
-def has_handler(pid: int, signum: int) -> bool:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    caught = next(line for line in lines if line.startswith("SigCgt"))
-    return bool(int(caught.split()[1], 16) >> (signum - 1) & 1)
+def handles_signals(pid: int) -> bool:
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 def test_a_signal_during_the_imports_has_its_exit_code_and_no_traceback(tmp_path: Path) -> None:
     draw = random.Random(7)
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *RUN, "train.total_steps=1000000"]
     for signum in SIGNALS * scaled(1, 4):
         with subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=reset_signals
-        ) as process:
-            wait_until(lambda pid=process.pid: has_handler(pid, signal.SIGTERM))  # type: ignore[misc]
+            [*COMMAND, "train.total_steps=1000000"], cwd=tmp_path, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, preexec_fn=reset_signals,
+        ) as process:  # fmt: skip
+            wait_until(partial(handles_signals, process.pid))
             time.sleep(draw.uniform(0, 2.5))
             process.send_signal(signum)
             said = process.communicate(timeout=120)[1].decode()
@@ -137,4 +141,68 @@ def test_a_run_that_is_suspended_and_continued_ends_as_one_that_was_not(tmp_path
             time.sleep(draw.uniform(0.001, 0.01))
     done = run.end()
     assert done.returncode == 0, done.stderr
+    require_equal(tmp_path / RUN_FOLDER, straight)
+
+
+def close_readers() -> None:
+    """Make the output a pipe that nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    for number in (1, 2):
+        os.dup2(writing, number)
+
+
+def fill_disk() -> None:
+    """Let the output go to a full disk."""
+    for number in (1, 2):
+        os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+
+
+@pytest.mark.parametrize("spoil", [close_readers, fill_disk])
+def test_a_run_outlives_the_readers_of_its_output(
+    tmp_path: Path, straight: Path, spoil: Callable[[], None]
+) -> None:
+    assert cli(*RUN, cwd=tmp_path, before=spoil).returncode == 0
+    require_equal(tmp_path / RUN_FOLDER, straight)
+    assert cli(*RUN, "train.B=0", cwd=tmp_path, before=spoil).returncode == 2
+
+
+def test_help_that_nobody_reads_ends_as_a_broken_pipe_does(tmp_path: Path) -> None:
+    assert cli("--help", cwd=tmp_path, before=close_readers, script="sample").returncode == 128 + signal.SIGPIPE
+
+
+def test_a_run_without_any_streams_writes_only_to_its_own_files(tmp_path: Path, straight: Path) -> None:
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *COMMAND]
+    assert subprocess.run(closed, cwd=tmp_path, timeout=300, check=False).returncode == 0
+    require_equal(tmp_path / RUN_FOLDER, straight)
+    lines = (tmp_path / RUN_FOLDER / "run.lock").read_text().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("process ")
+
+
+def take_terminal(name: str, on_hangup: signal.Handlers) -> None:
+    """Make this process the leader of a session on a terminal, as a shell's job is."""
+    signal.signal(signal.SIGHUP, on_hangup)
+    os.setsid()
+    terminal = os.open(name, os.O_RDWR)  # which makes it the controlling one
+    for number in (0, 1, 2):
+        os.dup2(terminal, number)
+    os.environ["TERM"] = "xterm"
+    announce("train.loop.steps.optimizer_step")
+
+
+@pytest.mark.parametrize(("on_hangup", "code"), [(signal.SIG_DFL, 129), (signal.SIG_IGN, 0)], ids=["", "nohup"])
+def test_a_terminal_that_goes_away_stops_the_run_resumably_but_not_under_nohup(
+    tmp_path: Path, straight: Path, on_hangup: signal.Handlers, code: int
+) -> None:
+    ours, theirs = pty.openpty()
+    run = start(*RUN, cwd=tmp_path, before=partial(take_terminal, os.ttyname(theirs), on_hangup))
+    os.set_blocking(ours, False)
+    while run.process.is_alive() and not (tmp_path / "reached").exists():
+        with suppress(OSError):  # read it: the run would wait once it is full
+            os.read(ours, 65536)
+        time.sleep(0.001)
+    os.close(theirs)
+    os.close(ours)
+    assert run.end().returncode == code
+    assert not code or cli(*RUN, cwd=tmp_path).returncode == 0
     require_equal(tmp_path / RUN_FOLDER, straight)

@@ -22,14 +22,13 @@ MACHINE = {"platform", "chip", "cores", "memory", "python", "torch", "threads", 
 
 
 def test_one_command_prints_the_tables_and_writes_them(tmp_path: Path) -> None:
-    (tmp_path / "doctor.json").touch()
-    done = processes.cli(*DEEP, "device=cpu", cwd=tmp_path, script="doctor")
+    done = processes.cli(*DEEP, "device=cpu", "--out", "doctor.json", cwd=tmp_path, script="doctor")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert {line.split()[0] for line in lines if line} >= MACHINE | {"step", "off", "precision"}
     assert any(line.startswith("not checked: Metal's arithmetic") for line in lines)
-    assert lines[-1] == "wrote doctor-2.json"
-    report = json.loads((tmp_path / "doctor-2.json").read_text())
+    assert lines[-1] == "wrote doctor.json"
+    report = json.loads((tmp_path / "doctor.json").read_text())
     assert report["machine"].keys() >= MACHINE
     off, ckpt = report["costs"]
     assert (off["precision"], off["memory"], ckpt["memory"]) == ("off", "off", "ckpt")

@@ -111,7 +111,7 @@ def test_a_complete_run_is_left_as_it_is_and_says_what_to_do_next(
     assert re.fullmatch(rf"finished in \d+ s: {copied_run}", end[0])
     assert end[2].startswith(f"  sft         validation loss {loss:.4f}, ")
     assert end[3:5] == [
-        f"  talk to it  python scripts/sample.py {copied_run} --chat",
+        f"  talk to it  niels_gpt sample {copied_run} --chat",
         "  train more  the same command with sft.train.total_steps=8",
     ]
     assert "smoke test" in end[5]
@@ -131,7 +131,7 @@ def test_resume_from_a_path_goes_on_exactly_from_there(run_folder: Run) -> None:
 UNFIT = {
     "model.C=64": "have different models:\nmodel.C=32, not 64",
     "optim=adamw": "/pretrain/step_0000004.pt: its optim is muon, but this run's is adamw",
-    "data.val_fraction=0.1": "was trained on other data\nsynthetic: val_fraction 0.05 -> 0.1\n",
+    "data.val_fraction=0.1": "was trained on different data\nsynthetic: val_fraction 0.05 -> 0.1\n",
     "resume=never": "already holds a run",
 }
 

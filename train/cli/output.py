@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from niels_gpt.errors import ConfigError
-from niels_gpt.storage import add_file_name
+from niels_gpt.storage import write_text
 
 MIB = 2**20
 
@@ -59,8 +59,7 @@ def format_json(content: Any) -> str:
 
 def write_report(path: Path, report: Any) -> None:
     """Write `report` to a new JSON file, and say so."""
-    with add_file_name(path), path.open("x", encoding="utf-8") as file:
-        file.write(format_json(report))
+    write_text(path, format_json(report))
     print(f"wrote {path}")
 
 

@@ -1,4 +1,4 @@
-"""scripts/sample.py: what it prints, on any terminal, and what it says to a path that holds no run."""
+"""niels_gpt sample: what it prints, on any terminal, and what it says to a path that holds no run."""
 
 import os
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_p
         *(f"sw/lr={n}: finished" for n in (1, 2, 3)),
         "sw/lr=4: failed",
     ]
-    hint = "hint: sample the best: python scripts/sample.py sw/lr=2 --prompt TEXT\n"
+    hint = "hint: sample the best: niels_gpt sample sw/lr=2 --prompt TEXT\n"
     assert done.stderr == f"error: sw is a folder of runs, not a run\n{hint}"
 
 
