@@ -5,8 +5,7 @@ import os
 import sys
 
 from train.commands.program import main
-from train.config.suggest import TRAIN_VARIABLE
 
 if __name__ == "__main__":
-    os.environ[TRAIN_VARIABLE] = "python scripts/train.py"
+    os.environ["NIELS_TRAIN_COMMAND"] = "python scripts/train.py"  # for hints: train.config.suggest reads it
     main(["train", *sys.argv[1:]])

@@ -120,7 +120,7 @@ def test_every_file_extra_and_setting_that_is_named_exists() -> None:
         re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.M) for extra in extras
     )
     named = {name for word in INLINE for name in re.findall(r"^'?((?:sft\.)?(?:train|data|model)\.\w+)", word)}
-    patterns = {"train.X", "data.X", "sft.train.X", "sft.data.X", "train.log", "model.safetensors"}
+    patterns = {"train.X", "data.X", "sft.train.X", "sft.data.X", "train.log", "data.json", "model.safetensors"}
     assert len(named) > 30 and named - patterns <= set(list_settings(ComposedCfg))
 
 

@@ -29,7 +29,7 @@ def note_process(folder: Path, B: int) -> None:
 
 
 def bench(*arguments: str, cwd: Path, B: int = 2) -> tuple[str, list[str]]:
-    """Return what the benchmark prints, and the scripts and modules that were begun, each as a process."""
+    """Return what the benchmark prints, and the commands and modules that were begun, each as a process."""
     (pids := cwd / "pids").mkdir()
     done = processes.cli(*arguments, cwd=cwd, script="bench", before=partial(note_process, pids, B))
     assert done.returncode == 0, done.stderr
@@ -42,7 +42,7 @@ def test_a_race_has_all_turns_ratios_limits_and_peaks_each_from_a_process_of_its
     asked = ["race", "toy", "--contestants", "ours-ckpt,bare", *own]
     said, processes = bench(*asked, cwd=tmp_path)
     turns, peaks, limits = 2, 2, 1
-    assert processes == ["bench.py", *[RACER] * (turns + peaks + limits)]
+    assert processes == ["niels_gpt", *[RACER] * (turns + peaks + limits)]
     (race,) = json.loads((tmp_path / "race.json").read_text(encoding="utf-8"))["races"]
     assert race["contestants"].keys() == {"ours-ckpt", "bare"} and race["gflops_limit"] > 0
     bare = race["contestants"]["bare"]

@@ -142,11 +142,11 @@ def compose_experiment(folder: Path, shape: str, *overrides: str) -> list[RunCfg
 def test_the_script_writes_an_experiment_once(folder: Path) -> None:
     (folder / "own" / "experiment").mkdir(parents=True)
     words = ["flat.json", "--to", "own/experiment"]
-    done = processes.cli(*words, cwd=folder, script="import_json")
+    done = processes.cli(*words, cwd=folder, script="import-json")
     assert done.stdout.startswith("wrote own/experiment/flat.yaml; choose it with experiment=flat\n"), done.stderr
     assert "source notes: older configs give only its name; it now reads data/notes.txt\n" in done.stdout
     before = (folder / "own" / "experiment" / "flat.yaml").read_bytes()
-    again = processes.cli(*words, cwd=folder, script="import_json")
+    again = processes.cli(*words, cwd=folder, script="import-json")
     assert again.returncode == 2 and "already exists" in again.stderr
     assert (folder / "own" / "experiment" / "flat.yaml").read_bytes() == before
 

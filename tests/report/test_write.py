@@ -101,7 +101,7 @@ def test_the_page_fetches_nothing(sweep: Path) -> None:
 
 def test_what_comes_from_the_disk_is_harmless_everywhere(tmp_path: Path) -> None:
     folder = tmp_path / "<b>sweep"
-    command = shlex.join(["python", "scripts/train.py", HOSTILE])
+    command = shlex.join(["niels_gpt", "train", HOSTILE])
     job = {"overrides": (HOSTILE, "=1+1"), "command": command, "reason": HOSTILE}
     name = HOSTILE.replace("/", "")
     made_run(folder / name, job=job)

@@ -98,7 +98,7 @@ def start(*arguments: str, script: str = "train", **keywords: Any) -> Child:
     """Start scripts/train.py, or another command of niels_gpt; the keywords are those of Child."""
     path = str(ROOT / "scripts" / "train.py")
     function = partial(_run_script, path) if script == "train" else partial(main, [script, *arguments])
-    return Child(function, argv=[path, *arguments], **keywords)
+    return Child(function, argv=[path if script == "train" else "niels_gpt", *arguments], **keywords)
 
 
 def cli(*arguments: str, **keywords: Any) -> subprocess.CompletedProcess[str]:

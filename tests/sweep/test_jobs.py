@@ -20,7 +20,7 @@ SWEEPS = sorted((CONF / "sweep").glob("*.yaml"))
 
 
 def jobs(*overrides: str) -> list[PlannedJob]:
-    """Return the jobs of `python scripts/train.py -m OVERRIDES`."""
+    """Return the jobs of `niels_gpt train -m OVERRIDES`."""
     loader = GlobalHydra.instance().config_loader()
     config = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
     return plan_jobs(config, loader, begin_sweep(config, loader) or [])
@@ -45,7 +45,7 @@ def test_the_command_of_a_job_composes_into_its_settings_in_another_folder(
 ) -> None:
     for job in jobs(*overrides):
         words = shlex.split(job.command)
-        assert words[:2] == ["python", "scripts/train.py"]
+        assert words[:2] == ["niels_gpt", "train"]
         plan = load_plan(composed(*words[2:]))
         assert config_hash(plan) == config_hash(job.plan)
         assert Path(plan[0].dir) not in (job.folder, job.folder.parent)
