@@ -56,3 +56,13 @@ def test_hints_name_the_command_that_was_used(tmp_path: Path) -> None:
     in_clone = cli("nam=x", cwd=tmp_path)
     assert installed.stderr.endswith("hint: niels_gpt train --help lists all settings\n")
     assert in_clone.stderr.endswith("hint: python scripts/train.py --help lists all settings\n")
+
+
+def hide_safetensors() -> None:
+    vars(sys)["modules"]["safetensors"] = None
+
+
+def test_a_missing_package_names_the_extra_that_brings_it(finished_run: Path, tmp_path: Path) -> None:
+    done = processes.cli(str(finished_run), "out", cwd=tmp_path, script="export", before=hide_safetensors)
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert done.stderr == "error: safetensors is not installed\nhint: pip install 'niels_gpt[export]'\n"

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -133,6 +134,8 @@ def _to_niels_error(error: Exception) -> NielsError:
         return OutOfMemory(f"out of memory ({first_line(error)})", SMALLER)
     if isinstance(error, OSError):
         return make_disk_error(error)
+    if isinstance(error, ModuleNotFoundError) and (extra := _find_extra(error)):
+        return ConfigError(f"{error.name} is not installed", f"pip install 'niels_gpt[{extra}]'")
     if str(error) in NO_TRIAL:
         return NielsError("no trial of the search has finished; see sweep.html", "the same command retries them")
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -140,3 +143,12 @@ def _to_niels_error(error: Exception) -> NielsError:
         return ConfigError(explain_refusal(error), point_to_help())
     hint = f"{DEBUG}=1 shows the traceback; if no setting explains the error, it is a bug"
     return NielsError(f"{type(error).__name__}: {error}", hint)
+
+
+def _find_extra(error: ModuleNotFoundError) -> str | None:
+    """Return the extra of this project that brings the missing module."""
+    from importlib.metadata import requires
+
+    module = (error.name or "").partition(".")[0]
+    found = re.search(rf"^{module}\b.*extra == ['\"](\w+)", "\n".join(requires("niels_gpt") or ()), re.MULTILINE)
+    return found[1] if found else None

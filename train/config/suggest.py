@@ -12,8 +12,6 @@ from niels_gpt.printable import escape_line
 
 CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 TRAIN_VARIABLE = "NIELS_TRAIN_COMMAND"  # scripts/train.py sets it, for its children too
-    "NIELS_TRAIN_COMMAND"  # set for a process and its children that were not called as niels_gpt train
-)
 
 
 def name_train_command() -> str:
