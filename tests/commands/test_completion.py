@@ -1,42 +1,63 @@
-"""Completion in real shells: commands, then Hydra's groups, options and settings."""
+"""Completion in real shells, by the TAB key: commands, then Hydra's groups, options and settings."""
 
 import os
+import pty
+import select
 import shutil
-import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-CASES = {
-    "niels_gpt com": "compare completion",
-    "niels_gpt train precis": "precision=",
-    "niels_gpt train precision=fp16 model=s": "small",
-    "niels_gpt doctor model.drop": "model.dropout=",
-    "niels_gpt sample ru": "",  # files, by the shell itself
+SHELLS = {"bash": ["--norc", "-i"], "zsh": ["-f", "-i"]}
+COMPLETED = {
+    "niels_gpt compa": "re",
+    "niels_gpt train precis": "ion=",
+    "niels_gpt train precision=fp16 model=sm": "all",
+    "niels_gpt doctor model.drop": "out=",
+    "niels_gpt sample notes.t": "xt",
 }
-ASK = """
-eval "$(niels_gpt completion %s)"
-for line in "$@"; do
-    COMP_LINE="$line" COMP_POINT=${#line} COMPREPLY=()
-    _niels_gpt
-    echo "${COMPREPLY[*]}"
-done
-"""
+LONGEST = 60.0  # seconds
+
+
+@pytest.fixture(params=SHELLS)
+def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+    """The terminal of an interactive shell that completes niels_gpt."""
+    shell = request.param
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    (tmp_path / "notes.txt").touch()
+    program = tmp_path / "bin" / "niels_gpt"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m niels_gpt "$@"\n')
+    program.chmod(0o755)
+    pid, descriptor = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        path = f"{program.parent}:{os.environ['PATH']}"
+        own = {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "TERM": "dumb", "COLUMNS": "200"}
+        os.execvpe(shell, [shell, *SHELLS[shell]], os.environ | own)
+    os.write(descriptor, f'eval "$(niels_gpt completion {shell})"; echo rea""dy\n'.encode())
+    read_until(descriptor, "ready\r")
+    yield descriptor
+    os.close(descriptor)
+    os.waitpid(pid, 0)
+
+
+def read_until(descriptor: int, expected: str) -> None:
+    """Read what a terminal shows until it shows this."""
+    shown, deadline = "", time.monotonic() + LONGEST
+    while expected not in shown:
+        assert select.select([descriptor], [], [], max(0, deadline - time.monotonic()))[0], shown
+        shown += os.read(descriptor, 1 << 16).decode(errors="replace")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_commands_groups_and_settings_are_completed(shell: str, tmp_path: Path) -> None:
-    if not (path := shutil.which(shell)):
-        pytest.skip(f"{shell} is not installed")
-    program = tmp_path / "niels_gpt"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m niels_gpt "$@"\n')
-    program.chmod(0o755)
-    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    command = [path, "-c", ASK % shell, shell, *CASES]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-    found = [" ".join(sorted(line.split())) for line in done.stdout.splitlines()]
-    expected = [f"model={text}" if shell == "zsh" and text == "small" else text for text in CASES.values()]
-    assert found == expected and not done.stderr
+def test_commands_groups_settings_and_files_are_completed(terminal: int) -> None:
+    for typed, rest in COMPLETED.items():
+        os.write(terminal, f"{typed}\t".encode())
+        read_until(terminal, typed + rest)
+        os.write(terminal, b"\x15")  # clears the line

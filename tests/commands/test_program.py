@@ -1,5 +1,6 @@
 """The program niels_gpt: its help, its version, and what it says to a command that it does not have."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,11 @@ def test_a_missing_package_names_the_extra_that_brings_it(finished_run: Path, tm
     done = processes.cli(str(finished_run), "out", cwd=tmp_path, script="export", before=hide_safetensors)
     assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (2, "", [])
     assert done.stderr == "error: safetensors is not installed\nhint: pip install 'niels_gpt[export]'\n"
+
+
+def test_the_installed_program_finds_its_launcher_from_any_folder(tmp_path: Path) -> None:
+    """An editable install too, as `make setup` makes it: Hydra looks for plugins in folders on the path."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "niels_gpt", "train", "--cfg", "hydra", "--package", "hydra.launcher"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert "IsolatedLauncher" in done.stdout, done.stderr

@@ -6,7 +6,7 @@ from train.commands.program import COMMANDS
 # Where nothing fits, -o default gives file names. Bash replaces only what follows a = in COMP_WORDBREAKS.
 SCRIPT = """\
 _niels_gpt() {
-    local line="${COMP_LINE:0:COMP_POINT}" choices
+    local line="${COMP_LINE:0:$COMP_POINT}" choices
     local word="${line##* }"
     case "$line" in
         "niels_gpt train "* | "niels_gpt doctor "*)
@@ -23,7 +23,10 @@ _niels_gpt() {
 }
 complete -o nospace -o default -F _niels_gpt niels_gpt
 """
-ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
+ZSH = """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i; }
+autoload -Uz bashcompinit && bashcompinit
+"""
 
 
 def main() -> None:
