@@ -156,8 +156,8 @@ def _flatten(tree: Settings, prefix: str) -> Settings:
 
 def find_runs(folder: Path) -> list[Path]:
     """Return the run folders in a folder and in the sweeps in it."""
-    found = [[child] if is_run(child) else find_runs(child) for child in sorted(folder.glob("[!.]*/"))]
-    return [run for runs in found for run in runs]
+    children = sorted(folder.glob("[!.]*/"))
+    return [path for child in children for path in (child, *sorted(child.glob("[!.]*/"))) if is_run(path)]
 
 
 def read_rows(folder: Path) -> list[Row]:
