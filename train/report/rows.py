@@ -119,12 +119,12 @@ def _read_record(folder: Path) -> Job | None:
 
 
 def _make_record(folder: Path, results: Results, curves: Curves) -> Job:
-    """Return a record for a single run: it has finished if each phase has a result."""
+    """Return a record for a single run: running while locked, finished if each phase has a result."""
     path = folder / ".hydra" / "overrides.yaml"
     overrides = tuple(yaml.safe_load(read_text(path, 1 << 16))) if path.exists() else ()
-    status: Status = "running" if is_locked(folder) else "interrupted"
-    if results and curves.keys() <= results.keys():
-        status = "finished"
+    status: Status = "finished" if results and curves.keys() <= results.keys() else "interrupted"
+    if is_locked(folder):  # a phase that has not begun to train may follow
+        status = "running"
     return Job(
         number=0,
         overrides=overrides,
