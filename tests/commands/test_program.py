@@ -1,5 +1,7 @@
 """The program niels_gpt: its help, its version, and what it says to a command that it does not have."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,15 @@ def test_help_lists_every_command_and_imports_nothing(tmp_path: Path) -> None:
     """Well under 0.6 s: neither Hydra nor pydantic nor torch is imported."""
     done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")} == COMMANDS.keys()
+
+
+def test_help_ends_quietly_when_nobody_reads_it(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "niels_gpt", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
