@@ -89,7 +89,7 @@ def measure_size(path: Path) -> int:
 
 
 def find_unused_path(name: str) -> Path:
-    """Return the first of doctor.json, doctor-2.json, doctor-3.json, ... that does not exist, for doctor.json."""
+    """Return the first of compare, compare-2, compare-3, ... that does not exist, for compare."""
     path = Path(name)
     numbered = (path.with_stem(f"{path.stem}-{n}") for n in count(2))
     return next(one for one in chain([path], numbered) if not one.exists())
