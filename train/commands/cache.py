@@ -78,18 +78,18 @@ def list_entries(folder: Path, runs: Path) -> Iterator[Entry]:
         for cache in caches if isinstance(caches, list) else ():
             users.setdefault(Path(str(cache)).name, set()).add(escape_line(str(path.parent.parent)))
     tokenizers: dict[str, set[str]] = {}
-    for path in _find(folder, f"d*-*-{KEY}"):
+    for path in _find_paths(folder, f"d*-*-{KEY}"):
         tokenizer = str(_read_object(path / "meta.json").get("tokenizer_sha256"))
         tokenizers.setdefault(tokenizer, set()).update(users.get(path.name, ()))
         yield _make_entry(path, users.get(path.name, ()))
-    for path in _find(folder, f"tokenizer-{KEY}.json"):
+    for path in _find_paths(folder, f"tokenizer-{KEY}.json"):
         tokenizer = ""
         with suppress(UnreadableFile):
             tokenizer = read_text(path.with_suffix(".sha256"), 64)
         yield _make_entry(path, tokenizers.get(tokenizer, ()))
 
 
-def _find(folder: Path, pattern: str) -> list[Path]:
+def _find_paths(folder: Path, pattern: str) -> list[Path]:
     return [path for path in sorted(folder.glob(pattern)) if not path.is_symlink()]
 
 
