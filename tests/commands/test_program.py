@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,16 @@ def test_every_command_starts_from_any_folder_and_tells_how_it_is_used(command: 
     done = processes.cli("--help", cwd=tmp_path, script=command)
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
     assert command == "train" or done.stdout.startswith(f"usage: niels_gpt {command} ")
+
+
+def test_in_a_clone_that_is_not_installed_it_runs_as_a_module(tmp_path: Path) -> None:
+    venv.create(tmp_path)
+    (packages,) = tmp_path.glob("lib/python*/site-packages")
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(tmp_path / "bin" / "python"), "-m", "niels_gpt", "completion", "bash"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "_niels_gpt()" in done.stdout
 
 
 @pytest.mark.parametrize(
