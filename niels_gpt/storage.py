@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 from stat import S_ISREG
@@ -78,14 +78,18 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def measure_size(folder: Path) -> int:
-    """Return the bytes of all files in a folder; a file with several names counts once."""
-    found = [path.lstat() for path in folder.rglob("*")] + [folder.lstat()]
-    return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in found if S_ISREG(stat.st_mode)}.values())
+def measure_size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder; one with several names counts once."""
+    sizes = {}
+    for one in chain([path], path.rglob("*")):
+        with suppress(FileNotFoundError):  # a run may replace its files meanwhile
+            if S_ISREG((stat := one.lstat()).st_mode):
+                sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(sizes.values())
 
 
 def find_unused_path(name: str) -> Path:
-    """Return the first of doctor.json, doctor-2.json, doctor-3.json, ... that does not exist, for doctor.json."""
+    """Return the first of compare, compare-2, compare-3, ... that does not exist, for compare."""
     path = Path(name)
     numbered = (path.with_stem(f"{path.stem}-{n}") for n in count(2))
     return next(one for one in chain([path], numbered) if not one.exists())

@@ -50,6 +50,7 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
             trained = train_bpe(texts, V)
             write_text(hash_path, trained.hash())  # first, because the build counts as done once `path` exists
             trained.save(path)
+    _mark_used(path)
     hint = f"delete {path}; it will be retrained"
     try:
         tokenizer, expected = load_tokenizer(path), hash_path.read_bytes()
@@ -73,8 +74,7 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
         if missing:
             _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
     meta = read_meta(folder)
-    with suppress(OSError):  # a cache may be read-only
-        os.utime(folder)  # the time of its last use, for whoever prunes
+    _mark_used(folder)
     tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
     log.info("data: %s from %s: %s, content hash %s", want, source.label, tokens, meta.content_sha256[:16])
     return TokenCache(folder, meta, tokenizer.V, index)
@@ -83,6 +83,12 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
 def hash_parts(*parts: Any) -> str:
     """Return a short hash (16 hex digits) of everything that a result depends on."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _mark_used(path: Path) -> None:
+    """Set the time of its last use, by which niels_gpt cache removes old ones."""
+    with suppress(OSError):  # a cache may be read-only
+        os.utime(path)
 
 
 def _read_training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Iterator[str]:

@@ -19,14 +19,15 @@ ON_THE_CPU = pytest.mark.skipif(torch.backends.mps.is_available(), reason="a Mac
 
 @ON_THE_CPU
 def test_every_precision_is_compared_and_the_emulation_is_named(finished_run: Path, tmp_path: Path) -> None:
-    done = processes.cli(str(finished_run), "--out", "out.json", cwd=tmp_path, script="numerics")
+    done = processes.cli(str(finished_run), "--json", "--out", "out.json", cwd=tmp_path, script="numerics")
     assert done.returncode == 0, done.stderr
-    assert 'emulated with torch.autocast("cpu")' in done.stdout
-    assert "sft/best.pt" in done.stdout, "the run's last phase"
+    assert 'emulated with torch.autocast("cpu")' in done.stderr
+    assert "sft/best.pt" in done.stderr, "the run's last phase"
     written = json.loads((tmp_path / "out.json").read_text())
+    assert json.loads(done.stdout) == written, "nothing else is on stdout"
     assert [row["name"] for row in written["rows"]] == NAMES
     for row, verdict in zip(written["rows"], written["verdicts"], strict=True):
-        assert verdict.startswith(f"{row['name']}: ") and f"\n{verdict}\n" in done.stdout
+        assert verdict.startswith(f"{row['name']}: ") and f"\n{verdict}\n" in done.stderr
     assert written["sequences"] == 8 and written["tokens"] == 8 * 64 > written["targets"] > 0
 
 

@@ -9,6 +9,8 @@ import pytest
 from conftest import Run
 from support.processes import cli
 
+KEY = "0123456789abcdef"
+
 
 @pytest.fixture
 def folder(run_folder: Run, tmp_path: Path) -> Path:
@@ -31,11 +33,18 @@ def names(folder: Path) -> list[str]:
 def test_what_no_run_refers_to_goes_and_the_rest_stays(folder: Path) -> None:
     listed = json.loads(cli("--json", cwd=folder, script="cache").stdout)
     assert len(listed) == 4 and sum("runs/kept" in entry["runs"] for entry in listed) == 2
-    asked = cli("--unused", cwd=folder, script="cache")
+    fresh = cli("--unused", "--yes", cwd=folder, script="cache")
+    assert "nothing to remove" in fresh.stdout, "a run that is starting refers to none yet"
+    unused = ["--unused", "--older-than", "0"]
+    asked = cli(*unused, cwd=folder, script="cache")
     assert asked.returncode == 2 and "no terminal to ask" in asked.stderr and len(names(folder)) == 4
-    done = cli("--unused", "--yes", cwd=folder, script="cache")
+    lost = cli(*unused, "--runs", "lost", "--yes", cwd=folder, script="cache")
+    assert lost.returncode == 2 and "error: there is no folder lost\n" in lost.stderr and len(names(folder)) == 4
+    (folder / "runs" / "kept").rename(folder / "runs" / "moved")
+    done = cli(*unused, "--yes", cwd=folder, script="cache")
     assert done.returncode == 0 and "removed 2 entries" in done.stdout
     assert [f"cache/{name}" for name in names(folder)] == [e["path"] for e in listed if e["runs"]]
+    assert not list((folder / "cache").glob(".removed*"))
 
 
 def test_what_was_used_lately_stays_when_old_ones_go(folder: Path) -> None:
@@ -47,8 +56,40 @@ def test_what_was_used_lately_stays_when_old_ones_go(folder: Path) -> None:
     assert "nothing to remove" in cli("--older-than", "30", "--yes", cwd=folder, script="cache").stdout
 
 
-def test_a_damaged_entry_hides_no_other_and_a_missing_folder_is_named(folder: Path) -> None:
+def test_a_run_marks_its_cache_and_its_tokenizer_as_used(run_folder: Run, tmp_path: Path) -> None:
+    words = ["data.tokenizer=bpe", "model.V=300", f"data.cache_dir={tmp_path}/cache"]
+    run_folder(*words, name="first")
+    paths = [tmp_path / "cache" / name for name in names(tmp_path)]
+    for path in paths:
+        os.utime(path, (0, 0))
+    run_folder(*words, name="second")
+    assert len(paths) == 2 and all(path.stat().st_mtime > 0 for path in paths)
+
+
+@pytest.mark.parametrize(
+    "caches", [5, None, "x", {"a": 1}, [["a"], {"b": 1}, 2, "", "a\0b", f"/moved/documents-text-{KEY}"]]
+)
+def test_only_caches_are_removed_whatever_the_files_say(tmp_path: Path, caches: object) -> None:
+    cache, phase, mine = tmp_path / "cache", tmp_path / "runs" / "\x1b[2J" / "pretrain", tmp_path / "mine"
+    for folder in (cache / f"documents-text-{KEY}", cache / "documents", phase, mine):
+        folder.mkdir(parents=True)
+        (folder / "meta.json").write_text('{"tokenizer_sha256": ["x"]}')
+    (cache / f"documents-linked-{KEY}").symlink_to(mine)
+    (cache / "tokenizer-mine.json").touch()
+    (phase / "data.json").write_text(json.dumps({"caches": caches}))
+    (tmp_path / "runs" / "loop").symlink_to("..")
+    listed = cli(cwd=tmp_path, script="cache")
+    assert (listed.returncode, listed.stderr) == (0, "") and "\x1b" not in listed.stdout
+    assert cli("--older-than", "0", "--unused", "--yes", cwd=tmp_path, script="cache").returncode == 0
+    kept = {"documents", f"documents-linked-{KEY}", "tokenizer-mine.json"}
+    known = isinstance(caches, list)
+    assert {path.name for path in cache.iterdir()} == kept | ({f"documents-text-{KEY}"} if known else set())
+    assert (mine / "meta.json").exists()
+
+
+def test_a_damaged_entry_is_listed_and_a_missing_folder_is_named(folder: Path) -> None:
     next((folder / "cache").glob("documents-*/meta.json")).write_text("{")
-    assert len(json.loads(cli("--json", cwd=folder, script="cache").stdout)) >= 2
+    next((folder / "cache").glob("tokenizer-*.sha256")).write_bytes(b"x" * 1000)
+    assert len(json.loads(cli("--json", cwd=folder, script="cache").stdout)) == 4
     done = cli("nowhere", cwd=folder, script="cache")
     assert (done.returncode, done.stdout) == (2, "") and "error: there is no folder nowhere\n" in done.stderr

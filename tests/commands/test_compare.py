@@ -37,6 +37,7 @@ def test_runs_are_compared_into_new_folders_whatever_their_records_say(tmp_path:
         (["file"], "error: file holds no run\nhint: name run folders"),
         (["a", "--out", "a"], "error: a already exists\nhint: choose a new name in an existing folder"),
         (["a", "--budget-gb", "nan"], "--budget-gb must be above 0"),
+        (["--out", "b"], "--out and --budget-gb go with run folders"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_and_leaves_nothing(
@@ -50,6 +51,28 @@ def test_what_cannot_be_compared_is_refused_and_leaves_nothing(
     assert done.returncode == 2
     assert said in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_folders_the_runs_in_runs_are_listed_those_of_sweeps_too(tmp_path: Path) -> None:
+    none = processes.cli(cwd=tmp_path, script="compare")
+    assert (none.returncode, none.stdout) == (2, "")
+    assert none.stderr == f"error: there are no runs in {tmp_path}/runs\nhint: niels_gpt train makes one\n"
+    made_run(tmp_path / "runs" / HOSTILE.replace("/", ""), (4.0, 3.0))
+    made_run(tmp_path / "runs" / "sweep" / "1", (4.0, 5.0))
+    made_job(tmp_path / "runs" / "sweep" / "2", "failed")
+    (tmp_path / "runs" / "up").symlink_to("..")
+    shown = processes.cli(cwd=tmp_path, script="compare")
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert (shown.returncode, shown.stderr) == (0, "") and not set("\x1b\a\u202e") & set(shown.stdout)
+    assert lines[0] == ["run", "phase", "steps", "bits", "per", "byte", "MB", "state"]
+    assert lines[2] == ["runs/sweep/1", "pretrain", "2", "2.000", "0.0", "finished"]
+    assert lines[3] == ["runs/sweep/2", "0.0", "failed"] and len(lines) == 4
+    listed = json.loads(processes.cli("--json", cwd=tmp_path, script="compare").stdout)
+    assert [(run["steps"], run["bits_per_byte"], run["state"]) for run in listed] == [
+        ({"pretrain": 2}, 1.5, "finished"),
+        ({"pretrain": 2}, 2.0, "finished"),
+        ({}, None, "failed"),
+    ]
 
 
 def test_a_sweeps_folder_stands_for_its_jobs_each_once(tmp_path: Path) -> None:

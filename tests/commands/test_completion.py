@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+CODE = "x$(touch${IFS}ran)"  # the name of somebody's experiment
 SHELLS = {"bash": ["--norc", "-i"], "zsh": ["-f", "-i"]}
 COMPLETED = {
     "niels_gpt compa": "re",
     "niels_gpt train precis": "ion=",
     "niels_gpt train precision=fp16 model=sm": "all",
+    "niels_gpt train experiment=x": "",
     "niels_gpt doctor model.drop": "out=",
     "niels_gpt sample notes.t": "xt",
 }
@@ -30,6 +32,8 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not installed")
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / f"{CODE}.yaml").write_text("# @package _global_\n")
     program = tmp_path / "bin" / "niels_gpt"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m niels_gpt "$@"\n')
@@ -56,8 +60,9 @@ def read_until(descriptor: int, expected: str) -> None:
 
 
 @pytest.mark.slow
-def test_commands_groups_settings_and_files_are_completed(terminal: int) -> None:
+def test_commands_groups_settings_and_files_are_completed(terminal: int, tmp_path: Path) -> None:
     for typed, rest in COMPLETED.items():
         os.write(terminal, f"{typed}\t".encode())
         read_until(terminal, typed + rest)
         os.write(terminal, b"\x15")  # clears the line
+    assert not (tmp_path / "ran").exists(), "the name of a file was carried out"

@@ -1,8 +1,11 @@
 """The program niels_gpt: its help, its version, and what it says to a command that it does not have."""
 
 import os
+import signal
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 import pytest
@@ -25,11 +28,30 @@ def test_help_lists_every_command_and_imports_nothing(tmp_path: Path) -> None:
     assert {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")} == COMMANDS.keys()
 
 
+def test_help_ends_quietly_when_nobody_reads_it(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "niels_gpt", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_starts_from_any_folder_and_tells_how_it_is_used(command: str, tmp_path: Path) -> None:
     done = processes.cli("--help", cwd=tmp_path, script=command)
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
     assert command == "train" or done.stdout.startswith(f"usage: niels_gpt {command} ")
+
+
+def test_in_a_clone_that_is_not_installed_it_runs_as_a_module(tmp_path: Path) -> None:
+    venv.create(tmp_path)
+    (packages,) = tmp_path.glob("lib/python*/site-packages")
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(tmp_path / "bin" / "python"), "-m", "niels_gpt", "completion", "bash"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "_niels_gpt()" in done.stdout
 
 
 @pytest.mark.parametrize(

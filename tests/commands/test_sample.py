@@ -57,12 +57,13 @@ def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_p
     made_job(tmp_path / "sw" / "lr=4", "failed")
     done = processes.cli("sw", "--prompt", "a", cwd=tmp_path, script="sample")
     assert done.returncode == 4
-    assert [line.partition(",")[0] for line in done.stdout.splitlines()] == [
+    *listed, error, hint = done.stderr.splitlines()
+    assert [line.partition(",")[0] for line in listed] == [
         *(f"sw/lr={n}: finished" for n in (1, 2, 3)),
         "sw/lr=4: failed",
     ]
-    hint = "hint: sample the best: niels_gpt sample sw/lr=2 --prompt TEXT\n"
-    assert done.stderr == f"error: sw is a folder of runs, not a run\n{hint}"
+    assert error == "error: sw is a folder of runs, not a run" and done.stdout == ""
+    assert hint == "hint: sample the best: niels_gpt sample sw/lr=2 --prompt TEXT"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Any state of a run folder is a row: what is there is told, what is not is empty, nothing is fatal."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,12 @@ def test_a_single_run_has_finished_when_each_phase_has_a_result_and_its_command_
     write_metrics(tmp_path / "pretrain", (4.0, 3.0))
     assert read_row(tmp_path).status == "interrupted"
     write_result(tmp_path, 3.0)
+    assert read_row(tmp_path).status == "finished"
+    lock_folder(tmp_path)
+    assert read_row(tmp_path).status == "running", "its next phase has no metrics yet"
+    unlock_folder(str(tmp_path))
+    (tmp_path / "run.lock").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "run.lock")  # of somebody else: opening it would wait
     assert read_row(tmp_path).status == "finished"
     write_metrics(tmp_path / "sft", (4.0,))
     (tmp_path / ".hydra").mkdir()

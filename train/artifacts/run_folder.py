@@ -57,11 +57,11 @@ def lock_folder(folder: Path) -> None:
 
 def is_locked(folder: Path) -> bool:
     """Return whether a living process holds a folder's lock."""
-    try:
-        with (folder / LOCK).open("rb") as file:
-            return not lock_descriptor(file.fileno(), blocking=False)
-    except FileNotFoundError:
+    path = folder / LOCK
+    if not path.is_file():  # opening a FIFO would wait
         return False
+    with path.open("rb") as file:
+        return not lock_descriptor(file.fileno(), blocking=False)
 
 
 def unlock_folder(folder: str) -> None:

@@ -134,9 +134,10 @@ def _to_niels_error(error: Exception) -> NielsError:
         return OutOfMemory(f"out of memory ({first_line(error)})", SMALLER)
     if isinstance(error, OSError):
         return make_disk_error(error)
-    module = error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
-    if extra := _find_extra(module):
-        return ConfigError(f"{module} is not installed", f"pip install 'niels_gpt[{extra}]'")
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        module = error.name.partition(".")[0]
+        if extra := _find_extra(module):
+            return ConfigError(f"{module} is not installed", f"pip install 'niels_gpt[{extra}]'")
     if str(error) in NO_TRIAL:
         return NielsError("no trial of the search has finished; see sweep.html", "the same command retries them")
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -148,9 +149,8 @@ def _to_niels_error(error: Exception) -> NielsError:
 
 def _find_extra(module: str) -> str | None:
     """Return the extra of this project that brings a module."""
-    if not module:
-        return None
-    from importlib.metadata import requires
+    from importlib.metadata import distributions
 
-    found = re.search(rf"^{module}\b.*extra == ['\"](\w+)", "\n".join(requires("niels_gpt") or ()), re.MULTILINE)
+    declared = [line for found in distributions(name="niels_gpt") for line in found.requires or ()]
+    found = re.search(rf"^{re.escape(module)}\b.*extra == ['\"](\w+)", "\n".join(declared), re.MULTILINE)
     return found[1] if found else None

@@ -1,23 +1,26 @@
 """List the token caches and tokenizers in a cache folder, and remove those that are old or unused."""
 
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from niels_gpt.errors import ConfigError
 from niels_gpt.printable import escape_line
 from niels_gpt.storage import measure_size
-from niels_gpt.untrusted import UnreadableFile, read_json
+from niels_gpt.untrusted import UnreadableFile, read_json, read_text
 from train.artifacts.paths import DATA
 from train.cli.command import Parser, at_least
 from train.cli.output import add_json_flag, format_table, report
-from train.report.rows import PHASES, find_runs
 
 DAY = 24 * 60 * 60.0  # seconds
+KEY = "[0-9a-f]" * 16  # at the end of the name of each cache
+GRACE = 1  # days that a run may take to build its caches, before it refers to any
+SINCE = f"remove what was not used for so many days ({GRACE} with --unused alone, for runs that are starting)"
 
 
 @dataclass(frozen=True)
@@ -36,54 +39,63 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("cache"), help="the folder (default cache)")
     parser.add_argument("--unused", action="store_true", help="remove what no run refers to")
-    parser.add_argument("--older-than", type=at_least(0), metavar="DAYS", help="remove what was not used since")
+    parser.add_argument("--older-than", type=at_least(0), metavar="DAYS", help=SINCE)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are (default runs)")
     parser.add_argument("--yes", action="store_true", help="remove without asking")
     add_json_flag(parser)
     options = parser.parse_args()
     if not options.folder.is_dir():
         raise ConfigError(f"there is no folder {options.folder}", "name the folder of data.cache_dir")
-
+    if options.unused and not options.runs.is_dir():
+        raise ConfigError(f"there is no folder {options.runs}", "name the folder of the runs: --runs FOLDER")
     prune = options.unused or options.older_than is not None
+    least = GRACE if options.older_than is None else options.older_than
 
     def list_or_prune() -> list[dict[str, Any]]:
         entries = list(list_entries(options.folder, options.runs))
         if prune:
-            entries = [entry for entry in entries if entry.days >= (options.older_than or 0)]
-            entries = [entry for entry in entries if not (options.unused and entry.runs)]
+            entries = [e for e in entries if e.days >= least and not (options.unused and e.runs)]
         lines = [("cache", "MB", "days unused", "runs")]
         lines += [(e.path, f"{e.bytes / 1e6:,.1f}", f"{e.days:.0f}", ", ".join(e.runs)) for e in entries]
         print(format_table(lines, right=(1, 2)), end="")
         if prune and not entries:
             print("nothing to remove")
         elif prune:
-            remove(entries, ask=not options.yes)
+            remove(options.folder, entries, ask=not options.yes)
         return [{name: vars(entry)[name] for name in ("path", "bytes", "days", "runs")} for entry in entries]
 
     report(options.json, list_or_prune)
 
 
 def list_entries(folder: Path, runs: Path) -> Iterator[Entry]:
-    """Yield what is in a cache folder. A run also refers to the tokenizer of its token caches."""
-    users: dict[Path, list[str]] = {}
-    for run in find_runs(runs):
-        for cache in {cache for phase in PHASES for cache in _read_object(run / phase / DATA).get("caches", [])}:
-            users.setdefault(Path(cache), []).append(escape_line(str(run)))
+    """Yield what is in a cache folder. A run also refers to the tokenizer of its token caches.
+
+    A cache's name says what it was made from, so a run that has moved, or its cache, is still known by it.
+    """
+    users: dict[str, set[str]] = {}
+    for path in (path for child in runs.glob("*/") for path in child.rglob(f"*/{DATA}")):
+        caches = _read_object(path).get("caches")
+        for cache in caches if isinstance(caches, list) else ():
+            users.setdefault(Path(str(cache)).name, set()).add(escape_line(str(path.parent.parent)))
     tokenizers: dict[str, set[str]] = {}
-    for path in sorted(folder.glob("[!.]*/")):
-        if (hash := _read_object(path / "meta.json").get("tokenizer_sha256")) is not None:
-            found = users.get(path.resolve(), [])
-            tokenizers.setdefault(str(hash), set()).update(found)
-            yield _make_entry(path, measure_size(path), found)
-    for path in sorted(folder.glob("tokenizer-*.json")):
-        hash_path = path.with_suffix(".sha256")
-        hash = hash_path.read_text(encoding="utf-8", errors="replace") if hash_path.exists() else ""
-        yield _make_entry(path, path.stat().st_size, sorted(tokenizers.get(hash, ())))
+    for path in _find_paths(folder, f"d*-*-{KEY}"):
+        tokenizer = str(_read_object(path / "meta.json").get("tokenizer_sha256"))
+        tokenizers.setdefault(tokenizer, set()).update(users.get(path.name, ()))
+        yield _make_entry(path, users.get(path.name, ()))
+    for path in _find_paths(folder, f"tokenizer-{KEY}.json"):
+        tokenizer = ""
+        with suppress(UnreadableFile):
+            tokenizer = read_text(path.with_suffix(".sha256"), 64)
+        yield _make_entry(path, tokenizers.get(tokenizer, ()))
 
 
-def _make_entry(path: Path, size: int, runs: list[str]) -> Entry:
+def _find_paths(folder: Path, pattern: str) -> list[Path]:
+    return [path for path in sorted(folder.glob(pattern)) if not path.is_symlink()]
+
+
+def _make_entry(path: Path, runs: Iterable[str]) -> Entry:
     days = (time.time() - path.stat().st_mtime) / DAY
-    return Entry(escape_line(str(path)), size, round(days, 1), runs, path)
+    return Entry(escape_line(str(path)), measure_size(path), round(days, 1), sorted(runs), path)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -95,18 +107,21 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def remove(entries: Sequence[Entry], *, ask: bool) -> None:
-    """Remove entries, after asking."""
+def remove(folder: Path, entries: Sequence[Entry], *, ask: bool) -> None:
+    """Remove entries of a folder, after asking."""
     total = f"{len(entries)} entries, {sum(entry.bytes for entry in entries) / 1e6:,.1f} MB"
     if ask and not sys.stdin.isatty():
         raise ConfigError(f"{total} would be removed, and there is no terminal to ask", "add --yes")
-    if ask and input(f"Remove {total}? They can be built again. [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input(f"Remove {total}? They can be built again. [y/N] ") if ask else "y"
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         print("nothing removed")
         return
-    for entry in entries:
-        if entry.location.is_dir():
-            shutil.rmtree(entry.location)
-        else:
-            entry.location.unlink()
-            entry.location.with_suffix(".sha256").unlink(missing_ok=True)
+    # Renamed first, so that no run finds half of a cache, whenever this ends.
+    with TemporaryDirectory(prefix=".removed-", dir=folder) as removed:
+        for path in (entry.location for entry in entries):
+            path.rename(Path(removed, path.name))
+            path.with_suffix(".sha256").unlink(missing_ok=True)
     print(f"removed {total}")

@@ -36,6 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.budget_gb is not None and not options.budget_gb > 0:
         parser.error("--budget-gb must be above 0")
+    if not options.runs and (options.out or options.budget_gb):
+        parser.error("--out and --budget-gb go with run folders")
     report(options.json, lambda: compare_runs(options) if options.runs else list_runs(find_runs(RUNS)))
 
 

@@ -3,10 +3,11 @@
 from train.cli.command import Parser
 from train.commands.program import COMMANDS
 
-# Where nothing fits, -o default gives file names. Bash replaces only what follows a = in COMP_WORDBREAKS.
-SCRIPT = """\
+# Where nothing fits, -o default gives file names. Bash replaces only what follows a = in COMP_WORDBREAKS. Names of
+# files in ./conf may be from others, so no choice is expanded, as compgen -W would.
+SCRIPT = r"""
 _niels_gpt() {
-    local line="${COMP_LINE:0:$COMP_POINT}" choices
+    local line="${COMP_LINE:0:$COMP_POINT}" choices choice
     local word="${line##* }"
     case "$line" in
         "niels_gpt train "* | "niels_gpt doctor "*)
@@ -16,7 +17,10 @@ _niels_gpt() {
             choices="@COMMANDS@"
             compopt +o nospace 2> /dev/null ;;
     esac
-    COMPREPLY=($(compgen -W "$choices" -- "$word"))
+    COMPREPLY=()
+    while read -r -d ' ' choice; do
+        [[ -n "$choice" && "$choice" == "$word"* ]] && COMPREPLY+=("$choice")
+    done <<< "$choices "
     if [[ "$COMP_WORDBREAKS" == *=* && "$word" == *=* ]]; then
         COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}")
     fi

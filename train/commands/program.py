@@ -29,6 +29,8 @@ def main(words: Sequence[str] | None = None) -> None:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, lambda number, _: os._exit(128 + number))
     command, *rest = words or sys.argv[1:] or ["--help"]
+    if command.startswith("-"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has gone ends it without a traceback
     if command in ("-h", "--help"):
         rows = [f"  {name:<13}{meaning}" for name, (meaning, _) in COMMANDS.items()]
         print("\n".join([USAGE, "", "Train small GPTs from scratch.", "", *rows, "", FOOTER]))

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,9 +70,9 @@ def main() -> None:
 
 
 def list_runs(folder: Path, rows: Sequence[Row]) -> CheckpointError:
-    """Print the runs in a folder, and return an error whose hint is the command that samples the best."""
+    """Print the runs in a folder to stderr, and return an error whose hint is how to sample the best."""
     for row in rows:
-        print(describe_row(replace(row, name=row.folder)))
+        print(describe_row(replace(row, name=row.folder)), file=sys.stderr)
     hint = "name one of these runs"
     if ranking := analyze_runs(rows, None).ranking:
         hint = f"sample the best: niels_gpt sample {shlex.quote(ranking[0].folder)} --prompt TEXT"

@@ -119,12 +119,12 @@ def _read_record(folder: Path) -> Job | None:
 
 
 def _make_record(folder: Path, results: Results, curves: Curves) -> Job:
-    """Return a record for a single run: it has finished if each phase has a result."""
+    """Return a record for a single run: running while locked, finished if each phase has a result."""
     path = folder / ".hydra" / "overrides.yaml"
     overrides = tuple(yaml.safe_load(read_text(path, 1 << 16))) if path.exists() else ()
-    status: Status = "running" if is_locked(folder) else "interrupted"
-    if results and curves.keys() <= results.keys():
-        status = "finished"
+    status: Status = "finished" if results and curves.keys() <= results.keys() else "interrupted"
+    if is_locked(folder):  # a phase that has not begun to train may follow
+        status = "running"
     return Job(
         number=0,
         overrides=overrides,
@@ -156,8 +156,8 @@ def _flatten(tree: Settings, prefix: str) -> Settings:
 
 def find_runs(folder: Path) -> list[Path]:
     """Return the run folders in a folder and in the sweeps in it."""
-    found = [[child] if is_run(child) else find_runs(child) for child in sorted(folder.glob("[!.]*/"))]
-    return [run for runs in found for run in runs]
+    children = sorted(folder.glob("[!.]*/"))
+    return [path for child in children for path in (child, *sorted(child.glob("[!.]*/"))) if is_run(path)]
 
 
 def read_rows(folder: Path) -> list[Row]:
