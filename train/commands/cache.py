@@ -37,17 +37,19 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("cache"), help="the folder (default cache)")
     parser.add_argument("--unused", action="store_true", help="remove what no run refers to")
     parser.add_argument("--older-than", type=at_least(0), metavar="DAYS", help="remove what was not used since")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are (default runs)")
+    parser.add_argument("--runs", type=Path, help="where the runs are (default runs)")
     parser.add_argument("--yes", action="store_true", help="remove without asking")
     add_json_flag(parser)
     options = parser.parse_args()
     if not options.folder.is_dir():
         raise ConfigError(f"there is no folder {options.folder}", "name the folder of data.cache_dir")
+    if options.runs and not options.runs.is_dir():  # or a misspelt folder would make every cache unused
+        raise ConfigError(f"there is no folder {options.runs}", "name the folder of the runs")
 
     prune = options.unused or options.older_than is not None
 
     def list_or_prune() -> list[dict[str, Any]]:
-        entries = list(list_entries(options.folder, options.runs))
+        entries = list(list_entries(options.folder, options.runs or Path("runs")))
         if prune:
             entries = [entry for entry in entries if entry.days >= (options.older_than or 0)]
             entries = [entry for entry in entries if not (options.unused and entry.runs)]
@@ -56,8 +58,8 @@ def main() -> None:
         print(format_table(lines, right=(1, 2)), end="")
         if prune and not entries:
             print("nothing to remove")
-        elif prune:
-            remove(entries, ask=not options.yes)
+        elif prune and not remove(entries, ask=not options.yes):
+            return []
         return [{name: vars(entry)[name] for name in ("path", "bytes", "days", "runs")} for entry in entries]
 
     report(options.json, list_or_prune)
@@ -95,14 +97,16 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def remove(entries: Sequence[Entry], *, ask: bool) -> None:
-    """Remove entries, after asking."""
+def remove(entries: Sequence[Entry], *, ask: bool) -> bool:
+    """Remove entries, after asking; return whether they were removed."""
     total = f"{len(entries)} entries, {sum(entry.bytes for entry in entries) / 1e6:,.1f} MB"
     if ask and not sys.stdin.isatty():
         raise ConfigError(f"{total} would be removed, and there is no terminal to ask", "add --yes")
-    if ask and input(f"Remove {total}? They can be built again. [y/N] ").strip().lower() not in ("y", "yes"):
-        print("nothing removed")
-        return
+    if ask:
+        print(f"Remove {total}? They can be built again. [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):  # Ctrl-D gives an empty line
+            print("nothing removed")
+            return False
     for entry in entries:
         if entry.location.is_dir():
             shutil.rmtree(entry.location)
@@ -110,3 +114,4 @@ def remove(entries: Sequence[Entry], *, ask: bool) -> None:
             entry.location.unlink()
             entry.location.with_suffix(".sha256").unlink(missing_ok=True)
     print(f"removed {total}")
+    return True
