@@ -44,6 +44,7 @@ COMMANDS = sorted(
     }
 )
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+OWN = ("conf/experiment/old.yaml", "conf/experiment/mine.yaml")  # of the user
 FLAGS = ("-m", "--help", "--cfg", "job")  # of Hydra
 
 
@@ -96,7 +97,7 @@ def test_every_command_composes_or_parses(line: str, composed: Compose, monkeypa
 
 def test_there_are_commands_to_check_and_the_readme_is_short() -> None:
     assert len(COMMANDS) > 50 and {"make train", "make test"} <= LINES
-    assert {kind for kind, _ in FENCES} == {"sh", "text", "json", "python"}
+    assert {kind for kind, _ in FENCES} == {"sh", "text", "json", "python", "yaml"}
     modes = {line.split()[2] for line in LINES if line.startswith("niels_gpt bench")}
     assert modes == {"race", "growth", "steady", "overhead", "spinning"}
     assert len(page("README.md").splitlines()) <= 150
@@ -114,7 +115,7 @@ def test_every_relative_link_leads_somewhere() -> None:
 
 def test_every_file_extra_and_setting_that_is_named_exists() -> None:
     for name in {word for word in INLINE if re.match(r"(niels_gpt|train|tests|scripts|conf)/", word)}:
-        assert "NAME" in name or (ROOT / name).exists() or name == "conf/experiment/old.yaml", name
+        assert "NAME" in name or (ROOT / name).exists() or name in OWN, name
     extras = {extra for word in INLINE for extra in re.findall(r"'niels_gpt\[(\w+)\]'", word)}
     assert extras and all(
         re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.M) for extra in extras

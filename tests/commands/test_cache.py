@@ -2,11 +2,14 @@
 
 import json
 import os
+import pty
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import ROOT, Run
 from support.processes import cli
 
 KEY = "0123456789abcdef"
@@ -93,3 +96,25 @@ def test_a_damaged_entry_is_listed_and_a_missing_folder_is_named(folder: Path) -
     assert len(json.loads(cli("--json", cwd=folder, script="cache").stdout)) == 4
     done = cli("nowhere", cwd=folder, script="cache")
     assert (done.returncode, done.stdout) == (2, "") and "error: there is no folder nowhere\n" in done.stderr
+
+
+def test_a_misspelt_folder_of_runs_makes_no_cache_unused(folder: Path) -> None:
+    done = cli("--unused", "--yes", "--runs", "rums", cwd=folder, script="cache")
+    assert (done.returncode, done.stdout, len(names(folder))) == (2, "", 4)
+    assert "error: there is no folder rums\n" in done.stderr
+
+
+@pytest.mark.parametrize(("typed", "left"), [(b"y\n", 2), (b"n\n", 4), (b"\x04", 4)], ids=["y", "n", "Ctrl-D"])
+def test_only_yes_at_the_terminal_removes_and_json_names_what_was_removed(
+    folder: Path, typed: bytes, left: int
+) -> None:
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "niels_gpt", "cache", "--unused", "--older-than", "0", "--json"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=folder, env=env, stdin=theirs, stdout=-1, stderr=-1) as process:
+        os.write(ours, typed)
+        said, errors = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == 0, errors
+    assert (len(names(folder)), len(json.loads(said))) == (left, 4 - left)

@@ -81,6 +81,22 @@ def test_hints_name_the_command_that_was_used(tmp_path: Path) -> None:
     assert in_clone.stderr.endswith("hint: python scripts/train.py --help lists all settings\n")
 
 
+def test_flags_stand_anywhere_between_the_settings_of_training(tmp_path: Path) -> None:
+    (tmp_path / "a=b").mkdir()
+    words = ["model=tiny", "--config-dir", "a=b", "train.B=7", "--cfg", "job"]
+    done = processes.cli(*words, cwd=tmp_path, script="train")
+    assert done.returncode == 0 and "  B: 7\n" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_behind_stdout_has_its_exit_code(finished_run: Path) -> None:
+    words = [sys.executable, "-m", "niels_gpt", "compare", str(finished_run), "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 8 and "error: No space left on device\n" in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 def hide_safetensors() -> None:
     vars(sys)["modules"]["safetensors"] = None
 

@@ -47,10 +47,19 @@ def run_command(main: Callable[[], Any], *, outlives_readers: bool = False) -> N
             try:
                 main()
             finally:  # inside exit_on_error, which handles a broken pipe
-                sys.stdout.flush()
+                flush_stdout()
     except SystemExit as end:
         if isinstance(end.code, int) and has_abandoned_call():
             os._exit(end.code)
+        raise
+
+
+def flush_stdout() -> None:
+    """Write out what was printed; after a failure, drop the rest, or Python would fail again as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 
 
@@ -79,7 +88,6 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except Exception as error:
         raise SystemExit(_print_error(error)) from None

@@ -40,19 +40,20 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("cache"), help="the folder (default cache)")
     parser.add_argument("--unused", action="store_true", help="remove what no run refers to")
     parser.add_argument("--older-than", type=at_least(0), metavar="DAYS", help=SINCE)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are (default runs)")
+    parser.add_argument("--runs", type=Path, help="where the runs are (default runs)")
     parser.add_argument("--yes", action="store_true", help="remove without asking")
     add_json_flag(parser)
     options = parser.parse_args()
     if not options.folder.is_dir():
         raise ConfigError(f"there is no folder {options.folder}", "name the folder of data.cache_dir")
-    if options.unused and not options.runs.is_dir():
-        raise ConfigError(f"there is no folder {options.runs}", "name the folder of the runs: --runs FOLDER")
+    runs = options.runs or Path("runs")
+    if (options.unused or options.runs) and not runs.is_dir():  # or every cache would count as unused
+        raise ConfigError(f"there is no folder {runs}", "name the folder of the runs: --runs FOLDER")
     prune = options.unused or options.older_than is not None
     least = GRACE if options.older_than is None else options.older_than
 
     def list_or_prune() -> list[dict[str, Any]]:
-        entries = list(list_entries(options.folder, options.runs))
+        entries = list(list_entries(options.folder, runs))
         if prune:
             entries = [e for e in entries if e.days >= least and not (options.unused and e.runs)]
         lines = [("cache", "MB", "days unused", "runs")]
@@ -60,8 +61,8 @@ def main() -> None:
         print(format_table(lines, right=(1, 2)), end="")
         if prune and not entries:
             print("nothing to remove")
-        elif prune:
-            remove(options.folder, entries, ask=not options.yes)
+        elif prune and not remove(options.folder, entries, ask=not options.yes):
+            return []
         return [{name: vars(entry)[name] for name in ("path", "bytes", "days", "runs")} for entry in entries]
 
     report(options.json, list_or_prune)
@@ -107,21 +108,20 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def remove(folder: Path, entries: Sequence[Entry], *, ask: bool) -> None:
-    """Remove entries of a folder, after asking."""
+def remove(folder: Path, entries: Sequence[Entry], *, ask: bool) -> bool:
+    """Remove entries of a folder, after asking; return whether they were removed."""
     total = f"{len(entries)} entries, {sum(entry.bytes for entry in entries) / 1e6:,.1f} MB"
     if ask and not sys.stdin.isatty():
         raise ConfigError(f"{total} would be removed, and there is no terminal to ask", "add --yes")
-    try:
-        answer = input(f"Remove {total}? They can be built again. [y/N] ") if ask else "y"
-    except EOFError:
-        answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        print("nothing removed")
-        return
+    if ask:
+        print(f"Remove {total}? They can be built again. [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):  # Ctrl-D gives an empty line
+            print("nothing removed")
+            return False
     # Renamed first, so that no run finds half of a cache, whenever this ends.
     with TemporaryDirectory(prefix=".removed-", dir=folder) as removed:
         for path in (entry.location for entry in entries):
             path.rename(Path(removed, path.name))
             path.with_suffix(".sha256").unlink(missing_ok=True)
     print(f"removed {total}")
+    return True

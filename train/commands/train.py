@@ -15,18 +15,31 @@ from train.config.suggest import CONF
 from train.sweep.callback import PlanCallback
 from train.sweep.jobs import find_job
 
+PATH_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--experimental-rerun")  # the next word is a path
 log = logging.getLogger("niels_gpt")
 
 
 def main() -> None:
     """Train, or print the help."""
     register()
+    sys.argv[1:] = put_settings_first(sys.argv[1:])
     words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
     only_help = len(words) < len(sys.argv) - 1 and not any(word.startswith(("-", "hydra")) for word in words)
     if only_help:
         print_help(words)
     else:
         train_composed()
+
+
+def put_settings_first(words: list[str]) -> list[str]:
+    """Return the words, settings first: Hydra refuses those that a flag separates from the others."""
+    before = ["", *words]
+    settings = {
+        n
+        for n, word in enumerate(words)
+        if ("=" in word or word[:1] == "~") and word[:1] != "-" and before[n] not in PATH_FLAGS
+    }
+    return [words[n] for n in sorted(range(len(words)), key=lambda n: n not in settings)]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
