@@ -76,7 +76,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     return PhaseData(
         train[0] if len(train) == 1 else Mixture(train, [source.weight for source in sources], cfg.train.seed),
         allocate_sequences(val, cfg.train.eval_sequences),
-        hash_parts(text, "", data.val_fraction),  # "": older checkpoints hashed val_source here
+        hash_parts(text, data.val_fraction),
         hash_parts(val_text, cfg.train.eval_sequences),
         described,
         caches,
