@@ -65,8 +65,13 @@ def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
     """Return a text that changes with the content of the source, and with the code that reads it."""
     module = KINDS[cfg.kind]
     own = local_files.fingerprint(cfg, index.sha256) if module is local_files else module.fingerprint(cfg)
-    held_out = cfg.held_out()
-    return f"{cfg.kind}:{own}:{_hash_code()}" + (f"|{fingerprint(held_out, index)}" if held_out else "")
+    text = f"{cfg.kind}:{own}:{_hash_code()}"
+    if held_out := cfg.held_out():
+        try:
+            text += f"|{fingerprint(held_out, index)}"
+        except DataError as error:
+            raise DataError(str(error).replace("data.files", "data.val_files"), error.hint) from None
+    return text
 
 
 @cache

@@ -164,7 +164,7 @@ def _build(
     """Write all files into a temporary folder, which is then renamed to `folder`."""
     plan = plan_split(source, want, val_fraction)
     task, console = f"tokenizing {source.label}", get_console()
-    log.info("data: %s, %d %s", task, plan.records, want)
+    log.info("data: %s, %s: %d", task, want, plan.records)
     hidden = not console.is_terminal
     parts = track(
         read_split(source, want, plan), task, plan.sections, console=console, transient=True, disable=hidden

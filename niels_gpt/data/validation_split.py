@@ -108,8 +108,8 @@ def _hash_group(record: Record) -> int:
 
 def _require_disjoint(source: SourceCfg, held_out: SourceCfg) -> None:
     """Raise DataError if a file is in both `files` and `val_files`."""
-    real = {os.path.realpath(path) for path in find_files(source.files)}
-    for path in find_files(held_out.files):
+    real = {os.path.realpath(path) for path in find_files(source)}
+    for path in find_files(held_out):
         if os.path.realpath(path) in real:
             hint = "leave it out of one of them; a glob in files must not match it"
             raise DataError(f"{path} is in both files and val_files", hint)

@@ -193,6 +193,12 @@ def test_val_files_are_the_whole_validation_split(caplog: pytest.LogCaptureFixtu
     assert opened("a", "b", val_files=("v", "w")).meta.content_sha256 != cache.meta.content_sha256
 
 
+def test_val_files_that_are_not_there_are_named_as_such() -> None:
+    Path("a").write_text(prose(500))
+    with pytest.raises(DataError, match=r"^data\.val_files: no file matches 'missing'$"):
+        opened("a", val_files="missing")
+
+
 def test_a_file_that_would_train_and_validate_is_refused_with_its_name() -> None:
     for name in ("a.txt", "val.txt"):
         Path(name).write_text(prose(500))

@@ -71,9 +71,9 @@ def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None
             match key:
                 case "split":
                     reason = (
-                        f"{found.path} was trained by an older version, which chose the validation text otherwise"
+                        f"{found.path} is of an older version; this one splits training and validation otherwise"
                     )
-                    remedy = "finish the run with that version"
+                    remedy = "finish the run with the version that began it"
                 case "data":
                     changes = list_source_changes(then["sources"], now["sources"]) if "sources" in then else ()
                     reason = "\n".join([f"{found.path} was trained on different data", *changes])

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -37,7 +37,7 @@ def read_documents(cfg: SourceCfg) -> Iterator[Document]:
     DataError naming file and line if a file cannot be read, has no text or is not of `cfg.kind`.
     """
     if cfg.kind == "text":
-        for path in find_files(cfg.files):
+        for path in find_files(cfg):
             yield from _read_text(path, cfg.documents)
     else:
         yield from (row for row in _read_rows(cfg) if isinstance(row, Document))
@@ -59,17 +59,17 @@ def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = hash_file) -> st
     `sha256` returns the hash of a file, perhaps from an index.
     """
     hashes = []
-    for path in find_files(cfg.files):
+    for path in find_files(cfg):
         with _open_regular(path):
             hashes.append(sha256(path))
     parts = [cfg.kind, cfg.documents if cfg.kind == "text" else cfg.on_bad_line, *sorted(hashes)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def find_files(patterns: Iterable[str]) -> list[Path]:
+def find_files(cfg: SourceCfg) -> list[Path]:
     """Return the files that paths and globs name, sorted, each real file once."""
     found: set[str] = set()
-    for pattern in patterns:
+    for pattern in cfg.files:
         full = os.path.expanduser(pattern)
         # A name with brackets in it is a name first. "notes/**" matches the folders within too: they are left out.
         globbed = (path for path in glob.glob(full, recursive=True) if not os.path.isdir(path))
@@ -137,7 +137,7 @@ def _read_lines(path: Path) -> Iterator[str]:
 
 def _read_rows(cfg: SourceCfg, limit: int | None = None) -> Iterator[Row]:
     """Yield the rows of all files, at most `limit` of each."""
-    for path in find_files(cfg.files):
+    for path in find_files(cfg):
         yield from islice(_read_file_rows(path, skip=cfg.on_bad_line == "skip"), limit)
 
 
