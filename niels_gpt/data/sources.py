@@ -18,6 +18,7 @@ from niels_gpt.data.readers.records import SECTION, Dialogue, Document, cut_sect
 from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
+_JSON = json.JSONEncoder(ensure_ascii=False)
 CODE = ("seeds.py", "tokenizer.py")  # outside this folder, but the cache depends on them too
 
 KINDS: dict[SourceKind, ModuleType] = {
@@ -91,6 +92,4 @@ def list_texts(record: Document | Dialogue) -> list[str]:
 
 def encode_content(record: Document | Dialogue) -> bytes:
     """Return the bytes of all that is learned from a record, without names and paths."""
-    return (
-        record.text if isinstance(record, Document) else json.dumps(record.messages, ensure_ascii=False)
-    ).encode()
+    return (record.text if isinstance(record, Document) else _JSON.encode(record.messages)).encode()
