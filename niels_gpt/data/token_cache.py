@@ -173,8 +173,9 @@ def _build(
         part.mkdir()
         writers = {split: _Writer(part, f"unsorted-{split}", tokenizer.V) for split in ("train", "val")}
         dropped = 0
+        from_files = source.kind not in ("pydocs", "synthetic")  # which always keep one order
         for split, record in parts:
-            content = encode_content(record) if source.files else b""  # without files, the order never changes
+            content = encode_content(record) if from_files else b""
             if isinstance(record, Document):
                 end = [tokenizer.special[END_OF_TEXT]] if record.ends else []
                 writers[split].add([*tokenizer.encode(record.text), *end], [], content, ends=record.ends)
