@@ -33,6 +33,11 @@ BAD = [
     (["data.files=[a,3]"], "data.files.1=3: must be text"),
     (["data.sources=[{kind:text,files:3}]"], "data.sources.0.files=3: must be a list of text"),
     (["objective=[lss]"], "objective.0=lss: must be loss or memory"),
+    (["data.val_files=a"], "kind=pydocs has no val_files; use val_fraction"),
+    (
+        ["data=text", "phase=pretrain", "data.files=a", "data.val_files=b", "data.val_fraction=0.1"],
+        "val_files are all of the validation split; leave val_fraction out",
+    ),
     (["data.val_source=foo"], "val_source=foo must name one of the sources ['pydocs']"),
     (
         ["data.sources=[{kind:text,files:[a]},{kind:jsonl,files:[b]}]", "data.val_source=text"],
@@ -81,3 +86,9 @@ def test_warm_up_follows_the_length_of_the_phase_unless_it_is_set() -> None:
     assert TrainCfgSchema(total_steps=2).warmup == 0
     assert TrainCfgSchema(total_steps=400).warmup == 40
     assert TrainCfgSchema(total_steps=400, warmup_steps=3).warmup == 3
+
+
+def test_a_second_phase_with_data_of_its_own_does_not_follow_the_val_files_of_the_first(composed: Compose) -> None:
+    own = ("data=text", "data.files=a", "data.val_files=b")
+    first, second = load_plan(composed(*own, "+data@sft.data=jsonl", "sft.data.files=c"))
+    assert (first.data.val_files, second.data.val_files) == (("b",), ())

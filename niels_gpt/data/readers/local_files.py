@@ -9,20 +9,18 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from pydantic_core import from_json
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.hash_index import hash_file
-from niels_gpt.data.readers.records import Dialogue, Document, Message
+from niels_gpt.data.readers.records import SECTION, Dialogue, Document, Message, cut_sections, join_lines
 from niels_gpt.errors import DataError
 
-READ_CHARS = 16 << 10  # characters; a longer file is cut, so that one file can fill both splits
 MAX_PARAGRAPH = 1 << 20  # characters; a file without blank lines is not held in memory
 MAX_LINE = 16 << 20  # bytes of a line of JSON with its end
 FIRST_ROWS = 1000  # of each file of JSON lines, read to find out which kinds of row it holds
@@ -39,7 +37,7 @@ def read_documents(cfg: SourceCfg) -> Iterator[Document]:
     DataError naming file and line if a file cannot be read, has no text or is not of `cfg.kind`.
     """
     if cfg.kind == "text":
-        for path in _find_files(cfg.files):
+        for path in find_files(cfg):
             yield from _read_text(path, cfg.documents)
     else:
         yield from (row for row in _read_rows(cfg) if isinstance(row, Document))
@@ -60,17 +58,18 @@ def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = hash_file) -> st
 
     `sha256` returns the hash of a file, perhaps from an index.
     """
-    parts: list[Any] = [cfg.kind, cfg.documents if cfg.kind == "text" else cfg.on_bad_line]
-    for path in _find_files(cfg.files):
+    hashes = []
+    for path in find_files(cfg):
         with _open_regular(path):
-            parts.append((str(path), sha256(path)))
+            hashes.append(sha256(path))
+    parts = [cfg.kind, cfg.documents if cfg.kind == "text" else cfg.on_bad_line, *sorted(hashes)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _find_files(patterns: Iterable[str]) -> list[Path]:
+def find_files(cfg: SourceCfg) -> list[Path]:
     """Return the files that paths and globs name, sorted, each real file once."""
     found: set[str] = set()
-    for pattern in patterns:
+    for pattern in cfg.files:
         full = os.path.expanduser(pattern)
         # A name with brackets in it is a name first. "notes/**" matches the folders within too: they are left out.
         globbed = (path for path in glob.glob(full, recursive=True) if not os.path.isdir(path))
@@ -106,45 +105,26 @@ def _hash_text(text: str) -> str:
 
 
 def _read_text(path: Path, unit: str) -> Iterator[Document]:
-    """Yield a file, in pieces if it is long, or its paragraphs.
-
-    A paragraph is named by its content, so that a repeated one stays in one split.
-    """
-    name = os.fsencode(path).decode("utf-8", "backslashreplace")  # a file name need not be UTF-8
-    by_paragraph = unit == "blank_lines"
-    pieces = _join_lines(
-        _read_lines(path), *((0, MAX_PARAGRAPH) if by_paragraph else (READ_CHARS, 2 * READ_CHARS))
-    )
-    number = 0
-    for number, piece in enumerate(filter(str.strip, pieces), 1):
-        if by_paragraph:
-            text = piece.rstrip().lstrip("\n")
-            yield Document(_hash_text(text), text)
-        else:
-            yield Document(name if number == 1 else f"{name}#{number}", piece)
-    if not number:
+    """Yield a file, in sections if it is long, or its paragraphs."""
+    found = False
+    if unit == "file":
+        documents = cut_sections(_read_lines(path))
+    else:
+        paragraphs = filter(str.strip, join_lines(_read_lines(path), 0, MAX_PARAGRAPH))
+        documents = (Document("", paragraph.rstrip().lstrip("\n")) for paragraph in paragraphs)
+    for document in documents:
+        found = True
+        yield document
+    if not found:
         raise DataError(f"{path}: has no text", "leave it out of data.files")
 
 
-def _join_lines(lines: Iterable[str], min_chars: int, max_chars: int) -> Iterator[str]:
-    """Join lines into pieces that end at the first blank line after `min_chars`, or after `max_chars`."""
-    piece: list[str] = []
-    size = 0
-    for line in lines:
-        piece.append(line)
-        size += len(line)
-        if size >= max_chars or (size >= min_chars and not line.strip()):
-            yield "".join(piece)
-            piece, size = [], 0
-    yield "".join(piece)
-
-
 def _read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of READ_CHARS."""
+    """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of SECTION."""
     with _open_regular(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape")
         number = 1
-        while line := text.readline(READ_CHARS):
+        while line := text.readline(SECTION):
             if _NOT_TEXT.search(line):
                 message = f"{path}:{number}: not text in UTF-8"
                 raise DataError(message, "save the file as UTF-8, or leave it out of data.files")
@@ -157,7 +137,7 @@ def _read_lines(path: Path) -> Iterator[str]:
 
 def _read_rows(cfg: SourceCfg, limit: int | None = None) -> Iterator[Row]:
     """Yield the rows of all files, at most `limit` of each."""
-    for path in _find_files(cfg.files):
+    for path in find_files(cfg):
         yield from islice(_read_file_rows(path, skip=cfg.on_bad_line == "skip"), limit)
 
 
@@ -212,7 +192,7 @@ def _parse_row(line: bytes) -> Row:
             return _make_dialogue([user, Message("assistant", _require_text(completion, "completion"))])
         case {"text": text}:
             text = _require_text(text, "text")
-            return Document(_hash_text(text), text)
+            return Document("", text)
     raise ValueError("no list of messages, no prompt and completion, no text")
 
 
