@@ -68,14 +68,20 @@ class SourceCfg(Cfg):
         "", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="the source's name, for val_source; default: its kind"
     )
     weight: float = Field(1.0, gt=0.0, le=1e6, description="share in a mixture, relative to the others")
-    files: Texts = Field((), description="text, jsonl: paths or globs; ** matches subfolders")
+    files: Texts = Field((), description="text, jsonl: paths, folders or globs; ** matches subfolders")
     documents: Literal["file", "blank_lines"] = Field(
         "file", description="text: each document is a file, or a paragraph between blank lines"
     )
-    on_bad_line: Literal["error", "skip"] = Field("error", description="jsonl: stop at a bad line, or skip it")
+    on_bad_line: Literal["error", "skip"] = Field("error", description="jsonl: stop at a bad row, or skip it")
     packages: Texts = Field((), description="pydocs: also read docstrings of these installed packages")
     code: bool = Field(False, description="pydocs: also read the Python source code")
     size: int = Field(2000, ge=20, le=10_000_000, description="synthetic: number of documents")
+    learn: Literal["assistant", "all"] = Field(
+        "assistant", description="dialogues: learn the assistant's words, or the user's too"
+    )
+    separator: str = Field(
+        "", max_length=256, description="text: the mark between documents, such as <|endoftext|>, which is removed"
+    )
 
     @property
     def label(self) -> str:
@@ -83,9 +89,11 @@ class SourceCfg(Cfg):
         return self.name or self.kind
 
     def rules(self) -> Iterator[str]:
-        """Text and jsonl need files."""
+        """Text and jsonl need files; documents end at a separator or at blank lines."""
         if self.kind in ("text", "jsonl") and not self.files:
-            yield f"kind={self.kind} needs files=PATH or files=[PATH,...]; a path may be a glob"
+            yield f"kind={self.kind} needs files=PATH or files=[PATH,...]; a path may be a folder or a glob"
+        if self.separator and self.documents == "blank_lines":
+            yield "separator and documents=blank_lines exclude each other; choose one"
 
 
 class DataCfg(SourceCfg):

@@ -77,12 +77,15 @@ def list_texts(record: Document | Dialogue) -> list[str]:
 def encode_content(record: Document | Dialogue) -> bytes:
     """Return the bytes that a record adds to the hash of its source's content.
 
-    Roles are left out if user and assistant alternate, because older checkpoints recorded the hash without them.
+    Roles are left out if user and assistant alternate, and so is what to learn if it is all, because older
+    checkpoints recorded the hash without them.
     """
     content = "\0".join((record.name, *list_texts(record))).encode()
     if isinstance(record, Document):
         return content
     roles = " ".join(message.role for message in record.messages)
+    if not all(message.learn for message in record.messages):
+        roles += " learn " + "".join("01"[message.learn] for message in record.messages)
     if re.fullmatch("(system )?(user assistant ?)*(user)?", roles):
         return content
     return content + b"\xff" + roles.encode()  # UTF-8 text never has 0xff

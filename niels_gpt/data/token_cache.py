@@ -67,12 +67,13 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
     DataError if the source has too few records, or if its meta.json is damaged.
     """
     index = HashIndex(Path(cfg.cache_dir))
-    limit = limit if want == "dialogues" else 0  # a document may have any length
-    key = hash_parts(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, limit)
+    # A document may have any length, and is learned as a whole.
+    chat = (limit, source.learn) if want == "dialogues" else (0, "all")
+    key = hash_parts(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, chat)
     folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"  # key: everything that affects the content
     with lock_build(folder) as missing:
         if missing:
-            _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
+            _build(folder, source, want, tokenizer, cfg.val_fraction, chat[0])
     meta = read_meta(folder)
     _mark_used(folder)
     tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
@@ -167,7 +168,7 @@ def _build(
         for record in records:
             content.update(encode_content(record))
             if isinstance(record, Dialogue):
-                tokens = encode_dialogue(record.messages, tokenizer, limit)
+                tokens = encode_dialogue(record.messages, tokenizer, limit, source.learn)
             else:
                 tokens = ChatTokens([*tokenizer.encode(record.text), tokenizer.special[END_OF_TEXT]], [])
             if tokens is None:
@@ -186,7 +187,9 @@ def _build(
         }
         write_meta(part, meta)
     if dropped:
-        log.warning("data: %d of %d dialogues have no answer within %d tokens; left out", dropped, count, limit)
+        log.warning(
+            "data: %d of %d dialogues have no answer to learn within %d tokens; left out", dropped, count, limit
+        )
 
 
 @contextmanager

@@ -62,7 +62,9 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     for source in sources:
         cache = open_cache(source, want, tokenizer, data, T + 1)
         caches.append(str(cache.folder.resolve()))
-        text.append((cache.meta.content_sha256, source.weight))
+        # Older checkpoints know of no other targets than the assistant's.
+        targets = (source.learn,) if want == "dialogues" and source.learn != "assistant" else ()
+        text.append((cache.meta.content_sha256, source.weight, *targets))
         described[source.label] = source.model_dump(mode="json", exclude={"name"}) | {
             "val_fraction": data.val_fraction,
             "content": cache.meta.content_sha256[:16],
