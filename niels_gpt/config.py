@@ -76,6 +76,7 @@ class SourceCfg(Cfg):
     packages: Texts = Field((), description="pydocs: also read docstrings of these installed packages")
     code: bool = Field(False, description="pydocs: also read the Python source code")
     size: int = Field(2000, ge=20, le=10_000_000, description="synthetic: number of documents")
+    val_files: Texts = Field((), description="text, jsonl: validate on these files; all of files trains")
     learn: Literal["assistant", "all"] = Field(
         "assistant", description="dialogues: learn the assistant's words, or the user's too"
     )
@@ -88,10 +89,16 @@ class SourceCfg(Cfg):
         """Its name, or its kind if it has none."""
         return self.name or self.kind
 
+    def held_out(self) -> "SourceCfg | None":
+        """Return the source of the validation split, or None if a part of this source validates."""
+        return self.model_copy(update={"files": self.val_files, "val_files": ()}) if self.val_files else None
+
     def rules(self) -> Iterator[str]:
-        """Text and jsonl need files; documents end at a separator or at blank lines."""
+        """Text and jsonl need files, and only they have them; documents end at a separator or at blank lines."""
         if self.kind in ("text", "jsonl") and not self.files:
             yield f"kind={self.kind} needs files=PATH or files=[PATH,...]; a path may be a folder or a glob"
+        if self.kind not in ("text", "jsonl") and self.val_files:
+            yield f"kind={self.kind} has no val_files; use val_fraction"
         if self.separator and self.documents == "blank_lines":
             yield "separator and documents=blank_lines exclude each other; choose one"
 
@@ -114,6 +121,9 @@ class DataCfg(SourceCfg):
         names = [source.label for source in self.mixture()]
         if self.val_source and names.count(self.val_source) != 1:
             yield f"val_source={self.val_source} must name one of the sources {names}"
+        default = type(self).model_fields["val_fraction"].default
+        if self.val_fraction != default and all(source.val_files for source in self.mixture()):
+            yield "val_files are all of the validation split; leave val_fraction out"
         total = sum(source.weight for source in self.mixture())
         for source in self.mixture():
             if source.weight / total < MIN_SHARE:

@@ -1,9 +1,10 @@
 """Read the documents and dialogues of a source of any kind."""
 
 import hashlib
-import re
+import io
+import json
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -13,10 +14,11 @@ from niels_gpt.data import synthetic
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.pydocs import source as pydocs
 from niels_gpt.data.readers import local_files
-from niels_gpt.data.readers.records import Dialogue, Document
+from niels_gpt.data.readers.records import SECTION, Dialogue, Document, cut_sections
 from niels_gpt.errors import DataError
 
 Want = Literal["documents", "dialogues"]
+_JSON = json.JSONEncoder(ensure_ascii=False)
 CODE = ("seeds.py", "tokenizer.py")  # outside this folder, but the cache depends on them too
 
 KINDS: dict[SourceKind, ModuleType] = {
@@ -28,9 +30,17 @@ KINDS: dict[SourceKind, ModuleType] = {
 
 
 def read_records(cfg: SourceCfg, want: Want) -> Iterator[Document | Dialogue]:
-    """Yield the records of a source, always in the same order. DataError if a file or package cannot be used."""
+    """Yield the records of a source, always in the same order, a long text in sections.
+
+    DataError if a file or package cannot be used.
+    """
     module = KINDS[cfg.kind]
-    yield from module.read_documents(cfg) if want == "documents" else module.read_dialogues(cfg)
+    for record in module.read_documents(cfg) if want == "documents" else module.read_dialogues(cfg):
+        whole = isinstance(record, Document) and record.ends and not record.name
+        if whole and len(record.text) > SECTION:
+            yield from cut_sections(iter(partial(io.StringIO(record.text).readline, SECTION), ""))
+        else:
+            yield record
 
 
 def select_sources(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
@@ -56,7 +66,13 @@ def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
     """Return a text that changes with the content of the source, and with the code that reads it."""
     module = KINDS[cfg.kind]
     own = local_files.fingerprint(cfg, index.sha256) if module is local_files else module.fingerprint(cfg)
-    return f"{cfg.kind}:{own}:{_hash_code()}"
+    text = f"{cfg.kind}:{own}:{_hash_code()}"
+    if held_out := cfg.held_out():
+        try:
+            text += f"|{fingerprint(held_out, index)}"
+        except DataError as error:
+            raise DataError(str(error).replace("data.files", "data.val_files"), error.hint) from None
+    return text
 
 
 @cache
@@ -75,17 +91,5 @@ def list_texts(record: Document | Dialogue) -> list[str]:
 
 
 def encode_content(record: Document | Dialogue) -> bytes:
-    """Return the bytes that a record adds to the hash of its source's content.
-
-    Roles are left out if user and assistant alternate, and so is what to learn if it is all, because older
-    checkpoints recorded the hash without them.
-    """
-    content = "\0".join((record.name, *list_texts(record))).encode()
-    if isinstance(record, Document):
-        return content
-    roles = " ".join(message.role for message in record.messages)
-    if not all(message.learn for message in record.messages):
-        roles += " learn " + "".join("01"[message.learn] for message in record.messages)
-    if re.fullmatch("(system )?(user assistant ?)*(user)?", roles):
-        return content
-    return content + b"\xff" + roles.encode()  # UTF-8 text never has 0xff
+    """Return the bytes of all that is learned from a record, without names and paths."""
+    return (record.text if isinstance(record, Document) else _JSON.encode(record.messages)).encode()

@@ -4,27 +4,29 @@ import hashlib
 import logging
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from rich import get_console
 from rich.progress import track
 
 from niels_gpt.config import DataCfg, SourceCfg
-from niels_gpt.data.chat_template import ChatTokens, encode_dialogue
+from niels_gpt.data.chat_template import encode_dialogue
 from niels_gpt.data.hash_index import HashIndex
-from niels_gpt.data.readers.records import Dialogue
-from niels_gpt.data.sources import Want, encode_content, fingerprint, list_texts, read_records, select_sources
+from niels_gpt.data.readers.records import Document
+from niels_gpt.data.sources import Want, encode_content, fingerprint, list_texts, select_sources
 from niels_gpt.data.token_files import TokenCache, get_dtypes, read_meta, write_meta
+from niels_gpt.data.validation_split import plan_split, read_split
 from niels_gpt.errors import DataError
-from niels_gpt.seeds import derive_seed
 from niels_gpt.storage import add_file_name, flush_to_disk, replace_atomically, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 
-FORMAT = 3
+FORMAT = 4
 TYPECODES = {"uint16": "H", "uint32": "I", "uint8": "B", "int64": "q"}  # of the module array
 CHUNK = 1 << 22  # ids written at a time
 log = logging.getLogger("niels_gpt")
@@ -78,6 +80,14 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
     _mark_used(folder)
     tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
     log.info("data: %s from %s: %s, content hash %s", want, source.label, tokens, meta.content_sha256[:16])
+    counts = {split: columns.ids.count for split, columns in meta.splits.items()}
+    share = counts["val"] / max(1, sum(counts.values()))
+    if not source.held_out() and not cfg.val_fraction / 2 <= share <= cfg.val_fraction * 1.5:
+        log.warning(
+            "data: %.2g %% of the tokens of %s validate, where data.val_fraction asks for %.2g %%; "
+            "its %s are too few or too unequal",
+            *(100 * share, source.label, 100 * cfg.val_fraction, want),
+        )
     return TokenCache(folder, meta, tokenizer.V, index)
 
 
@@ -93,33 +103,13 @@ def _mark_used(path: Path) -> None:
 
 
 def _read_training_texts(source: SourceCfg, want: Want, val_fraction: float) -> Iterator[str]:
-    is_val, _ = _make_split_rule(source, want, val_fraction)
-    for record in read_records(source, want):
-        if not is_val(record.name):
+    for split, record in read_split(source, want, plan_split(source, want, val_fraction)):
+        if split == "train":
             yield from list_texts(record)
 
 
-def _make_split_rule(source: SourceCfg, want: Want, val_fraction: float) -> tuple[Callable[[str], bool], int]:
-    """Return a test for names of the validation split, and the number of records.
-
-    A name is in it if its hash is in the lowest `val_fraction`. The lowest hash of all always is and the highest
-    never is, so that a handful of documents has both splits.
-    """
-    count, names = 0, set()
-    for record in read_records(source, want):
-        count += 1
-        names.add(derive_seed("split", record.name))
-    if len(names) < 2:
-        raise DataError(
-            f"{source.label} has {len(names)} differently named {want}; training and validation need one each",
-            "add more data, or split text with data.documents=blank_lines",
-        )
-    threshold = min(max(val_fraction * 2**63, min(names) + 1), max(names))
-    return (lambda name: derive_seed("split", name) < threshold), count
-
-
 class _Writer:
-    """Write the files of one split, a buffer at a time."""
+    """Write the files of one split, a buffer at a time; an item is a document, or a dialogue."""
 
     def __init__(self, folder: Path, split: str, V: int) -> None:
         self.dtypes = get_dtypes(V)
@@ -128,11 +118,17 @@ class _Writer:
         self.hashes = {column: hashlib.sha256() for column in self.dtypes}
         self.counts = dict.fromkeys(self.dtypes, 0)
         self.buffers["offsets"].append(0)
+        self.keys, self.key = array("q"), hashlib.sha256()
 
-    def add(self, tokens: ChatTokens) -> None:
-        self.buffers["ids"].extend(tokens.ids)
-        self.buffers["target_mask"].extend(tokens.target_mask)
-        self.buffers["offsets"].append(self.counts["ids"] + len(self.buffers["ids"]))
+    def add(self, ids: Iterable[int], target_mask: Iterable[int], content: bytes, *, ends: bool = True) -> None:
+        """Add an item, or a section of one, with the content that it is sorted by."""
+        self.buffers["ids"].extend(ids)
+        self.buffers["target_mask"].extend(target_mask)
+        self.key.update(content)
+        if ends:
+            self.buffers["offsets"].append(self.counts["ids"] + len(self.buffers["ids"]))
+            self.keys.append(int.from_bytes(self.key.digest()[:8], "little", signed=True))
+            self.key = hashlib.sha256()
         if len(self.buffers["ids"]) >= CHUNK:
             self.flush()
 
@@ -152,43 +148,63 @@ class _Writer:
         }
 
 
+def _sort(unsorted: _Writer, writer: _Writer) -> dict[str, Any]:
+    """Write the items again, sorted by a hash of their content: names and order of files make no difference."""
+    unsorted.flush()
+    files: dict[str, mmap | bytes] = {}
+    for column, path in unsorted.paths.items():
+        with path.open("rb") as file:
+            files[column] = mmap(file.fileno(), 0, access=ACCESS_READ) if path.stat().st_size else b""
+        path.unlink()  # a mapped file stays until it is closed
+    ids, mask, offsets = files["ids"], files["target_mask"], array("q", files["offsets"][:])
+    typecode = writer.buffers["ids"].typecode
+    width = writer.buffers["ids"].itemsize
+    for n in torch.tensor(unsorted.keys, dtype=torch.int64).argsort(stable=True).tolist():
+        begin, end = offsets[n : n + 2]
+        writer.add(array(typecode, ids[begin * width : end * width]), mask[begin:end], b"")
+    return writer.flush()
+
+
 def _build(
     folder: Path, source: SourceCfg, want: Want, tokenizer: Tokenizer, val_fraction: float, limit: int
 ) -> None:
     """Write all files into a temporary folder, which is then renamed to `folder`."""
-    is_val, count = _make_split_rule(source, want, val_fraction)
+    plan = plan_split(source, want, val_fraction)
     task, console = f"tokenizing {source.label}", get_console()
-    log.info("data: %s, %d records", task, count)
+    log.info("data: %s, %s: %d", task, want, plan.records)
     hidden = not console.is_terminal
-    records = track(read_records(source, want), task, count, console=console, transient=True, disable=hidden)
+    parts = track(
+        read_split(source, want, plan), task, plan.sections, console=console, transient=True, disable=hidden
+    )
     with replace_atomically(folder) as part:
         part.mkdir()
-        writers = {split: _Writer(part, split, tokenizer.V) for split in ("train", "val")}
-        content, dropped = hashlib.sha256(), 0
-        for record in records:
-            content.update(encode_content(record))
-            if isinstance(record, Dialogue):
-                tokens = encode_dialogue(record.messages, tokenizer, limit, source.learn)
+        writers = {split: _Writer(part, f"unsorted-{split}", tokenizer.V) for split in ("train", "val")}
+        dropped = 0
+        for split, record in parts:
+            content = encode_content(record) if source.files else b""  # without files, the order never changes
+            if isinstance(record, Document):
+                end = [tokenizer.special[END_OF_TEXT]] if record.ends else []
+                writers[split].add([*tokenizer.encode(record.text), *end], [], content, ends=record.ends)
+            elif tokens := encode_dialogue(record.messages, tokenizer, limit, source.learn):
+                writers[split].add(*tokens, content)
             else:
-                tokens = ChatTokens([*tokenizer.encode(record.text), tokenizer.special[END_OF_TEXT]], [])
-            if tokens is None:
                 dropped += 1
-            else:
-                writers["val" if is_val(record.name) else "train"].add(tokens)
+        splits = {split: _sort(writer, _Writer(part, split, tokenizer.V)) for split, writer in writers.items()}
         meta = {
             "format": FORMAT,
             "folder": folder.name,
             "source": source.model_dump(),
             "tokenizer_sha256": tokenizer.hash(),
-            "content_sha256": content.hexdigest(),
-            "records": count,
+            "content_sha256": plan.content_sha256,
+            "records": plan.records,
             "dropped": dropped,
-            "splits": {split: writer.flush() for split, writer in writers.items()},
+            "splits": splits,
         }
         write_meta(part, meta)
     if dropped:
         log.warning(
-            "data: %d of %d dialogues have no answer to learn within %d tokens; left out", dropped, count, limit
+            "data: %d of %d dialogues have no answer to learn within %d tokens; left out",
+            *(dropped, plan.records, limit),
         )
 
 

@@ -33,6 +33,11 @@ BAD = [
     (["data.files=[a,3]"], "data.files.1=3: must be text"),
     (["data.sources=[{kind:text,files:3}]"], "data.sources.0.files=3: must be a list of text"),
     (["objective=[lss]"], "objective.0=lss: must be loss or memory"),
+    (["data.val_files=a"], "kind=pydocs has no val_files; use val_fraction"),
+    (
+        ["data=text", "phase=pretrain", "data.files=a", "data.val_files=b", "data.val_fraction=0.1"],
+        "val_files are all of the validation split; leave val_fraction out",
+    ),
     (["data.val_source=foo"], "val_source=foo must name one of the sources ['pydocs']"),
     (
         ["data.sources=[{kind:text,files:[a]},{kind:jsonl,files:[b]}]", "data.val_source=text"],

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -171,3 +172,49 @@ def test_a_result_keeps_the_history_of_settings_that_changed(run_folder: Run) ->
         (1, "train.total_steps", 1, 4),
         (3, "train.base_lr", 0.002, 0.003),
     }
+
+
+def make_older(folder: Path) -> None:
+    """Rewrite the checkpoints and the result of a run as those of before the split depended on content alone."""
+    for path in folder.glob("*/*.pt"):
+        saved = read_checkpoint(path)
+        del saved["train_cfg"]["split"]
+        saved["train_cfg"]["data"] = "0123456789abcdef"
+        path.unlink()  # not the second name too
+        torch.save(saved, path)
+    whole = json.loads((folder / "result.json").read_text())
+    for entry in whole["phases"]:
+        del entry["settings"]["data"]["val_files"]
+    (folder / "result.json").write_text(json.dumps(whole))
+
+
+def test_a_run_from_before_the_present_split_is_refused_with_both_ways_out_unless_it_is_complete(
+    run_folder: Run, copied_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_older(copied_run)
+    caplog.set_level("INFO", logger="niels_gpt")
+    run_folder(experiment="smoke_pipeline")
+    assert {"pretrain: complete at step 4, nothing to do", "sft: complete at step 4, nothing to do"} <= {
+        *caplog.messages
+    }
+    said = r"/sft/\S+\.pt is of an older version; this one splits training and validation otherwise$"
+    with pytest.raises(CheckpointError, match=said) as caught:
+        run_folder("sft.train.total_steps=8", experiment="smoke_pipeline")
+    hint = r"finish the run with the version that began it, or start a new run .*: (init_from=\S+) name=\.\.\."
+    found = re.fullmatch(hint, caught.value.hint)
+    assert found
+    folder = run_folder(found[1], "train.total_steps=2", experiment="smoke_sft", name="new")
+    assert final(folder / "sft")["step"] == 2
+
+
+def test_a_run_resumes_under_another_spelling_of_its_path(
+    run_folder: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("\n\n".join(f"the number {n} is {n * n}" for n in range(300)))
+    own = ("data=text", "model.V=300", "train.ckpt_every=1")
+    with stopped_after(2), pytest.raises(Interrupted):
+        run_folder("data.files=a.txt", *own)
+    folder = run_folder(f"data.files={tmp_path}/a.txt", *own)
+    straight = run_folder("data.files=a.txt", *own, name="straight")
+    assert same(final(folder / "pretrain"), final(straight / "pretrain"))

@@ -9,7 +9,12 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.config.suggest import format_value
 
-UNRECORDED = {"init_from": "none", "resume": "none", "optim": "adamw"}  # the values of older checkpoints
+UNRECORDED = {
+    "init_from": "none",
+    "resume": "none",
+    "optim": "adamw",
+    "split": 1,
+}  # the values of older checkpoints
 
 
 class LoadedCheckpoint(NamedTuple):
@@ -62,7 +67,13 @@ def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None
     then = found.saved["train_cfg"]
     for key in (key for key in now if key != "sources"):  # which only say how the data changed
         if (theirs := then.get(key, UNRECORDED.get(key, now[key]))) != now[key]:
+            remedy = "restore the original"
             match key:
+                case "split":
+                    reason = (
+                        f"{found.path} is of an older version; this one splits training and validation otherwise"
+                    )
+                    remedy = "finish the run with the version that began it"
                 case "data":
                     changes = list_source_changes(then["sources"], now["sources"]) if "sources" in then else ()
                     reason = "\n".join([f"{found.path} was trained on different data", *changes])
@@ -70,7 +81,7 @@ def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None
                     reason = f"{found.path} was trained with a different tokenizer"
                 case _:
                     reason = f"{found.path}: its {key} is {format_value(theirs)}, but this run's is {now[key]}"
-            way_out = f"restore the original, or start a new run from its weights: init_from={found.path} name=..."
+            way_out = f"{remedy}, or start a new run from its weights: init_from={found.path} name=..."
             raise CheckpointError(reason, way_out)
 
 

@@ -1,13 +1,16 @@
 """Read and write result.json: the result of each phase and the settings behind it."""
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from niels_gpt.config import DataCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
@@ -100,7 +103,8 @@ def require_unchanged(plan: list[RunCfg]) -> None:
     """
     for at, cfg in enumerate(plan):
         if result := find_reusable_result(cfg):
-            if changes := list(_list_changes(result.settings, select_outcome_settings(cfg))):
+            then = _add_new_settings(result.settings)
+            if changes := list(_list_changes(then, select_outcome_settings(cfg))):
                 raise CheckpointError(
                     "\n".join(f"{cfg.out} was completed with {change}" for change in changes),
                     "use another name=... for a new run",
@@ -115,6 +119,14 @@ def require_unchanged(plan: list[RunCfg]) -> None:
                     f"{cfg.out} has {saved} of {asked} steps, but {later[0]} has already started from its weights",
                     f"use phase={later[0]} alone, the original train.total_steps, or another name=...",
                 )
+
+
+def _add_new_settings(then: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a result with those of its data that it is too old to have, at their defaults."""
+    with suppress(ValidationError):
+        data = DataCfg.model_validate_json(json.dumps(then.get("data")))
+        return then | {"data": data.model_dump(mode="json")}
+    return then
 
 
 def _list_changes(then: dict[str, Any], now: dict[str, Any], path: str = "") -> Iterator[str]:

@@ -54,7 +54,10 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
         try:
             return STREAMS[want](cache.open(split), T, seed)
         except DataError as error:
-            raise DataError(f"{source.label}, {split} split: {error}", error.hint) from None
+            hint, needed = error.hint, 1.4 * (T + 1) / max(1, cache.meta.splits["train"].ids.count)
+            if split == "val" and not source.held_out() and data.val_fraction < needed < 0.5:
+                hint = f"use data.val_fraction={needed:.2f}, add more text or lower model.T"
+            raise DataError(f"{source.label}, {split} split: {error}", hint) from None
 
     train: list[Source] = []
     val: dict[str, tuple[Source, float]] = {}
@@ -78,7 +81,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     return PhaseData(
         train[0] if len(train) == 1 else Mixture(train, [source.weight for source in sources], cfg.train.seed),
         allocate_sequences(val, cfg.train.eval_sequences),
-        hash_parts(text, "", data.val_fraction),  # "": older checkpoints hashed val_source here
+        hash_parts(text, data.val_fraction),
         hash_parts(val_text, cfg.train.eval_sequences),
         described,
         caches,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from niels_gpt.config import Cfg
 from niels_gpt.data.token_cache import build_tokenizer
+from niels_gpt.data.validation_split import SPLIT_VERSION
 from niels_gpt.errors import CheckpointError, DataError, is_out_of_memory
 from niels_gpt.storage import write_text
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
@@ -71,8 +72,8 @@ def restore(
     CheckpointError if a checkpoint has another model, tokenizer, phase or text.
     """
     own, resume, init_from = start
-    origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "data": data.content_hash}
-    origin["sources"] = data.sources
+    origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "split": SPLIT_VERSION}
+    origin |= {"data": data.content_hash, "sources": data.sources}
     origin["optim"] = cfg.train.optim  # the optimizer whose state the checkpoint holds
     if init_from:
         origin["init_from"] = init_from.description

@@ -13,17 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.hash_index import hash_file
 from niels_gpt.data.readers.decompress import decompress
 from niels_gpt.data.readers.json_rows import MAX_LINE, read_json_rows
-from niels_gpt.data.readers.records import Dialogue, Document
-from niels_gpt.data.readers.row_shapes import RowParser, hash_text, log_once
+from niels_gpt.data.readers.records import SECTION, Dialogue, Document, cut_sections, join_lines
+from niels_gpt.data.readers.row_shapes import RowParser, log_once
 from niels_gpt.errors import DataError
 
-READ_CHARS = 16 << 10  # characters; a longer file is cut, so that one file can fill both splits
 MAX_PARAGRAPH = 1 << 20  # characters; a file without blank lines is not held in memory
 FIRST_ROWS = 1000  # of each file of rows, read to find out which kinds of row it holds
 ENDINGS = {  # of the files that a folder stands for, perhaps with .gz or .zst after it
@@ -63,10 +62,12 @@ def fingerprint(cfg: SourceCfg, sha256: Callable[[Path], str] = hash_file) -> st
 
     `sha256` returns the hash of a file, perhaps from an index.
     """
-    parts: list[Any] = [cfg.kind, *((cfg.documents, cfg.separator) if cfg.kind == "text" else (cfg.on_bad_line,))]
+    hashes = []
     for path in find_files(cfg):
         with _open_regular(path):
-            parts.append((str(path), sha256(path)))
+            hashes.append(sha256(path))
+    settings = (cfg.documents, cfg.separator) if cfg.kind == "text" else (cfg.on_bad_line,)
+    parts = [cfg.kind, *settings, *sorted(hashes)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -143,7 +144,7 @@ def _read_texts(cfg: SourceCfg) -> Iterator[Document]:
     paths, marks, count = find_files(cfg), Counter[str](), 0
     for path in paths:
         for document in _read_text(path, cfg, marks):
-            count += 1
+            count += document.ends
             yield document
     if not count:
         raise DataError(f"{_name_files(paths)}: no text", "name files with text in data.files")
@@ -157,23 +158,16 @@ def _read_texts(cfg: SourceCfg) -> Iterator[Document]:
 
 
 def _read_text(path: Path, cfg: SourceCfg, marks: Counter[str]) -> Iterator[Document]:
-    """Yield a file, in pieces if it is long, or its paragraphs, or what stands between separators; count marks.
-
-    A paragraph is named by its content, so that a repeated one stays in one split.
-    """
-    name = os.fsencode(path).decode("utf-8", "backslashreplace")  # a file name need not be UTF-8
+    """Yield a file, in sections if it is long, or its paragraphs, or the texts between separators; count marks."""
     lines = _read_lines(path)
     if cfg.separator:
         pieces = _cut_at(cfg.separator, lines, marks)
+    elif cfg.documents == "blank_lines":
+        pieces = join_lines(_count_marks(lines, marks), 0, MAX_PARAGRAPH)
     else:
-        sizes = (0, MAX_PARAGRAPH) if cfg.documents == "blank_lines" else (READ_CHARS, 2 * READ_CHARS)
-        pieces = _join_lines(_count_marks(lines, marks), *sizes)
-    for number, piece in enumerate(filter(str.strip, pieces), 1):
-        if cfg.separator or cfg.documents == "blank_lines":
-            text = piece.rstrip().lstrip("\n")
-            yield Document(hash_text(text), text)
-        else:
-            yield Document(name if number == 1 else f"{name}#{number}", piece)
+        yield from cut_sections(_count_marks(lines, marks))
+        return
+    yield from (Document("", piece.rstrip().lstrip("\n")) for piece in filter(str.strip, pieces))
 
 
 def _count_marks(lines: Iterable[str], marks: Counter[str]) -> Iterator[str]:
@@ -202,25 +196,12 @@ def _cut_at(separator: str, lines: Iterable[str], marks: Counter[str]) -> Iterat
     yield "".join([*piece, rest])
 
 
-def _join_lines(lines: Iterable[str], min_chars: int, max_chars: int) -> Iterator[str]:
-    """Join lines into pieces that end at the first blank line after `min_chars`, or after `max_chars`."""
-    piece: list[str] = []
-    size = 0
-    for line in lines:
-        piece.append(line)
-        size += len(line)
-        if size >= max_chars or (size >= min_chars and not line.strip()):
-            yield "".join(piece)
-            piece, size = [], 0
-    yield "".join(piece)
-
-
 def _read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of READ_CHARS."""
+    """Yield the lines of a UTF-8 file without BOM, line ends as LF, a long line in parts of SECTION."""
     with _open_content(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape")
         number = 1
-        while line := text.readline(READ_CHARS):
+        while line := text.readline(SECTION):
             if _NOT_TEXT.search(line):
                 message = f"{path}:{number}: not text in UTF-8"
                 raise DataError(message, "save the file as UTF-8, or leave it out of data.files")

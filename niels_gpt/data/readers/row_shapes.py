@@ -58,7 +58,7 @@ def _recognise(row: object) -> tuple[str, Document | Dialogue, set[str]]:
             return shape, _make_dialogue(given, messages), given.keys() - used
     if "text" in given:
         text = _get_text(given["text"], "text")
-        return "text", Document(hash_text(text), text), given.keys() - {"text"}
+        return "text", Document("", text), given.keys() - {"text"}
     keys = ", ".join(islice(given, SHOWN_KEYS))
     raise ValueError(f"no known shape; its keys are {keys:.200}" if given else "has no keys with values")
 
