@@ -19,7 +19,7 @@ from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.chat_template import encode_dialogue
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.readers.records import Document
-from niels_gpt.data.sources import Want, encode_content, fingerprint, list_texts, select_sources
+from niels_gpt.data.sources import Want, describe, encode_content, fingerprint, list_texts, select_sources
 from niels_gpt.data.token_files import TokenCache, get_dtypes, read_meta, write_meta
 from niels_gpt.data.validation_split import plan_split, read_split
 from niels_gpt.errors import DataError
@@ -118,15 +118,17 @@ class _Writer:
         self.hashes = {column: hashlib.sha256() for column in self.dtypes}
         self.counts = dict.fromkeys(self.dtypes, 0)
         self.buffers["offsets"].append(0)
+        self.total = 0  # ids so far
         self.keys, self.key = array("q"), hashlib.sha256()
 
     def add(self, ids: Iterable[int], target_mask: Iterable[int], content: bytes, *, ends: bool = True) -> None:
         """Add an item, or a section of one, with the content that it is sorted by."""
         self.buffers["ids"].extend(ids)
         self.buffers["target_mask"].extend(target_mask)
+        self.total = self.counts["ids"] + len(self.buffers["ids"])
         self.key.update(content)
         if ends:
-            self.buffers["offsets"].append(self.counts["ids"] + len(self.buffers["ids"]))
+            self.buffers["offsets"].append(self.total)
             self.keys.append(int.from_bytes(self.key.digest()[:8], "little", signed=True))
             self.key = hashlib.sha256()
         if len(self.buffers["ids"]) >= CHUNK:
@@ -179,9 +181,18 @@ def _build(
     with replace_atomically(folder) as part:
         part.mkdir()
         writers = {split: _Writer(part, f"unsorted-{split}", tokenizer.V) for split in ("train", "val")}
-        dropped = 0
+        dropped, ended, full = 0, True, False
         for split, record in parts:
-            content = encode_content(record) if source.files else b""  # without files, the order never changes
+            if source.max_tokens and ended and not full and writers["train"].total >= source.max_tokens:
+                log.info("data: %s stops at data.max_tokens=%d of training", source.label, source.max_tokens)
+                full = True
+            if full and not source.held_out():
+                break
+            if full and split == "train":
+                continue
+            ended = not isinstance(record, Document) or record.ends
+            # Without files, the order never changes.
+            content = encode_content(record) if source.files or source.kind == "hf" else b""
             if isinstance(record, Document):
                 end = [tokenizer.special[END_OF_TEXT]] if record.ends else []
                 writers[split].add([*tokenizer.encode(record.text), *end], [], content, ends=record.ends)
@@ -193,7 +204,7 @@ def _build(
         meta = {
             "format": FORMAT,
             "folder": folder.name,
-            "source": source.model_dump(),
+            "source": describe(source),
             "tokenizer_sha256": tokenizer.hash(),
             "content_sha256": plan.content_sha256,
             "records": plan.records,
