@@ -182,6 +182,7 @@ def _build(
         part.mkdir()
         writers = {split: _Writer(part, f"unsorted-{split}", tokenizer.V) for split in ("train", "val")}
         dropped, ended, full = 0, True, False
+        from_files = source.kind not in ("pydocs", "synthetic")  # which always keep one order
         for split, record in parts:
             if source.max_tokens and ended and not full and writers["train"].total >= source.max_tokens:
                 log.info("data: %s stops at data.max_tokens=%d of training", source.label, source.max_tokens)
@@ -191,8 +192,7 @@ def _build(
             if full and split == "train":
                 continue
             ended = not isinstance(record, Document) or record.ends
-            # Without files, the order never changes.
-            content = encode_content(record) if source.files or source.kind == "hf" else b""
+            content = encode_content(record) if from_files else b""
             if isinstance(record, Document):
                 end = [tokenizer.special[END_OF_TEXT]] if record.ends else []
                 writers[split].add([*tokenizer.encode(record.text), *end], [], content, ends=record.ends)

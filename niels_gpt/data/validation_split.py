@@ -47,7 +47,7 @@ def plan_split(source: SourceCfg, want: Want, val_fraction: float) -> SplitPlan:
     """
     groups, sizes, content = array("q"), array("q"), []
     records, named, held_out = 0, False, source.held_out()
-    if held_out:
+    if held_out and source.val_files:
         _require_disjoint(source, held_out)
     for part in filter(None, (source, held_out)):
         sha256, total = hashlib.sha256(), 0

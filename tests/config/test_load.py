@@ -86,3 +86,9 @@ def test_warm_up_follows_the_length_of_the_phase_unless_it_is_set() -> None:
     assert TrainCfgSchema(total_steps=2).warmup == 0
     assert TrainCfgSchema(total_steps=400).warmup == 40
     assert TrainCfgSchema(total_steps=400, warmup_steps=3).warmup == 3
+
+
+def test_a_second_phase_with_data_of_its_own_does_not_follow_the_val_files_of_the_first(composed: Compose) -> None:
+    own = ("data=text", "data.files=a", "data.val_files=b")
+    first, second = load_plan(composed(*own, "+data@sft.data=jsonl", "sft.data.files=c"))
+    assert (first.data.val_files, second.data.val_files) == (("b",), ())

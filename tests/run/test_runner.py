@@ -319,3 +319,16 @@ def test_a_resumed_run_learns_by_its_own_settings_not_by_those_of_the_checkpoint
     assert [group["weight_decay"] for group in (matrices, vectors, hidden)] == [0.3, 0.0, 0.3]
     assert [list(group["betas"]) for group in (matrices, vectors)] == [[0.8, 0.9]] * 2
     assert hidden["momentum"] == 0.7
+
+
+def test_a_note_with_too_little_to_validate_on_names_the_share_that_is_enough(
+    run_folder: Run, tmp_path: Path
+) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("\n\n".join(f"the number {n} is {n % 7} and {n * n}" for n in range(100)))
+    own = ["data=text", f"data.files={text}", "data.tokenizer=bytes", "model.V=256", "model.T=256"]
+    with pytest.raises(DataError, match="text, val split: the text has") as caught:
+        run_folder(*own)
+    named = re.match(r"use (data\.val_fraction=\S+), add more text", caught.value.hint)
+    assert named
+    run_folder(*own, named[1])
