@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from niels_gpt.printable import escape_line
 
-SourceKind = Literal["pydocs", "text", "jsonl", "synthetic"]
+SourceKind = Literal["pydocs", "text", "jsonl", "synthetic", "hf"]
 MIN_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
 MAX_ROPE_TABLE = 1 << 24  # numbers in the table of rotary cosines, as in that of sines: 64 MiB each
 # Not strict: what a validator returns counts as Python's, and a list from JSON would be refused.
@@ -68,15 +68,36 @@ class SourceCfg(Cfg):
         "", pattern=r"^[A-Za-z0-9._-]{0,64}$", description="the source's name, for val_source; default: its kind"
     )
     weight: float = Field(1.0, gt=0.0, le=1e6, description="share in a mixture, relative to the others")
-    files: Texts = Field((), description="text, jsonl: paths or globs; ** matches subfolders")
+    files: Texts = Field((), description="text, jsonl: paths, folders or globs; ** matches subfolders")
     documents: Literal["file", "blank_lines"] = Field(
         "file", description="text: each document is a file, or a paragraph between blank lines"
     )
-    on_bad_line: Literal["error", "skip"] = Field("error", description="jsonl: stop at a bad line, or skip it")
+    on_bad_line: Literal["error", "skip"] = Field("error", description="jsonl, hf: stop at a bad row, or skip it")
     packages: Texts = Field((), description="pydocs: also read docstrings of these installed packages")
     code: bool = Field(False, description="pydocs: also read the Python source code")
     size: int = Field(2000, ge=20, le=10_000_000, description="synthetic: number of documents")
     val_files: Texts = Field((), description="text, jsonl: validate on these files; all of files trains")
+    learn: Literal["assistant", "all"] = Field(
+        "assistant", description="dialogues: learn the assistant's words, or the user's too"
+    )
+    separator: str = Field(
+        "", max_length=256, description="text: the mark between documents, such as <|endoftext|>, which is removed"
+    )
+    repo: str = Field(
+        "", description="hf: owner/name of the Hugging Face hub, or a folder of parquet, arrow, jsonl, csv"
+    )
+    subset: str = Field("", description="hf: the part of a data set that the hub calls subset or config")
+    split: str = Field("train", min_length=1, description="hf: the split to read")
+    val_split: str = Field("", description="hf: a split to validate on; empty: hold out val_fraction of `split`")
+    column: str = Field(
+        "", description="hf: read the text of this column; empty: rows of messages, text and the like"
+    )
+    revision: str = Field("", description="hf: commit, branch or tag; empty: the newest when it is first read")
+    streaming: bool = Field(False, description="hf: fetch only as many rows as max_tokens needs, not whole files")
+    max_tokens: int = Field(0, ge=0, description="stop at so many training tokens; 0: read all")
+    hub_dir: str = Field(
+        "", description="hf: folder of what is fetched from the hub; empty: hub in data.cache_dir"
+    )
 
     @property
     def label(self) -> str:
@@ -85,14 +106,22 @@ class SourceCfg(Cfg):
 
     def held_out(self) -> "SourceCfg | None":
         """Return the source of the validation split, or None if a part of this source validates."""
+        if self.val_split:
+            return self.model_copy(update={"split": self.val_split, "val_split": ""})
         return self.model_copy(update={"files": self.val_files, "val_files": ()}) if self.val_files else None
 
     def rules(self) -> Iterator[str]:
-        """Text and jsonl need files; only they have them."""
+        """Text and jsonl need files, and only they have them; documents end at a separator or at blank lines."""
         if self.kind in ("text", "jsonl") and not self.files:
-            yield f"kind={self.kind} needs files=PATH or files=[PATH,...]; a path may be a glob"
+            yield f"kind={self.kind} needs files=PATH or files=[PATH,...]; a path may be a folder or a glob"
         if self.kind not in ("text", "jsonl") and self.val_files:
             yield f"kind={self.kind} has no val_files; use val_fraction"
+        if self.separator and self.documents == "blank_lines":
+            yield "separator and documents=blank_lines exclude each other; choose one"
+        if self.kind == "hf" and not self.repo:
+            yield "kind=hf needs repo=OWNER/NAME of the Hugging Face hub, or repo=FOLDER"
+        if self.val_split and (self.kind != "hf" or self.val_split == self.split):
+            yield "val_split names another split of a source of kind hf; otherwise use val_fraction"
 
 
 class DataCfg(SourceCfg):
@@ -125,4 +154,6 @@ class DataCfg(SourceCfg):
     def mixture(self) -> tuple[SourceCfg, ...]:
         """Return the sources to read, one at least."""
         own = {name: getattr(self, name) for name in SourceCfg.model_fields}
-        return self.sources or (SourceCfg.model_construct(**own),)
+        hub = {"hub_dir": self.hub_dir or f"{self.cache_dir}/hub"}
+        sources = self.sources or (SourceCfg.model_construct(**own),)
+        return tuple(s if s.kind != "hf" or s.hub_dir else s.model_copy(update=hub) for s in sources)

@@ -156,8 +156,8 @@ def test_the_rows_of_json_are_read(tmp_path: Path) -> None:
     (rows,) = [body for kind, body in FENCES if kind == "json"]
     (tmp_path / "rows.jsonl").write_text(rows)
     source = SourceCfg(kind="jsonl", files=(str(tmp_path / "rows.jsonl"),))
-    assert len([*local_files.read_documents(source)]) == 1 and len([*local_files.read_dialogues(source)]) == 2
-    assert len(rows.splitlines()) == 3 and all(map(json.loads, rows.splitlines()))
+    assert len([*local_files.read_documents(source)]) == 1 and len([*local_files.read_dialogues(source)]) == 6
+    assert len(rows.splitlines()) == 7 and all(map(json.loads, rows.splitlines()))
 
 
 def test_the_table_of_groups_names_every_group_and_option() -> None:

@@ -232,6 +232,7 @@ OPTIONS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name not 
 ONLY_THE_USER_KNOWS = {
     "data=text": ["phase=pretrain", "data.files=[a.txt]"],
     "data=jsonl": ["data.files=[a.jsonl]"],
+    "data=hf": ["data.repo=a/b"],
     "batch=iso": ["global_B=8"],
 }
 

@@ -4,39 +4,44 @@
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from niels_gpt.data.readers.records import Message, Role
 from niels_gpt.tokenizer import ASSISTANT, END_OF_TURN, SYSTEM, USER, Tokenizer
 
+Learn = Literal["assistant", "all"]
+LEARNED: dict[Learn, tuple[Role, ...]] = {"assistant": ("assistant",), "all": ("user", "assistant")}
 ROLE_TOKENS: dict[Role, str] = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 
 
 class ChatTokens(NamedTuple):
-    """Token ids, and a mask of the targets: the assistant's words and its end of turn."""
+    """Token ids, and a mask of the targets: words to learn and their end of turn."""
 
     ids: list[int]
     target_mask: list[bool]
 
 
-def encode_turn(message: Message, tokenizer: Tokenizer) -> ChatTokens:
-    """Return one turn; the targets are the assistant's words and end of turn, never its role token."""
+def encode_turn(message: Message, tokenizer: Tokenizer, learn: Learn = "assistant") -> ChatTokens:
+    """Return one turn; its words and end of turn are targets if its role is learned, its role token never."""
     words = [*tokenizer.encode(message.content), tokenizer.special[END_OF_TURN]]
-    is_target = message.role == "assistant"
+    is_target = message.learn and message.role in LEARNED[learn]
     return ChatTokens([tokenizer.special[ROLE_TOKENS[message.role]], *words], [False] + [is_target] * len(words))
 
 
-def encode_dialogue(messages: Sequence[Message], tokenizer: Tokenizer, limit: int) -> ChatTokens | None:
-    """Return the turns that fit into `limit` tokens, up to the last answer, or None if no answer fits."""
+def encode_dialogue(
+    messages: Sequence[Message], tokenizer: Tokenizer, limit: int, learn: Learn = "assistant"
+) -> ChatTokens | None:
+    """Return the turns that fit into `limit` tokens, up to the last target, or None if that leaves no answer."""
     ids: list[int] = []
     mask: list[bool] = []
-    for turn in (encode_turn(message, tokenizer) for message in messages):
+    for turn in (encode_turn(message, tokenizer, learn) for message in messages):
         if len(ids) + len(turn.ids) > limit:
             break
         ids += turn.ids
         mask += turn.target_mask
     answered = len(mask) - mask[::-1].index(True) if any(mask) else 0
-    return ChatTokens(ids[:answered], mask[:answered]) if answered else None
+    has_answer = tokenizer.special[ASSISTANT] in ids[:answered]
+    return ChatTokens(ids[:answered], mask[:answered]) if has_answer else None
 
 
 def encode_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:

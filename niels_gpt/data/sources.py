@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from niels_gpt.config import SourceCfg, SourceKind
 from niels_gpt.data import synthetic
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.pydocs import source as pydocs
-from niels_gpt.data.readers import local_files
+from niels_gpt.data.readers import hub, local_files
 from niels_gpt.data.readers.records import SECTION, Dialogue, Document, cut_sections
 from niels_gpt.errors import DataError
 
@@ -26,6 +26,7 @@ KINDS: dict[SourceKind, ModuleType] = {
     "text": local_files,
     "jsonl": local_files,
     "synthetic": synthetic,
+    "hf": hub,
 }
 
 
@@ -35,16 +36,20 @@ def read_records(cfg: SourceCfg, want: Want) -> Iterator[Document | Dialogue]:
     DataError if a file or package cannot be used.
     """
     module = KINDS[cfg.kind]
+    left = cfg.max_tokens * hub.BYTES_PER_TOKEN  # so that no pass reads a huge source to its end
     for record in module.read_documents(cfg) if want == "documents" else module.read_dialogues(cfg):
         whole = isinstance(record, Document) and record.ends and not record.name
         if whole and len(record.text) > SECTION:
             yield from cut_sections(iter(partial(io.StringIO(record.text).readline, SECTION), ""))
         else:
             yield record
+        left -= sum(len(text.encode()) for text in list_texts(record)) if cfg.max_tokens else 0
+        if left < 0 and (isinstance(record, Dialogue) or record.ends):
+            break
 
 
 def select_sources(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
-    """Return the sources that have documents or dialogues. Plain text has no dialogues; JSONL may have either.
+    """Return the sources that have documents or dialogues. Plain text has no dialogues; rows may be either.
 
     DataError if none has them, or if a file cannot be used.
     """
@@ -57,22 +62,28 @@ def select_sources(sources: Sequence[SourceCfg], want: Want) -> list[SourceCfg]:
 
 
 def _has_records(source: SourceCfg, want: Want) -> bool:
-    if source.kind == "jsonl":
-        return local_files.has_rows(source, Document if want == "documents" else Dialogue)
+    if source.kind in ("jsonl", "hf"):
+        return bool(KINDS[source.kind].has_rows(source, Document if want == "documents" else Dialogue))
     return source.kind != "text" or want == "documents"
 
 
 def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
     """Return a text that changes with the content of the source, and with the code that reads it."""
     module = KINDS[cfg.kind]
-    own = local_files.fingerprint(cfg, index.sha256) if module is local_files else module.fingerprint(cfg)
-    text = f"{cfg.kind}:{own}:{_hash_code()}"
+    own = module.fingerprint(cfg, index.sha256) if module in (local_files, hub) else module.fingerprint(cfg)
+    text = f"{cfg.kind}:{own}:{cfg.max_tokens}:{_hash_code()}"
     if held_out := cfg.held_out():
         try:
             text += f"|{fingerprint(held_out, index)}"
         except DataError as error:
             raise DataError(str(error).replace("data.files", "data.val_files"), error.hint) from None
     return text
+
+
+def describe(cfg: SourceCfg) -> dict[str, Any]:
+    """Return the settings of a source, with the revision that is read, but not where it is kept."""
+    settings = cfg.model_dump(mode="json", exclude={"name", "hub_dir"})
+    return settings | ({"revision": hub.resolve_revision(cfg)} if cfg.kind == "hf" else {})
 
 
 @cache

@@ -19,7 +19,7 @@ from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.chat_template import encode_dialogue
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.readers.records import Document
-from niels_gpt.data.sources import Want, encode_content, fingerprint, list_texts, select_sources
+from niels_gpt.data.sources import Want, describe, encode_content, fingerprint, list_texts, select_sources
 from niels_gpt.data.token_files import TokenCache, get_dtypes, read_meta, write_meta
 from niels_gpt.data.validation_split import plan_split, read_split
 from niels_gpt.errors import DataError
@@ -69,12 +69,13 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
     DataError if the source has too few records, or if its meta.json is damaged.
     """
     index = HashIndex(Path(cfg.cache_dir))
-    limit = limit if want == "dialogues" else 0  # a document may have any length
-    key = hash_parts(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, limit)
+    # A document may have any length, and is learned as a whole.
+    chat = (limit, source.learn) if want == "dialogues" else (0, "all")
+    key = hash_parts(FORMAT, fingerprint(source, index), want, tokenizer.hash(), cfg.val_fraction, chat)
     folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"  # key: everything that affects the content
     with lock_build(folder) as missing:
         if missing:
-            _build(folder, source, want, tokenizer, cfg.val_fraction, limit)
+            _build(folder, source, want, tokenizer, cfg.val_fraction, chat[0])
     meta = read_meta(folder)
     _mark_used(folder)
     tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
@@ -117,15 +118,17 @@ class _Writer:
         self.hashes = {column: hashlib.sha256() for column in self.dtypes}
         self.counts = dict.fromkeys(self.dtypes, 0)
         self.buffers["offsets"].append(0)
+        self.total = 0  # ids so far
         self.keys, self.key = array("q"), hashlib.sha256()
 
     def add(self, ids: Iterable[int], target_mask: Iterable[int], content: bytes, *, ends: bool = True) -> None:
         """Add an item, or a section of one, with the content that it is sorted by."""
         self.buffers["ids"].extend(ids)
         self.buffers["target_mask"].extend(target_mask)
+        self.total = self.counts["ids"] + len(self.buffers["ids"])
         self.key.update(content)
         if ends:
-            self.buffers["offsets"].append(self.counts["ids"] + len(self.buffers["ids"]))
+            self.buffers["offsets"].append(self.total)
             self.keys.append(int.from_bytes(self.key.digest()[:8], "little", signed=True))
             self.key = hashlib.sha256()
         if len(self.buffers["ids"]) >= CHUNK:
@@ -178,14 +181,22 @@ def _build(
     with replace_atomically(folder) as part:
         part.mkdir()
         writers = {split: _Writer(part, f"unsorted-{split}", tokenizer.V) for split in ("train", "val")}
-        dropped = 0
+        dropped, ended, full = 0, True, False
         from_files = source.kind not in ("pydocs", "synthetic")  # which always keep one order
         for split, record in parts:
+            if source.max_tokens and ended and not full and writers["train"].total >= source.max_tokens:
+                log.info("data: %s stops at data.max_tokens=%d of training", source.label, source.max_tokens)
+                full = True
+            if full and not source.held_out():
+                break
+            if full and split == "train":
+                continue
+            ended = not isinstance(record, Document) or record.ends
             content = encode_content(record) if from_files else b""
             if isinstance(record, Document):
                 end = [tokenizer.special[END_OF_TEXT]] if record.ends else []
                 writers[split].add([*tokenizer.encode(record.text), *end], [], content, ends=record.ends)
-            elif tokens := encode_dialogue(record.messages, tokenizer, limit):
+            elif tokens := encode_dialogue(record.messages, tokenizer, limit, source.learn):
                 writers[split].add(*tokens, content)
             else:
                 dropped += 1
@@ -193,7 +204,7 @@ def _build(
         meta = {
             "format": FORMAT,
             "folder": folder.name,
-            "source": source.model_dump(),
+            "source": describe(source),
             "tokenizer_sha256": tokenizer.hash(),
             "content_sha256": plan.content_sha256,
             "records": plan.records,
@@ -203,7 +214,8 @@ def _build(
         write_meta(part, meta)
     if dropped:
         log.warning(
-            "data: %d of %d dialogues have no answer within %d tokens; left out", dropped, plan.records, limit
+            "data: %d of %d dialogues have no answer to learn within %d tokens; left out",
+            *(dropped, plan.records, limit),
         )
 
 

@@ -48,7 +48,7 @@ def test_as_many_come_as_asked_for_each_by_its_index_alone_and_with_another_fing
 
 
 def test_the_texts_are_those_of_every_process_and_of_earlier_checkpoints() -> None:
-    text = repr([x[:2] for x in (*DOCUMENTS, *DIALOGUES)])
+    text = repr([x[:2] for x in (*DOCUMENTS, *DIALOGUES)]).replace(", learn=True", "")
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "e9c911ded95a7674"
 
 

@@ -31,7 +31,7 @@ OLD = {
     "sources": {"wiki": 0.8, "notes": 0.2},
     "val_source": "wiki",
 }
-PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d|JSON \(")  # a number or nesting has no place
+PLACE = re.compile(r":\d+|at byte \d+|line \d+|lines? \d|row \d|JSON \(")  # a number or nesting has no place
 
 
 def _text(path: Path) -> None:
@@ -62,8 +62,8 @@ def _other_row(content: bytes, draw: random.Random) -> bytes:
 
 
 KINDS = {
-    "text": Kind(_text, DataError, BYTES, "has no text"),
-    "JSON lines": Kind(_jsonl, DataError, BYTES | JSON | {"row": _other_row}, "has no rows"),
+    "text": Kind(_text, DataError, BYTES, "no text|, not text in UTF-8"),
+    "JSON lines": Kind(_jsonl, DataError, BYTES | JSON | {"row": _other_row}, "no rows|, not text in UTF-8"),
     "older config": Kind(
         lambda path: (plan_from_json(path), format_experiment(path)),
         ConfigError,

@@ -136,6 +136,15 @@ def test_a_best_checkpoint_damaged_after_the_last_evaluation_is_found_again(
     assert read_checkpoint(best)["step"] == 6
 
 
+def test_a_run_does_not_go_on_with_other_targets(run_folder: Run) -> None:
+    sft = ("phase=sft", "model.T=64", "train.total_steps=2")
+    begun = final(run_folder(*sft) / "sft")
+    with pytest.raises(CheckpointError, match="learn"):
+        run_folder(*sft, "data.learn=all", "train.total_steps=4")
+    other = final(run_folder(*sft, "data.learn=all", name="all") / "sft")
+    assert not same(begun["model_state"], other["model_state"]), "the user's words are targets"
+
+
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
 def test_a_checkpoint_without_its_averages_is_refused(run_folder: Run, optim: str) -> None:
     folder = run_folder(f"optim={optim}", "train.total_steps=2", "train.keep_last=1")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import ChatStream, Mixture, Source, TokenStream
-from niels_gpt.data.sources import Want, select_sources
+from niels_gpt.data.sources import Want, describe, select_sources
 from niels_gpt.data.token_cache import hash_parts, open_cache
 from niels_gpt.data.token_files import TokenCache
 from niels_gpt.errors import DataError
@@ -65,8 +65,11 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     for source in sources:
         cache = open_cache(source, want, tokenizer, data, T + 1)
         caches.append(str(cache.folder.resolve()))
-        text.append((cache.meta.content_sha256, source.weight))
-        described[source.label] = source.model_dump(mode="json", exclude={"name"}) | {
+        # Older checkpoints know of no other targets than the assistant's, and of no budget.
+        targets = [source.learn] if want == "dialogues" and source.learn != "assistant" else []
+        budget = [source.max_tokens] if source.max_tokens else []
+        text.append((cache.meta.content_sha256, source.weight, *targets, *budget))
+        described[source.label] = describe(source) | {
             "val_fraction": data.val_fraction,
             "content": cache.meta.content_sha256[:16],
             f"number of {want}": cache.meta.records,

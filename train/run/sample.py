@@ -5,6 +5,7 @@ import logging
 from niels_gpt.data.batches import Source
 from niels_gpt.data.chat_template import decode_turns
 from niels_gpt.generation.generate import generate
+from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, Tokenizer
 from train.config.schema import PhaseName
@@ -27,8 +28,11 @@ def log_sample(phase: PhaseName, model: GPT, tokenizer: Tokenizer, val_source: S
 
 def sample_answer(model: GPT, tokenizer: Tokenizer, val_source: Source) -> list[str]:
     """Return a held-out question with the model's answer, turn by turn, and the held-out answer."""
-    held_out = val_source.draw(0, 1).x[0].tolist()
-    begins = held_out.index(tokenizer.special[ASSISTANT]) + 1
+    x, y = (rows[0] for rows in val_source.draw(0, 1))
+    asked = x == tokenizer.special[ASSISTANT]
+    learned = asked & (y != IGNORE)  # not an answer that is marked as one not to learn
+    held_out = x.tolist()
+    begins = int((learned if learned.any() else asked).nonzero()[0]) + 1
     prompt, rest = held_out[:begins], held_out[begins:]
     end = tokenizer.special[END_OF_TURN]
     said = list(generate(model, prompt, MAX_TOKENS, stop=[end], temperature=TEMPERATURE))

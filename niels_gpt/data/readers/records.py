@@ -10,10 +10,11 @@ Role = Literal["system", "user", "assistant"]
 
 
 class Message(NamedTuple):
-    """One turn of a dialogue."""
+    """One turn of a dialogue. If `learn` is false, its words are never a target."""
 
     role: Role
     content: str
+    learn: bool = True
 
 
 class Document(NamedTuple):
