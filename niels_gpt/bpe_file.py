@@ -53,18 +53,11 @@ class Split(_Part):
     invert: bool = False
 
 
-class Digits(_Part):
-    """Split digits from the rest."""
-
-    type: Literal["Digits"]
-    individual_digits: bool = False
-
-
 class Sequence(_Part):
     """Splits, then ByteLevel."""
 
     type: Literal["Sequence"]
-    pretokenizers: list[Annotated[Split | Digits | ByteLevel, Field(discriminator="type")]]
+    pretokenizers: list[Annotated[Split | ByteLevel, Field(discriminator="type")]]
 
     @model_validator(mode="after")
     def _require_byte_level_once(self) -> Self:
@@ -74,16 +67,12 @@ class Sequence(_Part):
         return self
 
 
-def _split_merge(merge: str | list[str]) -> list[str]:
-    return merge.split(" ") if isinstance(merge, str) else merge  # older files have strings
-
-
 class Bpe(_Part):
     """Entries with their ids, and merges in order."""
 
     type: Literal["BPE"] = "BPE"
     vocab: dict[str, int] = Field(max_length=MAX_ENTRIES)
-    merges: Annotated[list[str] | list[list[str]], AfterValidator(lambda merges: [*map(_split_merge, merges)])]
+    merges: list[list[str]] | Annotated[list[str], AfterValidator(lambda old: [pair.split(" ") for pair in old])]
     ignore_merges: bool = False
     continuing_subword_prefix: Literal["", None] = None
     end_of_word_suffix: Literal["", None] = None
