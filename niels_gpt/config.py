@@ -130,15 +130,22 @@ class DataCfg(SourceCfg):
     sources: tuple[SourceCfg, ...] = Field(
         (), description="a mixture, such as [{kind: pydocs}, {kind: text, files: a.md}]"
     )
-    tokenizer: Literal["bpe", "bytes"] = Field("bpe", description="byte-level BPE of model.V entries, or bytes")
+    tokenizer: str = Field(
+        "bpe", description="bpe: byte-level BPE of model.V entries; bytes; or the path of a tokenizer.json to take"
+    )
     val_source: str = Field("", description="validate on this source only; empty: on the whole mixture")
     val_fraction: float = Field(0.05, gt=0.0, lt=0.5, description="fraction of documents held out for validation")
     cache_dir: str = Field("cache", min_length=1, description="folder for tokenized data, shared by all runs")
+    tokenizer_sample: int = Field(
+        100_000_000, ge=100_000, le=10**12, description="bpe: learn from at most this many bytes of text"
+    )
 
     def rules(self) -> Iterator[str]:
         """A mixture replaces the single source, whose own settings are then ignored."""
         if not self.sources:
             yield from super().rules()
+        if self.tokenizer not in ("bpe", "bytes") and not self.tokenizer.endswith(".json"):
+            yield f"tokenizer={self.tokenizer} must be bpe, bytes or the path of a tokenizer.json"
         names = [source.label for source in self.mixture()]
         if self.val_source and names.count(self.val_source) != 1:
             yield f"val_source={self.val_source} must name one of the sources {names}"

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
+from niels_gpt.bpe_file import BpeFile, is_panic, map_symbols, parse_bpe
 from niels_gpt.errors import DataError
 from niels_gpt.interruptible import run_interruptibly
 from niels_gpt.storage import write_text
-from niels_gpt.untrusted import UnreadableFile, read_text
+from niels_gpt.untrusted import UnreadableFile, read_json
 
 END_OF_TEXT = "<|end_of_text|>"
 SYSTEM = "<|system|>"
@@ -22,7 +23,9 @@ ASSISTANT = "<|assistant|>"
 END_OF_TURN = "<|end_of_turn|>"
 SPECIAL_TOKENS: tuple[str, ...] = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_TURN)
 MAX_FILE = 64 << 20  # bytes; a tokenizer of a million entries stays below this
+MAX_WORD = 1024  # bytes between two splits of the text to learn from; a merge goes through the whole word
 _FIRST_SPECIAL_BYTE = 0xF8  # 0xF8 .. 0xFF never occur in UTF-8
+BYTES_FILE = {"type": "bytes"}  # the content of its tokenizer.json
 _HINT = "use the tokenizer.json of a niels_gpt run"
 
 
@@ -83,11 +86,11 @@ class BytesTokenizer(Tokenizer):
         return list(_encode_utf8(text))
 
     def _definition(self) -> Any:
-        return {"type": "bytes"}
+        return BYTES_FILE
 
     def library_text(self) -> str:
         """Return a byte-level BPE without merges that keeps the id of each byte."""
-        own = {symbol: b for symbol, b in _map_symbols().items() if b not in self.special.values()}
+        own = {symbol: b for symbol, b in map_symbols().items() if b not in self.special.values()}
         return str(_make_byte_level(own | self.special).to_str())
 
     def save(self, path: Path) -> None:
@@ -96,29 +99,42 @@ class BytesTokenizer(Tokenizer):
 
 
 class BpeTokenizer(Tokenizer):
-    """Byte-level BPE as in GPT-2, by Hugging Face tokenizers; the special tokens have ids 0 .. 4."""
+    """Byte-level BPE as in GPT-2, by Hugging Face tokenizers; that of `train_bpe` has special ids 0 .. 4."""
 
-    def __init__(self, bpe: tokenizers.Tokenizer) -> None:
-        vocab = bpe.get_vocab()
-        special = {token: vocab[token] for token in SPECIAL_TOKENS}
-        byte_of = _map_symbols()
-        tokens = sorted(vocab, key=lambda token: vocab[token])
-        entries = [b"" if token in special else bytes(byte_of[s] for s in token) for token in tokens]
-        super().__init__(entries, special)
-        self._bpe = bpe
+    def __init__(self, file: BpeFile) -> None:
+        """Build the library's tokenizer. ValueError if it lacks a special token, or could lose text."""
+        added, byte_of = {token.id: token for token in file.added_tokens}, map_symbols()
+        special = {token.content: token.id for token in file.added_tokens if token.special}
+        if missing := set(SPECIAL_TOKENS) - special.keys():
+            raise ValueError(f"it has no special token {min(missing)}")
+        self._file, self._bpe = file, file.build()
         # Otherwise "<|user|>" in a text would become the special token. The library does not save this setting.
         self._bpe.encode_special_tokens = True
+        entries = [
+            bytes(byte_of[s] for s in token) if id not in added else b"" if added[id].special else token.encode()
+            for token, id in sorted(file.vocab.items(), key=lambda entry: entry[1])
+        ]
+        super().__init__(entries, {token: special[token] for token in SPECIAL_TOKENS})
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
         _encode_utf8(text)
-        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise DataError(f"the tokenizer cannot encode {text[:40]!r}... ({error})", "use another one") from None
         return ids
 
     def _definition(self) -> Any:
         # The library's whole text may change its form with a version.
-        model = json.loads(self._bpe.to_str())["model"]
-        return {"type": "bpe", "vocab": sorted(model["vocab"].items()), "merges": model["merges"]}
+        model, rest = self._file.model, self._file.model_dump(exclude={"model"})
+        definition = {"type": "bpe", "vocab": sorted(model.vocab.items()), "merges": model.merges}
+        own = parse_bpe(json.loads(_make_byte_level({}).to_str())).model_dump(exclude={"model"})
+        if rest == own and not model.ignore_merges:
+            return definition
+        return definition | rest | {"ignore_merges": model.ignore_merges}
 
     def library_text(self) -> str:
         """Return the library's own text."""
@@ -131,6 +147,8 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     DataError if V leaves no room for the 256 bytes, or if the text gives fewer entries (Sennrich et al., 2016).
     """
     bpe = _make_byte_level({})
+    own, rows = bpe.pre_tokenizer, pre_tokenizers.Split(Regex(f".{{{MAX_WORD}}}"), "isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([own, rows])
     trainer = trainers.BpeTrainer(
         vocab_size=V,
         special_tokens=list(SPECIAL_TOKENS),
@@ -152,33 +170,19 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     if (n := bpe.get_vocab_size()) != V:
         hint = "less, or add more text" if n < V else "more, or data.tokenizer=bytes with model.V=256"
         raise DataError(f"model.V={V}, but a BPE of this text has {n} entries", f"use model.V={n} or {hint}")
-    return BpeTokenizer(bpe)
+    bpe.pre_tokenizer = own
+    return BpeTokenizer(parse_bpe(json.loads(bpe.to_str())))
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Load a file that `save` wrote; nothing in it is executed. DataError naming any other file."""
     try:
-        text = read_text(path, MAX_FILE)
+        settings = read_json(path, MAX_FILE)
+        return BytesTokenizer() if settings == BYTES_FILE else BpeTokenizer(parse_bpe(settings))
     except UnreadableFile as error:
         raise DataError(str(error), _HINT) from None
-    try:
-        if json.loads(text) == {"type": "bytes"}:
-            return BytesTokenizer()
-        bpe = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises bare Exception
-        raise DataError(f"{path}: not a tokenizer ({error})", _HINT) from error
-    vocab, symbols, special = bpe.get_vocab(), set(_map_symbols()), set(SPECIAL_TOKENS)
-    is_complete = sorted(vocab.values()) == list(range(len(vocab))) and symbols | special <= vocab.keys()
-    is_bytes = symbols.issuperset("".join(vocab.keys() - special))
-    if not is_complete or not is_bytes or _read_settings(bpe) != _read_settings(_make_byte_level({})):
-        raise DataError(f"{path}: not a tokenizer of niels_gpt (its entries or settings differ)", _HINT)
-    return BpeTokenizer(bpe)
-
-
-def _read_settings(bpe: tokenizers.Tokenizer) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads(bpe.to_str())
-    settings["model"] |= {"vocab": {}, "merges": []}
-    return settings
+    except ValueError as error:
+        raise DataError(f"{path}: not a tokenizer of niels_gpt ({error})", _HINT) from error
 
 
 def _make_byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:
@@ -188,16 +192,6 @@ def _make_byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens(list(SPECIAL_TOKENS))
     return bpe
-
-
-def _map_symbols() -> dict[str, int]:
-    """Return the byte that each symbol of byte-level BPE stands for.
-
-    As in GPT-2: a printable byte is its Latin-1 character, the others follow in order from U+0100.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
 
 def _encode_utf8(text: str) -> bytes:

@@ -152,7 +152,7 @@ def test_what_is_missing_too_large_or_no_text_is_refused_by_name(tmp_path: Path)
     path = tmp_path / "garbage.json"
     for content, said in {
         b"[]": "garbage.json: not a tokenizer",
-        b"[" * 100_000: "garbage.json: not a tokenizer",
+        b"[" * 100_000: "garbage.json: invalid JSON",
         b"\xff\xfe": "garbage.json:1: not UTF-8",
         bytes((64 << 20) + 1): f"garbage.json: larger than {64 << 20} bytes",
     }.items():

@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from rich import get_console
-from rich.progress import track
+from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn, track
 
+from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.config import DataCfg, SourceCfg
 from niels_gpt.data.chat_template import encode_dialogue
 from niels_gpt.data.hash_index import HashIndex
 from niels_gpt.data.readers.records import Document
 from niels_gpt.data.sources import Want, describe, encode_content, fingerprint, list_texts, select_sources
+from niels_gpt.data.text_sample import sample_texts
 from niels_gpt.data.token_files import TokenCache, get_dtypes, read_meta, write_meta
 from niels_gpt.data.validation_split import plan_split, read_split
 from niels_gpt.errors import DataError
 from niels_gpt.storage import add_file_name, flush_to_disk, replace_atomically, write_text
-from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
+from niels_gpt.tokenizer import END_OF_TEXT, SPECIAL_TOKENS, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 
 FORMAT = 4
 TYPECODES = {"uint16": "H", "uint32": "I", "uint8": "B", "int64": "q"}  # of the module array
@@ -33,23 +35,29 @@ log = logging.getLogger("niels_gpt")
 
 
 def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
-    """Return the tokenizer of this data: bytes, or BPE of V entries trained on the training split.
+    """Return the tokenizer of this data: bytes, a file's, or BPE of V entries trained on the training split.
 
-    DataError if the text gives fewer entries than V, or if the cached file is damaged.
+    DataError if the text gives fewer entries than V, or if a file cannot be used.
     """
     if cfg.tokenizer == "bytes":
         return BytesTokenizer()
+    if cfg.tokenizer != "bpe":
+        adopted, names = adopt_tokenizer(Path(cfg.tokenizer))
+        parts = ", ".join(f"{token} is {names.get(token, 'new')}" for token in SPECIAL_TOKENS)
+        log.info("tokenizer: %s has %d entries; %s", cfg.tokenizer, adopted.V, parts)
+        return adopted
     sources = select_sources(cfg.mixture(), want)
     index = HashIndex(Path(cfg.cache_dir))
-    key = hash_parts([fingerprint(source, index) for source in sources], want, V, cfg.val_fraction)
+    key = hash_parts(
+        [fingerprint(source, index) for source in sources], want, V, cfg.val_fraction, cfg.tokenizer_sample
+    )
     index.save()
     path = Path(cfg.cache_dir) / f"tokenizer-{key}.json"
     hash_path = path.with_suffix(".sha256")  # a damaged tokenizer may still load, as another one
     with lock_build(path) as missing:
         if missing:
-            log.info("tokenizer: training a BPE of %d entries on the training split", V)
             texts = (text for source in sources for text in _read_training_texts(source, want, cfg.val_fraction))
-            trained = train_bpe(texts, V)
+            trained = _train_tokenizer(texts, V, cfg.tokenizer_sample)
             write_text(hash_path, trained.hash())  # first, because the build counts as done once `path` exists
             trained.save(path)
     _mark_used(path)
@@ -61,6 +69,19 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     if tokenizer.hash().encode() != expected:
         raise DataError(f"{path} is damaged: it is not the tokenizer that was trained", hint)
     return tokenizer
+
+
+def _train_tokenizer(texts: Iterable[str], V: int, max_bytes: int) -> Tokenizer:
+    console = get_console()
+    columns = (SpinnerColumn(), "{task.description}", TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("tokenizer: reading the training split", total=None)
+        sample = sample_texts(texts, max_bytes)
+        megabytes = sum(len(text.encode("utf-8", "replace")) for text in sample) / 1e6
+        what = f"tokenizer: training a BPE of {V} entries on {megabytes:.1f} MB of the training split"
+        log.info(what)
+        progress.update(task, description=what)
+        return train_bpe(sample, V)
 
 
 def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> TokenCache:

@@ -6,7 +6,7 @@ from types import UnionType
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -18,9 +18,15 @@ from train.config.suggest import name_train_command
 def register() -> None:
     """Store the schema as Hydra's config `schema`, and register the resolvers of its help."""
     ConfigStore.instance().store(name="schema", node=make_node(ComposedCfg))
+    OmegaConf.register_new_resolver("bpe_entries", _choose_V, replace=True)
     OmegaConf.register_new_resolver("train_command", name_train_command, replace=True)
     OmegaConf.register_new_resolver("groups_help", format_groups, replace=True)
     OmegaConf.register_new_resolver("settings_help", format_settings, replace=True)
+
+
+def _choose_V(entries: int, *, _root_: DictConfig) -> int | None:
+    """Return the V of a preset: so many entries for a BPE that is trained, else null, as the tokenizer has."""
+    return entries if _root_.data.tokenizer == "bpe" else None
 
 
 @cache  # OmegaConf merges two nodes only if they are of one class

@@ -2,18 +2,37 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from niels_gpt.config import Cfg, DataCfg, ModelCfg
+from niels_gpt.errors import DataError
 from train.config.schema import MOST, BatchChoice, PhaseName, RunCfg, TrainCfgSchema, list_microbatch_sizes
+
+
+class ModelSettings(ModelCfg):
+    """The shape of a GPT as it is asked for: without V, it has that of the tokenizer."""
+
+    V: int | None = Field(  # type: ignore[assignment]  # RunCfg has a number
+        ge=256, le=1 << 20, description="vocabulary size; null: as data.tokenizer has, if it is not bpe"
+    )
+
+
+def count_entries(tokenizer: str) -> int | None:
+    """Return the V of data.tokenizer, None for a BPE that is yet to be trained. DataError if a file is no use."""
+    if tokenizer in ("bpe", "bytes"):
+        return 256 if tokenizer == "bytes" else None
+    from niels_gpt.adopted_tokenizer import adopt_tokenizer  # only now: takes time to import
+
+    return adopt_tokenizer(Path(tokenizer)).tokenizer.V
 
 
 class SftCfg(Cfg):
     """The second phase of a pipeline; settings not given here follow the first phase."""
 
-    model: ModelCfg
+    model: ModelSettings
     data: DataCfg
     train: TrainCfgSchema
 
@@ -41,7 +60,7 @@ class ComposedCfg(Cfg):
         "auto", min_length=1, description="auto: resume an existing run; never: refuse to; PATH: resume from it"
     )
     init_from: str | None = Field(None, min_length=1, description="start at step 0 with this checkpoint's weights")
-    model: ModelCfg
+    model: ModelSettings
     data: DataCfg
     train: TrainCfgSchema
     sft: SftCfg
@@ -62,7 +81,26 @@ class ComposedCfg(Cfg):
             yield "sft.model: only dropout may differ from model, because SFT starts from its weights"
         if self.phase == "pipeline" and self.resume not in ("auto", "never"):
             yield f"resume={self.resume} applies to a single phase; add phase=pretrain or phase=sft"
+        if self.phase == "pipeline" and self.sft.data.tokenizer != self.data.tokenizer:
+            yield f"sft.data.tokenizer={self.sft.data.tokenizer} must be data.tokenizer, because phases share it"
+        elif self.phase == "sft":
+            yield from self._vocabulary_rules("sft.", self.sft)
+        else:
+            yield from self._vocabulary_rules("", self)
         yield from self._batch_rules()
+
+    def _vocabulary_rules(self, path: str, phase: "ComposedCfg | SftCfg") -> Iterator[str]:
+        """V is the tokenizer's."""
+        V, tokenizer = phase.model.V, phase.data.tokenizer
+        try:
+            entries = count_entries(tokenizer)
+        except DataError as error:
+            yield f"{path}data.tokenizer={error}; {error.hint}"
+            return
+        if V is None and entries is None:
+            yield f"{path}model.V=null: data.tokenizer=bpe needs a number of entries, such as {path}model.V=4096"
+        elif V is not None and entries not in (V, None):
+            yield f"{path}model.V={V}, but data.tokenizer={tokenizer} has {entries}; use {path}model.V=null"
 
     def _batch_rules(self) -> Iterator[str]:
         """A step has global_B sequences, if that is set, in every phase to run."""
@@ -98,4 +136,6 @@ class ComposedCfg(Cfg):
         shared = self.model_dump(
             include={"name", "dir", "device", "batch", "memory_budget_gb", "resume", "init_from"}
         )
-        return RunCfg(phase=phase, model=settings.model, data=settings.data, train=train, **shared)
+        model = settings.model.model_dump()
+        model["V"] = model["V"] or count_entries(settings.data.tokenizer)
+        return RunCfg(phase=phase, model=ModelCfg(**model), data=settings.data, train=train, **shared)

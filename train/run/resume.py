@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.config import Cfg
 from niels_gpt.data.token_cache import build_tokenizer
 from niels_gpt.data.validation_split import SPLIT_VERSION
@@ -253,6 +254,12 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
         raise kind(
             f"model.V={cfg.model.V}, but {cfg.tokenizer_path} has {tokenizer.V} entries",
             f"use model.V={tokenizer.V}, or another name=...",
+        )
+    given = cfg.data.tokenizer
+    if given.endswith(".json") and adopt_tokenizer(Path(given)).tokenizer.hash() != tokenizer.hash():
+        raise CheckpointError(
+            f"data.tokenizer={given} is not {cfg.tokenizer_path}, with which the weights were trained",
+            f"use data.tokenizer={cfg.tokenizer_path}, or another name=...",
         )
     return tokenizer
 
