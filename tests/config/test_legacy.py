@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF, ROOT, Compose, composing
+from conftest import CONF, ROOT, composing
 from support import processes
 
 from niels_gpt.errors import ConfigError
@@ -117,16 +117,15 @@ def test_autocast_to_fp32_is_none(folder: Path) -> None:
         ("oasst1", "oasst1", "sft"),
     ],
 )
-def test_a_public_dataset_is_read_as_the_preset_of_today(
-    folder: Path, composed: Compose, name: str, option: str, phase: str
-) -> None:
+def test_a_public_dataset_is_read_as_the_preset_of_today(folder: Path, name: str, option: str, phase: str) -> None:
     if not (CONF / "data" / f"{option}.yaml").exists():
         pytest.skip("there are no presets of public datasets")
     key = {"pretrain": "mix_pretrain", "sft": "mix_sft"}[phase]
     (folder / "public.json").write_text(json.dumps({"data": {key: {name: 0.5, "own": 0.5}}}))
-    (preset,) = load_plan(composed(f"phase={phase}", f"data={option}"))[0].data.mixture()
+    with composing() as compose:
+        (preset,) = load_plan(compose(f"phase={phase}", f"data={option}"))[0].data.mixture()
     ((run,), text) = compose_experiment(folder, "public"), format_experiment(folder / "public.json")
-    assert run.data.sources[0] == preset.model_copy(update={"name": name, "weight": 0.5})
+    assert run.data.mixture()[0] == preset.model_copy(update={"name": name, "weight": 0.5})
     assert (
         f"# source {name}: from the Hugging Face Hub, as data={option}; needs pip install 'niels_gpt[hf]'\n"
         in text
@@ -137,17 +136,19 @@ def test_every_key_is_mapped(folder: Path) -> None:
     first, second = plan_from_json(folder / "pipeline.json")
     assert (first.train.seed, first.train.B, first.train.base_lr) == (7, 8, 0.0006)
     assert first.train.eval_sequences == 4 * 8 and second.train.eval_sequences == 6 * 4
-    told = [(s.label, s.weight, s.kind) for s in first.data.sources]
-    assert told == [("wiki", 0.8, "text"), ("notes", 0.2, "text")]
+    assert [(s.label, s.weight) for s in first.data.sources] == [("wiki", 0.8), ("notes", 0.2)]
+    assert (first.data.sources[1].kind, first.data.sources[1].files) == ("text", ("data/notes.txt",))
     assert first.data.val_source == "wiki"
-    assert [(s.label, s.kind) for s in second.data.sources] == [("dialogues", "jsonl")]
+    assert [(s.label, s.kind, s.files) for s in second.data.sources] == [
+        ("dialogues", "jsonl", ("data/dialogues.jsonl",))
+    ]
     assert (first.model.dropout, second.model.dropout) == (0.1, 0.1)
     flat = plan_from_json(folder / "flat.json")[0]
     assert [(s.label, s.weight) for s in flat.data.sources] == [("wiki", 0.9), ("notes", 0.1)]
     assert (flat.data.tokenizer, flat.model.V, flat.train.eval_sequences) == ("bytes", 256, 160)
     (nested,) = plan_from_json(folder / "nested.json")
     assert (nested.phase, nested.train.B, nested.train.amp, nested.train.warmup) == ("sft", 4, False, 90)
-    assert [source.files for source in nested.data.sources] == [("data/dolly15k.jsonl",), ("data/oasst1.jsonl",)]
+    assert [(s.label, s.weight) for s in nested.data.sources] == [("dolly15k", 0.5), ("oasst1", 0.5)]
 
 
 @pytest.mark.parametrize(
