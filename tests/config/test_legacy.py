@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, composing
+from conftest import CONF, ROOT, composing
 from support import processes
 
 from niels_gpt.errors import ConfigError
@@ -64,29 +64,91 @@ def test_keys_that_a_config_lacks_have_the_older_programs_defaults(folder: Path)
     assert (train.amp, train.amp_dtype, train.activation_checkpointing) == (True, "fp16", False)
 
 
-def test_a_pipeline_may_name_its_configs_from_a_folder_above_it(folder: Path) -> None:
+def test_a_pipeline_names_its_configs_from_the_current_folder_or_from_its_own_or_one_above(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The older program took the paths from the folder it was started in; its SFT had the model of pretraining."""
-    (folder / "deep").mkdir()
-    (folder / "deep" / "pipeline.json").write_text(json.dumps(PIPELINE | {"sft_config_path": "nested.json"}))
-    plan = plan_from_json(folder / "deep" / "pipeline.json")
-    assert [(cfg.phase, cfg.model.T) for cfg in plan] == [("pretrain", 64), ("sft", 64)]
+    deep, here = folder / "deep", folder / "here"
+    deep.mkdir()
+    here.mkdir()
+    (deep / "pipeline.json").write_text(json.dumps(PIPELINE | {"sft_config_path": "nested.json"}))
+    plan = plan_from_json(deep / "pipeline.json")
+    assert [(cfg.phase, cfg.model.T, cfg.train.seed) for cfg in plan] == [("pretrain", 64, 7), ("sft", 64, 42)]
+    for place, seed in ((deep, 1), (here, 2)):  # each goes before the places so far
+        (place / "pretrain.json").write_text(json.dumps(PRETRAIN | {"train_cfg": {"seed": seed}}))
+        monkeypatch.chdir(here)
+        assert plan_from_json(deep / "pipeline.json")[0].train.seed == seed
+
+
+def test_an_empty_config_in_a_pipeline_is_the_older_programs_sft(folder: Path) -> None:
+    (folder / "sft.json").write_text("{}")
+    plan = plan_from_json(folder / "pipeline.json")
+    assert [(cfg.phase, cfg.model.T, cfg.train.B) for cfg in plan] == [("pretrain", 64, 8), ("sft", 64, 16)]
+
+
+def test_both_phases_may_be_in_one_file(folder: Path) -> None:
+    training = {"pretrain": {"micro_B": 8}, "sft": {"total_steps": 90}}
+    both = {
+        "model": {"V": 2048},
+        "training": training,
+        "data": {"mix_pretrain": {"notes": 1}, "mix_sft": {"talk": 1}},
+    }
+    (folder / "both.json").write_text(json.dumps(both))
+    plan = compose_experiment(folder, "both")
+    assert plan == plan_from_json(folder / "both.json")
+    assert [(cfg.phase, cfg.train.B, cfg.train.total_steps) for cfg in plan] == [
+        ("pretrain", 8, 20_000),
+        ("sft", 16, 90),
+    ]
+    assert [source.label for cfg in plan for source in cfg.data.sources] == ["notes", "talk"]
+
+
+def test_autocast_to_fp32_is_none(folder: Path) -> None:
+    (folder / "flat.json").write_text(json.dumps({"train": {"amp_dtype": "fp32"}}))
+    assert plan_from_json(folder / "flat.json")[0].train.amp is False
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "phase"),
+    [
+        ("wiki", "wikitext103", "pretrain"),
+        ("dolly", "dolly", "sft"),
+        ("dolly15k", "dolly", "sft"),
+        ("oasst1", "oasst1", "sft"),
+    ],
+)
+def test_a_public_dataset_is_read_as_the_preset_of_today(folder: Path, name: str, option: str, phase: str) -> None:
+    if not (CONF / "data" / f"{option}.yaml").exists():
+        pytest.skip("there are no presets of public datasets")
+    key = {"pretrain": "mix_pretrain", "sft": "mix_sft"}[phase]
+    (folder / "public.json").write_text(json.dumps({"data": {key: {name: 0.5, "own": 0.5}}}))
+    with composing() as compose:
+        (preset,) = load_plan(compose(f"phase={phase}", f"data={option}"))[0].data.mixture()
+    ((run,), text) = compose_experiment(folder, "public"), format_experiment(folder / "public.json")
+    assert run.data.mixture()[0] == preset.model_copy(update={"name": name, "weight": 0.5})
+    assert (
+        f"# source {name}: from the Hugging Face Hub, as data={option}; needs pip install 'niels_gpt[hf]'\n"
+        in text
+    )
 
 
 def test_every_key_is_mapped(folder: Path) -> None:
     first, second = plan_from_json(folder / "pipeline.json")
     assert (first.train.seed, first.train.B, first.train.base_lr) == (7, 8, 0.0006)
     assert first.train.eval_sequences == 4 * 8 and second.train.eval_sequences == 6 * 4
-    told = [(s.label, s.weight, s.kind) for s in first.data.sources]
-    assert told == [("wiki", 0.8, "text"), ("notes", 0.2, "text")]
+    assert [(s.label, s.weight) for s in first.data.sources] == [("wiki", 0.8), ("notes", 0.2)]
+    assert (first.data.sources[1].kind, first.data.sources[1].files) == ("text", ("data/notes.txt",))
     assert first.data.val_source == "wiki"
-    assert [(s.label, s.kind) for s in second.data.sources] == [("dialogues", "jsonl")]
+    assert [(s.label, s.kind, s.files) for s in second.data.sources] == [
+        ("dialogues", "jsonl", ("data/dialogues.jsonl",))
+    ]
     assert (first.model.dropout, second.model.dropout) == (0.1, 0.1)
     flat = plan_from_json(folder / "flat.json")[0]
     assert [(s.label, s.weight) for s in flat.data.sources] == [("wiki", 0.9), ("notes", 0.1)]
     assert (flat.data.tokenizer, flat.model.V, flat.train.eval_sequences) == ("bytes", 256, 160)
     (nested,) = plan_from_json(folder / "nested.json")
     assert (nested.phase, nested.train.B, nested.train.amp, nested.train.warmup) == ("sft", 4, False, 90)
-    assert [source.files for source in nested.data.sources] == [("data/dolly15k.jsonl",), ("data/oasst1.jsonl",)]
+    assert [(s.label, s.weight) for s in nested.data.sources] == [("dolly15k", 0.5), ("oasst1", 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +161,12 @@ def test_every_key_is_mapped(folder: Path) -> None:
         (json.dumps(FLAT | {"train": {"B": 0}}), "train.B=0: "),
         (json.dumps(PIPELINE | {"seed": 1}), "unknown seed"),
         (json.dumps({"sft_config_path": "sft.json"}), "must both be paths of configs"),
-        (json.dumps(FLAT | {"model_cfg": {}}), "model and model_cfg are names of the same setting"),
+        (json.dumps(FLAT | {"model_cfg": {}}), "has both model and model_cfg"),
+        (json.dumps(FLAT | {"training": {"model": {}}}), "model is given twice"),
+        (
+            json.dumps({"pretrain_config_path": "gone.json", "sft_config_path": "a.json"}),
+            "there is no gone.json in the",
+        ),
         (json.dumps(FLAT | {"train": {"eval_steps": 4, "B": True}}), "B is not a whole number"),
         (json.dumps(FLAT | {"model": 3}), "model is not a JSON object"),
     ],
@@ -141,17 +208,33 @@ def compose_experiment(folder: Path, shape: str, *overrides: str) -> list[RunCfg
 
 def test_the_script_writes_an_experiment_once(folder: Path) -> None:
     (folder / "own" / "experiment").mkdir(parents=True)
-    words = ["flat.json", "--to", "own/experiment"]
+    (folder / "flat.json").rename(folder / "12.json")
+    words = ["12.json", "--to", "own/experiment"]
     done = processes.cli(*words, cwd=folder, script="import-json")
-    assert done.stdout.startswith("wrote own/experiment/flat.yaml; choose it with experiment=flat\n"), done.stderr
-    assert "source notes: older configs give only its name; it now reads data/notes.txt\n" in done.stdout
-    before = (folder / "own" / "experiment" / "flat.yaml").read_bytes()
+    assert done.stdout.startswith("wrote own/experiment/old_12.yaml; choose it with experiment=old_12\n"), (
+        done.stderr
+    )
+    said = "source notes: your own text; put it into data/notes.txt, relative to the folder you train in\n"
+    before = (folder / "own" / "experiment" / "old_12.yaml").read_text()
+    assert said in done.stdout and f"# {said}" in before
     again = processes.cli(*words, cwd=folder, script="import-json")
-    assert again.returncode == 2 and "already exists" in again.stderr
-    assert (folder / "own" / "experiment" / "flat.yaml").read_bytes() == before
+    assert again.returncode == 2 and "already exists\nhint: choose another name with --name\n" in again.stderr
+    assert (folder / "own" / "experiment" / "old_12.yaml").read_text() == before
+    assert processes.cli(*words, "--name", "other", cwd=folder, script="import-json").returncode == 0
+    assert (folder / "own" / "experiment" / "other.yaml").read_text() == before.replace(
+        "name: old_12", "name: other"
+    )
 
 
 @pytest.mark.skipif(not COLLECTED.exists(), reason="the collection of older configs is not here")
-def test_the_collected_older_configs_load() -> None:
-    for path in sorted(COLLECTED.rglob("*.json")):
-        assert plan_from_json(path) and format_experiment(path)
+@pytest.mark.parametrize(
+    "path", sorted(COLLECTED.rglob("*.json")), ids=lambda path: str(path.relative_to(COLLECTED))
+)
+def test_the_collected_older_configs_become_experiments_that_compose(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / f"{path.stem}.yaml").write_text(format_experiment(path))
+    with composing() as compose:
+        plan = load_plan(compose(f"experiment={path.stem}", f"hydra.searchpath=[file://{tmp_path}]"))
+    assert plan == plan_from_json(path)
+    assert all((cfg.train.optim, cfg.train.schedule) == ("adamw", "cosine") for cfg in plan)
+    assert all(cfg.model.tie_embeddings for cfg in plan)

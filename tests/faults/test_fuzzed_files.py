@@ -68,7 +68,7 @@ KINDS = {
         lambda path: (plan_from_json(path), format_experiment(path)),
         ConfigError,
         BYTES | JSON | {"other": other_json, "and other": other_json},
-        r"^[\w.]+(=|: | is)|unknown|same setting|not a JSON object|not a whole number|must be|must both be",
+        r"^[\w.]+(=|: | is)|unknown|has both|given twice|not a (JSON object|whole number)|must (both )?be",
     ),
     "tokenizer": Kind(load_tokenizer, DataError, BYTES | JSON | {"other": other_json}, "of niels_gpt|not a token"),
 }
