@@ -138,7 +138,7 @@ def test_a_script_that_is_started_through_a_symbolic_link_finds_its_configs(tmp_
     link.symlink_to(ROOT / "scripts" / "train.py")
     words = [sys.executable, str(link), "--cfg", "job", "--package", "model"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "") and "\nV: 4096\n" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "\nT: 256\n" in done.stdout
 
 
 def test_help_shows_what_a_command_would_take(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_log_and_metrics_that_find_no_room_are_warned_of_once_and_training_goe
 
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
-    r"\.documents-synthetic-\w+\.part/train\.ids": lambda folder: opened(synthetic(folder, size=2000)),
+    r"\.documents-synthetic-\w+\.part/unsorted-train\.ids": lambda folder: opened(synthetic(folder, size=2000)),
     "tokenizer.json": lambda folder: train_bpe([], 261).save(folder / "tokenizer.json"),
     "meta.json": lambda folder: write_meta(folder, {"name": "x" * 4096}),
     "doctor.json": lambda folder: write_report(folder / "doctor.json", "x" * 4096),

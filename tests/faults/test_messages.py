@@ -45,8 +45,8 @@ def test_the_table_has_every_command() -> None:
 
 
 def test_text_shorter_than_a_sequence_is_reported_with_both_numbers(tmp_path: Path) -> None:
-    for name in ("a.txt", "b.txt"):
-        (tmp_path / name).write_text("ten bytes.")
+    (tmp_path / "a.txt").write_text("ten bytes.")
+    (tmp_path / "b.txt").write_text("ten others")
     text = ["data=text", "data.files=[*.txt]", "data.tokenizer=bytes", "model.V=256", "model.T=11"]
     done = cli("phase=pretrain", *text, cwd=tmp_path)
     told = "the text has 11 tokens, but a sequence and its targets need T+1=12"

@@ -160,9 +160,11 @@ def _read_phase(old: Settings, path: Path, model: Settings, phase: str = "pretra
 
 def _make_source(name: str, phase: str) -> Settings:
     """Return a source that an older config knew by its name: a preset, or the user's own file under data/."""
-    preset = CONF / "data" / f"{PRESETS.get(name, 'none')}.yaml"
-    if preset.is_file():
-        return yaml.safe_load(preset.read_text(encoding="utf-8")) | {"name": name}  # type: ignore[no-any-return]
+    if name in PRESETS:
+        options = [yaml.safe_load((CONF / "data" / f"{o}.yaml").read_text("utf-8")) for o in ("hf", PRESETS[name])]
+        return {key: value for option in options for key, value in option.items() if key != "defaults"} | {
+            "name": name
+        }
     kind, ending = ("jsonl", "jsonl") if phase == "sft" else ("text", "txt")
     return {"kind": kind, "name": name, "files": [f"data/{name}.{ending}"]}
 
