@@ -153,45 +153,48 @@ def test_whatever_finds_no_room_is_named_with_what_is_there_and_leaves_nothing_h
     assert not leftovers(tmp_path) and not (tmp_path / "out").exists()
 
 
-@contextmanager
-def as_nobody() -> Iterator[Path]:
-    """Be a user whom modes concern, which root ignores; give a folder that this user can reach."""
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every user can reach and write to."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o777)
-        user = os.geteuid()
-        os.seteuid(user or 65534)
-        try:
-            yield Path(name)
-        finally:
-            os.seteuid(user)
+        yield Path(name)
 
 
-def carry_out_in(folder: Path, plan: Plan, *overrides: str) -> None:
-    carry_out(plan(*TRAIN, f"dir={folder}/run", f"data.cache_dir={folder}/cache", *overrides))
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Be a user whom modes concern, which root ignores. This user may be unable to read Python's own files."""
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 @pytest.mark.parametrize("what", ["run", "run/pretrain", "cache"])
 def test_a_folder_that_cannot_be_written_to_is_found_out_before_any_step(
-    plan: Plan, what: str, capsys: pytest.CaptureFixture[str]
+    plan: Plan, folder: Path, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """F28: by a real write."""
+    for name in ("run", "run/pretrain", "cache"):
+        (folder / name).mkdir()
+        (folder / name).chmod(0o555 if name == what else 0o777)
+    loaded = plan(*TRAIN, f"dir={folder}/run", f"data.cache_dir={folder}/cache")
     step = mock.patch("train.loop.steps.optimizer_step", side_effect=AssertionError)
-    with as_nobody() as folder, step:
-        for name in ("run/pretrain", "cache"):
-            (folder / name).mkdir(parents=True)
-        (folder / what).chmod(0o555)
-        with pytest.raises(SystemExit, match="8"), exit_on_error():
-            carry_out_in(folder, plan)
+    with as_nobody(), step, pytest.raises(SystemExit, match="8"), exit_on_error():
+        carry_out(loaded)
     assert re.search(rf"error: .*{folder}/{what}/.*Permission denied", capsys.readouterr().err)
 
 
-def test_a_complete_cache_may_be_read_only(plan: Plan) -> None:
-    with as_nobody() as folder:
-        carry_out_in(folder, plan, "train.total_steps=1")
-        for path in (folder / "cache", *(folder / "cache").rglob("*")):
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        shutil.rmtree(folder / "run")
-        carry_out_in(folder, plan, "train.total_steps=1")
+def test_a_complete_cache_may_be_read_only(plan: Plan, folder: Path) -> None:
+    loaded = plan(*TRAIN, "train.total_steps=1", f"dir={folder}/run", f"data.cache_dir={folder}/cache")
+    carry_out(loaded)
+    for path in (folder / "cache", *(folder / "cache").rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    shutil.rmtree(folder / "run")
+    with as_nobody():
+        carry_out(loaded)
 
 
 @pytest.mark.parametrize("gone", ["run", "run/pretrain"])

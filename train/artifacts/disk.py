@@ -91,7 +91,7 @@ def require_writable(folder: Path, need: int) -> None:
 def make_disk_error(error: OSError, path: Path | None = None, need: int = 0) -> DiskError:
     """Return the DiskError for an OSError; `path` is the file, where the error does not name it."""
     path = path or (Path(os.fsdecode(error.filename)) if error.filename else None)
-    folder = next((folder for folder in path.parents if folder.is_dir()), None) if path else None
+    folder = next((folder for folder in path.parents if os.path.isdir(folder)), None) if path else None
     if path and folder and error.errno in FULL:
         half = path.stat().st_size if path.suffix == ".part" and path.exists() else 0  # which will be removed
         return _make_full_error(folder, need, _measure_room(folder, half), f" for {path.relative_to(folder)}")
