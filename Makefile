@@ -36,7 +36,7 @@ doctor: setup ## examine this machine: precision, speed, memory (ARGS="model=bas
 	$(BIN)/niels_gpt doctor $(ARGS)
 
 faults: setup ## run the whole fault harness (half an hour)
-	NIELS_FAULTS=whole $(BIN)/pytest -v -m "" tests/faults
+	NIELS_FAULTS=whole $(BIN)/pytest -vv -m "" tests/faults
 
 test: lint types tests ## check formatting, lint and types, and run the fast tests; every change must pass
 
