@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF, ROOT, composing
+from conftest import ROOT, composing
 from support import processes
 
 from niels_gpt.errors import ConfigError
