@@ -63,9 +63,9 @@ def plan_split(source: SourceCfg, want: Want, val_fraction: float) -> SplitPlan:
         content.append(total)
     chosen = (frozenset[int](), None, 0.0) if held_out else _choose_groups(groups, sizes, val_fraction, named)
     if not chosen:
-        why = (
-            "all have the same first question" if want == "dialogues" else "the text is too short, or all the same"
-        )
+        why = "the text is too short, or all the same"
+        if want == "dialogues":
+            why = "there is only one" if records == 1 else "all have the same first question"
         hint = "add more data, or name files to validate on with val_files"
         raise DataError(f"{source.label}: its {want} cannot be split for validation, since {why}", hint)
     return SplitPlan(*chosen, records, len(groups), hashlib.sha256(repr(content).encode()).hexdigest())

@@ -180,6 +180,14 @@ def test_what_cannot_be_split_is_refused_with_a_way_out(kind: str, want: Want) -
     assert cache.meta.splits["val"].ids.count < cache.meta.splits["train"].ids.count
 
 
+@pytest.mark.parametrize(("rows", "why"), [(1, "there is only one"), (3, "all have the same first question")])
+def test_dialogues_that_cannot_be_split_are_refused_with_the_reason(rows: int, why: str) -> None:
+    answers = [{"prompt": "Why?", "completion": f"Because of {n}."} for n in range(rows)]
+    Path("a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in answers))
+    with pytest.raises(DataError, match=f"cannot be split for validation, since {why}$"):
+        opened("a.jsonl", kind="jsonl", want="dialogues")
+
+
 def test_val_files_are_the_whole_validation_split(caplog: pytest.LogCaptureFixture) -> None:
     for name, size in {"a": 40_000, "b": 5000, "v": 40_000, "w": 50}.items():
         Path(name).write_text(prose(size, len(name) + size))
