@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self
 import tokenizers
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from niels_gpt.errors import first_line
+
 MAX_ENTRIES = 1 << 20
 DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 
@@ -119,7 +121,7 @@ class BpeFile(BaseModel):
         except BaseException as error:  # the library raises bare Exception
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
-            raise ValueError(str(error)) from error
+            raise ValueError(first_line(error)) from error
         if bpe.get_vocab() != vocab or spelt:
             reason = "the ids of its added tokens do not follow the others"
             raise ValueError(f"a text can spell its added token {min(spelt)!r:.40}" if spelt else reason)
