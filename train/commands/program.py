@@ -11,13 +11,13 @@ COMMANDS = {
     "train": ("train a model, continue a run, or sweep over settings", "train.commands.train:main"),
     "sample": ("complete a prompt, answer a question, or chat", "train.commands.sample:main"),
     "compare": ("compare runs, or list those in runs/", "train.commands.compare:main"),
-    "export": ("export a trained model for other programs", "train.commands.export:main"),
+    "export": ("export a trained model for other programs", "train.commands.convert:run_export"),
     "doctor": ("examine this machine: precision, speed, memory", "train.commands.measure:run_doctor"),
     "numerics": ("compare precisions on a step of a trained run", "train.commands.measure:run_numerics"),
     "bench": ("measure training steps", "train.commands.bench:main"),
     "cache": ("show the token caches, and remove old ones", "train.commands.cache:main"),
     "completion": ("print the completion of bash or zsh", "train.commands.completion:main"),
-    "import-json": ("turn an older JSON config into an experiment", "train.commands.import_json:main"),
+    "import-json": ("turn an older JSON config into an experiment", "train.commands.convert:run_import_json"),
 }
 FOOTER = "niels_gpt COMMAND --help explains a command, niels_gpt --version prints the version."
 

@@ -1,18 +1,33 @@
-"""Turn an older JSON config into conf/experiment/NAME.yaml."""
+"""Convert models for other programs, and older configs for this one: niels_gpt export and import-json."""
 
 from pathlib import Path
 
 from niels_gpt.errors import ConfigError
-from train.cli.command import Parser
+from train.cli.command import Parser, defer_signals
 from train.config.legacy import describe_sources, format_experiment, plan_from_json
 from train.config.suggest import CONF
 
 TO = "folder to write to (default: conf/experiment); any other must be named experiment, for --config-dir"
 
 
-def main() -> None:
-    """Write the experiment without overwriting one."""
-    parser = Parser(description=__doc__)
+def run_export() -> None:
+    """Export a trained model in the Llama format, for other programs."""
+    parser = Parser(description=run_export.__doc__)
+    parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
+    parser.add_argument("folder", type=Path, help="a new folder for the export")
+    options = parser.parse_args()
+    with defer_signals():  # imports torch, which takes seconds
+        from niels_gpt.generation.chat import load_session
+        from niels_gpt.weights.llama import export_llama
+
+    session = load_session(options.run)
+    export_llama(session.model, session.tokenizer, options.folder)
+    print(f"wrote {options.folder}")
+
+
+def run_import_json() -> None:
+    """Turn an older JSON config into conf/experiment/NAME.yaml."""
+    parser = Parser(description=run_import_json.__doc__)
     parser.add_argument("json", type=Path, help="the older config")
     parser.add_argument("--to", type=Path, metavar="FOLDER", default=Path("conf", "experiment"), help=TO)
     parser.add_argument("--name", help="name of the experiment and its runs (default: the file's)")
