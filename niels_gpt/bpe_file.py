@@ -83,7 +83,7 @@ class Bpe(_Part):
 
 
 class BpeFile(BaseModel):
-    """What decides how a text is encoded. Templates, padding and the like are left out."""
+    """The parts of the file that decide how a text is encoded, without templates, padding and the like."""
 
     model_config = ConfigDict(strict=True)
 

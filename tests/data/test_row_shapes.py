@@ -34,7 +34,7 @@ def _log_again(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def parse(row: dict[str, Any]) -> tuple[Message, ...]:
-    record = parse_row(row)
+    record = parse_row(row)[1]
     assert isinstance(record, Dialogue)
     return record.messages
 
@@ -47,7 +47,7 @@ def refuse(row: Any) -> str:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_same_dialogue_in_any_shape_is_the_same_record(shape: str) -> None:
-    assert parse_row(SHAPES[shape]) == parse_row(SHAPES["messages"])
+    assert parse_row(SHAPES[shape])[1] == parse_row(SHAPES["messages"])[1]
     assert parse(SHAPES[shape]) == DIALOGUE
     assert parse(SHAPES[shape] | {"system": "be kind"}) == (SYSTEM, *DIALOGUE)
     absent = {"text": None, "system": None, "messages": SHAPES[shape].get("messages")}
@@ -55,7 +55,7 @@ def test_the_same_dialogue_in_any_shape_is_the_same_record(shape: str) -> None:
 
 
 def test_text_is_a_document_and_what_comes_with_a_question_follows_it() -> None:
-    record = parse_row({"text": " a text\n", "id": 3})
+    record = parse_row({"text": " a text\n", "id": 3})[1]
     assert isinstance(record, Document) and record.text == " a text\n"
     for about, answer in (("input", "output"), ("context", "response")):
         row = {"instruction": "Add.", about: "2 and 2", answer: "4"}
@@ -169,6 +169,6 @@ def test_the_first_bad_row_ends_it_unless_it_is_skipped_and_the_hint_shows_rows_
     decoder, at, shown = json.JSONDecoder(), ROW_HINT.find("{"), []
     while at >= 0:
         row, end = decoder.raw_decode(ROW_HINT, at)
-        shown.append(type(parse_row(row)))
+        shown.append(type(parse_row(row)[1]))
         at = ROW_HINT.find("{", end)
     assert shown == [Dialogue, Dialogue, Dialogue, Document]

@@ -33,13 +33,11 @@ TOOL_ROLES = ("tool", "tool_call", "tool_response", "function", "function_call",
 TURN_KEYS = {"role", "from", "content", "value", "weight", "train", "tool_calls", "function_call"}
 
 
-def parse_row(row: Mapping[str, Any]) -> Document | Dialogue:
-    """Return the document or dialogue of a row. ValueError saying what is wrong with it."""
-    return _recognise(row)[1]
+def parse_row(row: object) -> tuple[str, Document | Dialogue, set[str]]:
+    """Return the shape of a row, its record, and its keys that were not looked at. None counts as absent.
 
-
-def _recognise(row: object) -> tuple[str, Document | Dialogue, set[str]]:
-    """Return the shape of a row, its record, and its keys that were not looked at. None counts as absent."""
+    ValueError saying what is wrong with the row.
+    """
     if not isinstance(row, Mapping):
         raise ValueError("not an object with keys")
     given = {str(key): value for key, value in row.items() if value is not None}
@@ -141,7 +139,7 @@ class RowParser:
         try:
             if isinstance(row, ValueError):
                 raise row
-            shape, record, ignored = _recognise(row)
+            shape, record, ignored = parse_row(row)
         except ValueError as error:
             self.first_bad = self.first_bad or f"{place}: {error}"
             if not self.skip:
