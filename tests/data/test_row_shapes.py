@@ -114,7 +114,7 @@ def test_a_bad_row_says_what_is_wrong(row: Any, why: str) -> None:
 LEARN: tuple[Learn, ...] = ("assistant", "all")
 
 
-def learned(messages: tuple[Message, ...], learn: Learn) -> list[int]:
+def list_targets(messages: tuple[Message, ...], learn: Learn) -> list[int]:
     tokens = encode_dialogue(messages, BytesTokenizer(), 100, learn)
     assert tokens
     return [id for id, is_target in zip(tokens.ids, tokens.target_mask, strict=True) if is_target]
@@ -124,8 +124,8 @@ def learned(messages: tuple[Message, ...], learn: Learn) -> list[int]:
 def test_a_marked_message_is_never_learned_and_learning_all_adds_the_users_words(mark: dict[str, Any]) -> None:
     end = BytesTokenizer().special[END_OF_TURN]
     marked = parse({"messages": [USER, ASSISTANT | {"content": "BAD"} | mark, USER, ASSISTANT | {"weight": 1}]})
-    assert learned(marked, "assistant") == [*b"yo", end]
-    assert learned((SYSTEM, *marked), "all") == [*b"hi", end, *b"hi", end, *b"yo", end]
+    assert list_targets(marked, "assistant") == [*b"yo", end]
+    assert list_targets((SYSTEM, *marked), "all") == [*b"hi", end, *b"hi", end, *b"yo", end]
     unanswered = parse({"messages": [USER, ASSISTANT | mark]})
     assert all(encode_dialogue(unanswered, BytesTokenizer(), 100, learn) is None for learn in LEARN)
     assert encode_dialogue(marked, BytesTokenizer(), 4, "all") is None, "the user's words fit, and no answer"
