@@ -139,6 +139,10 @@ class DataCfg(SourceCfg):
     tokenizer_sample: int = Field(
         100_000_000, ge=100_000, le=10**12, description="bpe: learn from at most this many bytes of text"
     )
+    isolate: bool | None = Field(
+        None,
+        description="attention stays within a dialogue or document of a row; null: in SFT, not in pretraining",
+    )
 
     def rules(self) -> Iterator[str]:
         """A mixture replaces the single source, whose own settings are then ignored."""

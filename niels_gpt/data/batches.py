@@ -5,8 +5,9 @@ Batches are made from mapped files in the training process: mps does not work wi
 Shapes: N sequences of T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,10 +23,27 @@ MIXTURE_PERIOD = 1024  # sequences over which the weights of a mixture are exact
 
 
 class Batch(NamedTuple):
-    """x (N, T) token ids; y (N, T) the ids that follow, IGNORE if not a target; both int64."""
+    """x (N, T) token ids; y (N, T) the ids that follow, IGNORE if not a target; all int64.
+
+    `segments` (N, T) number the dialogue or document of each position; None if attention sees the whole row.
+    """
 
     x: Tensor
     y: Tensor
+    segments: Tensor | None = None
+
+    def split(self, count: int) -> list["Batch"]:
+        """Return microbatches of `count` sequences."""
+        firsts = range(0, len(self.x), count)
+        return [self._map(itemgetter(slice(first, first + count))) for first in firsts]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        return self._map(lambda column: column.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        segments = None if self.segments is None else change(self.segments)
+        return Batch(change(self.x), change(self.y), segments)
 
 
 def require_valid_ids(batch: Batch, V: int) -> None:
@@ -68,8 +86,9 @@ class EpochOrder:
 class TokenStream:
     """Documents concatenated and cut into rows of T tokens; every next token is a target."""
 
-    def __init__(self, files: TokenFiles, T: int, seed: int) -> None:
+    def __init__(self, files: TokenFiles, T: int, seed: int, *, isolate: bool = False) -> None:
         self.ids, self.T = files.ids, T
+        self.ends = files.offsets[1:] if isolate else None
         rows = (len(self.ids) - 1) // T
         if rows < 1:
             raise DataError(
@@ -84,15 +103,21 @@ class TokenStream:
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
         offsets = self.order.find_rows(first, count) * self.T
-        tokens = self.ids[offsets[:, None] + torch.arange(self.T + 1)].long()  # (N, T+1)
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+        places = offsets[:, None] + torch.arange(self.T + 1)  # (N, T+1)
+        tokens = self.ids[places].long()
+        segments = None
+        if (
+            self.ends is not None
+        ):  # a position belongs to the document of its target: the end of a text starts the next
+            segments = torch.searchsorted(self.ends, places[:, 1:], right=True)
+        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), segments)
 
 
 class ChatStream:
     """Whole dialogues packed into rows of T; the targets are the assistant's words."""
 
-    def __init__(self, files: TokenFiles, T: int, seed: int) -> None:
-        self.files, self.T = files, T
+    def __init__(self, files: TokenFiles, T: int, seed: int, *, isolate: bool = False) -> None:
+        self.files, self.T, self.isolate = files, T, isolate
         if len(files.offsets) < 2:
             raise DataError("there are no dialogues to train on", "add dialogues, or raise model.T")
         self.rows = pack_rows((files.offsets[1:] - files.offsets[:-1]).tolist(), T + 1)
@@ -104,16 +129,18 @@ class ChatStream:
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1; padding after the dialogues is id 0 and never a target."""
         x = torch.zeros(count, self.T + 1, dtype=torch.int64)
-        y = torch.full_like(x, IGNORE)
+        y, segments = torch.full_like(x, IGNORE), torch.zeros_like(x)
         for n, row in enumerate(self.order.find_rows(first, count).tolist()):
             at = 0
-            for item in self.rows[row]:
+            for number, item in enumerate(self.rows[row], 1):
                 start, end = self.files.offsets[item : item + 2].tolist()
                 ids = self.files.ids[start:end].long()
                 x[n, at : at + len(ids)] = ids
                 y[n, at : at + len(ids)] = ids.where(self.files.target_mask[start:end].bool(), IGNORE)
+                segments[n, at : at + len(ids)] = number
                 at += len(ids)
-        return Batch(x[:, :-1].contiguous(), y[:, 1:].contiguous())
+        isolated = segments[:, :-1].contiguous() if self.isolate else None
+        return Batch(x[:, :-1].contiguous(), y[:, 1:].contiguous(), isolated)
 
 
 def pack_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -152,7 +179,12 @@ class Mixture:
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
         drawn = [self._draw_sequence(number) for number in range(first, first + count)]
-        return Batch(torch.cat([batch.x for batch in drawn]), torch.cat([batch.y for batch in drawn]))
+        segments = [batch.segments for batch in drawn if batch.segments is not None]
+        return Batch(
+            torch.cat([batch.x for batch in drawn]),
+            torch.cat([batch.y for batch in drawn]),
+            torch.cat(segments) if segments else None,
+        )
 
     def _draw_sequence(self, number: int) -> Batch:
         period, place = divmod(number, MIXTURE_PERIOD)

@@ -58,7 +58,7 @@ def test_each_epoch_visits_every_sequence_once_in_another_order_as_another_seed_
 
 
 def test_every_next_token_of_a_text_is_a_target_and_a_shorter_text_is_refused_with_its_numbers() -> None:
-    x, y = TokenStream(TEXT, T, 1).draw(0, 12)
+    x, y, _ = TokenStream(TEXT, T, 1).draw(0, 12)
     assert torch.equal(y, x + 1)
     with pytest.raises(DataError, match=r"8 tokens, .* T\+1=9"):
         TokenStream(documents(8), T, 1)
@@ -66,7 +66,7 @@ def test_every_next_token_of_a_text_is_a_target_and_a_shorter_text_is_refused_wi
 
 def test_dialogues_are_packed_whole_and_only_what_is_learned_is_a_target() -> None:
     source = SOURCES["chat"]
-    x, y = source.draw(0, len(source))
+    x, y, _ = source.draw(0, len(source))
     targets = y[y != IGNORE].tolist()
     assert sorted(targets) == sorted(
         n + 1 for n, length in enumerate(LENGTHS) for _ in range(length - length // 2)
@@ -85,9 +85,9 @@ def test_packing_puts_every_item_in_one_row_and_no_row_over_its_room() -> None:
 
 
 def test_a_mixture_honours_its_weights() -> None:
-    x, _ = SOURCES["mixture"].draw(0, 1024)
+    x = SOURCES["mixture"].draw(0, 1024).x
     assert int((x[:, 0] < 500).sum()) == 768
-    x, _ = SOURCES["mixture"].draw(0, 64)
+    x = SOURCES["mixture"].draw(0, 64).x
     assert 30 < int((x[:, 0] < 500).sum()) < 64, "the sources are not mixed within a period"
 
 

@@ -67,7 +67,7 @@ def test_wrong_kernels_without_gradients_are_seen() -> None:
 def test_attention_that_sees_the_future_is_seen() -> None:
     attend = torch.nn.functional.scaled_dot_product_attention
 
-    def leaking(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def leaking(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Any) -> torch.Tensor:
         return attend(q, k, v, is_causal=torch.is_grad_enabled())  # as mps did, in evaluation alone
 
     with mock.patch("niels_gpt.model.blocks.causal_attention", leaking):

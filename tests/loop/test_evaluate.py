@@ -24,7 +24,7 @@ CHATS = ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6] * 3), T, 1)
 
 @pytest.mark.parametrize("B", [1, 5, 64])
 def test_the_loss_does_not_depend_on_B(B: int) -> None:
-    x, y = CHATS.draw(0, len(CHATS))
+    x, y, _ = CHATS.draw(0, len(CHATS))
     expected = next_token_loss(MODEL.eval()(x), y, int((y != IGNORE).sum())).item()
     loss = evaluate(MODEL, allocate_sequences({"chats": (CHATS, 1.0)}, 1000), B, nullcontext)
     assert loss and loss.mean == loss.by_source["chats"] == pytest.approx(expected, rel=1e-6)
@@ -53,7 +53,7 @@ def test_each_row_validates_once_at_most_and_a_source_counts_by_its_share() -> N
     loss = evaluate(MODEL, parts, 3, nullcontext)
     assert loss and list(loss.by_source) == ["few", "many"]
     for name, source, sequences in (("few", few, 4), ("many", many, 16)):
-        x, y = source.draw(0, sequences)
+        x, y, _ = source.draw(0, sequences)
         assert len({tuple(row) for row in x.tolist()}) == sequences
         expected = next_token_loss(MODEL.eval()(x), y, y.numel()).item()
         assert loss.by_source[name] == pytest.approx(expected, rel=1e-6)

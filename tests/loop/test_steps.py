@@ -44,7 +44,7 @@ def step(state: TrainState, cfg: TrainCfgSchema, source: Source) -> tuple[Tensor
 
 def test_the_loss_of_a_step_is_the_mean_over_all_its_targets() -> None:
     state, cfg = fresh(B=2, accum_steps=3)
-    x, y = SOURCES["sft"].draw(0, 6)
+    x, y, _ = SOURCES["sft"].draw(0, 6)
     expected = torch.nn.functional.cross_entropy(state.model(x).flatten(0, 1), y.flatten())
     assert step(state, cfg, SOURCES["sft"])[0].item() == pytest.approx(expected.item(), rel=1e-6)
 

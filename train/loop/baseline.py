@@ -54,6 +54,6 @@ def fit_unigram_baseline(
 def count_targets(source: Source, sequences: int, V: int, B: int) -> Tensor:
     """Return how often each id is a target, (V), float64."""
     counts = torch.zeros(V, dtype=torch.float64)  # noqa: TID251  on the CPU
-    for _, y in draw_batches(source, sequences, B):
+    for _, y, _ in draw_batches(source, sequences, B):
         counts += torch.bincount(y[y != IGNORE], minlength=V)
     return counts
