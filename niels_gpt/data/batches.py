@@ -106,10 +106,8 @@ class TokenStream:
         places = offsets[:, None] + torch.arange(self.T + 1)  # (N, T+1)
         tokens = self.ids[places].long()
         segments = None
-        if (
-            self.ends is not None
-        ):  # a position belongs to the document of its target: the end of a text starts the next
-            segments = torch.searchsorted(self.ends, places[:, 1:], right=True)
+        if self.ends is not None:  # that of its target: END_OF_TEXT begins the next document, as in generation
+            segments = torch.searchsorted(self.ends, places[:, :-1] + 1, right=True)
         return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), segments)
 
 

@@ -46,12 +46,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(cfg.C, cfg.C, bias=False)
 
     def forward(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        segments: Tensor | None = None,
-        trace: list[Tensor] | None = None,
+        self, x: Tensor, cos: Tensor, sin: Tensor, segments: Tensor | None, trace: list[Tensor] | None = None
     ) -> Tensor:
         """Map (B, T, C) to (B, T, C), within `segments` (B, T) if given; a `trace` receives the probabilities."""
         B, T, C = x.shape
@@ -96,12 +91,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
 
     def forward(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        segments: Tensor | None = None,
-        trace: list[Tensor] | None = None,
+        self, x: Tensor, cos: Tensor, sin: Tensor, segments: Tensor | None, trace: list[Tensor] | None = None
     ) -> Tensor:
         """Map (B, T, C) to (B, T, C); arguments as in Attention."""
         x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin, segments, trace))

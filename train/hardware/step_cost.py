@@ -143,7 +143,8 @@ def make_source(cfg: ModelCfg, *, isolate: bool = False) -> TokenStream:
     """Return sequences of random ids in documents of 50 to 300 tokens, drawn as a run draws them."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(cfg.V, (SEQUENCES * cfg.T + 1,), generator=generator)
-    offsets = torch.randint(50, 301, (len(ids) // 50,), generator=generator).cumsum(0).clamp(max=len(ids))
+    lengths = torch.randint(50, 301, (len(ids) // 50,), generator=generator)
+    offsets = (lengths.cumsum(0) - lengths).clamp(max=len(ids))
     return TokenStream(TokenFiles(ids, torch.empty(0), offsets), cfg.T, seed=0, isolate=isolate)
 
 
