@@ -25,15 +25,24 @@ def dialogues(lengths: list[int]) -> TokenFiles:
 
 
 def equal(first: Batch, second: Batch) -> bool:
-    return torch.equal(first.x, second.x) and torch.equal(first.y, second.y)
+    return all(a is b is None or torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def rows_of(batch: Batch, first: int, count: int) -> Batch:
+    x, y, segments = (None if column is None else column[first : first + count] for column in batch)
+    assert x is not None and y is not None
+    return Batch(x, y, segments)
 
 
 LENGTHS = [3, 9, 4, 5, 2, 7, 6]
 TEXT, CHAT = documents(100), dialogues(LENGTHS)
+NOTES = TEXT._replace(offsets=torch.tensor([0, 1, 4, 10, 11, 30, 58, 100]))  # documents of 1, 3, 6, ... tokens
 SOURCES: dict[str, Source] = {
     "text": TokenStream(TEXT, T, 1),
     "chat": ChatStream(CHAT, T, 1),
     "mixture": Mixture([TokenStream(TEXT, T, 1), TokenStream(documents(90, 500), T, 1)], [3, 1], 1),
+    "isolated text": TokenStream(NOTES, T, 1, isolate=True),
+    "isolated mixture": Mixture([ChatStream(CHAT, T, seed, isolate=True) for seed in (1, 2)], [1, 1], 1),
 }
 
 
@@ -43,7 +52,7 @@ def test_a_sequence_is_a_function_of_its_number_alone(source: Source) -> None:
     for first, count in ((0, 1), (5, 3), (11, 13), (39, 1)):
         part = source.draw(first, count)
         assert part.x.shape == part.y.shape == (count, T)
-        assert equal(part, Batch(whole.x[first : first + count], whole.y[first : first + count]))
+        assert equal(part, rows_of(whole, first, count))
 
 
 @pytest.mark.parametrize(("stream", "files"), [(TokenStream, TEXT), (ChatStream, CHAT)], ids=["text", "chat"])
@@ -73,6 +82,32 @@ def test_dialogues_are_packed_whole_and_only_what_is_learned_is_a_target() -> No
     )
     assert ((y != IGNORE).sum(1) > 0).all(), "a row without a target"
     assert (y[x == 0] == IGNORE).all(), "a target on padding"
+
+
+def test_each_dialogue_of_a_row_is_a_segment_and_so_is_the_padding() -> None:
+    x, _, segments = (source := ChatStream(CHAT, T, 1, isolate=True)).draw(0, len(CHAT.offsets))
+    assert segments is not None and any(len(row.unique()) > 2 for row in x)
+    same = (segments[:, :, None] == segments[:, None]) == (x[:, :, None] == x[:, None])
+    assert same.all(), "here each dialogue is of one id, and the padding of another"
+    assert SOURCES["chat"].draw(0, len(source)).segments is None
+
+
+def test_each_document_is_a_segment_from_the_end_of_text_before_it_to_its_last_word() -> None:
+    """So is a text that is completed: END_OF_TEXT, which ends a document in the files, comes before its words."""
+    x, y, segments = TokenStream(NOTES, T, 1, isolate=True).draw(0, 12)
+    assert segments is not None
+    last = [offset - 1 for offset in NOTES.offsets[1:].tolist()]  # ids are places here
+    begins = segments[:, 1:] != segments[:, :-1]
+    assert torch.equal(begins, torch.isin(x[:, 1:].int(), torch.tensor(last, dtype=torch.int32)))
+    assert torch.equal(segments, torch.searchsorted(torch.tensor(last), y)), "a target is of another document"
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
+def test_microbatches_are_rows_of_a_step_segments_included(source: Source) -> None:
+    step = source.draw(0, 7)
+    parts = step.split(3)
+    assert len(parts) == 3
+    assert all(equal(part, rows_of(step, 3 * n, 3)) for n, part in enumerate(parts))
 
 
 def test_packing_puts_every_item_in_one_row_and_no_row_over_its_room() -> None:

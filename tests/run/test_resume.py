@@ -145,6 +145,23 @@ def test_a_run_does_not_go_on_with_other_targets(run_folder: Run) -> None:
     assert not same(begun["model_state"], other["model_state"]), "the user's words are targets"
 
 
+@pytest.mark.parametrize(("phase", "default", "other"), [("pretrain", False, True), ("sft", True, False)])
+def test_a_run_does_not_go_on_with_attention_to_more_or_less(
+    run_folder: Run, phase: str, default: bool, other: bool
+) -> None:
+    own = {"experiment": f"smoke_{phase}"}
+    with stopped_after(2), pytest.raises(Interrupted):
+        run_folder(**own)
+    with pytest.raises(CheckpointError, match=f"different data\nsynthetic: isolate {default} -> {other}") as caught:
+        run_folder(f"data.isolate={other}", **own)
+    assert caught.value.hint.startswith("restore the original, or start a new run from its weights: init_from=")
+    stated = final(run_folder(f"data.isolate={default}", **own) / phase)
+    assert stated["step"] == 4
+    assert not same(stated, final(run_folder(f"data.isolate={other}", name="other", **own) / phase))
+    with pytest.raises(CheckpointError, match=f"was completed with data.isolate={default}, not"):
+        run_folder(f"data.isolate={other}", **own)
+
+
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
 def test_a_checkpoint_without_its_averages_is_refused(run_folder: Run, optim: str) -> None:
     folder = run_folder(f"optim={optim}", "train.total_steps=2", "train.keep_last=1")

@@ -43,6 +43,12 @@ class Attended(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             for each, tensor in zip("qkv", args, strict=False):
                 self.note(f"attention.{each}", tensor)
+            (B, T), (name, mask) = args[0].shape[::2], *kwargs.items()  # one of the two: together they are an error
+            if name == "attn_mask":
+                assert mask.shape == (B, 1, T, T)
+                self.note("attention.mask", mask)
+            else:
+                assert (name, mask) == ("is_causal", True)
             return torch.empty_like(args[0])
         if func is Tensor.__getitem__:  # the real one would set the device first, which this build cannot do
             tensor, index = args
@@ -104,6 +110,7 @@ def observe(settings: dict[str, object], *, training: bool, rows_at_once: int) -
         with Attended(seen), amp():
             seen["loss"] = [name_of(model.loss(ids, ids, 16.0))]
             seen["logits"] = [name_of(model(ids))]
+            model.loss(ids, ids, 16.0, ids)  # whatever numbers the segments
             seen["a bare product"] = [name_of(model.embedding.weight.mm(model.embedding.weight.t()))]
     return seen
 
