@@ -190,7 +190,9 @@ def recorded(request: pytest.FixtureRequest) -> Record:
 
 
 def test_every_op_and_dtype_of_a_training_step_is_there_on_mps(recorded: Record) -> None:
-    asked = "mm bmm _fused_adamw_ linalg_vector_norm embedding_dense_backward nll_loss_forward mul_.Tensor eq.Tensor"
+    asked = (
+        "mm bmm _fused_adamw_ linalg_vector_norm embedding_dense_backward nll_loss_forward mul_.Tensor eq.Tensor"
+    )
     assert set(asked.split()) <= recorded.ops, "the step no longer does what this test is about"
     assert {op for op in recorded.ops if "foreach" in op} == {"_foreach_add_.Scalar"}  # AdamW counts its steps
     assert not {op for op in recorded.ops if "scaled_dot_product" in op or "rms_norm" in op}

@@ -152,7 +152,9 @@ def test_a_run_does_not_go_on_with_attention_to_more_or_less(
     own = {"experiment": f"smoke_{phase}"}
     with stopped_after(2), pytest.raises(Interrupted):
         run_folder(**own)
-    with pytest.raises(CheckpointError, match=f"different data\nsynthetic: isolate {default} -> {other}") as caught:
+    with pytest.raises(
+        CheckpointError, match=f"different data\nsynthetic: isolate {default} -> {other}"
+    ) as caught:
         run_folder(f"data.isolate={other}", **own)
     assert caught.value.hint.startswith("restore the original, or start a new run from its weights: init_from=")
     stated = final(run_folder(f"data.isolate={default}", **own) / phase)

@@ -43,12 +43,10 @@ class Attended(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             for each, tensor in zip("qkv", args, strict=False):
                 self.note(f"attention.{each}", tensor)
-            (B, T), (name, mask) = args[0].shape[::2], *kwargs.items()  # one of the two: together they are an error
-            if name == "attn_mask":
-                assert mask.shape == (B, 1, T, T)
-                self.note("attention.mask", mask)
-            else:
-                assert (name, mask) == ("is_causal", True)
+            if "attn_mask" in kwargs:
+                assert kwargs.keys() == {"attn_mask"}, "a mask beside is_causal is an error"
+                assert kwargs["attn_mask"].shape == (2, 1, CFG.T, CFG.T)
+                self.note("attention.mask", kwargs["attn_mask"])
             return torch.empty_like(args[0])
         if func is Tensor.__getitem__:  # the real one would set the device first, which this build cannot do
             tensor, index = args
