@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DEVICE = "cpu"
+DEVICE = "cpu"  # whose attention is ours
 MAX_TOKENS = 512  # without segments; beyond, PyTorch's kernel is faster
 QUERIES = 128  # per part: more queries compute more masked scores
-SCORES = 1 << 20  # per part at most: they stay in the cache; all T x T scores are never in memory
+SCORES = 1 << 20  # per part without segments: they stay in the cache; all T x T scores are never in memory
 Slices = tuple[slice, slice]  # of (N, T, D)
 
 

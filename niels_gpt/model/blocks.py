@@ -56,10 +56,7 @@ class Attention(nn.Module):
         )
         # In fp32: a product of two dtypes can crash on mps.
         q, k = (rotate(part.float(), cos, sin).to(v.dtype) for part in (q, k))
-        if trace is None:
-            y = causal_attention(q, k, v, segments)
-        else:
-            y = traced_attention(q, k, v, segments, trace)
+        y = causal_attention(q, k, v, segments) if trace is None else traced_attention(q, k, v, segments, trace)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, C))
         return out
 
