@@ -57,7 +57,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
     al., 2022), in products large enough to be fast on the CPU. To torch.compile it is one operation.
     """
     out, buffer = torch.empty_like(q), _prepare_scores(q, segments)
-    for asking, seen, mask in _split_parts(q, segments):
+    for asking, seen, mask, _ in _split_parts(q, segments):
         p = _compute_probabilities(_pack(q, asking), _pack(k, seen), buffer, mask)
         torch.bmm(p, _pack(v, seen), out=out[asking])
     return out
@@ -68,18 +68,18 @@ def attend_backward(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v; a key's is a sum over the queries that see it."""
-    d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     buffer = _prepare_scores(q, segments)
     more_room = torch.empty_like(buffer)
-    for asking, seen, mask in _split_parts(q, segments):
+    for asking, seen, mask, begun in _split_parts(q, segments):
         queries, d_here = _pack(q, asking), _pack(d_out, asking)  # (heads, Q, D)
         keys, values = _pack(k, seen), _pack(v, seen)  # (heads, K, D)
         p = _compute_probabilities(queries, keys, buffer, mask)  # (heads, Q, K)
-        d_v[seen].baddbmm_(p.transpose(1, 2), d_here)
+        d_v[seen].baddbmm_(p.transpose(1, 2), d_here, beta=begun)
         d_p = torch.bmm(d_here, values.transpose(1, 2), out=more_room[: p.numel()].view_as(p))
         d_scores = torch.ops.aten._softmax_backward_data.out(d_p, p, -1, p.dtype, grad_input=d_p)
         torch.bmm(d_scores, keys, out=d_q[asking])
-        d_k[seen].baddbmm_(d_scores.transpose(1, 2), queries)
+        d_k[seen].baddbmm_(d_scores.transpose(1, 2), queries, beta=begun)
     return d_q, d_k, d_v
 
 
@@ -104,10 +104,11 @@ def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
 attend.register_autograd(_differentiate, setup_context=_save_inputs)
 
 
-def _split_parts(q: Tensor, segments: Tensor | None) -> Iterator[tuple[Slices, Slices, Tensor]]:
-    """Yield the queries of a part, the keys that they see, and the mask (Q, Q) of its last Q keys, to be added.
+def _split_parts(q: Tensor, segments: Tensor | None) -> Iterator[tuple[Slices, Slices, Tensor, bool]]:
+    """Yield the queries and keys of a part, the mask (Q, Q) of its last Q keys, and whether a part had these keys.
 
-    A part has a group of heads, and with segments those of one sequence; the last queries come first.
+    A part has a group of heads, with segments those of one sequence. The mask is added to the scores. The last
+    queries come first, since they see all keys.
     """
     N, T, _ = q.shape
     Q = min(QUERIES, T)
@@ -119,10 +120,10 @@ def _split_parts(q: Tensor, segments: Tensor | None) -> Iterator[tuple[Slices, S
             for first in reversed(range(start, end, QUERIES)):
                 after = min(first + QUERIES, end)
                 mask = future[: after - first, : after - first]
-                if numbers is not None and numbers[first] != numbers[after - 1]:
+                if numbers is not None:  # several short segments may share a part
                     own = numbers[first:after]
                     mask = mask.masked_fill(own[:, None] != own, float("-inf"))
-                yield (heads, slice(first, after)), (heads, slice(start, after)), mask
+                yield (heads, slice(first, after)), (heads, slice(start, after)), mask, after < end
 
 
 def _group_segments(numbers: Tensor) -> list[tuple[int, int]]:
