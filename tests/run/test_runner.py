@@ -207,6 +207,11 @@ def test_a_phase_that_is_run_apart_finds_its_weights_from_within_and_keeps_the_o
     monkeypatch.chdir(pretrained / "pretrain")
     after = run_folder("init_from=best.pt", experiment="smoke_sft", name="after")
     assert (after / "tokenizer.json").read_bytes() == tokenizer
+    with pytest.raises(
+        CheckpointError, match=r"model\.V=300, but the tokenizer of best\.pt has \d+ entries$"
+    ) as caught:
+        run_folder("init_from=best.pt", "model.V=300", experiment="smoke_sft", name="other")
+    assert "name=" not in caught.value.hint
     run_folder(f"init_from={pretrained / 'pretrain'}", experiment="smoke_sft")
     result = json.loads((pretrained / "result.json").read_text())
     assert [entry["phase"] for entry in result["phases"]] == ["pretrain", "sft"]
