@@ -26,7 +26,7 @@ SPECIAL_TOKENS: tuple[str, ...] = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_
 MAX_FILE = 64 << 20  # bytes; a tokenizer of a million entries stays below this
 # A piece ends before a space, where the tokenizer splits anyway, so that pieces teach the same as the whole text.
 # A word that goes on, such as DNA, is cut, because each merge goes through the whole word.
-PIECE = re.compile(r"(?s).{1,8192}(?:(?<=\S)(?=[ \n])|\Z)|.{1,1024}")
+PIECE = re.compile(r"(?s)\S{1024}|.{1,8192}(?:(?<=\S)(?=[ \n])|\Z)|.{1,1024}")
 PROBE = "It's cafe\u0301 12\n\t漢"  # a normalizer, or a pre-tokenizer that adds or removes spaces, would change it
 _FIRST_SPECIAL_BYTE = 0xF8  # 0xF8 .. 0xFF never occur in UTF-8
 BYTES_FILE = {"type": "bytes"}  # the content of its tokenizer.json
