@@ -1,11 +1,9 @@
 """A tokenizer of others gives its own ids, loses nothing, and lends its tokens to our special ones."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import tokenizers
@@ -15,7 +13,7 @@ from support.foreign_tokenizers import RESERVED, make_gpt2, make_llama3
 
 from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.errors import DataError
-from niels_gpt.tokenizer import SPECIAL_TOKENS, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
+from niels_gpt.tokenizer import SPECIAL_TOKENS, BytesTokenizer, load_tokenizer, train_bpe
 
 END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_TURN = SPECIAL_TOKENS
 MAKERS = {"gpt2": make_gpt2, "llama3": make_llama3}
@@ -44,11 +42,8 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @given(parts=any_text)
-def test_it_gives_its_own_ids_and_loses_nothing(
-    both: tuple[tokenizers.Tokenizer, Tokenizer], parts: list[str]
-) -> None:
-    theirs, ours = both
-    text = "".join(parts)
+def test_it_gives_its_own_ids_and_loses_nothing(both: Any, parts: list[str]) -> None:
+    (theirs, ours), text = both, "".join(parts)
     ids, size = ours.encode(text), ours.token_bytes()
     assert ours.decode(ids) == text and not set(ids) & set(ours.special.values())
     assert sum(size[id] for id in ids) == len(text.encode()) and all(size[id] for id in ids)
@@ -70,8 +65,8 @@ def test_its_run_loads_it_again_and_other_programs_read_its_export(both: Any, tm
 
 CHATML = "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
 OWN_ROLES = (
-    "{% if m['content'] %}<|bos|>{% endif %}{% if m['role'] == 'user' %}{{ '<|prompter|>' + m.content + eos_token }}"
-    "{% elif m['role'] == 'assistant' %}{{ '<|bot|>' + m['content'] + eos_token }}{% endif %}"
+    "{% if m.content %}<|bos|>{% endif %}{% if m.role == 'user' %}{{ '<|prompter|>' + m['content'] + eos_token }}"
+    "{% elif m['role'] == 'assistant' %}{{ '<|bot|>' + m.content + eos_token }}{% endif %}"
 )
 OWN = ["<|bot|>", "<|bos|>", "<|prompter|>", "<|fin|>"]
 BY_TEMPLATE = {USER: "<|prompter|>", ASSISTANT: "<|bot|>", END_OF_TURN: "<|fin|>"}
@@ -102,7 +97,9 @@ def test_tokens_of_our_names_then_shown_then_reserved_then_new_ones_are_ours(
     assert tokenizer.V == theirs.get_vocab_size() + len(new)
 
 
-def test_a_template_in_the_config_counts_and_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_template_in_the_config_counts_each_file_is_read_again_if_it_changes_and_is_named_if_it_cannot_be(
+    tmp_path: Path,
+) -> None:
     make_llama3(tmp_path / "tokenizer.json")
     names = {END_OF_TEXT: END_OF_TEXT, END_OF_TURN: "<|eot_id|>"}
     names |= dict(zip((SYSTEM, USER, ASSISTANT), RESERVED, strict=False))
@@ -165,14 +162,3 @@ def test_a_pattern_without_end_is_an_error_and_no_crash(tmp_path: Path) -> None:
     tokenizer = adopt_tokenizer(tmp_path / "tokenizer.json").tokenizer
     with pytest.raises(DataError, match="the tokenizer cannot encode 'aaaa"):
         tokenizer.encode("a" * 50 + "!")
-
-
-def test_a_file_is_read_again_only_if_it_has_changed(tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
-    make_gpt2(path)
-    first = adopt_tokenizer(path).tokenizer
-    with mock.patch("niels_gpt.adopted_tokenizer.read_json", side_effect=AssertionError):
-        assert adopt_tokenizer(path).tokenizer is first
-    make_gpt2(path, ["<|eos|>"])
-    os.utime(path, ns=(1, 1))
-    assert adopt_tokenizer(path).names == {END_OF_TEXT: "<|eos|>"}
