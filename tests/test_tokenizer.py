@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import SPECIAL_TOKENS, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 
@@ -82,19 +83,14 @@ def test_any_process_trains_the_same_tokenizer_and_its_fork_can_encode_and_print
     )
 
 
-@pytest.mark.parametrize(
-    ("texts", "asked", "given", "hint"),
-    [
+def test_a_V_that_the_text_cannot_have_is_refused_with_one_that_it_can() -> None:
+    for texts, asked, n, hint in (
         (["ab ab"], 300, 263, "use model.V=263 or less, or add more text"),
         ([], 260, 261, "use model.V=261 or more, or data.tokenizer=bytes with model.V=256"),
-    ],
-)
-def test_a_V_that_the_text_cannot_have_is_refused_with_one_that_it_can(
-    texts: list[str], asked: int, given: int, hint: str
-) -> None:
-    with pytest.raises(DataError, match=f"V={asked}, but a BPE of this text has {given} ent") as caught:
-        train_bpe(texts, asked)
-    assert (caught.value.hint, train_bpe(texts, given).V) == (hint, given)
+    ):
+        with pytest.raises(DataError, match=f"V={asked}, but a BPE of this text has {n} ent") as caught:
+            train_bpe(texts, asked)
+        assert (caught.value.hint, train_bpe(texts, n).V) == (hint, n)
 
 
 @both
@@ -105,6 +101,7 @@ def test_a_saved_tokenizer_comes_back_the_same_in_place_of_an_older_file(tok: To
     tok.save(path)
     again, text = load_tokenizer(path), "the cat <|user|> 漢 \0"
     assert (again.V, again.special, again.hash()) == (tok.V, tok.special, tok.hash())
+    assert adopt_tokenizer(path).tokenizer.hash() == tok.hash()
     assert (again.encode(text), again.token_bytes()) == (tok.encode(text), tok.token_bytes())
     assert older.read_text() == "an older one", "it was written into, not replaced"
     assert {file.name for file in tmp_path.iterdir()} == {"tokenizer.json", "older.json"}

@@ -8,10 +8,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, trainers
 from tokenizers import pre_tokenizers as pre
 
-TEXTS = [
-    "the cat sat on the mat, the dog sat on 1234 cats\n" * 3,
-    "naïve café 漢字 😀 it's def f(x):\n    return x\n" * 3,
-]
+TEXTS = ["the cat sat on the mat, the dog sat on 1234 cats\nnaïve café 漢字 😀 it's def f(x):\n    return x\n" * 3]
 LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -50,8 +47,7 @@ def make_llama3(path: Path) -> Tokenizer:
 def _train(model: Any, pre_tokenizer: Any, special: Sequence[str]) -> Tokenizer:
     bpe, alphabet = Tokenizer(model), sorted(pre.ByteLevel.alphabet())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizer, decoders.ByteLevel()
-    bpe.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
-    )
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(TEXTS, trainer)
     bpe.add_special_tokens([*special])
     return bpe
