@@ -111,8 +111,11 @@ def test_any_other_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "garbage.json"
     lacking = json.loads(BPE.library_text())
     lacking["added_tokens"].pop()
+    with_gap = json.loads(BPE.library_text())
+    with_gap["model"]["vocab"]["zz"] = V + 1
     for content, said in {
         json.dumps(lacking).encode(): r"garbage.json: not a tokenizer of niels_gpt \(it has no special token",
+        json.dumps(with_gap).encode(): "its ids do not count from 0",
         b"[]": "garbage.json: not a tokenizer",
         b"[" * 100_000: "garbage.json: invalid JSON",
         b"\xff\xfe": "garbage.json:1: not UTF-8",
