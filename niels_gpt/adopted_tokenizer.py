@@ -20,7 +20,6 @@ END_LETTERS = {"endoftext", "endofsentence", "eos", "/s"}  # of <|endoftext|>, <
 TEMPLATE_PART = re.compile(
     r"""['"](?:system|user|assistant)['"]|\.content\b|\[['"]content['"]\]|%\}|<[^<>\s]{1,64}>|\beos_token\b"""
 )
-ADDED = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
 
 
 class Adopted(NamedTuple):
@@ -101,8 +100,7 @@ def _rename(bpe: tokenizers.Tokenizer, names: dict[str, str]) -> tokenizers.Toke
     model = settings["model"]
     model["vocab"] = {ours.get(token, token): id for token, id in model["vocab"].items()}
     for token in settings["added_tokens"]:
-        if token["content"] in ours:
-            token |= ADDED | {"content": ours[token["content"]]}
+        token["content"] = ours.get(token["content"], token["content"])
     renamed = build_bpe(settings)
-    renamed.add_special_tokens([*SPECIAL_TOKENS])
+    renamed.add_special_tokens([*SPECIAL_TOKENS])  # one that is there keeps its id
     return renamed
