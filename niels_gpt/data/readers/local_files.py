@@ -122,33 +122,34 @@ def _read_texts(cfg: SourceCfg) -> Iterator[Document]:
     """Yield the documents of all files; log how many, and warn of marks between documents that do not cut."""
     paths, marks, count = find_files(cfg), Counter[str](), 0
     for path in paths:
-        for document in _cut_documents(_read_lines(path, marks), cfg):
+        for document in _cut_documents(_read_lines(path, marks), cfg, marks):
             count += document.ends
             yield document
     if not count:
         raise DataError(f"{', '.join(cfg.files):.300}: no text", "name files with text in data.files")
     log_once(logging.INFO, f"data: {cfg.label}: files: {len(paths)}, documents: {count}")
-    if cfg.separator and count <= len(paths):
-        log_once(logging.WARNING, f"{cfg.label}: data.separator={cfg.separator!r} cuts no file")
+    if cfg.separator and not marks[cfg.separator]:
+        log_once(logging.WARNING, f"{cfg.label}: data.separator={cfg.separator!r} is nowhere in the text")
     for mark, often in marks.most_common(1):
         if often >= MANY_MARKS and not cfg.separator:
             advice = f"""'data.separator="{mark}"' cuts the documents there"""
             log_once(logging.WARNING, f"{cfg.label}: {mark} is in the text {often} times, as words; {advice}")
 
 
-def _cut_documents(lines: Iterable[str], cfg: SourceCfg) -> Iterator[Document]:
+def _cut_documents(lines: Iterable[str], cfg: SourceCfg, marks: Counter[str]) -> Iterator[Document]:
     """Yield a file, in sections if it is long, or its paragraphs, or the texts between separators."""
     if not cfg.separator and cfg.documents == "file":
         return cut_sections(lines)
-    pieces = _cut_at(cfg.separator, lines) if cfg.separator else join_lines(lines, 0, MAX_LINE)
+    pieces = _cut_at(cfg.separator, lines, marks) if cfg.separator else join_lines(lines, 0, MAX_LINE)
     return (Document("", piece.rstrip().lstrip("\n")) for piece in pieces if piece.strip())
 
 
-def _cut_at(separator: str, lines: Iterable[str]) -> Iterator[str]:
-    """Yield the texts between separators; a text of MAX_LINE characters is cut there."""
+def _cut_at(separator: str, lines: Iterable[str], marks: Counter[str]) -> Iterator[str]:
+    """Yield the texts between separators, and count these; a text of MAX_LINE characters is cut there."""
     rest = ""
     for block in join_lines(lines, BLOCK, BLOCK):  # for each, the text so far is searched again
         *ended, rest = (rest + block).split(separator)
+        marks[separator] += len(ended)
         yield from ended
         if len(rest) >= MAX_LINE:
             yield rest
