@@ -306,6 +306,10 @@ def test_separators_cut_documents_and_are_removed(mark: str, monkeypatch: pytest
         monkeypatch.setattr(local_files, "BLOCK", block)
         monkeypatch.setattr(local_files, "SECTION", min(block, SECTION))
         assert [one.text for one in local_files.read_documents(text("a.txt", separator=mark))] == expected
+    monkeypatch.setattr(local_files, "BLOCK", 1)
+    monkeypatch.setattr(local_files, "SECTION", 1)
+    monkeypatch.setattr(local_files, "MAX_LINE", 20)  # characters; longer texts are cut, but no mark is
+    assert not {*"<|>-x"} & {*"".join(read(text("a.txt", separator=mark)))}
 
 
 def test_many_marks_are_warned_of_once_and_so_is_an_absent_separator(caplog: pytest.LogCaptureFixture) -> None:

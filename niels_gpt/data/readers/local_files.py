@@ -152,8 +152,9 @@ def _cut_at(separator: str, lines: Iterable[str], marks: Counter[str]) -> Iterat
         marks[separator] += len(ended)
         yield from ended
         if len(rest) >= MAX_LINE:
-            yield rest
-            rest = ""
+            at = len(rest) - len(separator) + 1  # what is after that may begin a separator
+            yield rest[:at]
+            rest = rest[at:]
     yield rest
 
 
