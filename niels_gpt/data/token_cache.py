@@ -241,10 +241,10 @@ def _build(
     if any(counts.values()):
         log.log(
             logging.WARNING if counts["left_out"] or counts["cut_rows"] else logging.INFO,
-            "data: %s: of %d dialogues, %d have no answer to learn and are left out, and %d are longer than "
-            "model.T=%d and go on in %d further rows; in %d rows, words before an answer are cut",
-            *(source.label, plan.records, counts["left_out"], counts["continued"], limit - 1),
-            *(counts["further_rows"], counts["cut_rows"]),
+            "data: %s: of %d dialogues, %d are longer than model.T=%d and go on in %d further rows, and %d have "
+            "no answer to learn and are left out; in %d rows, words before an answer are cut",
+            *(source.label, plan.records, counts["continued"], limit - 1, counts["further_rows"]),
+            *(counts["left_out"], counts["cut_rows"]),
         )
 
 

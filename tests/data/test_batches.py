@@ -87,15 +87,16 @@ def test_packing_puts_every_item_in_one_row_and_no_row_over_its_room() -> None:
         rows = [int(lengths[row].sum()) for row in items.tensor_split(begins[1:-1])]
         assert 1 <= min(rows) <= max(rows) <= 65
     assert len(rows) * 65 < 1.03 * sum(rows), "more than 3 % of padding"
+    assert pack_rows(torch.full((11,), 7), 65)[1].tolist() == [0, 9, 11]
 
 
-def test_a_million_dialogues_are_packed_in_less_than_three_seconds() -> None:
-    spread = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
-    lengths = (150 * (0.6 * spread - 0.18).exp()).long().clamp(4, 513)
+def test_two_million_dialogues_are_packed_in_less_than_three_seconds() -> None:
+    spread = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))
+    lengths = (600 * (0.8 * spread - 0.32).exp()).long().clamp(4, 513)
     started = time.process_time()
     _, begins = pack_rows(lengths, 513)
     assert time.process_time() - started < 3
-    assert (len(begins) - 1) * 513 < 1.01 * int(lengths.sum()), "more than 1 % of padding"
+    assert (len(begins) - 1) * 513 < 1.02 * int(lengths.sum()), "more than 2 % of padding"
 
 
 def test_a_mixture_honours_its_weights() -> None:

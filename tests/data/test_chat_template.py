@@ -57,6 +57,10 @@ def test_a_long_dialogue_goes_on_in_a_row_that_begins_with_the_system_message_an
     shorter = encode_dialogue(TALK, TOKENIZER, 19)
     assert [decode_turns(row.ids, TOKENIZER)[1].content for row in shorter] == ["hi", "nd?"], "its end is kept"
     assert [row.cut for row in shorter] == [False, True]
+    unlearned = Message("assistant", "0123456789", learn=False)
+    (late,) = encode_dialogue([TALK[1], unlearned, *TALK[3:]], TOKENIZER, 20)
+    assert late.ids == [*encode_prompt(TALK[3:4], TOKENIZER), *b"no", END]
+    assert late.cut, "words are in no row"
 
 
 def test_an_answer_longer_than_a_row_goes_on_after_its_question_and_with_the_rest_of_the_dialogue() -> None:
@@ -160,6 +164,6 @@ def test_every_turn_of_long_chats_is_learned_and_what_was_continued_cut_and_left
     counts = {"left_out": 1, "continued": 20, "further_rows": rows - 21, "cut_rows": 1}
     assert json.loads((cache.folder / "meta.json").read_text())["dialogues"] == counts
     assert (
-        "data: jsonl: of 22 dialogues, 1 have no answer to learn and are left out, and 20 are longer than "
-        f"model.T=256 and go on in {rows - 21} further rows; in 1 rows, words before an answer are cut"
+        f"data: jsonl: of 22 dialogues, 20 are longer than model.T=256 and go on in {rows - 21} further rows, and "
+        "1 have no answer to learn and are left out; in 1 rows, words before an answer are cut"
     ) in caplog.messages
