@@ -223,9 +223,8 @@ def _build(
                 rows = encode_dialogue(record.messages, tokenizer, limit, source.learn)
                 for row in rows:
                     writers[split].add(row.ids, row.target_mask, content)
-                further = len(rows[1:])
-                cut = sum(row.cut for row in rows)
-                counts.update(left_out=not rows, continued=further > 0, further_rows=further, cut_rows=cut)
+                more, cut = len(rows[1:]), sum(row.cut for row in rows)
+                counts.update(left_out=not rows, continued=more > 0, further_rows=more, cut_rows=cut)
         splits = {split: _sort(writer, _Writer(part, split, tokenizer.V)) for split, writer in writers.items()}
         meta = {
             "format": FORMAT,
