@@ -57,7 +57,7 @@ def test_its_json_has_all_that_it_shows_of_every_phase_and_source(tmp_path: Path
     done = cli(*PIPELINE, sources, "model.T=256", "--json", "--out", "all.json", cwd=tmp_path, script="prepare")
     phases = json.loads(done.stdout)
     assert done.returncode == 0 and phases == json.loads((tmp_path / "all.json").read_text())
-    assert "pretrain: documents" in done.stderr and "sft: dialogues" in done.stderr
+    assert "epochs of documents" in done.stderr and "epochs of dialogues" in done.stderr
     named = [(phase["phase"], [source["source"] for source in phase["sources"]]) for phase in phases]
     assert named == [("pretrain", ["synthetic"]), ("sft", ["synthetic", "mine"])]
     for source in (source for phase in phases for source in phase["sources"]):
@@ -74,7 +74,7 @@ def test_targets_are_marked_and_nothing_that_a_user_wrote_acts_on_the_terminal(
     assert done.returncode == 0 and not set("\x1b\x07\r\u202e😄") & set(done.stdout), done.stderr
     turn = re.escape(f"{SHOWN}\n:smile: 漢字{END_OF_TURN}\n{ASSISTANT}[[")
     answer = rf"Answer \d+ of\nthe questions\.{re.escape(END_OF_TURN)}\]\]\n"
-    _, *sequences = re.split(r"^a sequence: targets \[\[in brackets\]\], then .*\n", done.stdout, flags=re.M)
+    _, *sequences = re.split(r"^a sequence with its \[\[targets\]\], then .*\n", done.stdout, flags=re.M)
     assert len(sequences) == 2
     for text in sequences:
         assert re.fullmatch(rf"({re.escape(USER)}\d+: {turn}{answer})+\n?", text), text
@@ -90,7 +90,7 @@ def test_in_colour_targets_are_green_and_a_narrow_terminal_is_wide_enough(
     assert not set("\x1b\x07\r\u202e😄") & set(plain) and max(map(len, plain.splitlines())) <= 40
     green = set(re.findall(r"\x1b\[32m(.*?)\x1b\[0m", done.stdout))
     lines = {line for answer in ANSWERS for line in answer.split("\n")}
-    assert green and green <= lines | {END_OF_TURN} and "[[" not in plain.replace("[[two]]", "")
+    assert green and green <= lines | {END_OF_TURN, "targets"} and "[[" not in plain.replace("[[two]]", "")
 
 
 def test_a_bad_setting_and_a_missing_file_are_told_in_a_line_with_a_hint(tmp_path: Path) -> None:

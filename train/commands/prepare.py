@@ -40,17 +40,13 @@ def main() -> None:
 
     def prepare() -> list[dict[str, Any]]:
         tokenizer, _ = choose_tokenizer(plan[0])
-        phases = []
-        for cfg in plan:
-            phases.append(describe_phase(cfg, tokenizer))
-            draw_phase(phases[-1])
-        return phases
+        return [show_phase(cfg, tokenizer) for cfg in plan]
 
     report(options.json, prepare, options.out)
 
 
-def describe_phase(cfg: RunCfg, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Open the data of a phase, built if it is missing, and return what is to be shown, ready for JSON."""
+def show_phase(cfg: RunCfg, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Open the data of a phase, built if it is missing; print what is in it, and return that for JSON."""
     from niels_gpt.data.statistics import describe_cache, split_text
     from niels_gpt.loss import IGNORE
     from train.run.data import WANTS, open_data
@@ -62,11 +58,10 @@ def describe_phase(cfg: RunCfg, tokenizer: Tokenizer) -> dict[str, Any]:
             ids, mask = [*row, targets[-1]], [False, *(id != IGNORE for id in targets)]
             end = max((n + 1 for n, target in enumerate(mask) if target), default=0)  # then comes padding
             batch.append({"padding": len(ids) - end, "text": split_text(ids[:end], mask[:end], tokenizer)})
-    return {
+    phase = {
         "phase": cfg.phase,
         "items": WANTS[cfg.phase],
         "tokenizer": {"entries": tokenizer.V, "sha256": tokenizer.hash()},
-        "T": cfg.model.T,
         "sequences": len(data.train),
         "epochs": cfg.train.total_steps * cfg.train.effective_batch / len(data.train),
         "sources": [
@@ -75,17 +70,14 @@ def describe_phase(cfg: RunCfg, tokenizer: Tokenizer) -> dict[str, Any]:
         ],
         "batch": batch,
     }
+    draw_phase(phase)
+    return phase
 
 
 def draw_phase(phase: dict[str, Any]) -> None:
     """Print a phase for people."""
-    console, entries = get_console(), phase["tokenizer"]["entries"]
-    console.print("", Rule(f"{phase['phase']}: {phase['items']}"), sep="\n")
-    console.print(
-        f"The tokenizer has {entries:,} entries. An epoch is {phase['sequences']:,} sequences of {phase['T']:,} "
-        f"tokens; the run is {phase['epochs']:.2g} epochs long.",
-        highlight=False,
-    )
+    console = get_console()
+    console.print("", Rule(f"{phase['phase']}: {phase['epochs']:.2g} epochs of {phase['items']}"), sep="\n")
     for source in phase["sources"]:
         console.print("", Columns([draw_numbers(source), draw_lengths(source)], padding=(1, 3)), "", sep="\n")
         common = []
@@ -100,10 +92,11 @@ def draw_phase(phase: dict[str, Any]) -> None:
             is_cut = len(lines) > LINES or example["is_cut"]
             shown = Text("\n").join([*lines[:LINES], *[Text("...", "dim")] * is_cut])
             console.print(Text(f"\nexample, {example['tokens']:,} tokens", "bold"), shown, sep="\n")
+    legend = draw_text([{"text": "targets", "target": True, "special": False}])
     for row in phase["batch"]:
-        marked = "[[in brackets]]" if is_plain() else "in green"
-        title = f"\na sequence: targets {marked}, then {row['padding']:,} tokens of padding"
-        console.print(Text(title, "bold"), draw_text(row["text"]), sep="\n")
+        title = Text.assemble("\na sequence with its ", legend, f", then {row['padding']:,} tokens of padding")
+        console.print(title, draw_text(row["text"]), sep="\n")
+    console.print()
 
 
 def draw_numbers(source: dict[str, Any]) -> Table:
@@ -129,21 +122,16 @@ def draw_lengths(source: dict[str, Any]) -> Table:
     return table
 
 
-def is_plain() -> bool:
-    """Return whether the console shows no colours."""
-    return get_console().color_system is None or get_console().no_color
-
-
 def draw_text(pieces: Sequence[dict[str, Any]]) -> Text:
-    """Return text with its special tokens dimmed, each turn on a line, and its targets marked."""
+    """Return text with its special tokens dimmed, each turn on a line, and its targets green or in brackets."""
+    plain = get_console().color_system is None or get_console().no_color
     text, after_special = Text(), False
     for target, run in groupby(pieces, lambda piece: piece["target"]):
-        brackets = ("[[", "]]") if target and is_plain() else ("", "")
-        text.append(brackets[0])
+        text.append("[[" if target and plain else "")
         for piece in run:
             text.append("\n" if piece["special"] and after_special else "")
             shown = "\n".join(map(escape_line, piece["text"].split("\n")))
             text.append(shown, "green" if target else "dim" if piece["special"] else "")
             after_special = piece["special"]
-        text.append(brackets[1])
+        text.append("]]" if target and plain else "")
     return text
