@@ -91,10 +91,3 @@ def test_in_colour_targets_are_green_and_a_narrow_terminal_is_wide_enough(
     green = set(re.findall(r"\x1b\[32m(.*?)\x1b\[0m", done.stdout))
     lines = {line for answer in ANSWERS for line in answer.split("\n")}
     assert green and green <= lines | {END_OF_TURN, "targets"} and "[[" not in plain.replace("[[two]]", "")
-
-
-def test_a_bad_setting_and_a_missing_file_are_told_in_a_line_with_a_hint(tmp_path: Path) -> None:
-    for word, code in (("data.fles=x", 2), ("data.files=nowhere.txt", 3)):
-        done = cli("phase=pretrain", "data=text", word, cwd=tmp_path, script="prepare")
-        assert done.returncode == code and re.fullmatch(r"error: .*\nhint: .*\n", done.stderr), done.stderr
-        assert done.stdout == ""
