@@ -245,23 +245,23 @@ def choose_tokenizer(cfg: RunCfg) -> tuple[Tokenizer, Path | None]:
     DataError if the text gives fewer than model.V entries. CheckpointError if the weights to start from have no
     tokenizer beside them, or one of another size.
     """
-    path = cfg.tokenizer_path if any(Path(cfg.dir).glob("*/*.pt")) else None
+    begun = any(Path(cfg.dir).glob("*/*.pt"))
+    path, whose, other = cfg.tokenizer_path, str(cfg.tokenizer_path), ", or another name=..."
     asked = cfg.init_from if cfg.resume in ("auto", "never") else cfg.resume
-    if not path and asked:
+    if not begun and asked:
         checkpoint = resolve_checkpoint(asked)
-        path = get_phase_folder(checkpoint).parent / cfg.tokenizer_path.name
+        path, whose, other = get_phase_folder(checkpoint).parent / path.name, f"the tokenizer of {checkpoint}", ""
         if not path.exists():
             raise CheckpointError(
                 f"{checkpoint} has no tokenizer at {path}",
                 "use a checkpoint inside its run folder, such as runs/<name>/<phase>/best.pt",
             )
-    if not path or not path.exists():
+    elif not begun or not path.exists():
         return build_tokenizer(cfg.data, WANTS[cfg.phase], cfg.model.V), None
     tokenizer = load_tokenizer(path)
     if tokenizer.V != cfg.model.V:
         raise CheckpointError(
-            f"model.V={cfg.model.V}, but {path} has {tokenizer.V} entries",
-            f"use model.V={tokenizer.V}, or another name=...",
+            f"model.V={cfg.model.V}, but {whose} has {tokenizer.V} entries", f"use model.V={tokenizer.V}{other}"
         )
     given = cfg.data.tokenizer
     if given.endswith(".json") and adopt_tokenizer(Path(given)).tokenizer.hash() != tokenizer.hash():
