@@ -75,7 +75,7 @@ def count_split(files: TokenFiles, token_bytes: Sequence[int]) -> tuple[dict[str
         mixed = ids.astype(np.uint64) * FACTORS[0] + places.astype(np.uint64) * FACTORS[1]
         mixed = (mixed ^ mixed >> np.uint64(29)) * FACTORS[2]
         for sums, values in ((hashes, mixed ^ mixed >> np.uint64(32)), (text, sizes[ids])):
-            sums[first:last] += np.diff(np.append(values[:0].sum(), values.cumsum())[bounds])
+            sums[first:last] += np.add.reduceat(values, bounds[:-1])  # no item is empty
     hashes.sort()
     tokens, targets = counts.sum(1).tolist()
     digits = enumerate(np.bincount(np.frexp(lengths)[1]).tolist())  # items by the binary digits of their length
