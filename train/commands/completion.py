@@ -10,7 +10,7 @@ _niels_gpt() {
     local line="${COMP_LINE:0:$COMP_POINT}" choices choice
     local word="${line##* }"
     case "$line" in
-        "niels_gpt train "* | "niels_gpt doctor "*)
+        "niels_gpt train "* | "niels_gpt prepare "* | "niels_gpt doctor "*)
             choices="$(COMP_LINE="niels_gpt ${line#niels_gpt * }" niels_gpt train -sc query=bash 2> /dev/null)" ;;
         "niels_gpt "*" "*) return ;;
         *)

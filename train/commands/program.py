@@ -9,6 +9,7 @@ from importlib import import_module
 USAGE = "usage: niels_gpt COMMAND ..."
 COMMANDS = {
     "train": ("train a model, continue a run, or sweep over settings", "train.commands.train:main"),
+    "prepare": ("tokenize a run's data, and show what is in it", "train.commands.prepare:main"),
     "sample": ("complete a prompt, answer a question, or chat", "train.commands.sample:main"),
     "compare": ("compare runs, or list those in runs/", "train.commands.compare:main"),
     "export": ("export a trained model for other programs", "train.commands.convert:run_export"),
