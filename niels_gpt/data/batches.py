@@ -5,6 +5,7 @@ Batches are made from mapped files in the training process: mps does not work wi
 Shapes: N sequences of T tokens.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import itemgetter
@@ -18,7 +19,6 @@ from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derive_seed
 
-OPEN_ROWS = 32  # rows that may take another dialogue while dialogues are packed
 MIXTURE_PERIOD = 1024  # sequences over which the weights of a mixture are exact to rounding
 
 
@@ -117,12 +117,12 @@ class ChatStream:
     def __init__(self, files: TokenFiles, T: int, seed: int, *, isolate: bool = False) -> None:
         self.files, self.T, self.isolate = files, T, isolate
         if len(files.offsets) < 2:
-            raise DataError("there are no dialogues to train on", "add dialogues, or raise model.T")
-        self.rows = pack_rows((files.offsets[1:] - files.offsets[:-1]).tolist(), T + 1)
-        self.order = EpochOrder(len(self.rows), seed)
+            raise DataError("there are no dialogues to train on", "add dialogues with an answer to learn")
+        self.items, self.begins = pack_rows(files.offsets.diff(), T + 1)
+        self.order = EpochOrder(len(self.begins) - 1, seed)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.order.rows
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1; padding after the dialogues is id 0 and never a target."""
@@ -130,7 +130,8 @@ class ChatStream:
         y, segments = torch.full_like(x, IGNORE), torch.zeros_like(x)
         for n, row in enumerate(self.order.find_rows(first, count).tolist()):
             at = 0
-            for number, item in enumerate(self.rows[row], 1):
+            items = self.items[self.begins[row] : self.begins[row + 1]]
+            for number, item in enumerate(items.tolist(), 1):
                 start, end = self.files.offsets[item : item + 2].tolist()
                 ids = self.files.ids[start:end].long()
                 x[n, at : at + len(ids)] = ids
@@ -141,25 +142,36 @@ class ChatStream:
         return Batch(x[:, :-1].contiguous(), y[:, 1:].contiguous(), isolated)
 
 
-def pack_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Return rows of item numbers, each with `room` tokens at most; every item is in one row.
+def pack_rows(lengths: Tensor, room: int) -> tuple[Tensor, Tensor]:
+    """Return the items (N,) row by row, and where each row begins and the last one ends (rows + 1,).
 
-    An item joins the fullest of the open rows that still has room; the fullest is closed when too many are open.
+    The longest item left that fits joins a row, until none fits into its `room` tokens. Rows of the same lengths
+    are made at once (first-fit decreasing, on a histogram as in Krell et al., 2021).
     """
-    rows: list[list[int]] = []
-    open_rows: list[tuple[int, list[int]]] = []  # (room left, items)
-    for item, length in enumerate(lengths):
-        fitting = [row for row in open_rows if row[0] >= length]
-        left, items = min(fitting, key=lambda row: row[0]) if fitting else (room, [])
-        if fitting:
-            open_rows = [row for row in open_rows if row[1] is not items]
-        else:
-            rows.append(items)
-        items.append(item)
-        open_rows.append((left - length, items))
-        if len(open_rows) > OPEN_ROWS:
-            open_rows.remove(min(open_rows, key=lambda row: row[0]))
-    return rows
+    sizes, counts = (column.tolist() for column in lengths.unique(return_counts=True))
+    left = dict(zip(sizes, counts, strict=True))
+    runs: dict[int, list[tuple[int, int, int]]] = {size: [] for size in sizes}  # first row, items a row, items
+    rows = 0
+    while sizes:
+        row: dict[int, int] = {}  # items of each length
+        space, at = room, len(sizes)
+        while at := bisect_right(sizes, space, 0, at):
+            at -= 1
+            size = sizes[at]
+            row[size] = min(space // size, left[size])
+            space -= size * row[size]
+        alike = min(left[size] // n for size, n in row.items())
+        for size, n in row.items():
+            runs[size].append((rows, n, n * alike))
+            left[size] -= n * alike
+            if not left[size]:
+                sizes.remove(size)
+        rows += alike
+    first, each, items = torch.tensor([run for same in runs.values() for run in same]).T
+    places = torch.arange(len(lengths)) - (items.cumsum(0) - items).repeat_interleave(items)  # in the run
+    row_of = first.repeat_interleave(items) + places // each.repeat_interleave(items)
+    begins = torch.cat([torch.zeros(1, dtype=torch.int64), row_of.bincount().cumsum(0)])
+    return lengths.argsort(stable=True)[row_of.argsort(stable=True)], begins
 
 
 class Mixture:

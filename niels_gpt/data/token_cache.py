@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from mmap import ACCESS_READ, mmap
@@ -202,7 +203,8 @@ def _build(
     with replace_atomically(folder) as part:
         part.mkdir()
         writers = {split: _Writer(part, f"unsorted-{split}", tokenizer.V) for split in ("train", "val")}
-        dropped, ended, full = 0, True, False
+        counts: Counter[str] = Counter(left_out=0, continued=0, further_rows=0, cut_rows=0)
+        ended, full = True, False
         from_files = source.kind not in ("pydocs", "synthetic")  # which always keep one order
         for split, record in parts:
             if source.max_tokens and ended and not full and writers["train"].total >= source.max_tokens:
@@ -217,10 +219,12 @@ def _build(
             if isinstance(record, Document):
                 end = [tokenizer.special[END_OF_TEXT]] if record.ends else []
                 writers[split].add([*tokenizer.encode(record.text), *end], [], content, ends=record.ends)
-            elif tokens := encode_dialogue(record.messages, tokenizer, limit, source.learn):
-                writers[split].add(*tokens, content)
             else:
-                dropped += 1
+                rows = encode_dialogue(record.messages, tokenizer, limit, source.learn)
+                for row in rows:
+                    writers[split].add(row.ids, row.target_mask, content)
+                more, cut = len(rows[1:]), sum(row.cut for row in rows)
+                counts.update(left_out=not rows, continued=more > 0, further_rows=more, cut_rows=cut)
         splits = {split: _sort(writer, _Writer(part, split, tokenizer.V)) for split, writer in writers.items()}
         meta = {
             "format": FORMAT,
@@ -229,14 +233,17 @@ def _build(
             "tokenizer_sha256": tokenizer.hash(),
             "content_sha256": plan.content_sha256,
             "records": plan.records,
-            "dropped": dropped,
+            "dialogues": counts,
             "splits": splits,
         }
         write_meta(part, meta)
-    if dropped:
-        log.warning(
-            "data: %d of %d dialogues have no answer to learn within %d tokens; left out",
-            *(dropped, plan.records, limit),
+    if any(counts.values()):
+        log.log(
+            logging.WARNING if counts["left_out"] or counts["cut_rows"] else logging.INFO,
+            "data: %s: of %d dialogues, %d are longer than model.T=%d and go on in %d further rows, and %d have "
+            "no answer to learn and are left out; in %d rows, words before an answer are cut",
+            *(source.label, plan.records, counts["continued"], limit - 1, counts["further_rows"]),
+            *(counts["left_out"], counts["cut_rows"]),
         )
 
 

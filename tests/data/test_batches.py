@@ -1,5 +1,7 @@
 """Promise 2: the sequences of a run are a function of (seed, number) alone, and an epoch visits each once."""
 
+import time
+
 import pytest
 import torch
 
@@ -88,11 +90,10 @@ def test_dialogues_are_packed_whole_and_only_what_is_learned_is_a_target() -> No
 
 
 def test_each_dialogue_of_a_row_is_a_segment_and_so_is_the_padding() -> None:
-    x, _, segments = (source := ChatStream(CHAT, T, 1, isolate=True)).draw(0, len(CHAT.offsets))
-    assert segments is not None and any(len(row.unique()) > 2 for row in x)
+    x, _, segments = ChatStream(dialogues([3, 2, 9]), T, 1, isolate=True).draw(0, 2)
+    assert segments is not None and any(row.unique().tolist() == [0, 1, 2] for row in x)
     same = (segments[:, :, None] == segments[:, None]) == (x[:, :, None] == x[:, None])
     assert same.all(), "here each dialogue is of one id, and the padding of another"
-    assert SOURCES["chat"].draw(0, len(source)).segments is None
 
 
 def test_each_document_is_a_segment_from_the_end_of_text_before_it_to_its_last_word() -> None:
@@ -116,11 +117,24 @@ def test_microbatches_are_rows_of_a_step_segments_included(name: str) -> None:
 
 def test_packing_puts_every_item_in_one_row_and_no_row_over_its_room() -> None:
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, 65, (500,), generator=generator).tolist()
-    rows = pack_rows(lengths, 65)
-    assert sorted(item for row in rows for item in row) == list(range(500))
-    assert max(sum(lengths[item] for item in row) for row in rows) <= 65
-    assert len(rows) * 65 < 1.1 * sum(lengths), "more than a tenth of padding"
+    for count in (1, 2, 10, 500):
+        lengths = torch.randint(1, 66, (count,), generator=generator)
+        items, begins = pack_rows(lengths, 65)
+        assert sorted(items.tolist()) == list(range(count))
+        assert begins[0] == 0 and begins[-1] == count
+        rows = [int(lengths[row].sum()) for row in items.tensor_split(begins[1:-1])]
+        assert 1 <= min(rows) <= max(rows) <= 65
+    assert len(rows) * 65 < 1.03 * sum(rows), "more than 3 % of padding"
+    assert pack_rows(torch.full((11,), 7), 65)[1].tolist() == [0, 9, 11]
+
+
+def test_two_million_dialogues_are_packed_in_less_than_three_seconds() -> None:
+    spread = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))
+    lengths = (600 * (0.8 * spread - 0.32).exp()).long().clamp(4, 513)
+    started = time.process_time()
+    _, begins = pack_rows(lengths, 513)
+    assert time.process_time() - started < 3
+    assert (len(begins) - 1) * 513 < 1.02 * int(lengths.sum()), "more than 2 % of padding"
 
 
 def test_a_mixture_honours_its_weights() -> None:

@@ -193,12 +193,14 @@ def test_a_result_keeps_the_history_of_settings_that_changed(run_folder: Run) ->
     }
 
 
-def make_older(folder: Path) -> None:
-    """Rewrite the checkpoints and the result of a run as those of before the split depended on content alone."""
+def make_older(folder: Path, *unrecorded: str) -> None:
+    """Rewrite the checkpoints and the result of a run as those of a version without these records."""
     for path in folder.glob("*/*.pt"):
         saved = read_checkpoint(path)
-        del saved["train_cfg"]["split"]
-        saved["train_cfg"]["data"] = "0123456789abcdef"
+        for key in unrecorded:
+            saved["train_cfg"].pop(key, None)
+        if "split" in unrecorded:
+            saved["train_cfg"]["data"] = "0123456789abcdef"
         path.unlink()  # not the second name too
         torch.save(saved, path)
     whole = json.loads((folder / "result.json").read_text())
@@ -207,16 +209,22 @@ def make_older(folder: Path) -> None:
     (folder / "result.json").write_text(json.dumps(whole))
 
 
-def test_a_run_from_before_the_present_split_is_refused_with_both_ways_out_unless_it_is_complete(
-    run_folder: Run, copied_run: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("unrecorded", "does"),
+    [(["split", "rows"], "splits training and validation"), (["rows"], "makes rows of dialogues")],
+)
+def test_a_run_from_before_the_present_split_or_rows_is_refused_with_both_ways_out_unless_it_is_complete(
+    run_folder: Run, copied_run: Path, caplog: pytest.LogCaptureFixture, unrecorded: list[str], does: str
 ) -> None:
-    make_older(copied_run)
+    pretrained = read_checkpoint(copied_run / "pretrain" / "best.pt")["train_cfg"]
+    assert "split" in pretrained and "rows" not in pretrained, "the rows of pretraining have not changed"
+    make_older(copied_run, *unrecorded)
     caplog.set_level("INFO", logger="niels_gpt")
     run_folder(experiment="smoke_pipeline")
     assert {"pretrain: complete at step 4, nothing to do", "sft: complete at step 4, nothing to do"} <= {
         *caplog.messages
     }
-    said = r"/sft/\S+\.pt is of an older version; this one splits training and validation otherwise$"
+    said = rf"/sft/\S+\.pt is of an older version; this one {does} otherwise$"
     with pytest.raises(CheckpointError, match=said) as caught:
         run_folder("sft.train.total_steps=8", experiment="smoke_pipeline")
     hint = r"finish the run with the version that began it, or start a new run .*: (init_from=\S+) name=\.\.\."

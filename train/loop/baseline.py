@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from niels_gpt.data.batches import Source
+from niels_gpt.data.statistics import measure_surprise
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 from train.loop.evaluate import ValSource, draw_batches
@@ -34,8 +35,7 @@ def fit_unigram_baseline(
     DataError if the validation targets contain no bytes of text.
     """
     V = len(token_bytes)
-    seen = count_targets(train, UNIGRAM_SEQUENCES, V, B) + 1.0  # add-one smoothing
-    surprise = -(seen / seen.sum()).log()  # nats, (V)
+    surprise = measure_surprise(count_targets(train, UNIGRAM_SEQUENCES, V, B))
     counts = [count_targets(part.source, part.sequences, V, B) for part in val]
 
     def average(values: Tensor) -> float:  # `values` by id, over the targets of each source by its share

@@ -23,7 +23,7 @@ class PhaseData(NamedTuple):
     """The training sequences of a phase, and its validation sequences by source.
 
     A resumed run needs the same `content_hash`; `sources` says in words what went into it. Validation losses
-    compare while `val_hash` stays the same. `caches` are the folders of token files.
+    compare while `val_hash` stays the same. `caches` has the token files of each source.
     """
 
     train: Source
@@ -31,7 +31,7 @@ class PhaseData(NamedTuple):
     content_hash: str
     val_hash: str
     sources: dict[str, dict[str, Any]]
-    caches: list[str]
+    caches: list[tuple[SourceCfg, TokenCache]]
 
 
 def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
@@ -64,7 +64,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     text, val_text, described, caches = [], [], {}, []
     for source in sources:
         cache = open_cache(source, want, tokenizer, data, T + 1)
-        caches.append(str(cache.folder.resolve()))
+        caches.append((source, cache))
         # Older checkpoints know of no other targets than the assistant's, of no budget and of whole rows alone.
         targets = [source.learn] if want == "dialogues" and source.learn != "assistant" else []
         budget = [source.max_tokens] if source.max_tokens else []
