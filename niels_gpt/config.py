@@ -120,7 +120,7 @@ class SourceCfg(Cfg):
         if self.separator and self.documents == "blank_lines":
             yield "separator and documents=blank_lines exclude each other; choose one"
         if self.kind == "hf" and not self.repo:
-            yield "kind=hf needs repo; set repo=OWNER/NAME of the Hugging Face hub, or repo=PATH of a file or folder"
+            yield "kind=hf needs repo; set repo=OWNER/NAME of the Hugging Face hub, or repo=PATH of files"
         if self.val_split and (self.kind != "hf" or self.val_split == self.split):
             yield "val_split names another split of a source of kind hf; otherwise use val_fraction"
 

@@ -262,7 +262,9 @@ def test_a_tree_of_messages_becomes_the_dialogue_of_its_best_ranked_replies(name
 # --- budgets
 
 
-def test_another_split_validates_as_a_whole_and_a_budget_of_tokens_leaves_it_so() -> None:
+def test_another_split_validates_as_a_whole_is_logged_as_such_and_a_budget_of_tokens_leaves_it_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     write_rows("d/train.jsonl", TEXTS[:200])
     write_rows("d/validation.jsonl", TEXTS[200:])
     val_tokens = sum(len(row["text"].encode()) + 1 for row in TEXTS[200:])
@@ -271,6 +273,7 @@ def test_another_split_validates_as_a_whole_and_a_budget_of_tokens_leaves_it_so(
         _, splits = build(cfg)
         assert splits["val"].ids.count == val_tokens
         assert (2000 <= splits["train"].ids.count < 2100) == bool(max_tokens)
+    assert "data: hf, to validate on: files: 1, rows: 100 text" in caplog.messages
 
 
 @pytest.mark.parametrize("kind", ["hf", "jsonl", "text", "synthetic"])
