@@ -108,7 +108,7 @@ def test_a_table_without_the_column_that_is_asked_for_is_pointed_to_its_longest_
     row = {"title": "a", "the body": "a body", "n": 1}
     with pytest.raises(DataError) as caught:
         RowParser("table", skip=False, column=column).parse("a.csv: row 1", row)
-    assert caught.value.hint.startswith("set data.column to a column of text, such as 'data.column=the body'; for")
+    assert caught.value.hint.startswith("set data.column to a column of text, such as 'data.column=the body', or")
 
 
 def test_the_hint_shows_rows_that_are_read() -> None:

@@ -71,8 +71,6 @@ def _list_files(cfg: SourceCfg, commit: str) -> list[str]:
     splits = builder.config.data_files
     if cfg.split not in splits:
         raise DataError(f"{cfg.repo} has no split {cfg.split!r}, only {', '.join(splits)}", "set data.split")
-    if "validation" in splits and cfg.split == "train" and not cfg.val_split:
-        log.info("data: %s: not read: validation (data.val_split=validation validates on it)", cfg.label)
     names = [str(name).removeprefix(f"hf://datasets/{cfg.repo}@{commit}/") for name in splits[cfg.split]]
     for name in names:
         if get_format(name) not in FORMATS:

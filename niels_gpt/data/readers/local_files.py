@@ -138,9 +138,8 @@ def _read_texts(cfg: SourceCfg) -> Iterator[Document]:
         log_once(logging.WARNING, f"data: {cfg.label}: data.separator={cfg.separator!r} is nowhere in the text")
     for mark, often in marks.most_common(1):
         if often >= MANY_MARKS and not cfg.separator:
-            advice = f"""to split documents there, add 'data.separator="{mark}"'"""
-            said = f"{mark} is in the text {often} times and is learned as text; {advice}"
-            log_once(logging.WARNING, f"data: {cfg.label}: {said}")
+            advice = f"""learned as text; to split documents there, add 'data.separator="{mark}"'"""
+            log_once(logging.WARNING, f"data: {cfg.label}: {mark} is in the text {often} times and is {advice}")
 
 
 def _cut_documents(lines: Iterable[str], cfg: SourceCfg, marks: Counter[str]) -> Iterator[Document]:

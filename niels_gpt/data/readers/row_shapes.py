@@ -148,12 +148,11 @@ class RowParser:
         return record
 
     def _advise(self, row: object, error: Exception) -> str:
-        unknown, columns = isinstance(error, LookupError), row if isinstance(row, dict) else {}
-        texts = {key: len(text) for key, text in columns.items() if isinstance(text, str)}
+        unknown = isinstance(error, LookupError)
+        texts = {key: len(row[key]) for key in row if isinstance(row[key], str)} if isinstance(row, dict) else {}
         if unknown and texts and self.column is not None and not self.shapes:
             choice = shlex.quote(f"data.column={max(texts, key=texts.__getitem__):.80}")
-            keys = "for dialogues, rename the keys to prompt and completion"
-            return f"set data.column to a column of text, such as {choice}; {keys}"
+            return f"set data.column to a column of text, such as {choice}, or rename keys to prompt, completion"
         mend = f"{ROW_HINT}; mend the row" if unknown else "mend the row"
         return f"{mend} or leave it out" + ", or set data.on_bad_line=skip" * (not self.skip)
 

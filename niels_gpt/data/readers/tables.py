@@ -27,13 +27,13 @@ def read_rows(path: Path) -> Iterator[Placed]:
         return
     with (open_text if ending == ".csv" else open_file)(path) as file:
         number = 0
-        try:
+        try:  # pyarrow raises all that is caught
             for number, row in enumerate(TABLES[ending](file), 1):
                 yield f"{path}: row {number}", row
         except (ValueError, OSError, LookupError, TypeError, ArithmeticError, RuntimeError, csv.Error) as error:
-            after = f" after row {number}" if number else ""  # pyarrow raises all of these
+            place = f"{path}: cannot be read" + f" after row {number}" * (number > 0)
             hint = "get the file again, or leave it out; the cells of a CSV are separated by commas"
-            raise DataError(f"{path}: cannot be read{after} ({first_line(error)})", hint) from error
+            raise DataError(f"{place} ({first_line(error)})", hint) from error
 
 
 def _read_parquet(file: io.BufferedReader) -> Iterator[Any]:
