@@ -1,5 +1,6 @@
 """Settings of the library: the shape of a model and the sources of its text."""
 
+import os
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
@@ -106,20 +107,20 @@ class SourceCfg(Cfg):
 
     def held_out(self) -> "SourceCfg | None":
         """Return the source of the validation split, or None if a part of this source validates."""
-        if self.val_split:
-            return self.model_copy(update={"split": self.val_split, "val_split": ""})
-        return self.model_copy(update={"files": self.val_files, "val_files": ()}) if self.val_files else None
+        other = {"split": self.val_split or self.split, "files": self.val_files or self.files}
+        other |= {"val_split": "", "val_files": (), "name": f"{self.label}, to validate on"}
+        return self.model_copy(update=other) if self.val_split or self.val_files else None
 
     def rules(self) -> Iterator[str]:
         """Text and jsonl need files, and only they have them; documents end at a separator or at blank lines."""
         if self.kind in ("text", "jsonl") and not self.files:
-            yield f"kind={self.kind} needs files=PATH or files=[PATH,...]; a path may be a folder or a glob"
+            yield f"kind={self.kind} needs files; set files=PATH or files=[PATH,...] to files, folders or globs"
         if self.kind not in ("text", "jsonl") and self.val_files:
             yield f"kind={self.kind} has no val_files; use {'val_split or ' * (self.kind == 'hf')}val_fraction"
         if self.separator and self.documents == "blank_lines":
             yield "separator and documents=blank_lines exclude each other; choose one"
         if self.kind == "hf" and not self.repo:
-            yield "kind=hf needs repo=OWNER/NAME of the Hugging Face hub, or repo=FOLDER"
+            yield "kind=hf needs repo; set repo=OWNER/NAME of the Hugging Face hub, or repo=PATH of files"
         if self.val_split and (self.kind != "hf" or self.val_split == self.split):
             yield "val_split names another split of a source of kind hf; otherwise use val_fraction"
 
@@ -149,7 +150,8 @@ class DataCfg(SourceCfg):
         if not self.sources:
             yield from super().rules()
         if self.tokenizer not in ("bpe", "bytes") and not self.tokenizer.endswith(".json"):
-            yield f"tokenizer={self.tokenizer} must be bpe, bytes or the path of a tokenizer.json"
+            use = f"; use {path}" if os.path.isfile(path := f"{self.tokenizer}/tokenizer.json") else ""
+            yield f"tokenizer={self.tokenizer} must be bpe, bytes or the path of a tokenizer.json{use}"
         names = [source.label for source in self.mixture()]
         if self.val_source and names.count(self.val_source) != 1:
             yield f"val_source={self.val_source} must name one of the sources {names}"

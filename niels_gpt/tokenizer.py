@@ -163,8 +163,8 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     pieces = (piece for text in texts for piece in PIECE.findall(_encode_utf8(text).decode()))
     run_interruptibly(lambda: bpe.train_from_iterator(pieces, trainer))
     if (n := bpe.get_vocab_size()) != V:
-        hint = "less, or add more text" if n < V else "more, or data.tokenizer=bytes with model.V=256"
-        raise DataError(f"model.V={V}, but a BPE of this text has {n} entries", f"use model.V={n} or {hint}")
+        hint = f"use model.V={n} or {'less, add text' if n < V else 'more'}, or data.tokenizer=bytes model.V=256"
+        raise DataError(f"model.V={V}, but a BPE of this text has {n} entries", hint)
     return BpeTokenizer(bpe)
 
 

@@ -1,6 +1,7 @@
 """A tokenizer of others gives its own ids, loses nothing, and lends its tokens to our special ones."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from support.foreign_tokenizers import RESERVED, make_gpt2, make_llama3
 
 from niels_gpt.adopted_tokenizer import adopt_tokenizer
+from niels_gpt.config import DataCfg
+from niels_gpt.data.token_cache import build_tokenizer
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import SPECIAL_TOKENS, load_tokenizer
 
@@ -93,7 +96,7 @@ BY_TEMPLATE = {USER: "<|prompter|>", ASSISTANT: "<|bot|>", END_OF_TURN: "<|fin|>
     ],
 )
 def test_tokens_of_our_names_then_shown_then_reserved_then_new_ones_are_ours(
-    tmp_path: Path, special: list[str], template: str, expected: dict[str, str]
+    tmp_path: Path, special: list[str], template: str, expected: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     theirs = make_gpt2(tmp_path / "tokenizer.json", ["<|endoftext|>", *special])
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|fin|>"}')
@@ -104,6 +107,10 @@ def test_tokens_of_our_names_then_shown_then_reserved_then_new_ones_are_ours(
     new = [token for token in SPECIAL_TOKENS if token not in names]
     assert tokenizer.special == ids | {token: id for id, token in enumerate(new, theirs.get_vocab_size())}
     assert tokenizer.V == theirs.get_vocab_size() + len(new)
+    caplog.set_level(logging.INFO, "niels_gpt")
+    build_tokenizer(DataCfg(tokenizer=str(tmp_path / "tokenizer.json")), "documents", tokenizer.V)
+    logged = [f"{token} is {name}" for token, name in names.items()] + [f"new: {', '.join(new) or 'none'}"]
+    assert caplog.messages[0].endswith(f"has {tokenizer.V} entries; {'; '.join(logged)}")
 
 
 def test_a_template_in_the_config_counts_each_file_is_read_again_if_it_changes_and_is_named_if_it_cannot_be(

@@ -85,8 +85,8 @@ def test_any_process_trains_the_same_tokenizer_and_its_fork_can_encode_and_print
 
 def test_a_V_that_the_text_cannot_have_is_refused_with_one_that_it_can() -> None:
     for texts, asked, n, hint in (
-        (["ab ab"], 300, 263, "use model.V=263 or less, or add more text"),
-        ([], 260, 261, "use model.V=261 or more, or data.tokenizer=bytes with model.V=256"),
+        (["ab ab"], 300, 263, "use model.V=263 or less, add text, or data.tokenizer=bytes model.V=256"),
+        ([], 260, 261, "use model.V=261 or more, or data.tokenizer=bytes model.V=256"),
     ):
         with pytest.raises(DataError, match=f"V={asked}, but a BPE of this text has {n} ent") as caught:
             train_bpe(texts, asked)

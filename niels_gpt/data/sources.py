@@ -76,7 +76,8 @@ def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
         try:
             text += f"|{fingerprint(held_out, index)}"
         except DataError as error:
-            raise DataError(str(error).replace("data.files", "data.val_files"), error.hint) from None
+            hint = error.hint.replace("data.split", "data.val_split")
+            raise DataError(str(error).replace("data.files", "data.val_files"), hint) from None
     return text
 
 

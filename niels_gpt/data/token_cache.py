@@ -44,7 +44,8 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
         return BytesTokenizer()
     if cfg.tokenizer != "bpe":
         adopted, names = adopt_tokenizer(Path(cfg.tokenizer))
-        parts = ", ".join(f"{token} is {names.get(token, 'new')}" for token in SPECIAL_TOKENS)
+        new = ", ".join(token for token in SPECIAL_TOKENS if token not in names) or "none"
+        parts = "; ".join([*(f"{token} is {name}" for token, name in names.items()), f"new: {new}"])
         log.info("tokenizer: %s has %d entries; %s", cfg.tokenizer, adopted.V, parts)
         return adopted
     sources = select_sources(cfg.mixture(), want)

@@ -125,7 +125,7 @@ def test_a_public_dataset_is_read_as_the_preset_of_today(folder: Path, name: str
     ((run,), text) = compose_experiment(folder, "public"), format_experiment(folder / "public.json")
     assert run.data.mixture()[0] == preset.model_copy(update={"name": name, "weight": 0.5})
     assert (
-        f"# source {name}: from the Hugging Face Hub, as data={option}; needs pip install 'niels_gpt[hf]'\n"
+        f"# source {name}: from the Hugging Face hub, as data={option}; needs pip install 'niels_gpt[hf]'\n"
         in text
     )
 

@@ -43,7 +43,11 @@ def test_a_number_that_is_set_counts_if_it_fits(composed: Compose, path: Path) -
         ),
         (["model.V=300", "data.tokenizer=bytes"], "model.V=300, but data.tokenizer=bytes has 256"),
         (["model.V=300", "data.tokenizer=PATH", "phase=sft"], "sft.model.V=300, but data.tokenizer=PATH has 305"),
-        (["model.V=null"], "model.V=null: data.tokenizer=bpe needs a number of entries, such as model.V=4096"),
+        (["model.V=null"], "model.V=null: data.tokenizer=bpe needs a number; use one, such as model.V=4096"),
+        (
+            ["data.tokenizer=FOLDER"],
+            "tokenizer=FOLDER must be bpe, bytes or the path of a tokenizer.json; use FOLDER/tokenizer.json",
+        ),
         (["data.tokenizer=byte"], "data: tokenizer=byte must be bpe, bytes or the path of a tokenizer.json"),
         (
             ["data.tokenizer=PATH.json"],
@@ -55,7 +59,11 @@ def test_a_number_that_is_set_counts_if_it_fits(composed: Compose, path: Path) -
 def test_a_number_or_a_file_that_does_not_fit_is_refused(
     composed: Compose, path: Path, overrides: list[str], said: str
 ) -> None:
+    def fill(word: str) -> str:
+        return word.replace("PATH", str(path)).replace("FOLDER", str(path.parent))
+
     with pytest.raises(ConfigError) as caught:
-        load_plan(composed(*(word.replace("PATH", str(path)) for word in overrides)))
-    assert said.replace("PATH", str(path)) in str(caught.value)
+        load_plan(composed(*map(fill, overrides)))
+    reason, _, advice = fill(said).partition("; ")
+    assert reason in str(caught.value) and advice in caught.value.hint
     assert len(str(caught.value).splitlines()) == 1

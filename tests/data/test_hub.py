@@ -58,8 +58,10 @@ def test_a_hub_out_of_reach_names_the_way_without_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pytest.importorskip("huggingface_hub.constants"), "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="owner/name") as caught:
         find_files(SourceCfg(kind="hf", repo="owner/name", hub_dir="hub"))
-    assert "copy its files into a folder and set data.repo=FOLDER/" in caught.value.hint
-    with pytest.raises(DataError, match="no such folder"):
+    assert "https://huggingface.co/datasets/owner/name into a folder and set repo=FOLDER/" in caught.value.hint
+    with pytest.raises(DataError, match=r"cannot get tables from .*, and there is no folder tables$"):
+        find_files(SourceCfg(kind="hf", repo="tables", hub_dir="hub"))
+    with pytest.raises(DataError, match="no such file or folder"):
         find_files(SourceCfg(kind="hf", repo="./owner/name"))
 
 
@@ -112,7 +114,7 @@ def test_a_data_set_of_the_hub_is_read_whole_or_streamed_pinned_and_again_offlin
     streamed, revision = ask(True, column="text", streaming=True, max_tokens=100, cache_dir="other")
     assert streamed == TEXTS[: len(streamed)] and 10 < len(streamed) < 100 and revision == COMMIT
     assert ask(False, column="text", streaming=True, max_tokens=100, cache_dir="other")[0] == streamed
-    assert ask(False, column="text", revision=COMMIT, cache_dir="third")[1].startswith("without a network")
+    assert ask(False, column="text", revision=COMMIT, cache_dir="third")[1].startswith("check the network")
     assert "no split 'nope', only train, validation" in ask(True, split="nope")[0]
     assert "Available" in ask(True, subset="nope")[0]
     assert ask(True, repo="owner/plain")[1] == "set data.streaming=true"

@@ -128,9 +128,11 @@ def test_a_path_without_files_says_where_it_looked(tmp_path: Path, monkeypatch: 
     write("other/e.png", "e")
     for pattern in ("no.txt", "no/**", "", "nul\0", "other"):
         error = refuse(text("a.txt", pattern))
-        assert str(error).startswith("data.files: no file matches") and str(tmp_path) in error.hint
-        assert ".md, " in error.hint
-    assert str(refuse(hf("other"))) == "data.repo: no file matches 'other'"
+        named = "other has no .txt, .text, .md, " if pattern == "other" else "data.files: no file matches"
+        assert str(error).startswith(named) and str(tmp_path) in error.hint and "FOLDER/**/*.py" in error.hint
+    assert str(refuse(hf("other"))).startswith("other has no .parquet, .arrow, .csv, ")
+    write("tables/a.csv", "text")
+    assert refuse(text("tables")).hint == "use data=hf data.repo=tables"
     monkeypatch.setattr(os, "scandir", lambda path: os.open(f"{path}/closed", os.O_RDONLY))
     assert str(refuse(text("other"))) == "other/closed: cannot be read (No such file or directory)"
 
@@ -149,7 +151,9 @@ def test_a_folder_is_its_files_of_the_kind_and_they_are_counted(caplog: pytest.L
     assert [record.message for record in caplog.records] == logged
 
 
-def test_a_split_is_the_files_that_are_named_so_and_others_train_unless_they_are_held_out() -> None:
+def test_a_split_is_the_files_that_are_named_so_and_others_train_unless_they_are_held_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     shards = [f"data/train-0000{n}-of-00002.jsonl" for n in (0, 1)]
     folders = {
         "named": [*shards, "dev/a.jsonl", "test/b.jsonl", "train_sft-00000-of-00001.jsonl", "notes.jsonl"],
@@ -167,8 +171,11 @@ def test_a_split_is_the_files_that_are_named_so_and_others_train_unless_they_are
         ("plain", "val"): ["stories-val.jsonl"],
     }
     assert {case: read(hf(case[0], split=case[1])) for case in expected} == expected
+    logged = [record.message.partition("not read: ")[2] for record in caplog.records]
+    validates = "{0} (data.val_split={0} validates on it)".format
+    assert list(filter(None, logged)) == [validates("dev"), validates("val")]
     error = str(refuse(hf("saved", split="dev")))
-    assert error.startswith("saved: has no split 'dev', only test/data-00000-of-00001.jsonl, train/")
+    assert error.startswith("saved has no split 'dev', only test/data-00000-of-00001.jsonl, train/")
 
 
 def test_the_fingerprint_follows_content_and_settings_not_paths() -> None:
@@ -255,7 +262,9 @@ def test_a_tree_of_messages_becomes_the_dialogue_of_its_best_ranked_replies(name
 # --- budgets
 
 
-def test_another_split_validates_as_a_whole_and_a_budget_of_tokens_leaves_it_so() -> None:
+def test_another_split_validates_as_a_whole_is_logged_as_such_and_a_budget_of_tokens_leaves_it_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     write_rows("d/train.jsonl", TEXTS[:200])
     write_rows("d/validation.jsonl", TEXTS[200:])
     val_tokens = sum(len(row["text"].encode()) + 1 for row in TEXTS[200:])
@@ -264,6 +273,7 @@ def test_another_split_validates_as_a_whole_and_a_budget_of_tokens_leaves_it_so(
         _, splits = build(cfg)
         assert splits["val"].ids.count == val_tokens
         assert (2000 <= splits["train"].ids.count < 2100) == bool(max_tokens)
+    assert "data: hf, to validate on: files: 1, rows: 100 text" in caplog.messages
 
 
 @pytest.mark.parametrize("kind", ["hf", "jsonl", "text", "synthetic"])
@@ -319,9 +329,9 @@ def test_many_marks_are_warned_of_once_and_so_is_an_absent_separator(caplog: pyt
         read(cfg)
     assert len(read(text("?.txt", separator="oftext"))) == 22
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "text: <|endoftext|> is in the text 20 times, as words; "
-        """'data.separator="<|endoftext|>"' cuts the documents there""",
-        "text: data.separator='<|end|>' is nowhere in the text",
+        "data: text: <|endoftext|> is in the text 20 times and is learned as text; "
+        """to split documents there, add 'data.separator="<|endoftext|>"'""",
+        "data: text: data.separator='<|end|>' is nowhere in the text",
     ]
 
 
@@ -350,10 +360,11 @@ def test_skipped_lines_are_counted_and_the_first_is_named_even_one_over_the_cap(
     assert str(refuse(jsonl("a.jsonl"))).startswith("a.jsonl:3: longer than")
     assert len(read(jsonl("a.jsonl", on_bad_line="skip"))) == 1
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert warning.startswith("jsonl: skipped 5 bad rows; the first is a.jsonl:3: longer than")
+    assert warning.startswith("data: jsonl: skipped 5 of 7 rows; the first: a.jsonl:3: longer than")
     write("a.jsonl", "\n{\n{\n")
     error = refuse(jsonl("a.jsonl", on_bad_line="skip"))
-    assert str(error).startswith("a.jsonl: all 2 rows are bad; a.jsonl:2: not JSON (EOF while parsing an object")
+    assert str(error).startswith("a.jsonl: no usable row of 2; a.jsonl:2: not JSON (EOF while parsing an object")
+    assert error.hint == "mend the row or leave it out"
 
 
 # --- damage, and what is of another kind
@@ -364,15 +375,21 @@ BAD: list[tuple[str, bytes, str, str]] = [  # name, content, error and a part of
     ("a.txt", b"a\n" * 50_000 + b"\xff", ":50001: not text in UTF-8", ""),
     ("a.txt", b"a" * (SECTION - 1) + b"\xc3(", ":1: not text in UTF-8", ""),  # the bad sequence spans two blocks
     ("a.txt", b"\xef\xbb\xbf \n\t\n", ": no text", "data.files"),
-    ("a.txt", b"PAR1\x15\x04", ": Parquet, not text", "data=hf data.repo="),
+    ("a.txt", b"PAR1\x15\x04", ": Parquet, not text", "data=hf data.repo=a.parquet data.column="),
     ("a.txt", "hi\n".encode("utf-16"), ": UTF-16, not text", "iconv -f UTF-16 -t UTF-8"),
     ("a.txt", b"%PDF-1.7\n", ": PDF, not text", "pdftotext"),
     ("a.txt", b"PK\x03\x04", ": a zip archive", "unpack it"),
-    ("a.jsonl", b"ARROW1\0\0", ": Arrow, not text", "data=hf data.repo="),
+    ("a.jsonl", b"ARROW1\0\0", ": Arrow, not text", "data=hf data.repo=a.arrow data.column="),
     ("a.jsonl", b"\xfe\xff\0h", ": UTF-16, not text", "iconv -f UTF-16 -t UTF-8"),
     ("a.jsonl", b"", ": no rows", "a row looks like"),
     ("a.jsonl", f"{GOOD}\n\n[1]\n".encode(), ":3: not an object with keys", "on_bad_line=skip"),
-    ("a.jsonl", b'{"text": "\xff"}', r":1: not JSON \(invalid unicode code point at byte 11\)", "mend it"),
+    ("a.jsonl", b'{"text": "\xff"}', r":1: not JSON \(invalid unicode code point at byte 11\)", "mend the row"),
+    (
+        "a.json",
+        b'\xef\xbb\xbf \r\n{\r\n "data": [\n{"text": "a"}]}',
+        ": a JSON object over several lines",
+        "jq -c",
+    ),
     ("a.jsonl", b'{"text": "\\ud800"}', r":1: not JSON \(unexpected end of hex escape at byte 17\)", ""),
     ("a.jsonl", b'{"n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", ":1: not JSON", ""),
     ("a.json", b"[ ]", ": no rows", "a row looks like"),
@@ -384,7 +401,8 @@ BAD: list[tuple[str, bytes, str, str]] = [  # name, content, error and a part of
     ("a.json", b"[" * 100_000, r": row 1: not JSON \(", "jq -c"),
     ("a.csv", b'text\none\n"two\n' + b"x" * 50, ": cannot be read after row 1", "again"),
     ("a.csv", b"text,n\none,1\ntwo\n", ": row 2: more or fewer cells", "on_bad_line=skip"),
-    ("a.csv", b"text\none\n\xff\n", ": cannot be read after row", "again"),
+    ("a.csv", b"text\none\n\xff\n", r": cannot be read \(", "again"),
+    ("a.csv", b"title;body\na;b, c\n", r": cannot be read \(its separator is not a comma", "by commas"),
 ]
 
 
@@ -402,14 +420,14 @@ def test_damaged_parquet_and_arrow_name_the_file_and_the_place_wherever_they_are
     for at in (0, 10, 200, len(whole) // 2, len(whole) - 20, len(whole) - 4):
         for damaged in (whole[:at] + b"\xff" * 60 + whole[at + 60 :], whole[:at]):
             write("a.parquet", damaged)
-            assert re.search(r"a\.parquet: (cannot be read after )?row \d+", str(refuse(hf("a.parquet"))))
+            assert re.search(r"a\.parquet: (cannot be read(?! after row 0)|row \d)", str(refuse(hf("a.parquet"))))
     whole = write_rows("a.arrow", TEXTS)
     for at in range(0, len(whole), 97):
         write("a.arrow", whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         try:
             read(hf("a.arrow"))  # and nothing that is outside its memory
         except DataError as error:
-            assert re.search(r"a\.arrow: (cannot be read after )?row \d+", str(error))
+            assert re.search(r"a\.arrow: (cannot be read(?! after row 0)|row \d)", str(error))
 
 
 @pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS)

@@ -92,11 +92,23 @@ BAD: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("row", "why"), BAD)
-def test_a_bad_row_is_refused_with_its_place_and_the_reason(row: Any, why: str) -> None:
+def test_a_bad_row_is_refused_with_its_place_and_the_reason_and_one_of_no_shape_with_the_shapes(
+    row: Any, why: str
+) -> None:
     with pytest.raises(DataError) as caught:
         RowParser("chats", skip=False).parse("a.jsonl:7", row)
     assert str(caught.value).startswith(f"a.jsonl:7: {why}")
-    assert ROW_HINT in caught.value.hint and "on_bad_line=skip" in caught.value.hint
+    unknown = any(words in why for words in ("no known shape", "an object with keys", "no keys"))
+    shapes = f"{ROW_HINT}; " if unknown and "a message" not in why else ""
+    assert caught.value.hint == f"{shapes}mend the row or leave it out, or set data.on_bad_line=skip"
+
+
+@pytest.mark.parametrize("column", ["", "note", "n"])
+def test_a_table_without_the_column_that_is_asked_for_is_pointed_to_its_longest_text(column: str) -> None:
+    row = {"title": "a", "the body": "a body", "n": 1}
+    with pytest.raises(DataError) as caught:
+        RowParser("table", skip=False, column=column).parse("a.csv: row 1", row)
+    assert caught.value.hint.startswith("set data.column to a column of text, such as 'data.column=the body', or")
 
 
 def test_the_hint_shows_rows_that_are_read() -> None:
@@ -142,7 +154,7 @@ def test_shapes_skips_and_ignored_keys_are_counted_and_logged_once(caplog: pytes
     keys = ["\\x1b[1m (1)", "category (1)", "label (1)", "messages.name (1)", "tools (1)"]
     assert sorted(listed.split(", ")) == keys
     assert skipped == (
-        "chats: skipped 3 bad rows (1 of them a dialogue with tools); the first is a.jsonl:9: dialogue with tools"
+        "data: chats: skipped 3 of 11 rows (1 a dialogue with tools); the first: a.jsonl:9: dialogue with tools"
     )
 
 

@@ -212,6 +212,10 @@ def test_val_files_that_are_not_there_are_named_as_such() -> None:
     Path("a").write_text(prose(500))
     with pytest.raises(DataError, match=r"^data\.val_files: no file matches 'missing'$"):
         opened("a", val_files="missing")
+    Path("train.jsonl").write_text('{"text": "a"}')
+    with pytest.raises(DataError, match="has no split 'test', only train.jsonl") as caught:
+        opened(kind="hf", repo=".", val_split="test")
+    assert caught.value.hint.startswith("set data.val_split to")
 
 
 def test_a_file_that_would_train_and_validate_is_refused_with_its_name() -> None:

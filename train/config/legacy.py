@@ -92,7 +92,7 @@ def describe_sources(plan: list[RunCfg]) -> list[str]:
 
 def _describe_source(source: SourceCfg) -> str:
     if not source.files:
-        return f"from the Hugging Face Hub, as data={PRESETS[source.name]}; needs pip install 'niels_gpt[hf]'"
+        return f"from the Hugging Face hub, as data={PRESETS[source.name]}; needs pip install 'niels_gpt[hf]'"
     what = "dialogues; put them" if source.kind == "jsonl" else "text; put it"
     return f"your own {what} into {', '.join(source.files)}, relative to the folder you train in"
 

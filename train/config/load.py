@@ -47,6 +47,8 @@ def plan_from_settings(settings: Settings) -> list[RunCfg]:
         lines = [line for detail in details if detail["loc"] not in parents for line in _explain(detail)]
     # Leave out settings of the second phase that only follow a bad one of the first.
     lines = [line for line in lines if not (line.startswith("sft.") and line.removeprefix("sft.") in lines)]
+    if len(lines) == 1 and details[0]["type"] == "value_error" and "; " in lines[0]:  # our own rule, with advice
+        raise ConfigError(*lines[0].rsplit("; ", 1))
     raise ConfigError("\n".join(lines), point_to_help())
 
 

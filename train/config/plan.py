@@ -98,7 +98,7 @@ class ComposedCfg(Cfg):
             yield f"{path}data.tokenizer={error}; {error.hint}"
             return
         if V is None and entries is None:
-            yield f"{path}model.V=null: data.tokenizer=bpe needs a number of entries, such as {path}model.V=4096"
+            yield f"{path}model.V=null: data.tokenizer=bpe needs a number; use one, such as {path}model.V=4096"
         elif V is not None and entries not in (V, None):
             yield f"{path}model.V={V}, but data.tokenizer={tokenizer} has {entries}; use {path}model.V=null"
 
@@ -114,10 +114,7 @@ class ComposedCfg(Cfg):
         for section, train in sections.items():
             if self.batch == "iso" and self.global_B % train.B:
                 nearest = min(list_microbatch_sizes(self.global_B), key=lambda B: abs(B - train.B))
-                yield (
-                    f"{section}.B={train.B} does not divide global_B={self.global_B}; "
-                    f"the nearest that does is {nearest}"
-                )
+                yield f"{section}.B={train.B} does not divide global_B={self.global_B}; use B={nearest}"
             if self.batch == "fixed" and train.effective_batch != self.global_B:
                 product = f"{section}.B={train.B} x accum_steps={train.accum_steps}"
                 yield f"{product} is {train.effective_batch}, not global_B={self.global_B}; add batch=iso"

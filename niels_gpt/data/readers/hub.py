@@ -23,8 +23,8 @@ def is_local(cfg: SourceCfg) -> bool:
     if Path(cfg.repo).expanduser().exists():
         return True
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", cfg.repo):
-        hint = "name a folder, or owner/name of the Hugging Face hub"
-        raise DataError(f"data.repo={cfg.repo}: no such folder", hint)
+        hint = "name a file or folder, or owner/name of the Hugging Face hub"
+        raise DataError(f"data.repo={cfg.repo}: no such file or folder", hint)
     return False
 
 
@@ -104,9 +104,11 @@ def _reach(cfg: SourceCfg) -> Iterator[None]:
     except (DataError, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:
-        reason = f"{cfg.repo} of the Hugging Face hub: {type(error).__name__}: {first_line(error)}"
-        hint = "without a network, copy its files into a folder and set data.repo=FOLDER/; online, check"
-        raise DataError(reason, f"{hint} {cfg.repo}") from error
+        reason = f"cannot get {cfg.repo} from the Hugging Face hub ({type(error).__name__}: {first_line(error)})"
+        reason += f", and there is no folder {cfg.repo}" if Path(cfg.repo).parent.is_dir() else ""
+        copied = f"copy the files of https://huggingface.co/datasets/{cfg.repo} into a folder"
+        hint = f"check the network and the name; or {copied} and set repo=FOLDER/ of this source"
+        raise DataError(reason, hint) from error
 
 
 def _name_file(cfg: SourceCfg, name: str, ending: str) -> Path:

@@ -22,8 +22,11 @@ _BEFORE_ROW = re.compile(r"\s*([\[,])\s*")
 def read_json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield the place and content of each row, a ValueError if it is bad. DataError if the file is damaged."""
     with open_text(path) as file:
-        is_array = file.peek().removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-        for place, row in _split_array(path, file) if is_array else _split_lines(path, file):
+        head = file.peek().removeprefix(codecs.BOM_UTF8).lstrip()
+        if re.match(rb'\{\s*\n\s*"', head):
+            hint = f"write one row per line, such as jq -c '.data[]' {path.name} > rows.jsonl, or leave it out"
+            raise DataError(f"{path}: a JSON object over several lines, not a row per line or an array", hint)
+        for place, row in (_split_array if head.startswith(b"[") else _split_lines)(path, file):
             try:
                 content = from_json(row.rstrip())  # refuses half surrogate pairs too
             except ValueError as error:

@@ -81,7 +81,10 @@ def find_files(cfg: SourceCfg) -> list[Path]:
     for pattern in patterns:
         matches = _match(os.path.expanduser(pattern), endings)
         if not matches:
-            hint = f"paths are relative to {Path.cwd()}; ** matches nested folders, a folder {', '.join(endings)}"
+            hint = f"paths are relative to {Path.cwd()}; for data=text, a glob takes any files: 'FOLDER/**/*.py'"
+            if os.path.isdir(folder := os.path.expanduser(pattern)):
+                hint = f"use data=hf data.repo={pattern}" if _match(folder, FORMATS) else hint
+                raise DataError(f"{pattern} has no {', '.join(endings)} files", hint)
             raise DataError(f"data.{setting}: no file matches {pattern!r}", hint)
         found |= matches
     real = {os.path.realpath(path): path for path in sorted(found, reverse=True)}
@@ -107,10 +110,13 @@ def _choose_split(files: list[Path], cfg: SourceCfg) -> list[Path]:
     split = re.compile(f"(?<![a-z]){re.escape(cfg.split.lower())}(?![a-z_])")
     files = [path for path in files if not path.name.startswith(ABOUT_DATA)]
     names = {path: path.relative_to(top).as_posix().lower() for path in files}
-    allowed = [path for path in files if not (training and HELD_OUT.search(names[path]))]
+    held_out = {path: found[1] for path in files if training and (found := HELD_OUT.search(names[path]))}
+    for name in set() if cfg.val_split else {*held_out.values()} - {"test", "eval"}:
+        log_once(logging.INFO, f"data: {cfg.label}: not read: {name} (data.val_split={name} validates on it)")
+    allowed = [path for path in files if path not in held_out]
     chosen = [path for path in allowed if split.search(names[path])]
     if not chosen and not (training and allowed):
-        reason = f"{cfg.repo}: has no split {cfg.split!r}, only {', '.join(names.values()):.300}"
+        reason = f"{cfg.repo} has no split {cfg.split!r}, only {', '.join(names.values()):.300}"
         raise DataError(reason, "set data.split to a word in the names of files or folders")
     return chosen or allowed
 
@@ -129,11 +135,11 @@ def _read_texts(cfg: SourceCfg) -> Iterator[Document]:
         raise DataError(f"{', '.join(cfg.files):.300}: no text", "name files with text in data.files")
     log_once(logging.INFO, f"data: {cfg.label}: files: {len(paths)}, documents: {count}")
     if cfg.separator and not marks[cfg.separator]:
-        log_once(logging.WARNING, f"{cfg.label}: data.separator={cfg.separator!r} is nowhere in the text")
+        log_once(logging.WARNING, f"data: {cfg.label}: data.separator={cfg.separator!r} is nowhere in the text")
     for mark, often in marks.most_common(1):
         if often >= MANY_MARKS and not cfg.separator:
-            advice = f"""'data.separator="{mark}"' cuts the documents there"""
-            log_once(logging.WARNING, f"{cfg.label}: {mark} is in the text {often} times, as words; {advice}")
+            advice = f"""learned as text; to split documents there, add 'data.separator="{mark}"'"""
+            log_once(logging.WARNING, f"data: {cfg.label}: {mark} is in the text {often} times and is {advice}")
 
 
 def _cut_documents(lines: Iterable[str], cfg: SourceCfg, marks: Counter[str]) -> Iterator[Document]:
@@ -178,7 +184,7 @@ def _read_lines(path: Path, marks: Counter[str]) -> Iterator[str]:
 
 def _read_rows(cfg: SourceCfg, limit: int | None = None) -> Iterator[Row]:
     """Yield the records of all files of rows, of at most `limit` rows of each; log counts, unless `limit`."""
-    paths, column = find_files(cfg), cfg.column if cfg.kind == "hf" else ""
+    paths, column = find_files(cfg), cfg.column if cfg.kind == "hf" else None
     parser = RowParser(cfg.label, cfg.on_bad_line == "skip", column)
     rows = (placed for path in paths for placed in islice(read_rows(path), limit))
     for place, row in rows if column else join_trees(rows):

@@ -15,11 +15,10 @@ from niels_gpt.errors import ConfigError, DataError
 
 GZIP = b"\x1f\x8b"
 ZSTD = b"\x28\xb5\x2f\xfd"
-WITH_HF = "data=hf data.repo=FOLDER reads it"
 UTF_8 = "save it as UTF-8: iconv -f UTF-16 -t UTF-8 OLD > NEW"
 NOT_TEXT = {
-    b"PAR1": ("Parquet", WITH_HF),
-    b"ARROW1": ("Arrow", WITH_HF),
+    b"PAR1": ("Parquet", "data=hf data.repo={}.parquet data.column=COLUMN reads it, under that name"),
+    b"ARROW1": ("Arrow", "data=hf data.repo={}.arrow data.column=COLUMN reads it, under that name"),
     b"\xff\xfe": ("UTF-16", UTF_8),
     b"\xfe\xff": ("UTF-16", UTF_8),
     b"%PDF-": ("PDF", "save its text in a file: pdftotext OLD NEW"),
@@ -63,7 +62,7 @@ def open_text(path: Path) -> Iterator[io.BufferedReader]:
             head = content.peek()
             for start, (kind, hint) in NOT_TEXT.items():
                 if head.startswith(start):
-                    raise DataError(f"{path}: {kind}, not text in UTF-8", hint)
+                    raise DataError(f"{path}: {kind}, not text in UTF-8", hint.format(path.with_suffix("")))
             yield content
         except damage as error:
             place = f"near byte {file.tell()} of {path.stat().st_size}"

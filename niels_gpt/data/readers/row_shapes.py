@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -34,15 +35,15 @@ TURN_KEYS = {"role", "from", "content", "value", "weight", "train", "tool_calls"
 def parse_row(row: object, column: str = "") -> tuple[str, Document | Dialogue | None, set[str]]:
     """Return the shape of a row, its record, and its keys that were not looked at. None counts as absent.
 
-    Of a `column`, the record is its text, or None where it has none. ValueError saying what is wrong with the row.
+    Of a `column`, the record is its text or None. LookupError if it has no known shape, ValueError if it is bad.
     """
     if not isinstance(row, Mapping):
-        raise ValueError("not an object with keys")
+        raise LookupError("not an object with keys")
     if column:
         if column not in row:
-            raise ValueError(f"no column {column!r:.80}, only {', '.join(map(str, row)):.200}")
+            raise LookupError(f"no column {column!r:.80}, only {', '.join(map(str, row)):.200}")
         if not isinstance(text := row[column], str | None):
-            raise ValueError(f"column {column!r:.80} holds {type(text).__name__}, not text")
+            raise LookupError(f"column {column!r:.80} holds {type(text).__name__}, not text")
         return ("text", Document("", text), set()) if text and text.strip() else ("without text", None, set())
     given = {str(key): value for key, value in row.items() if value is not None}
     for key, shape in TURNS.items():
@@ -62,7 +63,7 @@ def parse_row(row: object, column: str = "") -> tuple[str, Document | Dialogue |
         text = _get_text(given["text"], "text")
         return "text", Document("", text), given.keys() - {"text"}
     keys = ", ".join(given)
-    raise ValueError(f"no known shape; its keys are {keys:.200}" if given else "has no keys with values")
+    raise LookupError(f"no known shape; its keys are {keys:.200}" if given else "has no keys with values")
 
 
 def _parse_turn(turn: object) -> Message | None:
@@ -124,9 +125,9 @@ def _get_part(part: object, key: str) -> str:
 class RowParser:
     """Parse the rows of a source; count shapes, ignored keys and skipped rows, and log them once."""
 
-    def __init__(self, label: str, skip: bool, column: str = "") -> None:
-        """`label` names the source in the log; `skip` bad rows instead of raising; `column` as in parse_row."""
-        self.label, self.skip, self.column, self.first_bad = label, skip, column, ""
+    def __init__(self, label: str, skip: bool, column: str | None = None) -> None:
+        """`label` names the source in the log; `skip` bad rows instead of raising. None: it has no columns."""
+        self.label, self.skip, self.column, self.first_bad, self.hint = label, skip, column, "", ROW_HINT
         self.shapes, self.ignored, self.bad = Counter[str](), Counter[str](), Counter[bool]()
 
     def parse(self, place: str, row: object) -> Document | Dialogue | None:
@@ -134,33 +135,42 @@ class RowParser:
         try:
             if isinstance(row, ValueError):
                 raise row
-            shape, record, ignored = parse_row(row, self.column)
-        except ValueError as error:
-            self.first_bad = self.first_bad or f"{place}: {error}"
+            shape, record, ignored = parse_row(row, self.column or "")
+        except (LookupError, ValueError) as error:
+            if not self.first_bad:
+                self.first_bad, self.hint = f"{place}: {error}", self._advise(row, error)
             if not self.skip:
-                hint = "set data.column to a column of text" if self.column else f"{ROW_HINT}; mend it"
-                raise DataError(self.first_bad, f"{hint}, or set data.on_bad_line=skip") from error
+                raise DataError(self.first_bad, self.hint) from error
             self.bad[str(error) == WITH_TOOLS] += 1
             return None
         self.shapes[shape] += 1
         self.ignored.update(key for key in ignored if key in self.ignored or len(self.ignored) < MAX_KEYS)
         return record
 
+    def _advise(self, row: object, error: Exception) -> str:
+        unknown = isinstance(error, LookupError)
+        texts = {key: len(row[key]) for key in row if isinstance(row[key], str)} if isinstance(row, dict) else {}
+        if unknown and texts and self.column is not None and not self.shapes:
+            choice = shlex.quote(f"data.column={max(texts, key=texts.__getitem__):.80}")
+            return f"set data.column to a column of text, such as {choice}, or rename keys to prompt, completion"
+        mend = f"{ROW_HINT}; mend the row" if unknown else "mend the row"
+        return f"{mend} or leave it out" + ", or set data.on_bad_line=skip" * (not self.skip)
+
     def finish(self, where: str, files: int) -> None:
         """Raise DataError if no row of `where` was good; log what was in so many files, if any."""
         if not self.shapes:
-            why = f"all {self.bad.total()} rows are bad; {self.first_bad}" if self.bad else "no rows"
-            raise DataError(f"{where}: {why}", ROW_HINT)
+            why = f"no usable row of {self.bad.total()}; {self.first_bad}" if self.bad else "no rows"
+            raise DataError(f"{where}: {why}", self.hint)
         if not files:
             return
         shapes = ", ".join(f"{count} {shape}" for shape, count in self.shapes.most_common())
         keys = [f"{escape_line(key):.60} ({count})" for key, count in self.ignored.most_common()]
         ignored = f"; ignored keys, with the rows that have them: {', '.join(keys)}" if keys else ""
         log_once(logging.INFO, f"data: {self.label}: files: {files}, rows: {shapes}{ignored}")
-        if self.bad:
-            tools = f" ({self.bad[True]} of them a {WITH_TOOLS})" if self.bad[True] else ""
-            skipped = f"skipped {self.bad.total()} bad rows{tools}; the first is {escape_line(self.first_bad)}"
-            log_once(logging.WARNING, f"{self.label}: {skipped}")
+        if bad := self.bad.total():
+            named = f" ({n} {'a dialogue' if n == 1 else 'dialogues'} with tools)" if (n := self.bad[True]) else ""
+            said = f"skipped {bad} of {bad + self.shapes.total()} rows{named}; the first: {self.first_bad}"
+            log_once(logging.WARNING, f"data: {self.label}: {escape_line(said)}")
 
 
 @cache

@@ -27,12 +27,13 @@ def read_rows(path: Path) -> Iterator[Placed]:
         return
     with (open_text if ending == ".csv" else open_file)(path) as file:
         number = 0
-        try:
+        try:  # pyarrow raises all that is caught
             for number, row in enumerate(TABLES[ending](file), 1):
                 yield f"{path}: row {number}", row
         except (ValueError, OSError, LookupError, TypeError, ArithmeticError, RuntimeError, csv.Error) as error:
-            place = f"{path}: cannot be read after row {number}"  # pyarrow raises all of these
-            raise DataError(f"{place} ({first_line(error)})", "get the file again, or take it out") from error
+            place = f"{path}: cannot be read" + f" after row {number}" * (number > 0)
+            hint = "get the file again, or leave it out; the cells of a CSV are separated by commas"
+            raise DataError(f"{place} ({first_line(error)})", hint) from error
 
 
 def _read_parquet(file: io.BufferedReader) -> Iterator[Any]:
@@ -60,7 +61,10 @@ def _read_arrow(file: io.BufferedReader) -> Iterator[Any]:
 
 def _read_csv(file: io.BufferedReader) -> Iterator[Any]:
     csv.field_size_limit(MAX_LINE)
-    for row in csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True):
+    rows = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)
+    if len(names := rows.fieldnames or ()) == 1 and {";", "\t"} & {*names[0]}:
+        raise csv.Error("its separator is not a comma")
+    for row in rows:
         uneven = None in row or None in row.values()
         yield ValueError("more or fewer cells than the header has") if uneven else row
 
