@@ -44,6 +44,10 @@ class Tokenizer(ABC):
         """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
 
     @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """Return the ids of each text as `encode` does; BPE uses all cores."""
+
+    @abstractmethod
     def _definition(self) -> Any: ...
 
     @abstractmethod
@@ -84,6 +88,10 @@ class BytesTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """Return the UTF-8 bytes of `text`. DataError if it has a lone surrogate."""
         return list(_encode_utf8(text))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """Return the UTF-8 bytes of each text."""
+        return [_encode_utf8(text) for text in texts]
 
     def _definition(self) -> Any:
         return BYTES_FILE
@@ -126,6 +134,18 @@ class BpeTokenizer(Tokenizer):
                 raise
             raise DataError(f"the tokenizer cannot encode {text[:40]!r}... ({error})", "use another one") from None
         return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """Return the ids of each text as `encode` does, on all cores."""
+        for text in texts:
+            _encode_utf8(text)
+        try:
+            encodings = self._bpe.encode_batch_fast(texts, add_special_tokens=False)
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            return [self.encode(text) for text in texts]  # which names the text
+        return [encoding.ids for encoding in encodings]
 
     def _definition(self) -> Any:
         # The library's whole text may change its form with a version.
