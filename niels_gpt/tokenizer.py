@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,11 @@ END_OF_TURN = "<|end_of_turn|>"
 SPECIAL_TOKENS: tuple[str, ...] = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_TURN)
 MAX_FILE = 64 << 20  # bytes; a tokenizer of a million entries stays below this
 MAX_WORD = 1024  # bytes between two splits of the text to learn from; a merge goes through the whole word
+# White space and what follows it, up to the next white space, before which the tokenizer always splits. To Python,
+# unlike to the library, 1C .. 1F are white space too.
+WORD = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|\s+")
+MAX_KNOWN = 1 << 18  # words whose ids are kept: some 60 MB
+LONG_WORD = 64  # characters; a longer one is not kept
 _FIRST_SPECIAL_BYTE = 0xF8  # 0xF8 .. 0xFF never occur in UTF-8
 BYTES_FILE = {"type": "bytes"}  # the content of its tokenizer.json
 _HINT = "use the tokenizer.json of a niels_gpt run"
@@ -123,6 +132,8 @@ class BpeTokenizer(Tokenizer):
             for token, id in sorted(file.vocab.items(), key=lambda entry: entry[1])
         ]
         super().__init__(entries, {token: special[token] for token in SPECIAL_TOKENS})
+        self._typecode = "H" if self.V <= 1 << 16 else "I"
+        self._known: dict[str, bytes] = {}  # the ids of words
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
@@ -136,16 +147,38 @@ class BpeTokenizer(Tokenizer):
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
-        """Return the ids of each text as `encode` does, on all cores."""
+        """Return the ids of each text as `encode` does; words that were met before are looked up."""
+        if not self._splits_before_spaces:
+            return [*self._encode_on_all_cores(texts)]
+        words = [WORD.findall(text) for text in texts]
+        new = [*{*chain.from_iterable(words)}.difference(self._known)]
+        if len(self._known) + len(new) > MAX_KNOWN:
+            self._known.clear()
+            new = [*{*chain.from_iterable(words)}]
+        self._known.update(zip(new, map(array.tobytes, self._encode_on_all_cores(new)), strict=True))
+        encoded: list[Sequence[int]] = [
+            array(self._typecode, b"".join(map(self._known.__getitem__, found))) for found in words
+        ]
+        for word in new:
+            if len(word) > LONG_WORD:
+                del self._known[word]
+        return encoded
+
+    @cached_property
+    def _splits_before_spaces(self) -> bool:
+        """Whether it is one of `train_bpe`, whose words do not depend on what is around them."""
+        return {*self._definition()} == {"type", "vocab", "merges"}
+
+    def _encode_on_all_cores(self, texts: Sequence[str]) -> "list[array[int]]":
         for text in texts:
             _encode_utf8(text)
         try:
-            encodings = self._bpe.encode_batch_fast(texts, add_special_tokens=False)
+            encoded = [each.ids for each in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
         except BaseException as error:
             if not is_panic(error):
                 raise
-            return [self.encode(text) for text in texts]  # which names the text
-        return [encoding.ids for encoding in encodings]
+            encoded = [self.encode(text) for text in texts]  # which names the text
+        return [array(self._typecode, ids) for ids in encoded]
 
     def _definition(self) -> Any:
         # The library's whole text may change its form with a version.

@@ -88,8 +88,9 @@ def _tokenize(
                 continue
             progress.ended = key is not None
             if isinstance(record, Document):
-                end = [tokenizer.special[END_OF_TEXT]] if record.ends else []
-                writers[split].add([*encoded.encode(record.text), *end], [], key)
+                writers[split].add(encoded.encode(record.text), [], None)
+                if record.ends:
+                    writers[split].add([tokenizer.special[END_OF_TEXT]], [], key)
             elif tokens := encode_dialogue(record.messages, cast(Tokenizer, encoded), limit, source.learn):
                 writers[split].add(*tokens, key)
             else:
