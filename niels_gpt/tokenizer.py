@@ -148,6 +148,8 @@ class BpeTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
         """Return the ids of each text as `encode` does; words that were met before are looked up."""
+        for text in texts:
+            _encode_utf8(text)
         if not self._splits_before_spaces:
             return [*self._encode_on_all_cores(texts)]
         words = [WORD.findall(text) for text in texts]
@@ -170,8 +172,6 @@ class BpeTokenizer(Tokenizer):
         return {*self._definition()} == {"type", "vocab", "merges"}
 
     def _encode_on_all_cores(self, texts: Sequence[str]) -> "list[array[int]]":
-        for text in texts:
-            _encode_utf8(text)
         try:
             encoded = [each.ids for each in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
         except BaseException as error:

@@ -27,25 +27,27 @@ def hash_file(path: Path, check: Callable[[bytes], None] | None = None) -> str:
 
 
 class HashIndex:
-    """The sha256 (hex) of files, kept in a folder. A file that has changed is read again, or all with `verify`."""
+    """The sha256 (hex) of files, kept in a folder. A changed file is read again; with `verify`, each one once."""
 
     def __init__(self, folder: Path, verify: bool = False) -> None:
         """Read the index of earlier processes; a damaged one counts as empty."""
-        self.path, self.verify = folder / INDEX_FILE, verify
+        self.path = folder / INDEX_FILE
         self._entries: dict[str, tuple[int, int, str]] = {}
         with suppress(OSError, ValueError, TypeError, AttributeError):
             content = json.loads(self.path.read_text(encoding="utf-8"))
             for path, (size, time_ns, hash) in content.items():
                 self._entries[path] = int(size), int(time_ns), str(hash)
+        self._unverified = {*self._entries} if verify else set[str]()
         self._changed = False
 
     def sha256(self, path: Path, *, final: bool = False, check: Callable[[bytes], None] | None = None) -> str:
         """Return the hash of a file; `final` if nobody writes to it any more. `check` is for `hash_file`."""
         stat, now, name = path.stat(), time.time_ns(), os.path.abspath(path)
         *recorded, hash = self._entries.get(name, (-1, -1, ""))
-        if recorded == [stat.st_size, stat.st_mtime_ns] and not self.verify:
+        if recorded == [stat.st_size, stat.st_mtime_ns] and name not in self._unverified:
             return hash
         hash = hash_file(path, check)
+        self._unverified.discard(name)
         if final or now - stat.st_mtime_ns > SETTLED:
             self._entries[name] = stat.st_size, stat.st_mtime_ns, hash
             self._changed = True

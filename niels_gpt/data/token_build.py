@@ -74,6 +74,13 @@ def _tokenize(
         log.info("data: going on where an earlier process was ended")
     writers = {split: TokenWriter(part, split, tokenizer.V, progress.sizes.get(split, {})) for split in SPLITS}
     saved = began
+
+    def save() -> None:
+        nonlocal saved
+        progress.sizes = {split: writer.flush() for split, writer in writers.items()}
+        write_text(part / PROGRESS_FILE, progress.model_dump_json())
+        saved = time.monotonic()
+
     with show_progress(task, plan.size) as advance:
         items = islice(_read_keyed(source, want, plan, advance), progress.records, None)
         for (split, record, key), encoded in _encode_batches(items, tokenizer):
@@ -96,11 +103,8 @@ def _tokenize(
             else:
                 progress.counts["dropped"] += 1
             if time.monotonic() - saved > SAVE_EVERY or writers[split].is_full():
-                progress.sizes = {split: writer.flush() for split, writer in writers.items()}
-                write_text(part / PROGRESS_FILE, progress.model_dump_json())
-                saved = time.monotonic()
-    for writer in writers.values():
-        writer.flush()
+                save()
+    save()
     meta = {
         "format": FORMAT,
         "folder": name,
