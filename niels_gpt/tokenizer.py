@@ -31,8 +31,8 @@ MAX_WORD = 1024  # bytes between two splits of the text to learn from; a merge g
 # White space and what follows it, up to the next white space, before which the tokenizer always splits. To Python,
 # unlike to the library, 1C .. 1F are white space too.
 WORD = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|\s+")
-MAX_KNOWN = 1 << 18  # words whose ids are kept: some 60 MB
-LONG_WORD = 64  # characters; a longer one is not kept
+KNOWN_SIZE = 1 << 26  # bytes of words whose ids are kept
+WORD_COST = 256  # bytes for a word besides its characters
 _FIRST_SPECIAL_BYTE = 0xF8  # 0xF8 .. 0xFF never occur in UTF-8
 BYTES_FILE = {"type": "bytes"}  # the content of its tokenizer.json
 _HINT = "use the tokenizer.json of a niels_gpt run"
@@ -133,7 +133,7 @@ class BpeTokenizer(Tokenizer):
         ]
         super().__init__(entries, {token: special[token] for token in SPECIAL_TOKENS})
         self._typecode = "H" if self.V <= 1 << 16 else "I"
-        self._known: dict[str, bytes] = {}  # the ids of words
+        self._known, self._room = dict[str, bytes](), KNOWN_SIZE  # the ids of words
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
@@ -153,18 +153,13 @@ class BpeTokenizer(Tokenizer):
         if not self._splits_before_spaces:
             return [*self._encode_on_all_cores(texts)]
         words = [WORD.findall(text) for text in texts]
-        new = [*{*chain.from_iterable(words)}.difference(self._known)]
-        if len(self._known) + len(new) > MAX_KNOWN:
-            self._known.clear()
-            new = [*{*chain.from_iterable(words)}]
-        self._known.update(zip(new, map(array.tobytes, self._encode_on_all_cores(new)), strict=True))
-        encoded: list[Sequence[int]] = [
-            array(self._typecode, b"".join(map(self._known.__getitem__, found))) for found in words
-        ]
-        for word in new:
-            if len(word) > LONG_WORD:
-                del self._known[word]
-        return encoded
+        new = {*chain.from_iterable(words)}.difference(self._known)
+        self._room -= sum(map(len, new)) + WORD_COST * len(new)
+        if self._room < 0:
+            self._known, self._room = {}, KNOWN_SIZE
+            new = {*chain.from_iterable(words)}
+        self._known.update(zip(new, map(array.tobytes, self._encode_on_all_cores([*new])), strict=True))
+        return [array(self._typecode, b"".join(map(self._known.__getitem__, found))) for found in words]
 
     @cached_property
     def _splits_before_spaces(self) -> bool:

@@ -6,12 +6,12 @@ import os
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -98,11 +98,11 @@ def _tokenize(
                 writers[split].add(encoded.encode(record.text), [], None)
                 if record.ends:
                     writers[split].add([tokenizer.special[END_OF_TEXT]], [], key)
-            elif tokens := encode_dialogue(record.messages, cast(Tokenizer, encoded), limit, source.learn):
+            elif tokens := encode_dialogue(record.messages, encoded, limit, source.learn):
                 writers[split].add(*tokens, key)
             else:
                 progress.counts["dropped"] += 1
-            if time.monotonic() - saved > SAVE_EVERY or writers[split].is_full():
+            if time.monotonic() - saved > SAVE_EVERY or len(writers[split].buffers["ids"]) >= BUFFER:
                 save()
     save()
     meta = {
@@ -129,11 +129,13 @@ def _read_progress(part: Path) -> Progress:
     """Return how far a killed build came; nowhere if its files are damaged."""
     with suppress(OSError, ValueError):
         progress = Progress.model_validate_json(read_text(part / PROGRESS_FILE, 1 << 20))
-        for split, sizes in progress.sizes.items():
-            for column, size in sizes.items():
-                if (part / f"unsorted-{split}.{column}").stat().st_size < size:
-                    return Progress()
-        return progress
+        files = [
+            (f"unsorted-{split}.{name}", size)
+            for split in progress.sizes
+            for name, size in progress.sizes[split].items()
+        ]
+        if all((part / name).stat().st_size >= size for name, size in files):
+            return progress
     return Progress()
 
 
@@ -152,35 +154,25 @@ def _read_keyed(source: SourceCfg, want: Want, plan: SplitPlan, advance: Callabl
         yield split, record, key
 
 
-@dataclass
-class EncodedTexts:
-    """Stands in for a tokenizer that has encoded some texts already."""
+def _encode_batches(items: Iterator[Keyed], tokenizer: Tokenizer) -> Iterator[tuple[Keyed, Tokenizer]]:
+    """Yield each item with a stand-in for the tokenizer, which has the ids of its texts.
 
-    special: dict[str, int]
-    ids: dict[str, Sequence[int]]
+    A batch is encoded while the next one is read.
+    """
 
-    def encode(self, text: str) -> Sequence[int]:
-        """Return the ids of one of the texts."""
-        return self.ids[text]
-
-
-def _encode_batches(items: Iterator[Keyed], tokenizer: Tokenizer) -> Iterator[tuple[Keyed, EncodedTexts]]:
-    """Yield each item with its encoded texts; a batch is encoded on all cores while the next one is read."""
-
-    def encode(batch: list[Keyed]) -> Iterable[tuple[Keyed, EncodedTexts]]:
+    def encode(batch: list[Keyed]) -> list[tuple[Keyed, Tokenizer]]:
         texts = [text for _, record, _ in batch for text in list_texts(record)]
         ids = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
-        encoded = EncodedTexts(tokenizer.special, ids)
+        encoded = cast(Tokenizer, SimpleNamespace(special=tokenizer.special, encode=ids.__getitem__))
         return [(item, encoded) for item in batch]
 
     with ThreadPoolExecutor(1) as executor:
-        running: deque[Future[Iterable[tuple[Keyed, EncodedTexts]]]] = deque()
+        running: deque[Future[list[tuple[Keyed, Tokenizer]]]] = deque()
         for batch in _cut_batches(items):
             running.append(executor.submit(encode, batch))
             if len(running) == 2:
                 yield from running.popleft().result()
-        for future in running:
-            yield from future.result()
+        yield from running.popleft().result()
 
 
 def _cut_batches(items: Iterator[Keyed]) -> Iterator[list[Keyed]]:
@@ -204,14 +196,9 @@ class TokenWriter:
     def __init__(self, folder: Path, split: str, V: int, sizes: dict[Column, int]) -> None:
         """Go on after these `sizes` of the files, in bytes; a killed process may have written more."""
         self.folder, self.split, self.dtypes = folder, split, get_dtypes(V)
-        columns: dict[Column, str] = {
-            "ids": self.dtypes["ids"],
-            "target_mask": "uint8",
-            "ends": "int64",
-            "keys": "int64",
-        }
-        self.buffers = {column: array(TYPECODES[dtype]) for column, dtype in columns.items()}
-        self.sizes: dict[Column, int] = dict.fromkeys(columns, 0) | sizes
+        typecodes = {column: TYPECODES[self.dtypes.get(column, "int64")] for column in get_args(Column)}
+        self.buffers: dict[Column, array[int]] = {column: array(code) for column, code in typecodes.items()}
+        self.sizes: dict[Column, int] = dict.fromkeys(self.buffers, 0) | sizes
         for column, size in self.sizes.items():
             with self._path(column).open("ab") as file:
                 file.truncate(size)
@@ -222,8 +209,7 @@ class TokenWriter:
     @property
     def total(self) -> int:
         """Ids so far."""
-        ids = self.buffers["ids"]
-        return int(self.sizes["ids"] // ids.itemsize + len(ids))
+        return self.sizes["ids"] // self.buffers["ids"].itemsize + len(self.buffers["ids"])
 
     def add(self, ids: Iterable[int], target_mask: Iterable[int], key: int | None) -> None:
         """Add an item, or a section of one, which has no key unless the item ends with it."""
@@ -232,10 +218,6 @@ class TokenWriter:
         if key is not None:
             self.buffers["ends"].append(self.total)
             self.buffers["keys"].append(key)
-
-    def is_full(self) -> bool:
-        """Return whether it is time for `flush`."""
-        return len(self.buffers["ids"]) >= BUFFER
 
     def flush(self) -> dict[Column, int]:
         """Put the buffers on disk and return the sizes of the files."""
@@ -253,28 +235,28 @@ class TokenWriter:
         order = np.fromfile(self._path("keys"), np.int64).argsort(kind="stable")
         ends = np.fromfile(self._path("ends"), np.int64)
         lengths = np.diff(ends, prepend=0)
-        starts = (ends - lengths)[order]
-        lengths = lengths[order]
+        starts, lengths = (ends - lengths)[order], lengths[order]
         del order, ends
-        width = {column: buffer.itemsize for column, buffer in self.buffers.items()}
-        offsets = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
-        sorted_columns = {
-            "ids": self._read_items("ids", starts, lengths, width["ids"]),
-            "target_mask": self._read_items("target_mask", starts, lengths, 1),
-            "offsets": (offsets[n : n + CHUNK].tobytes() for n in range(0, len(offsets), CHUNK)),
+        offsets = np.concatenate([[0], lengths.cumsum()])
+        return {
+            "ids": self._write("ids", self._read_items("ids", starts, lengths)),
+            "target_mask": self._write("target_mask", self._read_items("target_mask", starts, lengths)),
+            "offsets": self._write(
+                "offsets", (offsets[n : n + CHUNK].tobytes() for n in range(0, len(offsets), CHUNK))
+            ),
         }
-        return {column: self._write(column, parts) for column, parts in sorted_columns.items()}
 
-    def _read_items(self, column: Column, starts: Any, lengths: Any, width: int) -> Iterator[bytes]:
+    def _read_items(self, column: Column, starts: Any, lengths: Any) -> Iterator[bytes]:
         """Yield the bytes of the items. They are read, not mapped: mapped pages would count as memory in use."""
-        if not self.sizes[column]:
-            return
+        width, places = self.buffers[column].itemsize, range(0, len(starts) if self.sizes[column] else 0, ITEMS)
         with self._path(column).open("rb") as file:
-            for n in range(0, len(starts), ITEMS):
-                rows = starts[n : n + ITEMS] * width, lengths[n : n + ITEMS] * width
-                for start, length in zip(*map(np.ndarray.tolist, rows), strict=True):
-                    for at in range(start, start + length, CHUNK):
-                        yield os.pread(file.fileno(), min(CHUNK, start + length - at), at)
+            for n in places:
+                part = slice(n, n + ITEMS)
+                for start, end in zip(
+                    (starts[part] * width).tolist(), ((starts[part] + lengths[part]) * width).tolist(), strict=True
+                ):
+                    for at in range(start, end, CHUNK):
+                        yield os.pread(file.fileno(), min(CHUNK, end - at), at)
 
     def _write(self, column: str, parts: Iterable[bytes]) -> dict[str, Any]:
         path, dtype, sha256 = self.folder / f"{self.split}.{column}", self.dtypes[column], hashlib.sha256()

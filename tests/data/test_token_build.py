@@ -225,7 +225,7 @@ def test_a_batch_has_the_ids_that_each_text_has_alone(texts: list[str]) -> None:
 
 def test_known_words_are_forgotten_when_there_are_too_many() -> None:
     texts = [f"{n} {'x' * n}" for n in range(90)]
-    with mock.patch("niels_gpt.tokenizer.MAX_KNOWN", 40):
+    with mock.patch("niels_gpt.tokenizer.KNOWN_SIZE", 9999):
         for at in range(0, 90, 9):
             part = texts[at : at + 9]
             assert [[*ids] for ids in BPE.encode_batch(part)] == [BPE.encode(text) for text in part]
