@@ -69,9 +69,8 @@ def _tokenize(
     part: Path, name: str, source: SourceCfg, want: Want, tokenizer: Tokenizer, plan: SplitPlan, limit: int
 ) -> None:
     progress, task, began = _read_progress(part), f"tokenizing {source.label}", time.monotonic()
-    log.info("data: %s, %s: %d, %.1f MB", task, want, plan.records, plan.size / 1e6)
-    if progress.records:
-        log.info("data: going on where an earlier process was ended")
+    rest = ", going on where an earlier build ended" if progress.records else ""
+    log.info("data: %s, %s: %d, %.1f MB%s", task, want, plan.records, plan.size / 1e6, rest)
     writers = {split: TokenWriter(part, split, tokenizer.V, progress.sizes.get(split, {})) for split in SPLITS}
     saved = began
 
@@ -129,12 +128,8 @@ def _read_progress(part: Path) -> Progress:
     """Return how far a killed build came; nowhere if its files are damaged."""
     with suppress(OSError, ValueError):
         progress = Progress.model_validate_json(read_text(part / PROGRESS_FILE, 1 << 20))
-        files = [
-            (f"unsorted-{split}.{name}", size)
-            for split in progress.sizes
-            for name, size in progress.sizes[split].items()
-        ]
-        if all((part / name).stat().st_size >= size for name, size in files):
+        files = ((split, *entry) for split, sizes in progress.sizes.items() for entry in sizes.items())
+        if all((part / f"unsorted-{split}.{name}").stat().st_size >= size for split, name, size in files):
             return progress
     return Progress()
 
@@ -238,25 +233,20 @@ class TokenWriter:
         starts, lengths = (ends - lengths)[order], lengths[order]
         del order, ends
         offsets = np.concatenate([[0], lengths.cumsum()])
-        return {
-            "ids": self._write("ids", self._read_items("ids", starts, lengths)),
-            "target_mask": self._write("target_mask", self._read_items("target_mask", starts, lengths)),
-            "offsets": self._write(
-                "offsets", (offsets[n : n + CHUNK].tobytes() for n in range(0, len(offsets), CHUNK))
-            ),
-        }
+        columns: tuple[Column, ...] = ("ids", "target_mask")
+        written = {column: self._write(column, self._read_items(column, starts, lengths)) for column in columns}
+        parts = (offsets[n : n + ITEMS].tobytes() for n in range(0, len(offsets), ITEMS))
+        return written | {"offsets": self._write("offsets", parts)}
 
     def _read_items(self, column: Column, starts: Any, lengths: Any) -> Iterator[bytes]:
         """Yield the bytes of the items. They are read, not mapped: mapped pages would count as memory in use."""
-        width, places = self.buffers[column].itemsize, range(0, len(starts) if self.sizes[column] else 0, ITEMS)
+        width = self.buffers[column].itemsize
         with self._path(column).open("rb") as file:
-            for n in places:
-                part = slice(n, n + ITEMS)
-                for start, end in zip(
-                    (starts[part] * width).tolist(), ((starts[part] + lengths[part]) * width).tolist(), strict=True
-                ):
-                    for at in range(start, end, CHUNK):
-                        yield os.pread(file.fileno(), min(CHUNK, end - at), at)
+            for n in range(0, len(starts) if self.sizes[column] else 0, ITEMS):
+                places = ((part[n : n + ITEMS] * width).tolist() for part in (starts, lengths))
+                for start, length in zip(*places, strict=True):
+                    for at in range(start, start + length, CHUNK):
+                        yield os.pread(file.fileno(), min(CHUNK, start + length - at), at)
 
     def _write(self, column: str, parts: Iterable[bytes]) -> dict[str, Any]:
         path, dtype, sha256 = self.folder / f"{self.split}.{column}", self.dtypes[column], hashlib.sha256()
