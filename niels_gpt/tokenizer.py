@@ -28,9 +28,11 @@ END_OF_TURN = "<|end_of_turn|>"
 SPECIAL_TOKENS: tuple[str, ...] = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_TURN)
 MAX_FILE = 64 << 20  # bytes; a tokenizer of a million entries stays below this
 MAX_WORD = 1024  # bytes between two splits of the text to learn from; a merge goes through the whole word
-# White space and what follows it, up to the next white space, before which the tokenizer always splits. To Python,
-# unlike to the library, 1C .. 1F are white space too.
-WORD = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|\s+")
+# The words of GPT-2's tokenizer, in ASCII. To Python, unlike to the library, 1C .. 1F are white space too.
+ASCII_WORD = re.compile(
+    r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^ \t-\rA-Za-z0-9]+|[ \t-\r]+(?![^ \t-\r])|[ \t-\r]+"
+)
+WORDS = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|\s+")  # in any text; these always end between two of its words
 KNOWN_SIZE = 1 << 26  # bytes of words whose ids are kept
 WORD_COST = 256  # bytes for a word besides its characters
 _FIRST_SPECIAL_BYTE = 0xF8  # 0xF8 .. 0xFF never occur in UTF-8
@@ -52,9 +54,9 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
 
-    @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
-        """Return the ids of each text as `encode` does; BPE uses all cores."""
+        """Return the ids of each text, as `encode` does."""
+        return [self.encode(text) for text in texts]
 
     @abstractmethod
     def _definition(self) -> Any: ...
@@ -97,10 +99,6 @@ class BytesTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """Return the UTF-8 bytes of `text`. DataError if it has a lone surrogate."""
         return list(_encode_utf8(text))
-
-    def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
-        """Return the UTF-8 bytes of each text."""
-        return [_encode_utf8(text) for text in texts]
 
     def _definition(self) -> Any:
         return BYTES_FILE
@@ -147,12 +145,12 @@ class BpeTokenizer(Tokenizer):
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
-        """Return the ids of each text as `encode` does; words that were met before are looked up."""
+        """Return the ids of each text, as `encode` does; words that were met before are looked up."""
         for text in texts:
             _encode_utf8(text)
-        if not self._splits_before_spaces:
+        if not self._splits_as_gpt2:
             return [*self._encode_on_all_cores(texts)]
-        words = [WORD.findall(text) for text in texts]
+        words = [(ASCII_WORD if text.isascii() else WORDS).findall(text) for text in texts]
         new = {*chain.from_iterable(words)}.difference(self._known)
         self._room -= sum(map(len, new)) + WORD_COST * len(new)
         if self._room < 0:
@@ -162,18 +160,18 @@ class BpeTokenizer(Tokenizer):
         return [array(self._typecode, b"".join(map(self._known.__getitem__, found))) for found in words]
 
     @cached_property
-    def _splits_before_spaces(self) -> bool:
-        """Whether it is one of `train_bpe`, whose words do not depend on what is around them."""
+    def _splits_as_gpt2(self) -> bool:
+        """Whether the text is cut into words as by GPT-2's tokenizer, and no added token is cut out before."""
         return {*self._definition()} == {"type", "vocab", "merges"}
 
     def _encode_on_all_cores(self, texts: Sequence[str]) -> "list[array[int]]":
         try:
-            encoded = [each.ids for each in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
+            ids = [each.ids for each in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
         except BaseException as error:
             if not is_panic(error):
                 raise
-            encoded = [self.encode(text) for text in texts]  # which names the text
-        return [array(self._typecode, ids) for ids in encoded]
+            ids = [self.encode(text) for text in texts]  # which names the text
+        return [array(self._typecode, each) for each in ids]
 
     def _definition(self) -> Any:
         # The library's whole text may change its form with a version.

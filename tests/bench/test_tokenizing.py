@@ -9,7 +9,8 @@ from conftest import cli
 
 @pytest.mark.slow
 def test_tokenizing_is_measured_beside_the_library(tmp_path: Path) -> None:
-    done = cli("tokenize", "8", "--form", "jsonl", "--rounds", "1", "--out", "a.json", cwd=tmp_path, script="bench")
+    words = ["tokenize", "8", "--form", "jsonl", "--rounds", "1", "--out", "a.json"]
+    done = cli(*words, cwd=tmp_path, script="bench")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "a.json").read_text())["tokenize"]["sizes"]["8"]
     assert 0 < found["peak"] < 250e6 and 0 < found["warm"] < 1
