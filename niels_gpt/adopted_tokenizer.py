@@ -6,34 +6,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from niels_gpt.bpe_file import AddedToken, BpeFile, parse_bpe
+import tokenizers
+
+from niels_gpt.bpe_file import build_bpe
 from niels_gpt.errors import DataError
-from niels_gpt.tokenizer import (
-    ASSISTANT,
-    BYTES_FILE,
-    END_OF_TEXT,
-    END_OF_TURN,
-    MAX_FILE,
-    SPECIAL_TOKENS,
-    SYSTEM,
-    USER,
-    BpeTokenizer,
-    BytesTokenizer,
-    Tokenizer,
-)
+from niels_gpt.tokenizer import BYTES_FILE, MAX_FILE, SPECIAL_TOKENS, BpeTokenizer, BytesTokenizer, Tokenizer
 from niels_gpt.untrusted import UnreadableFile, read_json, read_text
 
+END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_TURN = SPECIAL_TOKENS
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"  # beside the file
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
-# The letters of well-known names, such as <|endoftext|>, <|end_of_text|> and </s>, or <|im_end|> and <|eot_id|>.
-NAMES = {
-    END_OF_TEXT: ("endoftext", "endofsentence", "eos", "/s"),
-    END_OF_TURN: ("imend", "eotid", "endofturn", "eot", "end"),
-    **{token: (role,) for role, token in ROLES.items()},
-}
+END_LETTERS = {"endoftext", "endofsentence", "eos", "/s"}  # of <|endoftext|>, </s> and the like
 TEMPLATE_PART = re.compile(
-    r"""['"](?P<role>system|user|assistant)['"]|(?P<content>\.content\b|\[['"]content['"]\])|(?P<end>%\})"""
-    r"|(?P<token><[^<>\s]{1,64}>|\beos_token\b)"
+    r"""['"](?:system|user|assistant)['"]|\.content\b|\[['"]content['"]\]|%\}|<[^<>\s]{1,64}>|\beos_token\b"""
 )
 
 
@@ -48,11 +33,11 @@ def adopt_tokenizer(path: Path) -> Adopted:
     """Return the byte-level BPE of a tokenizer.json, such as GPT-2's or Llama 3's; nothing in it is executed.
 
     Each special token is the one of its name, else the one that the chat template beside the file has in its
-    place, else one with a well-known name, else a reserved one, else a new one at the end. A file is read again
-    only if it has changed. DataError if it is another kind of tokenizer.
+    place (for the end of text, one with a well-known name), else a reserved one, else a new one at the end.
+    A file is read again only if it has changed. DataError if it is another kind of tokenizer.
     """
-    files = [file for file in (path, path.with_name(TEMPLATE), path.with_name(CONFIG)) if file.is_file()]
-    return _adopt(path, tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+    stats = [file.stat() for file in (path, *map(path.with_name, (TEMPLATE, CONFIG))) if file.is_file()]
+    return _adopt(path, tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
 
 
 @lru_cache(maxsize=2)
@@ -61,33 +46,27 @@ def _adopt(path: Path, _stamps: tuple[Any, ...]) -> Adopted:
         settings = read_json(path, MAX_FILE)
         if settings == BYTES_FILE:
             return Adopted(BytesTokenizer(), {token: token for token in SPECIAL_TOKENS})
-        file = parse_bpe(settings)
-        names = _choose_names(file, path)
-        tokenizer = BpeTokenizer(_rename(file, names))
-        # In the form in which it will be saved, so that both have one hash.
-        return Adopted(BpeTokenizer(parse_bpe(json.loads(tokenizer.library_text()))), names)
-    except (UnreadableFile, ValueError) as error:
+        bpe = build_bpe(settings)
+        names = _choose_names(bpe, path)
+        return Adopted(BpeTokenizer(_rename(bpe, names)), names)
+    except (ValueError, DataError) as error:
         reason = str(error) if isinstance(error, UnreadableFile) else f"{path}: cannot be used; {error}"
-        raise DataError(
-            reason, "give the tokenizer.json of a byte-level BPE, such as GPT-2's or Llama 3's"
-        ) from None
+        hint = "give the tokenizer.json of a byte-level BPE, such as GPT-2's or Llama 3's"
+        raise DataError(reason, hint) from None
 
 
-def _choose_names(file: BpeFile, path: Path) -> dict[str, str]:
-    """Return the entry of the file that each of our special tokens takes."""
-    own = [token.content for token in sorted(file.added_tokens, key=lambda token: token.id) if token.special]
-    by_letters = {re.sub("[^a-z/]", "", token.lower()): token for token in reversed(own)}
-    reserved = [token for token in own if "reserved" in token]
+def _choose_names(bpe: tokenizers.Tokenizer, path: Path) -> dict[str, str]:
+    """Return the token of the file that takes the part of each of our special tokens."""
+    own = [token.content for _, token in sorted(bpe.get_added_tokens_decoder().items()) if token.special]
+    ends = [token for token in own if re.sub("[^a-z/]", "", token.lower()) in END_LETTERS]
     shown = _read_template(path, {*own})
-    names = {token: token for token in SPECIAL_TOKENS if token in file.vocab}
-    for choices in (
-        lambda token: [shown.get(token) if token != END_OF_TEXT else None, *map(by_letters.get, NAMES[token])],
-        lambda token: reserved,
-    ):
-        for token in SPECIAL_TOKENS:
-            free = [name for name in choices(token) if name and name not in names.values()]
-            if token not in names and free:
-                names[token] = free[0]
+    reserved = [token for token in own if "reserved" in token and token not in shown.values()]
+    names = {token: token for token in SPECIAL_TOKENS if bpe.token_to_id(token) is not None}
+    for token in SPECIAL_TOKENS:
+        choices = [*(ends if token == END_OF_TEXT else [shown.get(token)]), *reserved]
+        free = [name for name in choices if name and name not in names.values()]
+        if free and token not in names:
+            names[token] = free[0]
     return names
 
 
@@ -100,30 +79,28 @@ def _read_template(path: Path, own: set[str]) -> dict[str, str]:
     eos = config.get("eos_token")
     eos = str(eos.get("content") if isinstance(eos, dict) else eos)
     shown: dict[str, str] = {}
-    part = ""  # what the next token would be
-    for match in TEMPLATE_PART.finditer(template if isinstance(template, str) else ""):
-        if match["role"] or match["content"]:
-            part = ROLES[match["role"]] if match["role"] else END_OF_TURN
-        elif match["end"]:
-            part = part if part != END_OF_TURN else ""
-        elif (name := match["token"].replace("eos_token", eos)) in own:
-            if part:
-                shown.setdefault(part, name)
-            part = ""
-    roles = [shown[token] for token in ROLES.values() if token in shown]
-    if {USER, ASSISTANT} <= shown.keys() and len({*roles}) == len(roles):
-        return shown
-    return {END_OF_TURN: shown[END_OF_TURN]} if END_OF_TURN in shown else {}
+    place = ""  # of the next token
+    for part in TEMPLATE_PART.findall(template if isinstance(template, str) else ""):
+        if (name := eos if part == "eos_token" else part) in own:
+            if place:
+                shown.setdefault(place, name)
+            place = ""
+        elif part == "%}":
+            place = place if place != END_OF_TURN else ""
+        elif part[0] in ".['\"":
+            place = ROLES.get(part.strip("'\""), END_OF_TURN)
+    if not {USER, ASSISTANT} <= shown.keys() or len({*shown.values()}) < len(shown):
+        shown = {token: name for token, name in shown.items() if token == END_OF_TURN}  # it shows no roles' tokens
+    return shown
 
 
-def _rename(file: BpeFile, names: dict[str, str]) -> BpeFile:
-    """Return a file in which our special tokens have their own names; those without a name come at the end."""
-    vocab, ours = file.vocab, {theirs: token for token, theirs in names.items()}
-    new = [token for token in SPECIAL_TOKENS if token not in names]
-    ids = {token: vocab[theirs] for token, theirs in names.items()}
-    ids |= {token: id for id, token in enumerate(new, len(vocab))}
-    added = [token for token in file.added_tokens if token.content not in ours]
-    added += [AddedToken(id=id, content=token, special=True) for token, id in ids.items()]
-    entries = {ours.get(token, token): id for token, id in file.model.vocab.items()}
-    model = file.model.model_copy(update={"vocab": entries})
-    return file.model_copy(update={"added_tokens": sorted(added, key=lambda token: token.id), "model": model})
+def _rename(bpe: tokenizers.Tokenizer, names: dict[str, str]) -> tokenizers.Tokenizer:
+    """Return a tokenizer in which our special tokens have their own names; new ones come at the end."""
+    settings, ours = json.loads(bpe.to_str()), {theirs: token for token, theirs in names.items()}
+    model = settings["model"]
+    model["vocab"] = {ours.get(token, token): id for token, id in model["vocab"].items()}
+    for token in settings["added_tokens"]:
+        token["content"] = ours.get(token["content"], token["content"])
+    renamed = build_bpe(settings)
+    renamed.add_special_tokens([*SPECIAL_TOKENS])  # one that is there keeps its id
+    return renamed

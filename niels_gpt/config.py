@@ -115,7 +115,7 @@ class SourceCfg(Cfg):
         if self.kind in ("text", "jsonl") and not self.files:
             yield f"kind={self.kind} needs files=PATH or files=[PATH,...]; a path may be a folder or a glob"
         if self.kind not in ("text", "jsonl") and self.val_files:
-            yield f"kind={self.kind} has no val_files; use val_fraction"
+            yield f"kind={self.kind} has no val_files; use {'val_split or ' * (self.kind == 'hf')}val_fraction"
         if self.separator and self.documents == "blank_lines":
             yield "separator and documents=blank_lines exclude each other; choose one"
         if self.kind == "hf" and not self.repo:

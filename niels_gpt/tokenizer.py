@@ -5,16 +5,17 @@ import json
 import re
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from niels_gpt.bpe_file import BpeFile, is_panic, map_symbols, parse_bpe
+from niels_gpt.bpe_file import build_bpe, convert_library_errors, map_symbols
 from niels_gpt.errors import DataError
 from niels_gpt.interruptible import run_interruptibly
 from niels_gpt.storage import write_text
@@ -27,7 +28,6 @@ ASSISTANT = "<|assistant|>"
 END_OF_TURN = "<|end_of_turn|>"
 SPECIAL_TOKENS: tuple[str, ...] = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_TURN)
 MAX_FILE = 64 << 20  # bytes; a tokenizer of a million entries stays below this
-MAX_WORD = 1024  # bytes between two splits of the text to learn from; a merge goes through the whole word
 # The words of GPT-2's tokenizer, in ASCII. To Python, unlike to the library, 1C .. 1F are white space too.
 ASCII_WORD = re.compile(
     r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^ \t-\rA-Za-z0-9]+|[ \t-\r]+(?![^ \t-\r])|[ \t-\r]+"
@@ -35,9 +35,12 @@ ASCII_WORD = re.compile(
 WORDS = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|\s+")  # in any text; these always end between two of its words
 KNOWN_SIZE = 1 << 26  # bytes of words whose ids are kept
 WORD_COST = 256  # bytes for a word besides its characters
+# A piece ends before a space, where the tokenizer splits anyway, so that pieces teach the same as the whole text.
+# A word that goes on, such as DNA, is cut, because each merge goes through the whole word.
+PIECE = re.compile(r"(?s)\S{1024}|.{1,8192}(?:(?<=\S)(?=[ \n])|\Z)|.{1,1024}")
+PROBE = "It's cafe\u0301 12\n\t漢"  # a normalizer, or a pre-tokenizer that adds or removes spaces, would change it
 _FIRST_SPECIAL_BYTE = 0xF8  # 0xF8 .. 0xFF never occur in UTF-8
 BYTES_FILE = {"type": "bytes"}  # the content of its tokenizer.json
-_HINT = "use the tokenizer.json of a niels_gpt run"
 
 
 class Tokenizer(ABC):
@@ -116,31 +119,36 @@ class BytesTokenizer(Tokenizer):
 class BpeTokenizer(Tokenizer):
     """Byte-level BPE as in GPT-2, by Hugging Face tokenizers; that of `train_bpe` has special ids 0 .. 4."""
 
-    def __init__(self, file: BpeFile) -> None:
-        """Build the library's tokenizer. ValueError if it lacks a special token, or could lose text."""
-        added, byte_of = {token.id: token for token in file.added_tokens}, map_symbols()
-        special = {token.content: token.id for token in file.added_tokens if token.special}
+    def __init__(self, bpe: tokenizers.Tokenizer) -> None:
+        """Take the library's. ValueError or DataError if it lacks a special token, or changes or loses text."""
+        self._bpe, byte_of = bpe, map_symbols()
+        vocab, added = bpe.get_vocab(), bpe.get_added_tokens_decoder()
+        special = {token.content: id for id, token in added.items() if token.special}
         if missing := set(SPECIAL_TOKENS) - special.keys():
             raise ValueError(f"it has no special token {min(missing)}")
-        self._file, self._bpe = file, file.build()
-        # Otherwise "<|user|>" in a text would become the special token. The library does not save this setting.
-        self._bpe.encode_special_tokens = True
-        entries = [
-            bytes(byte_of[s] for s in token) if id not in added else b"" if added[id].special else token.encode()
-            for token, id in sorted(file.vocab.items(), key=lambda entry: entry[1])
-        ]
+        if missing := byte_of.keys() - vocab.keys():
+            raise ValueError(f"it has no token for the byte {byte_of[min(missing)]}")
+        tokens = sorted(vocab, key=vocab.__getitem__)
+        entries = [bytes(byte_of.get(symbol, ord("?")) for symbol in token) for token in tokens]
+        for id, token in added.items():
+            entries[id] = b"" if token.special else token.content.encode()
         super().__init__(entries, {token: special[token] for token in SPECIAL_TOKENS})
         self._typecode = "H" if self.V <= 1 << 16 else "I"
         self._known, self._room = dict[str, bytes](), KNOWN_SIZE  # the ids of words
+        # Otherwise "<|user|>" in a text would become the special token. The library does not save this setting.
+        bpe.encode_special_tokens = True
+        for text in (PROBE, *special):
+            self.encode(text)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
-        _encode_utf8(text)
+        """Return the ids of `text`, never a special one. DataError if it has a lone surrogate, or would change."""
+        content = _encode_utf8(text)
         try:
-            ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
-        except BaseException as error:
-            if not is_panic(error):
-                raise
+            with convert_library_errors():
+                ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+            if b"".join(map(self._entries.__getitem__, ids)) != content:  # b"" if it reads a special token
+                raise ValueError("decoding would not give it back")
+        except ValueError as error:
             raise DataError(f"the tokenizer cannot encode {text[:40]!r}... ({error})", "use another one") from None
         return ids
 
@@ -165,22 +173,21 @@ class BpeTokenizer(Tokenizer):
         return {*self._definition()} == {"type", "vocab", "merges"}
 
     def _encode_on_all_cores(self, texts: Sequence[str]) -> "list[array[int]]":
-        try:
-            ids = [each.ids for each in self._bpe.encode_batch_fast(texts, add_special_tokens=False)]
-        except BaseException as error:
-            if not is_panic(error):
-                raise
-            ids = [self.encode(text) for text in texts]  # which names the text
-        return [array(self._typecode, each) for each in ids]
+        with suppress(ValueError), convert_library_errors():
+            encoded = self._bpe.encode_batch_fast(texts, add_special_tokens=False)
+            ids = [array(self._typecode, each.ids) for each in encoded]
+            decoded = (b"".join(map(self._entries.__getitem__, each)) for each in ids)
+            if all(content == text.encode() for content, text in zip(decoded, texts, strict=True)):
+                return ids
+        return [array(self._typecode, self.encode(text)) for text in texts]  # which names the text
 
     def _definition(self) -> Any:
         # The library's whole text may change its form with a version.
-        model, rest = self._file.model, self._file.model_dump(exclude={"model"})
-        definition = {"type": "bpe", "vocab": sorted(model.vocab.items()), "merges": model.merges}
-        own = parse_bpe(json.loads(_make_byte_level({}).to_str())).model_dump(exclude={"model"})
-        if rest == own and not model.ignore_merges:
-            return definition
-        return definition | rest | {"ignore_merges": model.ignore_merges}
+        files = (json.loads(bpe.to_str()) for bpe in (self._bpe, _make_byte_level({})))
+        ours, usual = (file | file["model"] for file in files)
+        definition = {"type": "bpe", "vocab": sorted(ours["vocab"].items()), "merges": ours["merges"]}
+        rest = {key: ours[key] for key in ("pre_tokenizer", "normalizer", "added_tokens", "ignore_merges")}
+        return definition if all(usual[key] == rest[key] for key in rest) else definition | rest
 
     def library_text(self) -> str:
         """Return the library's own text."""
@@ -193,42 +200,28 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     DataError if V leaves no room for the 256 bytes, or if the text gives fewer entries (Sennrich et al., 2016).
     """
     bpe = _make_byte_level({})
-    own, rows = bpe.pre_tokenizer, pre_tokenizers.Split(Regex(f".{{{MAX_WORD}}}"), "isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([own, rows])
     trainer = trainers.BpeTrainer(
         vocab_size=V,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    abandoned = False
-
-    def check_texts() -> Iterator[str]:
-        for text in texts:
-            if abandoned:  # by a signal
-                raise InterruptedError
-            yield _encode_utf8(text).decode()
-
-    try:
-        run_interruptibly(lambda: bpe.train_from_iterator(check_texts(), trainer))
-    finally:
-        abandoned = True
+    pieces = (piece for text in texts for piece in PIECE.findall(_encode_utf8(text).decode()))
+    run_interruptibly(lambda: bpe.train_from_iterator(pieces, trainer))
     if (n := bpe.get_vocab_size()) != V:
         hint = "less, or add more text" if n < V else "more, or data.tokenizer=bytes with model.V=256"
         raise DataError(f"model.V={V}, but a BPE of this text has {n} entries", f"use model.V={n} or {hint}")
-    bpe.pre_tokenizer = own
-    return BpeTokenizer(parse_bpe(json.loads(bpe.to_str())))
+    return BpeTokenizer(bpe)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Load a file that `save` wrote; nothing in it is executed. DataError naming any other file."""
     try:
         settings = read_json(path, MAX_FILE)
-        return BytesTokenizer() if settings == BYTES_FILE else BpeTokenizer(parse_bpe(settings))
-    except UnreadableFile as error:
-        raise DataError(str(error), _HINT) from None
-    except ValueError as error:
-        raise DataError(f"{path}: not a tokenizer of niels_gpt ({error})", _HINT) from error
+        return BytesTokenizer() if settings == BYTES_FILE else BpeTokenizer(build_bpe(settings))
+    except (ValueError, DataError) as error:
+        reason = error if isinstance(error, UnreadableFile) else f"{path}: not a tokenizer of niels_gpt ({error})"
+        raise DataError(str(reason), "use the tokenizer.json of a niels_gpt run") from None
 
 
 def _make_byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:

@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import SPECIAL_TOKENS, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 
@@ -20,8 +19,7 @@ TEXTS = [
     "naïve café 漢字 😀 def f(x):\n    return x\n" * 3,
 ]
 V = 300
-BPE = train_bpe(TEXTS, V)
-BYTES = BytesTokenizer()
+BPE, BYTES = train_bpe(TEXTS, V), BytesTokenizer()
 both = pytest.mark.parametrize("tok", [BPE, BYTES], ids=["bpe", "bytes"])
 # Any text there is, special tokens spelled out and cut among it.
 any_text = st.lists(
@@ -43,40 +41,29 @@ def test_encoding_loses_nothing_and_yields_no_special_token(tok: Tokenizer, text
 @both
 def test_each_special_token_has_its_own_id_no_bytes_and_is_left_out_of_text(tok: Tokenizer) -> None:
     assert tuple(tok.special) == SPECIAL_TOKENS
-    assert len(set(tok.special.values())) == len(SPECIAL_TOKENS)
-    ids = [*tok.encode("one "), *tok.special.values(), *tok.encode("two")]
-    assert tok.decode(ids) == "one two"
-    size = tok.token_bytes()
-    assert len(size) == tok.V
-    assert {i for i, n in enumerate(size) if n == 0} == set(tok.special.values())
-    cut = tok.encode("a\U0001f9ff")[:-1]  # not in the training text, so more than one token
-    assert tok.decode(cut) == "a\ufffd"
+    assert [i for i, n in enumerate(tok.token_bytes()) if n == 0] == [*tok.special.values()]
+    assert tok.decode([*tok.encode("one "), *tok.special.values(), *tok.encode("two")]) == "one two"
+    assert tok.decode(tok.encode("a\U0001f9ff")[:-1]) == "a\ufffd"  # not in the training text, so several tokens
 
 
 @both
-def test_a_lone_surrogate_is_refused_with_its_place(tok: Tokenizer) -> None:
+def test_a_lone_surrogate_and_an_id_that_is_not_there_are_refused(tok: Tokenizer) -> None:
     with pytest.raises(DataError, match="lone surrogate at character 2"):
         tok.encode("ab\ud800")
     with pytest.raises(DataError, match="lone surrogate at character 2"):
         train_bpe(["fine", "ab\ud800"], V)
-
-
-@both
-@pytest.mark.parametrize("wrong", [-1, 1 << 20])
-def test_an_id_that_is_not_there_is_refused(tok: Tokenizer, wrong: int) -> None:
-    with pytest.raises(DataError, match=str(wrong)):
-        tok.decode([65, wrong])
+    for wrong in (-1, tok.V):
+        with pytest.raises(DataError, match=str(wrong)):
+            tok.decode([65, wrong])
 
 
 def test_bytes_are_their_own_ids_and_bpe_merges_what_is_frequent() -> None:
-    assert (BYTES.V, BPE.V) == (256, V)
+    assert (BYTES.V, BPE.V, len(BPE.encode(" the cat"))) == (256, V, 2)
     assert BYTES.encode("é<|user|>") == list("é<|user|>".encode())
-    assert sorted(BYTES.special.values()) == [0xF8, 0xF9, 0xFA, 0xFB, 0xFC]
-    assert [BPE.special[token] for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
-    assert len(BPE.encode(" the cat")) == 2
+    assert [*BYTES.special.values(), *BPE.special.values()] == [0xF8, 0xF9, 0xFA, 0xFB, 0xFC, 0, 1, 2, 3, 4]
     text = "<|user|>hi<|end_of_turn|>" * 20
     tok = train_bpe([text], 275)  # the spellings teach no special token
-    assert tok.decode(tok.encode(text)) == text and not set(tok.encode(text)) & set(tok.special.values())
+    assert tok.decode(tok.encode(text)) == text
 
 
 def test_any_process_trains_the_same_tokenizer_and_its_fork_can_encode_and_prints_no_warning() -> None:
@@ -91,22 +78,19 @@ def test_any_process_trains_the_same_tokenizer_and_its_fork_can_encode_and_print
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == (f"1 {BPE.hash()}\n", "")
+    assert BPE.hash() == "21a27ae78292eb403fcada308561255175c2bcff601a248b7375148b02bb1e62", (
+        "or older runs cannot be continued"
+    )
 
 
-@pytest.mark.parametrize(
-    ("texts", "asked", "given", "hint"),
-    [
+def test_a_V_that_the_text_cannot_have_is_refused_with_one_that_it_can() -> None:
+    for texts, asked, n, hint in (
         (["ab ab"], 300, 263, "use model.V=263 or less, or add more text"),
         ([], 260, 261, "use model.V=261 or more, or data.tokenizer=bytes with model.V=256"),
-    ],
-)
-def test_a_V_that_the_text_cannot_have_is_refused_with_one_that_it_can(
-    texts: list[str], asked: int, given: int, hint: str
-) -> None:
-    with pytest.raises(DataError, match=f"V={asked}, but a BPE of this text has {given} ent") as caught:
-        train_bpe(texts, asked)
-    assert caught.value.hint == hint
-    assert train_bpe(texts, given).V == given
+    ):
+        with pytest.raises(DataError, match=f"V={asked}, but a BPE of this text has {n} ent") as caught:
+            train_bpe(texts, asked)
+        assert (caught.value.hint, train_bpe(texts, n).V) == (hint, n)
 
 
 @both
@@ -115,42 +99,23 @@ def test_a_saved_tokenizer_comes_back_the_same_in_place_of_an_older_file(tok: To
     path.write_text("an older one")
     os.link(path, older)
     tok.save(path)
-    again = load_tokenizer(path)
-    text = "the cat <|user|> 漢 \0"
+    again, text = load_tokenizer(path), "the cat <|user|> 漢 \0"
     assert (again.V, again.special, again.hash()) == (tok.V, tok.special, tok.hash())
+    assert adopt_tokenizer(path).tokenizer.hash() == tok.hash()
     assert (again.encode(text), again.token_bytes()) == (tok.encode(text), tok.token_bytes())
     assert older.read_text() == "an older one", "it was written into, not replaced"
     assert {file.name for file in tmp_path.iterdir()} == {"tokenizer.json", "older.json"}
 
 
-Change = Callable[[dict[str, Any]], object]
-FOREIGN: dict[str, Change] = {
-    "no special token": lambda f: (f["added_tokens"].pop(), f["model"]["vocab"].pop("<|end_of_turn|>")),
-    "special token not marked as one": lambda f: f["added_tokens"].pop(),
-    "normalizer": lambda f: f.update(normalizer={"type": "NFC"}),
-    "random merges": lambda f: f["model"].update(dropout=0.5),
-    "gap in the ids": lambda f: f["model"]["vocab"].update(zz=V + 1),
-    "byte missing": lambda f: f["model"]["vocab"].update({"!!": f["model"]["vocab"].pop("!")}),
-    "id twice": lambda f: f["model"]["vocab"].update(zz=40),
-    "entry that is no bytes": lambda f: f["model"]["vocab"].update({"漢": V}),
-    "merge of unknown entries": lambda f: f["model"]["merges"].append(["q", "漢"]),
-}
-
-
-@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN.keys())
-def test_a_foreign_tokenizer_is_refused_by_name(change: Change, tmp_path: Path) -> None:
-    path = tmp_path / "other.json"
-    BPE.save(path)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    change(content)
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DataError, match=r"other\.json: not a tokenizer"):
-        load_tokenizer(path)
-
-
-def test_what_is_missing_too_large_or_no_text_is_refused_by_name(tmp_path: Path) -> None:
+def test_any_other_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "garbage.json"
+    lacking = json.loads(BPE.library_text())
+    lacking["added_tokens"].pop()
+    with_gap = json.loads(BPE.library_text())
+    with_gap["model"]["vocab"]["zz"] = V + 1
     for content, said in {
+        json.dumps(lacking).encode(): r"garbage.json: not a tokenizer of niels_gpt \(it has no special token",
+        json.dumps(with_gap).encode(): "its ids do not count from 0",
         b"[]": "garbage.json: not a tokenizer",
         b"[" * 100_000: "garbage.json: invalid JSON",
         b"\xff\xfe": "garbage.json:1: not UTF-8",

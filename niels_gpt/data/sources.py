@@ -26,7 +26,7 @@ KINDS: dict[SourceKind, ModuleType] = {
     "text": local_files,
     "jsonl": local_files,
     "synthetic": synthetic,
-    "hf": hub,
+    "hf": local_files,
 }
 
 
@@ -70,7 +70,7 @@ def _has_records(source: SourceCfg, want: Want) -> bool:
 def fingerprint(cfg: SourceCfg, index: HashIndex) -> str:
     """Return a text that changes with the content of the source, and with the code that reads it."""
     module = KINDS[cfg.kind]
-    own = module.fingerprint(cfg, index.sha256) if module in (local_files, hub) else module.fingerprint(cfg)
+    own = module.fingerprint(cfg, index.sha256) if module is local_files else module.fingerprint(cfg)
     text = f"{cfg.kind}:{own}:{cfg.max_tokens}:{_hash_code()}"
     if held_out := cfg.held_out():
         try:

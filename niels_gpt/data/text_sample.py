@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterable
 
 from niels_gpt.seeds import derive_seed
+from niels_gpt.tokenizer import PIECE
 
-# Pieces end before a space, where the tokenizer splits anyway, so that they teach the same as the whole text.
-PIECE = re.compile(r"(?s).{4095,8191}?\S(?=[ \n])|.{1,8192}")
-LONG_WORD = re.compile(r"\w{32,}")  # such as DNA: seldom repeated, so each takes memory and time of its own
+LONG_WORD = re.compile(r"\b\w{32,}")  # such as DNA: seldom repeated, so each takes memory and time of its own
 LONG_WORD_COST = 16  # bytes of the sample that one byte of such a word counts as
 
 

@@ -69,7 +69,8 @@ def plan_split(source: SourceCfg, want: Want, val_fraction: float) -> SplitPlan:
         why = "the text is too short, or all the same"
         if want == "dialogues":
             why = "there is only one" if records == 1 else "all have the same first question"
-        hint = "add more data, or name files to validate on with val_files"
+        by = "another split with data.val_split" if source.kind == "hf" else "other files with data.val_files"
+        hint = f"add more data, or validate on {by}"
         raise DataError(f"{source.label}: its {want} cannot be split for validation, since {why}", hint)
     return SplitPlan(*chosen, records, sum(sizes), hashlib.sha256(repr(content).encode()).hexdigest())
 

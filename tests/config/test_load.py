@@ -34,6 +34,7 @@ BAD = [
     (["data.sources=[{kind:text,files:3}]"], "data.sources.0.files=3: must be a list of text"),
     (["objective=[lss]"], "objective.0=lss: must be loss or memory"),
     (["data.val_files=a"], "kind=pydocs has no val_files; use val_fraction"),
+    (["data=hf", "data.repo=a/b", "data.val_files=a"], "kind=hf has no val_files; use val_split or val_fraction"),
     (
         ["data=text", "phase=pretrain", "data.files=a", "data.val_files=b", "data.val_fraction=0.1"],
         "val_files are all of the validation split; leave val_fraction out",

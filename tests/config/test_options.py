@@ -6,6 +6,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from train.config import load_plan
+from train.config.describe import list_groups
 from train.config.schema import TrainCfgSchema
 
 ENGINES = {
@@ -20,6 +21,13 @@ ENGINES = {
 def test_every_preset_of_an_engine_is_known_here() -> None:
     presets = [*(CONF / "hydra" / "launcher").glob("*.yaml"), *(CONF / "hydra" / "sweeper").glob("*.yaml")]
     assert {f"{path.parent.name}={path.stem}" for path in presets} == set(ENGINES)
+
+
+def test_the_help_says_whole_sentences_about_each_option() -> None:
+    said = {
+        f"{group}={name}": text for group, names in list_groups([CONF]).items() for name, text in names.items()
+    }
+    assert len(said) > 30 and [option for option, text in said.items() if not text.endswith(".")] == []
 
 
 @pytest.mark.parametrize(("preset", "plugin"), ENGINES.items())

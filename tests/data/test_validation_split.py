@@ -180,6 +180,13 @@ def test_what_cannot_be_split_is_refused_with_a_way_out(kind: str, want: Want) -
     assert cache.meta.splits["val"].ids.count < cache.meta.splits["train"].ids.count
 
 
+def test_a_folder_of_tables_that_cannot_be_split_is_pointed_to_another_split() -> None:
+    Path("t.jsonl").write_text('{"text": "one short text"}\n')
+    with pytest.raises(DataError, match="^hf: its documents cannot be split") as caught:
+        opened(kind="hf", repo="t.jsonl")
+    assert caught.value.hint == "add more data, or validate on another split with data.val_split"
+
+
 @pytest.mark.parametrize(("rows", "why"), [(1, "there is only one"), (3, "all have the same first question")])
 def test_dialogues_that_cannot_be_split_are_refused_with_the_reason(rows: int, why: str) -> None:
     answers = [{"prompt": "Why?", "completion": f"Because of {n}."} for n in range(rows)]

@@ -32,7 +32,7 @@ from train.artifacts import disk, metrics
 from train.artifacts.checkpointing import TrainState, save_step
 from train.artifacts.paths import step_path
 from train.cli.command import exit_on_error
-from train.cli.output import write_report
+from train.cli.output import write_result
 from train.config.schema import TrainCfgSchema
 from train.loop import logger
 from train.loop.optim import make_optimizer
@@ -135,7 +135,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     r"\.documents-synthetic-\w+\.part/unsorted-train\.ids": lambda folder: opened(synthetic(folder, size=2000)),
     "tokenizer.json": lambda folder: train_bpe([], 261).save(folder / "tokenizer.json"),
     "meta.json": lambda folder: write_meta(folder, {"name": "x" * 4096}),
-    "doctor.json": lambda folder: write_report(folder / "doctor.json", "x" * 4096),
+    "doctor.json": lambda folder: write_result(folder / "doctor.json", "x" * 4096),
     r"\.out\.part/model\.safetensors": lambda folder: export_llama(
         made_state().model, BytesTokenizer(), folder / "out"
     ),

@@ -10,7 +10,7 @@ from conftest import Plan
 from support import processes
 
 from niels_gpt.errors import ConfigError
-from train.cli.output import require_new_file, write_report
+from train.cli.output import require_new_file, write_result
 from train.hardware import step_cost
 from train.hardware.doctor import examine_machine, format_costs
 from train.hardware.memory_tracker import LiveBytes
@@ -49,7 +49,7 @@ def test_a_report_is_json_that_any_program_reads(tmp_path: Path) -> None:
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
 
-    write_report(tmp_path / "a.json", {"costs": [1.5, float("nan")], "worst": (float("inf"), "none")})
+    write_result(tmp_path / "a.json", {"costs": [1.5, float("nan")], "worst": (float("inf"), "none")})
     read = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
     assert read == {"costs": [1.5, None], "worst": [None, "none"]}
 

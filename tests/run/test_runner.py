@@ -207,6 +207,11 @@ def test_a_phase_that_is_run_apart_finds_its_weights_from_within_and_keeps_the_o
     monkeypatch.chdir(pretrained / "pretrain")
     after = run_folder("init_from=best.pt", experiment="smoke_sft", name="after")
     assert (after / "tokenizer.json").read_bytes() == tokenizer
+    with pytest.raises(
+        CheckpointError, match=r"model\.V=300, but the tokenizer of best\.pt has \d+ entries$"
+    ) as caught:
+        run_folder("init_from=best.pt", "model.V=300", experiment="smoke_sft", name="other")
+    assert "name=" not in caught.value.hint
     run_folder(f"init_from={pretrained / 'pretrain'}", experiment="smoke_sft")
     result = json.loads((pretrained / "result.json").read_text())
     assert [entry["phase"] for entry in result["phases"]] == ["pretrain", "sft"]
@@ -217,8 +222,11 @@ def test_a_file_added_under_an_unfinished_run_is_named_in_words(run_folder: Run,
     own = ("data=text", f"data.files=[{tmp_path}/*.txt]", "model.V=300", "data.documents=blank_lines")
     run_folder("train.total_steps=2", *own)
     text.write_text(text.read_text() + " and more")
-    with pytest.raises(CheckpointError, match="different data\ntext: the text has changed"):
-        run_folder("train.total_steps=4", *own)
+    for files in (f"{tmp_path}/*.txt", f"{tmp_path}/./*.txt"):
+        with pytest.raises(
+            CheckpointError, match=r"different data\n(text: files .*\n)?text: the text has changed"
+        ):
+            run_folder("train.total_steps=4", *own, f"data.files=[{files}]")
     write_text(tmp_path / "b.txt", 1)
     with pytest.raises(CheckpointError, match="different data\ntext: number of documents 600 -> 601"):
         run_folder("train.total_steps=4", *own)

@@ -14,11 +14,7 @@ class FakeHub(ThreadingHTTPServer):
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.root, self.asked = root, list[str]()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        self.root, self.asked, self.url = root, list[str](), f"http://127.0.0.1:{self.server_port}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -28,64 +24,38 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path).strip("/")
         self.server.asked.append(f"{self.command} {path}")
-        kind, *parts = path.split("/")
-        if kind == "api" and len(parts) >= 3 and (self.server.root / parts[1] / parts[2]).is_dir():
-            folder = self.server.root / parts[1] / parts[2]
-            files = sorted(p for p in folder.rglob("*") if p.is_file())
-            match parts[3:]:
-                case [] | ["revision", _]:
-                    names = [{"rfilename": p.relative_to(folder).as_posix()} for p in files]
-                    name = f"{parts[1]}/{parts[2]}"
-                    return self._send_json({"id": name, "sha": COMMIT, "siblings": names, "private": False})
-                case ["tree", _, *within]:
-                    return self._send_json(self._list(folder, folder.joinpath(*within)))
-                case ["paths-info", _]:
-                    body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                    asked = json.loads(body)["paths"] if body.startswith(b"{") else []
-                    found = [folder / name for name in asked if (folder / name).exists()]
-                    return self._send_json([self._describe(folder, p) for p in found])
-        elif kind == "datasets" and "resolve" in parts:
-            file = self.server.root / parts[0] / parts[1] / "/".join(parts[4:])
-            if file.is_file():
-                return self._send(file.read_bytes())
-        self._send(b'{"error": "not found"}', 404, "EntryNotFound" if kind == "datasets" else "RepoNotFound")
+        match path.split("/"):
+            case ["api", "datasets", owner, name, "tree", _, *within]:
+                folder = self.server.root / owner / name
+                return self._send([self._describe(folder, p) for p in folder.joinpath(*within).glob("*")])
+            case ["api", "datasets", owner, name, *_] if (self.server.root / owner / name).is_dir():
+                return self._send({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": []})
+            case ["datasets", owner, name, "resolve", _, *within]:
+                file = self.server.root.joinpath(owner, name, *within)
+                if file.is_file():
+                    return self._send(file.read_bytes())
+        self._send(b"{}", 404, "EntryNotFound" if path.startswith("datasets") else "RepoNotFound")
 
-    do_HEAD = do_POST = do_GET
-
-    def _list(self, folder: Path, within: Path) -> list[dict[str, object]]:
-        recursive = "recursive=true" in self.path.lower()
-        found = within.rglob("*") if recursive else within.glob("*")
-        return [self._describe(folder, p) for p in sorted(found)]
+    do_HEAD = do_GET
 
     @staticmethod
     def _describe(folder: Path, path: Path) -> dict[str, object]:
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir():
-            return {"type": "directory", "oid": "0" * 40, "size": 0, "path": name}
-        content = path.read_bytes()
-        return {"type": "file", "oid": hashlib.sha1(content).hexdigest(), "size": len(content), "path": name}
+        entry: dict[str, object] = {"oid": "0" * 40, "size": 0, "path": path.relative_to(folder).as_posix()}
+        return entry | ({"type": "directory"} if path.is_dir() else {"type": "file", "size": path.stat().st_size})
 
-    def _send_json(self, content: object) -> None:
-        self._send(json.dumps(content).encode())
-
-    def _send(self, content: bytes, status: int = 200, code: str = "") -> None:
-        start, end = 0, len(content)
+    def _send(self, answer: object, status: int = 200, code: str = "") -> None:
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT, "X-Error-Code": code}
         if status == 200 and (wanted := self.headers.get("Range", "")).startswith("bytes="):
             first, last = wanted.removeprefix("bytes=").split("-")
-            start, end = int(first), min(int(last or end) + 1, end)
-            status = 206
+            headers["Content-Range"] = f"bytes {wanted.removeprefix('bytes=')}/{len(content)}"
+            content, status = content[int(first) : int(last or len(content)) + 1], 206
         self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(end - start))
+        for header, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(header, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content[start:end])
+            self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
         pass

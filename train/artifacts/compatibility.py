@@ -15,6 +15,7 @@ UNRECORDED = {
     "optim": "adamw",
     "split": 1,
 }  # the values of older checkpoints
+PATHS = {"files", "val_files", "repo"}  # settings of a source, which do not matter while the text is the same
 
 
 class LoadedCheckpoint(NamedTuple):
@@ -95,5 +96,5 @@ def list_source_changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[s
         changed = [key for key in new if key != "content" and new[key] != old.get(key)]
         for key in changed:
             yield f"{label}: {key} {format_value(old.get(key))} -> {format_value(new[key])}"
-        if not changed and new["content"] != old["content"]:
+        if new["content"] != old["content"] and {*changed} <= PATHS:
             yield f"{label}: the text has changed"

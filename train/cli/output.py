@@ -57,7 +57,7 @@ def format_json(content: Any) -> str:
     return json.dumps(finite, indent=2, allow_nan=False) + "\n"
 
 
-def write_report(path: Path, report: Any) -> None:
+def write_result(path: Path, report: Any) -> None:
     """Write `report` to a new JSON file, and say so."""
     write_text(path, format_json(report))
     print(f"wrote {path}")
@@ -82,7 +82,7 @@ def report(as_json: bool, work: Callable[[], Any], out: Path | None = None) -> N
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         result = work()
         if out:
-            write_report(out, result)
+            write_result(out, result)
     if as_json:
         print(format_json(result), end="")
 

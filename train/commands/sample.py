@@ -42,7 +42,7 @@ def main() -> None:
         from niels_gpt.generation.chat import load_session
 
     if options.run.is_dir() and not is_run(options.run) and (rows := read_rows(options.run)):
-        raise list_runs(options.run, rows)
+        raise explain_folder(options.run, rows)
     session = load_session(options.run)
     sampling = {name: vars(options)[name] for name in ("max_tokens", "temperature", "top_k", "seed")}
 
@@ -69,7 +69,7 @@ def main() -> None:
             print()
 
 
-def list_runs(folder: Path, rows: Sequence[Row]) -> CheckpointError:
+def explain_folder(folder: Path, rows: Sequence[Row]) -> CheckpointError:
     """Print the runs in a folder to stderr, and return an error whose hint is how to sample the best."""
     for row in rows:
         print(describe_row(replace(row, name=row.folder)), file=sys.stderr)

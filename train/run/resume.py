@@ -251,9 +251,10 @@ def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
     tokenizer = load_tokenizer(cfg.tokenizer_path)
     if tokenizer.V != cfg.model.V:
         kind = CheckpointError if begun or theirs else DataError
+        whose = cfg.tokenizer_path if begun or not theirs else f"the tokenizer of {theirs.path}"
         raise kind(
-            f"model.V={cfg.model.V}, but {cfg.tokenizer_path} has {tokenizer.V} entries",
-            f"use model.V={tokenizer.V}, or another name=...",
+            f"model.V={cfg.model.V}, but {whose} has {tokenizer.V} entries",
+            f"use model.V={tokenizer.V}{', or another name=...' if begun else ''}",
         )
     given = cfg.data.tokenizer
     if given.endswith(".json") and adopt_tokenizer(Path(given)).tokenizer.hash() != tokenizer.hash():

@@ -5,11 +5,13 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
+from niels_gpt.data.readers.open_files import open_text
 from niels_gpt.errors import DataError
 
 MAX_LINE = 16 << 20  # bytes of a row with its end
@@ -17,33 +19,27 @@ READ_CHARS = 1 << 20
 _BEFORE_ROW = re.compile(r"\s*([\[,])\s*")
 
 
-def read_json_rows(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Any]]:
-    """Yield the place and content of each row, or the ValueError that says why it is bad.
-
-    DataError if the file begins as an array but is none.
-    """
-    is_array = file.peek().removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-    for place, row in _split_array(path, file) if is_array else _split_lines(path, file):
-        if len(row) > MAX_LINE:
-            yield place, ValueError(f"longer than {MAX_LINE >> 20} MB")
-            continue
-        try:
-            content = from_json(row.rstrip())  # refuses half surrogate pairs too
-        except ValueError as error:
-            content = ValueError(f"not JSON ({str(error).replace('line 1 column', 'byte')})")
-        yield place, content
+def read_json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the place and content of each row, a ValueError if it is bad. DataError if the file is damaged."""
+    with open_text(path) as file:
+        is_array = file.peek().removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+        for place, row in _split_array(path, file) if is_array else _split_lines(path, file):
+            try:
+                content = from_json(row.rstrip())  # refuses half surrogate pairs too
+            except ValueError as error:
+                content = ValueError(f"not JSON ({str(error).replace('line 1 column', 'byte')})")
+            if len(row) > MAX_LINE:
+                content = ValueError(f"longer than {MAX_LINE >> 20} MB")
+            yield place, content
 
 
 def _split_lines(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, bytes]]:
     """Yield the lines that are not blank; of one above MAX_LINE only the beginning."""
-    number = 0
-    while line := file.readline(MAX_LINE + 1):
-        number += 1
-        rest = line
-        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE + 1)
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
+    parts = iter(partial(file.readline, MAX_LINE + 1), b"")
+    for number, part in enumerate(parts, 1):
+        line = part.removeprefix(codecs.BOM_UTF8)
+        while len(part) > MAX_LINE and not part.endswith(b"\n"):
+            part = next(parts, b"")
         if line.strip():
             yield f"{path}:{number}", line
 

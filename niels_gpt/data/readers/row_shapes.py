@@ -5,7 +5,6 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import islice
 from typing import Any
 
 from niels_gpt.data.readers.records import Dialogue, Document, Message, Role
@@ -17,8 +16,7 @@ ROW_HINT = (
     ' {"prompt": "...", "completion": "..."}, {"instruction": "...", "output": "..."} or {"text": "..."}'
 )
 WITH_TOOLS = "dialogue with tools"
-MAX_KEYS = 50  # ignored keys that are counted; the log names the SHOWN_KEYS that most rows have
-SHOWN_KEYS = 10
+MAX_KEYS = 20  # ignored keys that are counted, the first there are
 
 TURNS = {"messages": "messages", "conversations": "ShareGPT"}  # key of the list: shape
 PAIRS = {  # shape: keys of the question, of what may come with it, and of the answer
@@ -33,13 +31,19 @@ TOOL_ROLES = ("tool", "tool_call", "tool_response", "function", "function_call",
 TURN_KEYS = {"role", "from", "content", "value", "weight", "train", "tool_calls", "function_call"}
 
 
-def parse_row(row: object) -> tuple[str, Document | Dialogue, set[str]]:
+def parse_row(row: object, column: str = "") -> tuple[str, Document | Dialogue | None, set[str]]:
     """Return the shape of a row, its record, and its keys that were not looked at. None counts as absent.
 
-    ValueError saying what is wrong with the row.
+    Of a `column`, the record is its text, or None where it has none. ValueError saying what is wrong with the row.
     """
     if not isinstance(row, Mapping):
         raise ValueError("not an object with keys")
+    if column:
+        if column not in row:
+            raise ValueError(f"no column {column!r:.80}, only {', '.join(map(str, row)):.200}")
+        if not isinstance(text := row[column], str | None):
+            raise ValueError(f"column {column!r:.80} holds {type(text).__name__}, not text")
+        return ("text", Document("", text), set()) if text and text.strip() else ("without text", None, set())
     given = {str(key): value for key, value in row.items() if value is not None}
     for key, shape in TURNS.items():
         if isinstance(turns := given.get(key), list | tuple):
@@ -57,13 +61,8 @@ def parse_row(row: object) -> tuple[str, Document | Dialogue, set[str]]:
     if "text" in given:
         text = _get_text(given["text"], "text")
         return "text", Document("", text), given.keys() - {"text"}
-    keys = ", ".join(islice(given, SHOWN_KEYS))
+    keys = ", ".join(given)
     raise ValueError(f"no known shape; its keys are {keys:.200}" if given else "has no keys with values")
-
-
-def hash_text(text: str) -> str:
-    """Return the name of a record that is known by this text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _parse_turn(turn: object) -> Message | None:
@@ -97,7 +96,7 @@ def _make_dialogue(row: Mapping[str, Any], messages: Sequence[Message]) -> Dialo
     if all(message.role != "assistant" for message in messages):
         raise ValueError("no assistant message")
     question = next((message for message in messages if message.role == "user"), messages[0])
-    return Dialogue(hash_text(question.content), tuple(messages))
+    return Dialogue(hashlib.sha256(question.content.encode()).hexdigest()[:32], tuple(messages))
 
 
 def _is_blank(value: object) -> bool:
@@ -119,50 +118,45 @@ def _get_part(part: object, key: str) -> str:
             return text
         case {"type": "tool_use" | "tool_result" | "tool_call"}:
             raise ValueError(WITH_TOOLS)
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise ValueError(f"{key} has a part of type {kind!r:.40}, not text")
+    raise ValueError(f"{key} has a part that is not text")
 
 
 class RowParser:
     """Parse the rows of a source; count shapes, ignored keys and skipped rows, and log them once."""
 
-    def __init__(self, label: str, skip: bool) -> None:
-        """`label` is the source's name in the log; `skip` bad rows instead of raising."""
-        self.label, self.skip, self.first_bad = label, skip, ""
+    def __init__(self, label: str, skip: bool, column: str = "") -> None:
+        """`label` names the source in the log; `skip` bad rows instead of raising; `column` as in parse_row."""
+        self.label, self.skip, self.column, self.first_bad = label, skip, column, ""
         self.shapes, self.ignored, self.bad = Counter[str](), Counter[str](), Counter[bool]()
 
     def parse(self, place: str, row: object) -> Document | Dialogue | None:
-        """Return the record of a row, or None if it is bad and skipped; a ValueError is a row that is bad.
-
-        DataError naming the place if the row is bad and not skipped.
-        """
+        """Return the record of a row, or None if it is skipped. DataError if it is bad, as a ValueError is."""
         try:
             if isinstance(row, ValueError):
                 raise row
-            shape, record, ignored = parse_row(row)
+            shape, record, ignored = parse_row(row, self.column)
         except ValueError as error:
             self.first_bad = self.first_bad or f"{place}: {error}"
             if not self.skip:
-                raise DataError(self.first_bad, f"{ROW_HINT}; mend it, or set data.on_bad_line=skip") from error
+                hint = "set data.column to a column of text" if self.column else f"{ROW_HINT}; mend it"
+                raise DataError(self.first_bad, f"{hint}, or set data.on_bad_line=skip") from error
             self.bad[str(error) == WITH_TOOLS] += 1
             return None
         self.shapes[shape] += 1
         self.ignored.update(key for key in ignored if key in self.ignored or len(self.ignored) < MAX_KEYS)
         return record
 
-    def require_rows(self, where: str) -> None:
-        """Raise DataError if there was no good row in `where`."""
+    def finish(self, where: str, files: int) -> None:
+        """Raise DataError if no row of `where` was good; log what was in so many files, if any."""
         if not self.shapes:
             why = f"all {self.bad.total()} rows are bad; {self.first_bad}" if self.bad else "no rows"
             raise DataError(f"{where}: {why}", ROW_HINT)
-
-    def log(self, files: str) -> None:
-        """Log what there was in `files`, such as "3 files"."""
+        if not files:
+            return
         shapes = ", ".join(f"{count} {shape}" for shape, count in self.shapes.most_common())
-        keys = [f"{escape_line(key):.60} ({count})" for key, count in self.ignored.most_common(SHOWN_KEYS)]
-        keys += ["others"] * (len(self.ignored) > SHOWN_KEYS)
+        keys = [f"{escape_line(key):.60} ({count})" for key, count in self.ignored.most_common()]
         ignored = f"; ignored keys, with the rows that have them: {', '.join(keys)}" if keys else ""
-        log_once(logging.INFO, f"data: {self.label}: {files}, rows: {shapes}{ignored}")
+        log_once(logging.INFO, f"data: {self.label}: files: {files}, rows: {shapes}{ignored}")
         if self.bad:
             tools = f" ({self.bad[True]} of them a {WITH_TOOLS})" if self.bad[True] else ""
             skipped = f"skipped {self.bad.total()} bad rows{tools}; the first is {escape_line(self.first_bad)}"

@@ -14,31 +14,29 @@ MAX_MESSAGES = 10_000  # of a tree
 def join_trees(rows: Iterable[Placed]) -> Iterator[Placed]:
     """Yield one row of messages for each tree: from its root, the best reply to each message, up to an answer.
 
-    The rows of a tree follow one another. A tree without an answer is left out.
+    The rows of a tree follow one another. A tree without an answer is left out, other rows stay as they are.
     """
-    for tree, group in groupby(rows, key=_get_tree):
-        if not tree:  # bad rows
+    for tree, group in groupby(rows, lambda placed: _is_message(placed[1]) and placed[1]["message_tree_id"]):
+        if not tree:
             yield from group
             continue
-        messages = list(islice(group, MAX_MESSAGES))
-        replies: dict[str, list[Mapping[str, Any]]] = {}
-        for _, row in messages:
-            replies.setdefault(str(row.get("parent_id") or ""), []).append(row)
+        (place, root), *others = islice(group, MAX_MESSAGES)
+        best: dict[str, Mapping[str, Any]] = {}  # reply to each message
+        for row in sorted((root, *(row for _, row in others)), key=_get_rank):
+            best.setdefault(str(row["parent_id"] or ""), row)
         thread: list[dict[str, Any]] = []
         at = ""
-        while found := replies.pop(at, None):  # popped, so that a circle of messages ends
-            best = min(found, key=_get_rank)
-            at = str(best.get("message_id"))
-            role = best.get("role")
-            thread.append({"role": "user" if role == "prompter" else role, "content": best.get("text")})
+        while row := best.pop(at, None):  # popped, so that a circle of messages ends
+            at = str(row["message_id"])
+            thread.append({"role": "user" if row["role"] == "prompter" else row["role"], "content": row["text"]})
         while thread and thread[-1]["role"] != "assistant":
             thread.pop()
         if thread:
-            yield messages[0][0], {"messages": thread}
+            yield place, {"messages": thread}
 
 
-def _get_tree(placed: Placed) -> str:
-    return str(placed[1].get("message_tree_id") or "") if isinstance(placed[1], dict) else ""
+def _is_message(row: object) -> bool:
+    return isinstance(row, dict) and row.keys() >= KEYS
 
 
 def _get_rank(row: Mapping[str, Any]) -> float:
