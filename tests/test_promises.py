@@ -131,6 +131,27 @@ def test_a_checkpoint_stores_no_random_state(run_folder: Run) -> None:
     assert not any("rng" in key or "random" in key for key in saved["train_cfg"])
 
 
+@pytest.mark.parametrize(
+    ("phase", "asked", "isolated"),
+    [("sft", "null", True), ("sft", "false", False), ("pretrain", "null", False), ("pretrain", "true", True)],
+)
+def test_attention_stays_within_a_dialogue_in_sft_and_else_as_asked(
+    run_folder: Run, phase: str, asked: str, isolated: bool
+) -> None:
+    """The tests here that run SFT therefore hold with it, and those of pretraining without it."""
+    seen: dict[bool, set[bool]] = {True: set(), False: set()}  # in training, in evaluation
+    compute_loss = GPT.loss
+
+    def record(model: GPT, ids: Tensor, targets: Tensor, n: float, segments: Tensor | None) -> Tensor:
+        several = segments is not None and bool((segments[:, 0] != segments[:, 40]).any())
+        seen[model.training].add(several)
+        return compute_loss(model, ids, targets, n, segments)
+
+    with mock.patch.object(GPT, "loss", record):
+        run_folder(f"data.isolate={asked}", "train.total_steps=2", experiment=f"smoke_{phase}")
+    assert seen == {True: {isolated}, False: {isolated}}
+
+
 # 3. The loss of a step is the exact mean over its targets, however B and accum_steps split it.
 
 

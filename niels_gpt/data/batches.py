@@ -5,8 +5,10 @@ Batches are made from mapped files in the training process: mps does not work wi
 Shapes: N sequences of T tokens.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,15 +19,31 @@ from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derive_seed
 
-OPEN_ROWS = 32  # rows that may take another dialogue while dialogues are packed
 MIXTURE_PERIOD = 1024  # sequences over which the weights of a mixture are exact to rounding
 
 
 class Batch(NamedTuple):
-    """x (N, T) token ids; y (N, T) the ids that follow, IGNORE if not a target; both int64."""
+    """x (N, T) token ids; y (N, T) the ids that follow, IGNORE if not a target; all int64.
+
+    `segments` (N, T) number the dialogue or document of each position; None if attention sees the whole row.
+    """
 
     x: Tensor
     y: Tensor
+    segments: Tensor | None = None
+
+    def split(self, count: int) -> list["Batch"]:
+        """Return microbatches of `count` sequences."""
+        firsts = range(0, len(self.x), count)
+        return [self._map(itemgetter(slice(first, first + count))) for first in firsts]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        return self._map(lambda column: column.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        segments = None if self.segments is None else change(self.segments)
+        return Batch(change(self.x), change(self.y), segments)
 
 
 def require_valid_ids(batch: Batch, V: int) -> None:
@@ -68,8 +86,9 @@ class EpochOrder:
 class TokenStream:
     """Documents concatenated and cut into rows of T tokens; every next token is a target."""
 
-    def __init__(self, files: TokenFiles, T: int, seed: int) -> None:
+    def __init__(self, files: TokenFiles, T: int, seed: int, *, isolate: bool = False) -> None:
         self.ids, self.T = files.ids, T
+        self.ends = files.offsets[1:] if isolate else None
         rows = (len(self.ids) - 1) // T
         if rows < 1:
             raise DataError(
@@ -84,57 +103,75 @@ class TokenStream:
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
         offsets = self.order.find_rows(first, count) * self.T
-        tokens = self.ids[offsets[:, None] + torch.arange(self.T + 1)].long()  # (N, T+1)
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+        places = offsets[:, None] + torch.arange(self.T + 1)  # (N, T+1)
+        tokens = self.ids[places].long()
+        segments = None
+        if self.ends is not None:  # that of its target: END_OF_TEXT begins the next document, as in generation
+            segments = torch.searchsorted(self.ends, places[:, :-1] + 1, right=True)
+        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), segments)
 
 
 class ChatStream:
     """Whole dialogues packed into rows of T; the targets are the assistant's words."""
 
-    def __init__(self, files: TokenFiles, T: int, seed: int) -> None:
-        self.files, self.T = files, T
+    def __init__(self, files: TokenFiles, T: int, seed: int, *, isolate: bool = False) -> None:
+        self.files, self.T, self.isolate = files, T, isolate
         if len(files.offsets) < 2:
-            raise DataError("there are no dialogues to train on", "add dialogues, or raise model.T")
-        self.rows = pack_rows((files.offsets[1:] - files.offsets[:-1]).tolist(), T + 1)
-        self.order = EpochOrder(len(self.rows), seed)
+            raise DataError("there are no dialogues to train on", "add dialogues with an answer to learn")
+        self.items, self.begins = pack_rows(files.offsets.diff(), T + 1)
+        self.order = EpochOrder(len(self.begins) - 1, seed)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.order.rows
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1; padding after the dialogues is id 0 and never a target."""
         x = torch.zeros(count, self.T + 1, dtype=torch.int64)
-        y = torch.full_like(x, IGNORE)
+        y, segments = torch.full_like(x, IGNORE), torch.zeros_like(x)
         for n, row in enumerate(self.order.find_rows(first, count).tolist()):
             at = 0
-            for item in self.rows[row]:
+            items = self.items[self.begins[row] : self.begins[row + 1]]
+            for number, item in enumerate(items.tolist(), 1):
                 start, end = self.files.offsets[item : item + 2].tolist()
                 ids = self.files.ids[start:end].long()
                 x[n, at : at + len(ids)] = ids
                 y[n, at : at + len(ids)] = ids.where(self.files.target_mask[start:end].bool(), IGNORE)
+                segments[n, at : at + len(ids)] = number
                 at += len(ids)
-        return Batch(x[:, :-1].contiguous(), y[:, 1:].contiguous())
+        isolated = segments[:, :-1].contiguous() if self.isolate else None
+        return Batch(x[:, :-1].contiguous(), y[:, 1:].contiguous(), isolated)
 
 
-def pack_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Return rows of item numbers, each with `room` tokens at most; every item is in one row.
+def pack_rows(lengths: Tensor, room: int) -> tuple[Tensor, Tensor]:
+    """Return the items (N,) row by row, and where each row begins and the last one ends (rows + 1,).
 
-    An item joins the fullest of the open rows that still has room; the fullest is closed when too many are open.
+    The longest item left that fits joins a row, until none fits into its `room` tokens. Rows of the same lengths
+    are made at once (first-fit decreasing, on a histogram as in Krell et al., 2021).
     """
-    rows: list[list[int]] = []
-    open_rows: list[tuple[int, list[int]]] = []  # (room left, items)
-    for item, length in enumerate(lengths):
-        fitting = [row for row in open_rows if row[0] >= length]
-        left, items = min(fitting, key=lambda row: row[0]) if fitting else (room, [])
-        if fitting:
-            open_rows = [row for row in open_rows if row[1] is not items]
-        else:
-            rows.append(items)
-        items.append(item)
-        open_rows.append((left - length, items))
-        if len(open_rows) > OPEN_ROWS:
-            open_rows.remove(min(open_rows, key=lambda row: row[0]))
-    return rows
+    sizes, counts = (column.tolist() for column in lengths.unique(return_counts=True))
+    left = dict(zip(sizes, counts, strict=True))
+    runs: dict[int, list[tuple[int, int, int]]] = {size: [] for size in sizes}  # first row, items a row, items
+    rows = 0
+    while sizes:
+        row: dict[int, int] = {}  # items of each length
+        space, at = room, len(sizes)
+        while at := bisect_right(sizes, space, 0, at):
+            at -= 1
+            size = sizes[at]
+            row[size] = min(space // size, left[size])
+            space -= size * row[size]
+        alike = min(left[size] // n for size, n in row.items())
+        for size, n in row.items():
+            runs[size].append((rows, n, n * alike))
+            left[size] -= n * alike
+            if not left[size]:
+                sizes.remove(size)
+        rows += alike
+    first, each, items = torch.tensor([run for same in runs.values() for run in same]).T
+    places = torch.arange(len(lengths)) - (items.cumsum(0) - items).repeat_interleave(items)  # in the run
+    row_of = first.repeat_interleave(items) + places // each.repeat_interleave(items)
+    begins = torch.cat([torch.zeros(1, dtype=torch.int64), row_of.bincount().cumsum(0)])
+    return lengths.argsort(stable=True)[row_of.argsort(stable=True)], begins
 
 
 class Mixture:
@@ -152,7 +189,12 @@ class Mixture:
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
         drawn = [self._draw_sequence(number) for number in range(first, first + count)]
-        return Batch(torch.cat([batch.x for batch in drawn]), torch.cat([batch.y for batch in drawn]))
+        segments = [batch.segments for batch in drawn if batch.segments is not None]
+        return Batch(
+            torch.cat([batch.x for batch in drawn]),
+            torch.cat([batch.y for batch in drawn]),
+            torch.cat(segments) if segments else None,
+        )
 
     def _draw_sequence(self, number: int) -> Batch:
         period, place = divmod(number, MIXTURE_PERIOD)

@@ -50,7 +50,7 @@ class Progress(BaseModel):
     records: NonNegativeInt = 0
     ended: bool = True  # the last item
     full: bool = False
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(left_out=0, continued=0, further_rows=0, cut_rows=0)
     sizes: dict[Split, dict[Column, NonNegativeInt]] = {}
 
 
@@ -72,7 +72,7 @@ def _tokenize(
     rest = ", going on where an earlier build ended" if progress.records else ""
     log.info("data: %s, %s: %d, %.1f MB%s", task, want, plan.records, plan.size / 1e6, rest)
     writers = {split: TokenWriter(part, split, tokenizer.V, progress.sizes.get(split, {})) for split in SPLITS}
-    saved = began
+    counts, saved = progress.counts, began
 
     def save() -> None:
         nonlocal saved
@@ -97,10 +97,12 @@ def _tokenize(
                 writers[split].add(encoded.encode(record.text), [], None)
                 if record.ends:
                     writers[split].add([tokenizer.special[END_OF_TEXT]], [], key)
-            elif tokens := encode_dialogue(record.messages, encoded, limit, source.learn):
-                writers[split].add(*tokens, key)
             else:
-                progress.counts["dropped"] += 1
+                rows = encode_dialogue(record.messages, encoded, limit, source.learn)
+                for row in rows:
+                    writers[split].add(row.ids, row.target_mask, key)
+                more, cut = len(rows[1:]), sum(row.cut for row in rows)
+                counts.update(left_out=not rows, continued=more > 0, further_rows=more, cut_rows=cut)
             if time.monotonic() - saved > SAVE_EVERY or len(writers[split].buffers["ids"]) >= BUFFER:
                 save()
     save()
@@ -111,16 +113,19 @@ def _tokenize(
         "tokenizer_sha256": tokenizer.hash(),
         "content_sha256": plan.content_sha256,
         "records": plan.records,
-        "dropped": progress.counts["dropped"],
+        "dialogues": counts,
         "splits": {split: writer.write_sorted() for split, writer in writers.items()},
     }
     write_meta(part, meta)
     seconds = time.monotonic() - began
     log.info("data: tokenized %s in %.0f s, %.1f MB/s", source.label, seconds, plan.size / 1e6 / seconds)
-    if dropped := progress.counts["dropped"]:
-        log.warning(
-            "data: %d of %d dialogues have no answer to learn within %d tokens; left out",
-            *(dropped, plan.records, limit),
+    if any(counts.values()):
+        log.log(
+            logging.WARNING if counts["left_out"] or counts["cut_rows"] else logging.INFO,
+            "data: %s: of %d dialogues, %d are longer than model.T=%d and go on in %d further rows, and %d have "
+            "no answer to learn and are left out; in %d rows, words before an answer are cut",
+            *(source.label, plan.records, counts["continued"], limit - 1, counts["further_rows"]),
+            *(counts["left_out"], counts["cut_rows"]),
         )
 
 

@@ -45,8 +45,10 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(cfg.C, cfg.C, bias=False)
         self.o_proj = nn.Linear(cfg.C, cfg.C, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, trace: list[Tensor] | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C); a `trace` list receives the probabilities."""
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, segments: Tensor | None, trace: list[Tensor] | None = None
+    ) -> Tensor:
+        """Map (B, T, C) to (B, T, C), within `segments` (B, T) if given; a `trace` receives the probabilities."""
         B, T, C = x.shape
         q, k, v = (
             project(x).view(B, T, self.H, C // self.H).transpose(1, 2)  # (B, H, T, D)
@@ -54,10 +56,7 @@ class Attention(nn.Module):
         )
         # In fp32: a product of two dtypes can crash on mps.
         q, k = (rotate(part.float(), cos, sin).to(v.dtype) for part in (q, k))
-        if trace is None:
-            y = causal_attention(q, k, v)
-        else:
-            y = traced_attention(q, k, v, trace)
+        y = causal_attention(q, k, v, segments) if trace is None else traced_attention(q, k, v, segments, trace)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, C))
         return out
 
@@ -88,8 +87,10 @@ class Block(nn.Module):
         self.feed_forward = SwiGLU(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, trace: list[Tensor] | None = None) -> Tensor:
-        """Map (B, T, C) to (B, T, C)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin, trace))
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, segments: Tensor | None, trace: list[Tensor] | None = None
+    ) -> Tensor:
+        """Map (B, T, C) to (B, T, C); arguments as in Attention."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin, segments, trace))
         out: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return out

@@ -60,22 +60,23 @@ class GPT(nn.Module):
             nn.init.normal_(self.embedding.weight, mean=0.0, std=UNTIED_STD)
             nn.init.zeros_(self.head.weight)
 
-    def forward(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
+    def forward(self, ids: Tensor, trace: list[Tensor] | None = None, segments: Tensor | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each of `ids` (B, T), T at most cfg.T.
 
-        A `trace` list receives each block's attention probabilities, (B, H, T, T), and turns off activation
+        With `segments` (B, T), contiguous numbers of dialogues or documents, attention stays within a segment. A
+        `trace` list receives each block's attention probabilities, (B, H, T, T), and turns off activation
         checkpointing for the call.
         """
-        x = self._hidden(ids, trace)  # (B, T, C)
+        x = self._hidden(ids, segments, trace)  # (B, T, C)
         with torch.autocast(x.device.type, enabled=False):  # in fp16 most gradients of the logits would underflow
             return F.linear(x.float(), self.head_weight.float())
 
-    def loss(self, ids: Tensor, targets: Tensor, denominator: float) -> Tensor:
+    def loss(self, ids: Tensor, targets: Tensor, denominator: float, segments: Tensor | None = None) -> Tensor:
         """Return the next_token_loss of `ids` (B, T) and `targets` (B, T) without materializing the logits."""
-        hidden = self._compiled(ids) if self._compiled and self.training else self._hidden(ids)  # (B, T, C)
+        hidden = (self._compiled if self._compiled and self.training else self._hidden)(ids, segments)  # (B, T, C)
         return head_loss(hidden, self.head_weight, targets, denominator)
 
-    def _hidden(self, ids: Tensor, trace: list[Tensor] | None = None) -> Tensor:
+    def _hidden(self, ids: Tensor, segments: Tensor | None = None, trace: list[Tensor] | None = None) -> Tensor:
         """Return the input of the head, (B, T, C)."""
         T = ids.shape[1]
         cos, sin = self.cos[:T], self.sin[:T]
@@ -83,9 +84,9 @@ class GPT(nn.Module):
         x = self.dropout(self.embedding(ids))  # (B, T, C)
         for block in self.blocks:
             if recompute:
-                x = checkpoint(block, x, cos, sin, use_reentrant=False, **self._replay_options())
+                x = checkpoint(block, x, cos, sin, segments, use_reentrant=False, **self._replay_options())
             else:
-                x = block(x, cos, sin, trace)
+                x = block(x, cos, sin, segments, trace)
         out: Tensor = self.norm(x)
         return out
 

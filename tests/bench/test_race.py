@@ -155,6 +155,7 @@ def test_what_a_run_adds_is_measured_of_real_steps_and_real_checkpoints(tmp_path
     toy = found["overhead"]["toy"]
     assert toy["parts"].keys() == {"draw", "require_ids", "finite", "metrics"}
     assert all(0 < seconds < toy["step"] for seconds in toy["parts"].values())
+    assert 0 < toy["isolated"] != toy["step"] and "data.isolate=true" in done.stdout
     assert toy["share"] == pytest.approx((sum(toy["parts"].values()) - toy["parts"]["draw"]) / toy["step"])
     saved = found["saving"]
     assert saved["parameters"] == GPT(SHAPES["toy"].model).parameter_count()

@@ -20,6 +20,7 @@ COMPLETED = {
     "niels_gpt train precision=fp16 model=sm": "all",
     "niels_gpt train experiment=x": "",
     "niels_gpt doctor model.drop": "out=",
+    "niels_gpt prepare data.separ": "ator=",
     "niels_gpt sample notes.t": "xt",
 }
 LONGEST = 60.0  # seconds

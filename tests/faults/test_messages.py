@@ -18,6 +18,8 @@ REFUSED = [
     ("train", ["-m", "train.B=1,0"], 2),
     ("train", ["--resolve"], 2),
     ("train", ["dir=/dev/null/run"], 8),
+    ("prepare", ["data.fles=notes"], 2),
+    ("prepare", ["phase=pretrain", "data=text", "data.files=nowhere.txt"], 3),
     ("sample", ["nothing", "--prompt", "a", "--top-k", "few"], 2),
     ("sample", ["nothing", "--prompt", "a"], 4),
     ("export", ["nothing", "out"], 4),

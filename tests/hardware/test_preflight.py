@@ -14,6 +14,7 @@ from torch.torch_version import TorchVersion
 
 from niels_gpt.errors import ConfigError
 from niels_gpt.loss import head_loss
+from niels_gpt.model.attention import causal_attention
 from train.config.schema import RunCfg
 from train.hardware import preflight as module
 from train.hardware.preflight import check_device, find_problems, refuse_known_faults
@@ -67,11 +68,28 @@ def test_wrong_kernels_without_gradients_are_seen() -> None:
 def test_attention_that_sees_the_future_is_seen() -> None:
     attend = torch.nn.functional.scaled_dot_product_attention
 
-    def leaking(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def leaking(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Any) -> torch.Tensor:
+        if segments is not None:
+            return causal_attention(q, k, v, segments)
         return attend(q, k, v, is_causal=torch.is_grad_enabled())  # as mps did, in evaluation alone
 
     with mock.patch("niels_gpt.model.blocks.causal_attention", leaking):
         assert list(find_problems(CPU, nullcontext, torch.float32)) == ["a later token changed an earlier one"]
+
+
+@pytest.mark.parametrize(
+    ("training", "told"),
+    [
+        (True, "attention within segments gave another gradient than in fp32 on the CPU"),
+        (False, "a token of one segment changed another segment"),
+    ],
+)
+def test_attention_that_sees_another_segment_is_seen(training: bool, told: str) -> None:
+    def leaking(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Any) -> torch.Tensor:
+        return causal_attention(q, k, v, None if torch.is_grad_enabled() is training else segments)
+
+    amp = partial(mock.patch, "niels_gpt.model.blocks.causal_attention", leaking)  # on the device under test alone
+    assert list(find_problems(CPU, amp, torch.float32)) == [told]
 
 
 def test_a_recomputation_with_other_masks_is_seen() -> None:

@@ -5,6 +5,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import Plan, Run, final, metrics, same, stopped_after
+from torch._dynamo.utils import counters
 
 from niels_gpt.errors import ConfigError, Interrupted
 from train.config.schema import TrainCfgSchema
@@ -14,11 +15,16 @@ CPU, MPS = torch.device("cpu"), torch.device("mps")
 
 
 @pytest.mark.slow
-def test_a_compiled_run_learns_the_same_but_for_rounding(run_folder: Run) -> None:
+@pytest.mark.parametrize("phase", ["pretrain", "sft"])  # in SFT each batch has other segments
+def test_a_compiled_run_learns_the_same_but_for_rounding_and_is_compiled_once(run_folder: Run, phase: str) -> None:
+    torch._dynamo.reset()
+    counters.clear()
     eager, compiled = (
-        metrics(run_folder("memory=ckpt", f"compile={option}", name=option) / "pretrain")
+        metrics(run_folder("memory=ckpt", f"compile={option}", experiment=f"smoke_{phase}", name=option) / phase)
         for option in ("off", "on")
     )
+    assert counters["stats"]["unique_graphs"] == 2, "one of require_compiler, and one of the model for all steps"
+    assert not counters["graph_break"]
     assert [event["step"] for event in eager] == [event["step"] for event in compiled]
     losses = ([event["loss"] for event in events] for events in (eager, compiled))
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
@@ -26,7 +32,7 @@ def test_a_compiled_run_learns_the_same_but_for_rounding(run_folder: Run) -> Non
 
 @pytest.mark.slow
 def test_a_compiled_run_resumes_to_the_bit_dropout_included(run_folder: Run) -> None:
-    asked = ["compile=on", "model.dropout=0.1"]
+    asked = ["compile=on", "model.dropout=0.1", "data.isolate=true"]
     straight = run_folder(*asked, name="straight") / "pretrain"
     with stopped_after(2), pytest.raises(Interrupted):
         run_folder(*asked, name="cut")

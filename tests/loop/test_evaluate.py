@@ -3,6 +3,7 @@
 import math
 import string
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,28 @@ CHATS = ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6] * 3), T, 1)
 
 @pytest.mark.parametrize("B", [1, 5, 64])
 def test_the_loss_does_not_depend_on_B(B: int) -> None:
-    x, y = CHATS.draw(0, len(CHATS))
+    x, y, _ = CHATS.draw(0, len(CHATS))
     expected = next_token_loss(MODEL.eval()(x), y, int((y != IGNORE).sum())).item()
     loss = evaluate(MODEL, allocate_sequences({"chats": (CHATS, 1.0)}, 1000), B, nullcontext)
     assert loss and loss.mean == loss.by_source["chats"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_dialogues_that_share_rows_have_the_loss_that_each_has_alone_if_they_are_isolated() -> None:
+    lengths = [3, 4, 2, 2, 5, 3]
+    packed = [ChatStream(dialogues(lengths), T, 1, isolate=isolate) for isolate in (True, False)]
+    assert len(packed[0]) < len(lengths)
+    total, targets = torch.zeros(()), 0
+    files = dialogues(lengths)
+    for start, end in pairwise(files.offsets.tolist()):
+        x, mask = files.ids[start:end].long(), files.target_mask[start + 1 : end].bool()
+        total += MODEL.eval().loss(x[None, :-1], x[None, 1:].where(mask, IGNORE), 1.0).detach()
+        targets += int(mask.sum())
+    alone = (total / targets).item()
+    isolated, together = (
+        evaluate(MODEL, allocate_sequences({"chats": (source, 1.0)}, 1000), 2, nullcontext) for source in packed
+    )
+    assert isolated and isolated.mean == pytest.approx(alone, abs=1e-6)
+    assert together and together.mean != pytest.approx(alone, abs=1e-6)
 
 
 def test_it_sees_as_many_sequences_as_asked_for_in_batches_of_one_shape() -> None:
@@ -53,7 +72,7 @@ def test_each_row_validates_once_at_most_and_a_source_counts_by_its_share() -> N
     loss = evaluate(MODEL, parts, 3, nullcontext)
     assert loss and list(loss.by_source) == ["few", "many"]
     for name, source, sequences in (("few", few, 4), ("many", many, 16)):
-        x, y = source.draw(0, sequences)
+        x, y, _ = source.draw(0, sequences)
         assert len({tuple(row) for row in x.tolist()}) == sequences
         expected = next_token_loss(MODEL.eval()(x), y, y.numel()).item()
         assert loss.by_source[name] == pytest.approx(expected, rel=1e-6)

@@ -21,6 +21,7 @@ from train.artifacts.checkpointing import TrainState
 from train.config.schema import TrainCfgSchema
 from train.hardware.memory_tracker import LiveBytes
 from train.loop import steps as train_loop
+from train.loop.evaluate import allocate_sequences, evaluate
 from train.loop.logger import RunLogger
 from train.loop.optim import make_optimizer
 
@@ -44,7 +45,7 @@ def step(state: TrainState, cfg: TrainCfgSchema, source: Source) -> tuple[Tensor
 
 def test_the_loss_of_a_step_is_the_mean_over_all_its_targets() -> None:
     state, cfg = fresh(B=2, accum_steps=3)
-    x, y = SOURCES["sft"].draw(0, 6)
+    x, y, _ = SOURCES["sft"].draw(0, 6)
     expected = torch.nn.functional.cross_entropy(state.model(x).flatten(0, 1), y.flatten())
     assert step(state, cfg, SOURCES["sft"])[0].item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -103,6 +104,29 @@ def test_training_learns(run_folder: Run) -> None:
     result = json.loads((folder / "result.json").read_text())["phases"][0]
     assert result["best_val_loss"] < result["unigram_loss"] - 0.5
     assert result["bits_per_byte"] < result["unigram_bits_per_byte"]
+
+
+def test_an_answer_known_by_heart_is_known_beside_other_dialogues_too_if_they_are_isolated() -> None:
+    """It has the very loss that it has alone. Without isolation the others get in its way."""
+    files = dialogues([7, 9, 12, 8, 10, 6, 11, 9])
+    generator = torch.Generator().manual_seed(0)
+    files = files._replace(ids=torch.randint(256, (len(files.ids),), generator=generator).to(torch.uint16))
+    alone, isolated = ChatStream(files, 11, 1, isolate=True), ChatStream(files, 40, 1, isolate=True)
+    assert (len(alone), len(isolated)) == (8, 2)
+    cfg = TrainCfgSchema(B=8, accum_steps=1, optim="adamw")
+    torch.manual_seed(0)
+    model = GPT(CFG.model_copy(update={"T": 40, "C": 32}))
+    state = TrainState(model, make_optimizer(model, cfg))
+    for _ in range(120):
+        train_loop.optimizer_step(state, cfg, alone, nullcontext, 1e-2)
+    together = ChatStream(files, 40, 1)
+    losses = [
+        evaluate(model, allocate_sequences({"": (source, 1.0)}, 8), 2, nullcontext)
+        for source in (alone, isolated, together)
+    ]
+    by_heart, beside, disturbed = (loss.mean for loss in losses if loss)
+    assert by_heart < 0.01 and beside == pytest.approx(by_heart, abs=1e-5)
+    assert disturbed > by_heart + 0.1
 
 
 def test_a_scaled_loss_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> None:

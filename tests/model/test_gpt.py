@@ -9,7 +9,7 @@ from torch import Tensor
 from niels_gpt import loss as loss_module
 from niels_gpt.config import ModelCfg
 from niels_gpt.loss import IGNORE, next_token_loss
-from niels_gpt.model import replay
+from niels_gpt.model import attention, replay
 from niels_gpt.model.gpt import GPT
 
 CFG = ModelCfg(V=300, T=16, C=32, L=3, H=4, d_ff=64, tie_embeddings=True)
@@ -105,3 +105,64 @@ def test_many_logits_are_made_in_parts_and_loss_and_gradients_are_the_same_but_f
     assert products.call_count == 2 * 5, "32 rows, 7 at a time: their logits and their gradients"
     assert all(call.args[0].shape[0] <= 7 for call in products.call_args_list)
     torch.testing.assert_close(in_parts, whole, rtol=1e-5, atol=1e-7)
+
+
+# Segments: what is packed into a row has the loss that it has alone.
+
+LONG = CFG.model_copy(update={"T": 600, "tie_embeddings": False})
+LENGTHS = {16: [5, 1, 7, 3], 600: [40, 220, 3, 250, 87]}
+
+
+def pack(T: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Return items of random ids, the row of them all, (1, T), and its segments."""
+    generator = torch.Generator().manual_seed(3)
+    items = [torch.randint(0, CFG.V, (1, length), generator=generator) for length in LENGTHS[T]]
+    numbers = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(LENGTHS[T]))
+    return items, torch.cat(items, 1), numbers[None]
+
+
+def targets_of(item: Tensor) -> Tensor:
+    return torch.cat([item[:, 1:], torch.full((1, 1), IGNORE)], 1)
+
+
+@pytest.mark.parametrize("T", [16, 600])
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        ("cpu", {}),
+        ("cpu", {"activation_checkpointing": True}),
+        pytest.param("cpu", {"compiled": True}, marks=pytest.mark.slow),
+        ("none", {}),
+        ("none", {"activation_checkpointing": True}),
+    ],
+    ids=["ours", "ours, recomputed", "compiled", "PyTorch's", "PyTorch's, recomputed"],
+)
+def test_a_row_of_segments_has_the_loss_and_the_gradients_that_they_have_alone(
+    monkeypatch: pytest.MonkeyPatch, path: str, options: dict[str, bool], T: int
+) -> None:
+    network = GPT(LONG, **options)
+    torch.manual_seed(1)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)  # so that it matters what a position sees
+    items, row, segments = pack(T)
+    targets = torch.cat([targets_of(item) for item in items], 1)
+    n = int((targets != IGNORE).sum())
+    alone = torch.stack([network.eval().loss(item, targets_of(item), n) for item in items]).sum()
+    assert abs(network.loss(row, targets, n) - alone) > 0.01, "it makes no difference to see the others"
+    monkeypatch.setattr(attention, "DEVICE", path)
+    packed = network.train().loss(row, targets, n, segments)
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-5)
+    weights = list(network.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(packed, weights), torch.autograd.grad(alone, weights), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_trace_shows_no_attention_to_another_segment() -> None:
+    _, row, segments = pack(16)
+    trace: list[Tensor] = []
+    traced = model()(row, trace, segments)
+    torch.testing.assert_close(traced, model()(row, segments=segments), rtol=1e-5, atol=1e-6)
+    for probabilities in trace:
+        assert (probabilities[:, :, segments[0][:, None] != segments[0]] == 0).all()
+        torch.testing.assert_close(probabilities.sum(-1), torch.ones(1, CFG.H, 16))

@@ -77,15 +77,16 @@ def test_on_mps_the_products_of_blocks_have_the_asked_precision_and_all_else_is_
     assert dtypes(casts[case], HEAD, 4) == {"float32"}
     assert dtypes(casts[case], PRODUCTS, 24) == {LOW[case.split(",")[0]]}
     parts = 4 if CASES[case]["rows_at_once"] == 5 else 1  # of 16 rows, 5 at once
-    assert len(casts[case]["cross_entropy.in"]) == parts
-    assert len(casts[case]["attention.q"]) == 4  # 2 blocks in 2 passes
+    assert len(casts[case]["cross_entropy.in"]) == 2 * parts
+    assert len(casts[case]["attention.q"]) == 6  # 2 blocks in 3 passes
+    assert casts[case]["attention.mask"] == 2 * ["bool"]  # of the pass with segments
 
 
 def test_on_mps_only_the_residual_sum_mixes_dtypes_and_it_gives_fp32(casts: Casts) -> None:
     """MPSGraph has aborted on mixed products (nanochat 741), so a new one should be noticed."""
     for case, seen in casts.items():
         mixed = {name: values for name, values in seen.items() if name.startswith("mixed")}
-        expected = {} if case == "off" else {"mixed add": ["float32"] * 8}
+        expected = {} if case == "off" else {"mixed add": ["float32"] * 12}
         assert mixed == expected, case
 
 
@@ -169,24 +170,29 @@ def recorded(request: pytest.FixtureRequest) -> Record:
     state = TrainState(model, make_optimizer(model, cfg))
     x = torch.randint(0, 256, (4, 16))
     y = torch.where(torch.arange(16) < 3, IGNORE, x.roll(-1, 1))
-    rows = mock.MagicMock(draw=lambda _, count: Batch(x[:count].clone(), y[:count].clone()))  # made beforehand
-    rows.__len__.return_value = 4
+    segments = torch.arange(16).expand(4, 16) // 5
+    batches = iter([Batch(x, y), Batch(x, y, segments), Batch(x[:2], y[:2].clone(), segments[:2])])
+    rows = mock.MagicMock(draw=lambda _, count: next(batches))  # made beforehand
+    rows.__len__.return_value = 2
     amp, record = AMPS[request.param], Record()
     with (
         mock.patch("niels_gpt.loss.ROWS", 20),
-        mock.patch("niels_gpt.model.attention.MAX_TOKENS", 0),
+        mock.patch("niels_gpt.model.attention.DEVICE", "mps"),
         mock.patch("train.loop.steps.choose_loss_scale", return_value=64.0),
         mock.patch("torch.nn.utils.clip_grad._has_foreach_support", return_value=False),
         sdpa_kernel(SDPBackend.MATH),
         record,
     ):
         optimizer_step(state, cfg, rows, amp, 1e-3)
-        evaluate(model, [ValSource("rows", rows, 1.0, 4)], cfg.B, amp)
+        optimizer_step(state, cfg, rows, amp, 1e-3)  # within segments
+        evaluate(model, [ValSource("rows", rows, 1.0, 2)], cfg.B, amp)
     return record
 
 
 def test_every_op_and_dtype_of_a_training_step_is_there_on_mps(recorded: Record) -> None:
-    asked = "mm bmm _fused_adamw_ linalg_vector_norm embedding_dense_backward nll_loss_forward mul_.Tensor"
+    asked = (
+        "mm bmm _fused_adamw_ linalg_vector_norm embedding_dense_backward nll_loss_forward mul_.Tensor eq.Tensor"
+    )
     assert set(asked.split()) <= recorded.ops, "the step no longer does what this test is about"
     assert {op for op in recorded.ops if "foreach" in op} == {"_foreach_add_.Scalar"}  # AdamW counts its steps
     assert not {op for op in recorded.ops if "scaled_dot_product" in op or "rms_norm" in op}

@@ -145,6 +145,25 @@ def test_a_run_does_not_go_on_with_other_targets(run_folder: Run) -> None:
     assert not same(begun["model_state"], other["model_state"]), "the user's words are targets"
 
 
+@pytest.mark.parametrize(("phase", "default", "other"), [("pretrain", False, True), ("sft", True, False)])
+def test_a_run_does_not_go_on_with_attention_to_more_or_less(
+    run_folder: Run, phase: str, default: bool, other: bool
+) -> None:
+    own = {"experiment": f"smoke_{phase}"}
+    with stopped_after(2), pytest.raises(Interrupted):
+        run_folder(**own)
+    with pytest.raises(
+        CheckpointError, match=f"different data\nsynthetic: isolate {default} -> {other}"
+    ) as caught:
+        run_folder(f"data.isolate={other}", **own)
+    assert caught.value.hint.startswith("restore the original, or start a new run from its weights: init_from=")
+    stated = final(run_folder(f"data.isolate={default}", **own) / phase)
+    assert stated["step"] == 4
+    assert not same(stated, final(run_folder(f"data.isolate={other}", name="other", **own) / phase))
+    with pytest.raises(CheckpointError, match=f"was completed with data.isolate={default}, not"):
+        run_folder(f"data.isolate={other}", **own)
+
+
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
 def test_a_checkpoint_without_its_averages_is_refused(run_folder: Run, optim: str) -> None:
     folder = run_folder(f"optim={optim}", "train.total_steps=2", "train.keep_last=1")
@@ -174,12 +193,14 @@ def test_a_result_keeps_the_history_of_settings_that_changed(run_folder: Run) ->
     }
 
 
-def make_older(folder: Path) -> None:
-    """Rewrite the checkpoints and the result of a run as those of before the split depended on content alone."""
+def make_older(folder: Path, *unrecorded: str) -> None:
+    """Rewrite the checkpoints and the result of a run as those of a version without these records."""
     for path in folder.glob("*/*.pt"):
         saved = read_checkpoint(path)
-        del saved["train_cfg"]["split"]
-        saved["train_cfg"]["data"] = "0123456789abcdef"
+        for key in unrecorded:
+            saved["train_cfg"].pop(key, None)
+        if "split" in unrecorded:
+            saved["train_cfg"]["data"] = "0123456789abcdef"
         path.unlink()  # not the second name too
         torch.save(saved, path)
     whole = json.loads((folder / "result.json").read_text())
@@ -188,16 +209,22 @@ def make_older(folder: Path) -> None:
     (folder / "result.json").write_text(json.dumps(whole))
 
 
-def test_a_run_from_before_the_present_split_is_refused_with_both_ways_out_unless_it_is_complete(
-    run_folder: Run, copied_run: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("unrecorded", "does"),
+    [(["split", "rows"], "splits training and validation"), (["rows"], "makes rows of dialogues")],
+)
+def test_a_run_from_before_the_present_split_or_rows_is_refused_with_both_ways_out_unless_it_is_complete(
+    run_folder: Run, copied_run: Path, caplog: pytest.LogCaptureFixture, unrecorded: list[str], does: str
 ) -> None:
-    make_older(copied_run)
+    pretrained = read_checkpoint(copied_run / "pretrain" / "best.pt")["train_cfg"]
+    assert "split" in pretrained and "rows" not in pretrained, "the rows of pretraining have not changed"
+    make_older(copied_run, *unrecorded)
     caplog.set_level("INFO", logger="niels_gpt")
     run_folder(experiment="smoke_pipeline")
     assert {"pretrain: complete at step 4, nothing to do", "sft: complete at step 4, nothing to do"} <= {
         *caplog.messages
     }
-    said = r"/sft/\S+\.pt is of an older version; this one splits training and validation otherwise$"
+    said = rf"/sft/\S+\.pt is of an older version; this one {does} otherwise$"
     with pytest.raises(CheckpointError, match=said) as caught:
         run_folder("sft.train.total_steps=8", experiment="smoke_pipeline")
     hint = r"finish the run with the version that began it, or start a new run .*: (init_from=\S+) name=\.\.\."

@@ -43,6 +43,10 @@ class Attended(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             for each, tensor in zip("qkv", args, strict=False):
                 self.note(f"attention.{each}", tensor)
+            if "attn_mask" in kwargs:
+                assert kwargs.keys() == {"attn_mask"}, "a mask beside is_causal is an error"
+                assert kwargs["attn_mask"].shape == (2, 1, CFG.T, CFG.T)
+                self.note("attention.mask", kwargs["attn_mask"])
             return torch.empty_like(args[0])
         if func is Tensor.__getitem__:  # the real one would set the device first, which this build cannot do
             tensor, index = args
@@ -104,6 +108,7 @@ def observe(settings: dict[str, object], *, training: bool, rows_at_once: int) -
         with Attended(seen), amp():
             seen["loss"] = [name_of(model.loss(ids, ids, 16.0))]
             seen["logits"] = [name_of(model(ids))]
+            model.loss(ids, ids, 16.0, ids)  # whatever numbers the segments
             seen["a bare product"] = [name_of(model.embedding.weight.mm(model.embedding.weight.t()))]
     return seen
 

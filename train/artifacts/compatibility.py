@@ -14,6 +14,7 @@ UNRECORDED = {
     "resume": "none",
     "optim": "adamw",
     "split": 1,
+    "rows": 1,
 }  # the values of older checkpoints
 PATHS = {"files", "val_files", "repo"}  # settings of a source, which do not matter while the text is the same
 
@@ -70,10 +71,9 @@ def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None
         if (theirs := then.get(key, UNRECORDED.get(key, now[key]))) != now[key]:
             remedy = "restore the original"
             match key:
-                case "split":
-                    reason = (
-                        f"{found.path} is of an older version; this one splits training and validation otherwise"
-                    )
+                case "split" | "rows":
+                    does = "splits training and validation" if key == "split" else "makes rows of dialogues"
+                    reason = f"{found.path} is of an older version; this one {does} otherwise"
                     remedy = "finish the run with the version that began it"
                 case "data":
                     changes = list_source_changes(then["sources"], now["sources"]) if "sources" in then else ()

@@ -92,7 +92,7 @@ def _run_bare_loop(
     source = make_source(shape.model)
     for step in range(steps):
         for part in range(shape.accum_steps):
-            x, y = source.draw((step * shape.accum_steps + part) * shape.B, shape.B)
+            x, y, _ = source.draw((step * shape.accum_steps + part) * shape.B, shape.B)
             (loss(x, y) / shape.accum_steps).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
         optimizer.step()

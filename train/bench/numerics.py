@@ -143,9 +143,10 @@ def compute_gradient(name: str, model: GPT, train: TrainCfgSchema, batch: Batch,
     device = model.device
     loss = torch.zeros((), device=device)
     model.zero_grad()
-    for x, y in zip(batch.x.split(train.B), batch.y.split(train.B), strict=True):
+    for part in batch.split(train.B):
+        x, y, segments = part.to(device)
         with torch.autocast(device.type, dtype=DTYPES[name], enabled=name != FP32):
-            share = model.loss(x.to(device), y.to(device), targets)
+            share = model.loss(x, y, targets, segments)
         (share * scale).backward()
         loss += share.detach()
     unscale_gradients(model, scale)

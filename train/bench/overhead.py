@@ -7,7 +7,7 @@ import timeit
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,14 +35,18 @@ BATCHES, REPEATS = 7, 1000  # of a part; the median batch counts
 
 
 def measure_overhead(shape: str, steps: int) -> dict[str, Any]:
-    """Measure the CPU seconds of a step, and of each part of it that is not learning; print a table."""
+    """Measure the CPU seconds of a step, of the same within documents, and of each part that is not learning.
+
+    Print a table. The documents have 50 to 300 tokens.
+    """
     sizes = SHAPES[shape]
     cfg = make_train_cfg(sizes, {}, steps)
     state, source, numbers = make_state(CPU, sizes.model, cfg), make_source(sizes.model), count()
+    turns = cycle((source, make_source(sizes.model, isolate=True)))
     times = time_steps(
-        lambda: optimizer_step(state, cfg, source, nullcontext, cfg.base_lr), WARMUP_STEPS + steps, CPU
+        lambda: optimizer_step(state, cfg, next(turns), nullcontext, cfg.base_lr), 2 * (WARMUP_STEPS + steps), CPU
     )
-    step = median(taken.cpu for taken in times[WARMUP_STEPS:])
+    step, isolated = (median(taken.cpu for taken in times[2 * WARMUP_STEPS + n :: 2]) for n in (0, 1))
     sequences, loss, norm = cfg.effective_batch, torch.tensor(2.5), torch.tensor(0.5)
     batch = source.draw(0, sequences)
     with tempfile.TemporaryDirectory() as folder:
@@ -57,10 +61,11 @@ def measure_overhead(shape: str, steps: int) -> dict[str, Any]:
         }
     checks = sum(parts.values()) - parts["draw"]
     rows = [(shape, "CPU ms a step", "share")]
-    for name, seconds in [*parts.items(), ("all but draw", checks), ("the whole step", step)]:
+    wholes = {"all but draw": checks, "the whole step": step, "the same, data.isolate=true": isolated}
+    for name, seconds in (parts | wholes).items():
         rows.append((name, f"{1e3 * seconds:.3f}", f"{seconds / step:.3%}"))
     print(format_table(rows))
-    return {"step": step, "parts": parts, "share": checks / step}
+    return {"step": step, "isolated": isolated, "parts": parts, "share": checks / step}
 
 
 def time_repeats(work: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""The program niels_gpt: a table of sub-commands, each imported only when it is called."""
+"""The program niels_gpt: a table of sub-commands, each imported only when it is called, and their completion."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from importlib import import_module
 USAGE = "usage: niels_gpt COMMAND ..."
 COMMANDS = {
     "train": ("train a model, continue a run, or sweep over settings", "train.commands.train:main"),
+    "prepare": ("tokenize a run's data, and show what is in it", "train.commands.prepare:main"),
     "sample": ("complete a prompt, answer a question, or chat", "train.commands.sample:main"),
     "compare": ("compare runs, or list those in runs/", "train.commands.compare:main"),
     "export": ("export a trained model for other programs", "train.commands.convert:run_export"),
@@ -16,10 +17,39 @@ COMMANDS = {
     "numerics": ("compare precisions on a step of a trained run", "train.commands.measure:run_numerics"),
     "bench": ("measure training steps", "train.commands.bench:main"),
     "cache": ("show the token caches, and remove old ones", "train.commands.cache:main"),
-    "completion": ("print the completion of bash or zsh", "train.commands.completion:main"),
+    "completion": ("print the completion of bash or zsh", "train.commands.program:print_completion"),
     "import-json": ("turn an older JSON config into an experiment", "train.commands.convert:run_import_json"),
 }
 FOOTER = "niels_gpt COMMAND --help explains a command, niels_gpt --version prints the version."
+
+# Where nothing fits, -o default gives file names. Bash replaces only what follows a = in COMP_WORDBREAKS. Names of
+# files in ./conf may be from others, so no choice is expanded, as compgen -W would.
+COMPLETION = r"""
+_niels_gpt() {
+    local line="${COMP_LINE:0:$COMP_POINT}" choices choice
+    local word="${line##* }"
+    case "$line" in
+        "niels_gpt train "* | "niels_gpt prepare "* | "niels_gpt doctor "*)
+            choices="$(COMP_LINE="niels_gpt ${line#niels_gpt * }" niels_gpt train -sc query=bash 2> /dev/null)" ;;
+        "niels_gpt "*" "*) return ;;
+        *)
+            choices="@COMMANDS@"
+            compopt +o nospace 2> /dev/null ;;
+    esac
+    COMPREPLY=()
+    while read -r -d ' ' choice; do
+        [[ -n "$choice" && "$choice" == "$word"* ]] && COMPREPLY+=("$choice")
+    done <<< "$choices "
+    if [[ "$COMP_WORDBREAKS" == *=* && "$word" == *=* ]]; then
+        COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}")
+    fi
+}
+complete -o nospace -o default -F _niels_gpt niels_gpt
+"""
+ZSH = """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i; }
+autoload -Uz bashcompinit && bashcompinit
+"""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -56,3 +86,13 @@ def refuse(command: str) -> None:
     print(f"error: niels_gpt has no command {command!r}", file=sys.stderr)
     print(f"hint: {f'did you mean niels_gpt {alike[0]}? ' if alike else ''}niels_gpt --help", file=sys.stderr)
     raise SystemExit(2)
+
+
+def print_completion() -> None:
+    """Print the completion of bash or zsh: add `eval "$(niels_gpt completion bash)"` to ~/.bashrc."""
+    from train.cli.command import Parser
+
+    parser = Parser(description=print_completion.__doc__)
+    parser.add_argument("shell", choices=["bash", "zsh"])
+    shell = parser.parse_args().shell
+    print((ZSH if shell == "zsh" else "") + COMPLETION.replace("@COMMANDS@", " ".join(COMMANDS)), end="")

@@ -101,6 +101,11 @@ class RunCfg(Cfg):
     train: TrainCfgSchema
 
     @property
+    def isolate(self) -> bool:
+        """Whether attention stays within a dialogue (SFT) or a document (pretraining)."""
+        return self.phase == "sft" if self.data.isolate is None else self.data.isolate
+
+    @property
     def out(self) -> Path:
         """The phase's folder within the run folder."""
         return Path(self.dir) / self.phase

@@ -36,7 +36,7 @@ def measure_probe(cfg: RunCfg) -> Probe:
     device, train = resolve_device(cfg.device), cfg.train.model_copy(update={"compile": False})  # it takes minutes
     try:
         refuse_known_faults(device, cfg)
-        seconds = estimate_seconds(make_step(device, cfg.model, train), train, device)
+        seconds = estimate_seconds(make_step(device, cfg.model, train, isolate=cfg.isolate), train, device)
     except (NielsError, RuntimeError, MemoryError) as error:
         return Probe(train.B, trouble=describe_trouble(error))
     return Probe(train.B, train.effective_batch * cfg.model.T / seconds, measure_memory(device))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from niels_gpt.config import ModelCfg
+from niels_gpt.data.batches import Batch
 from niels_gpt.errors import ConfigError, first_line
 from niels_gpt.model.gpt import GPT
 from train.config.schema import RunCfg
@@ -16,6 +17,7 @@ from train.loop.amp import DTYPES, Amp, amp_factory
 
 TOY = ModelCfg(V=256, T=8, C=32, L=2, H=2, d_ff=64, tie_embeddings=True)  # a separate head starts at zero
 IDS = torch.arange(2 * TOY.T).view(2, TOY.T) * 7 % TOY.V
+SEGMENTS = (torch.arange(TOY.T) >= TOY.T // 2).long().expand(2, -1)
 LONGEST_SUM = 32767  # terms in a matrix product
 CPU = torch.device("cpu")
 
@@ -67,14 +69,24 @@ def find_problems(device: torch.device, amp: Amp, dtype: torch.dtype) -> Iterato
             abs(loss - expected_loss) > 0.02 * expected_loss or cosine_similarity(gradient, expected, dim=0) < 0.99
         ):
             yield f"loss {loss:.4f} or gradient differ from fp32 on the CPU (loss {expected_loss:.4f})"
-        changed = IDS.clone()
+        else:
+            expected, gradient = (
+                _run_pass(*how, _make_toy(), SEGMENTS)[1] for how in ((CPU, nullcontext), (device, amp))
+            )
+            if not cosine_similarity(gradient, expected, dim=0) > 0.99:
+                yield "attention within segments gave another gradient than in fp32 on the CPU"
+        changed, other = IDS.clone(), IDS.clone()
         changed[:, -1] += 1
+        other[:, 0] += 1
         before, after = (_compute_logits(device, amp, ids) for ids in (IDS, changed))
         exact = _compute_logits(CPU, nullcontext, IDS)
         if not torch.allclose(before[:, :-1], after[:, :-1], rtol=0, atol=1e-3):
             yield "a later token changed an earlier one"
         elif cosine_similarity(before.flatten(), exact.flatten(), dim=0) < 0.99:
             yield "logits without gradients differ from fp32 on the CPU"
+        before, after = (_compute_logits(device, amp, ids, SEGMENTS)[:, TOY.T // 2 :] for ids in (IDS, other))
+        if not torch.allclose(before, after, rtol=0, atol=1e-3):
+            yield "a token of one segment changed another segment"
         dropped = [_run_pass(device, amp, _make_toy(0.5, activation_checkpointing=on))[1] for on in (False, True)]
         if not cosine_similarity(dropped[0], dropped[1], dim=0) > 0.999:
             yield "recomputation with dropout gave another gradient"
@@ -87,25 +99,28 @@ def _make_toy(dropout: float = 0.0, *, activation_checkpointing: bool = False) -
     return GPT(TOY.model_copy(update={"dropout": dropout}), activation_checkpointing=activation_checkpointing)
 
 
-def _run_pass(device: torch.device, amp: Amp, model: GPT) -> tuple[Tensor, Tensor, torch.dtype]:
+def _run_pass(
+    device: torch.device, amp: Amp, model: GPT, segments: Tensor | None = None
+) -> tuple[Tensor, Tensor, torch.dtype]:
     """Return the loss and the gradient as a vector, both on the CPU, and the dtype of a projection's output."""
     model = model.to(device).train()
     seen: list[torch.dtype] = []
     projection = model.get_submodule("blocks.0.attention.q_proj")
     projection.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
-    ids = IDS.to(device)
+    ids, _, segments = Batch(IDS, IDS, segments).to(device)
     torch.manual_seed(1)
     with amp():
-        loss = model.loss(ids, ids.roll(-1, 1), ids.numel())
+        loss = model.loss(ids, ids.roll(-1, 1), ids.numel(), segments)
     loss.backward()
     gradients = [p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]
     return loss.detach().cpu(), torch.cat(gradients), seen[0]
 
 
 @torch.no_grad()
-def _compute_logits(device: torch.device, amp: Amp, ids: Tensor) -> Tensor:
+def _compute_logits(device: torch.device, amp: Amp, ids: Tensor, segments: Tensor | None = None) -> Tensor:
     """Compute the toy's logits without gradients, where mps takes other kernels; return them on the CPU."""
     model = _make_toy().to(device).eval()
+    x, _, segments = Batch(ids, ids, segments).to(device)
     with amp():
-        logits: Tensor = model(ids.to(device))
+        logits: Tensor = model(x, segments=segments)
     return logits.cpu()

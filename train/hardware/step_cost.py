@@ -104,7 +104,7 @@ def measure_cost(device: torch.device, cfg: RunCfg, steps: int) -> Cost:
     cost = Cost(train.amp_dtype if train.amp else "off", memory, predict_peak(cfg.model, train, device))
     try:
         check_device(device, cfg)
-        step = partial(make_step(device, cfg.model, train), train)
+        step = partial(make_step(device, cfg.model, train, isolate=cfg.isolate), train)
         step()
         with LiveBytes() as live:
             step()
@@ -121,14 +121,15 @@ def describe_trouble(error: Exception) -> str:
     return NO_ROOM if is_out_of_memory(error) else first_line(error)
 
 
-def make_step(device: torch.device, cfg: ModelCfg, train: TrainCfgSchema) -> Step:
+def make_step(device: torch.device, cfg: ModelCfg, train: TrainCfgSchema, *, isolate: bool) -> Step:
     """Return a function that takes an optimizer step of a new model on random ids, without changing its weights.
 
     Its argument is `train`, with any number of microbatches.
     """
     prepare_cpu(device)
     reset_peak_memory(device)  # of the model before
-    state, source, amp = make_state(device, cfg, train), make_source(cfg), amp_factory(device, train)
+    state, source = make_state(device, cfg, train), make_source(cfg, isolate=isolate)
+    amp = amp_factory(device, train)
     return lambda train: optimizer_step(state, train, source, amp, lr=0.0)
 
 
@@ -138,10 +139,13 @@ def make_state(device: torch.device, cfg: ModelCfg, train: TrainCfgSchema) -> Tr
     return TrainState(model, make_optimizer(model, train))
 
 
-def make_source(cfg: ModelCfg) -> TokenStream:
-    """Return sequences of random ids, drawn as a run draws them."""
-    ids = torch.randint(cfg.V, (SEQUENCES * cfg.T + 1,), generator=torch.Generator().manual_seed(0))
-    return TokenStream(TokenFiles(ids, torch.empty(0), torch.tensor([0, len(ids)])), cfg.T, seed=0)
+def make_source(cfg: ModelCfg, *, isolate: bool = False) -> TokenStream:
+    """Return sequences of random ids in documents of 50 to 300 tokens, drawn as a run draws them."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(cfg.V, (SEQUENCES * cfg.T + 1,), generator=generator)
+    lengths = torch.randint(50, 301, (len(ids) // 50,), generator=generator)
+    offsets = (lengths.cumsum(0) - lengths).clamp(max=len(ids))
+    return TokenStream(TokenFiles(ids, torch.empty(0), offsets), cfg.T, seed=0, isolate=isolate)
 
 
 def predict_peak(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> int:

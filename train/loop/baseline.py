@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from niels_gpt.data.batches import Source
+from niels_gpt.data.statistics import measure_surprise
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 from train.loop.evaluate import ValSource, draw_batches
@@ -34,8 +35,7 @@ def fit_unigram_baseline(
     DataError if the validation targets contain no bytes of text.
     """
     V = len(token_bytes)
-    seen = count_targets(train, UNIGRAM_SEQUENCES, V, B) + 1.0  # add-one smoothing
-    surprise = -(seen / seen.sum()).log()  # nats, (V)
+    surprise = measure_surprise(count_targets(train, UNIGRAM_SEQUENCES, V, B))
     counts = [count_targets(part.source, part.sequences, V, B) for part in val]
 
     def average(values: Tensor) -> float:  # `values` by id, over the targets of each source by its share
@@ -54,6 +54,6 @@ def fit_unigram_baseline(
 def count_targets(source: Source, sequences: int, V: int, B: int) -> Tensor:
     """Return how often each id is a target, (V), float64."""
     counts = torch.zeros(V, dtype=torch.float64)  # noqa: TID251  on the CPU
-    for _, y in draw_batches(source, sequences, B):
+    for _, y, _ in draw_batches(source, sequences, B):
         counts += torch.bincount(y[y != IGNORE], minlength=V)
     return counts

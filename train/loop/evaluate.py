@@ -69,8 +69,9 @@ def evaluate(
             if stop():
                 return None
             require_valid_ids(batch, model.cfg.V)
+            x, y, segments = batch.to(model.device)
             with amp():
-                total += model.loss(batch.x.to(model.device), batch.y.to(model.device), 1.0)
+                total += model.loss(x, y, 1.0, segments)
             targets += int((batch.y != IGNORE).sum())
         losses[part.name] = total.item() / targets
     return ValLoss(sum(part.share * losses[part.name] for part in sources), losses)

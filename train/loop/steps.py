@@ -116,11 +116,12 @@ def optimizer_step(
     require_valid_ids(batch, model.cfg.V)
     targets = int((batch.y != IGNORE).sum())
     scale = choose_loss_scale(targets, device, cfg)
-    parts = list(map(Batch, batch.x.split(cfg.B), batch.y.split(cfg.B)))
+    parts = batch.split(cfg.B)
 
     def backward(part: Batch) -> Tensor:
+        x, y, segments = part.to(device)
         with amp():
-            loss = model.loss(part.x.to(device), part.y.to(device), targets / cfg.accum_steps)
+            loss = model.loss(x, y, targets / cfg.accum_steps, segments)
             loss = loss / cfg.accum_steps
         (loss * scale).backward()
         return loss.detach()

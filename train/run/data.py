@@ -23,7 +23,7 @@ class PhaseData(NamedTuple):
     """The training sequences of a phase, and its validation sequences by source.
 
     A resumed run needs the same `content_hash`; `sources` says in words what went into it. Validation losses
-    compare while `val_hash` stays the same. `caches` are the folders of token files.
+    compare while `val_hash` stays the same. `caches` has the token files of each source.
     """
 
     train: Source
@@ -31,7 +31,7 @@ class PhaseData(NamedTuple):
     content_hash: str
     val_hash: str
     sources: dict[str, dict[str, Any]]
-    caches: list[str]
+    caches: list[tuple[SourceCfg, TokenCache]]
 
 
 def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
@@ -52,7 +52,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
 
     def open_split(source: SourceCfg, cache: TokenCache, split: str, seed: int) -> Source:
         try:
-            return STREAMS[want](cache.open(split), T, seed)
+            return STREAMS[want](cache.open(split), T, seed, isolate=cfg.isolate)
         except DataError as error:
             hint, needed = error.hint, 1.4 * (T + 1) / max(1, cache.meta.splits["train"].ids.count)
             if split == "val" and not source.held_out() and data.val_fraction < needed < 0.5:
@@ -64,13 +64,15 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     text, val_text, described, caches = [], [], {}, []
     for source in sources:
         cache = open_cache(source, want, tokenizer, data, T + 1)
-        caches.append(str(cache.folder.resolve()))
-        # Older checkpoints know of no other targets than the assistant's, and of no budget.
+        caches.append((source, cache))
+        # Older checkpoints know of no other targets than the assistant's, of no budget and of whole rows alone.
         targets = [source.learn] if want == "dialogues" and source.learn != "assistant" else []
         budget = [source.max_tokens] if source.max_tokens else []
-        text.append((cache.meta.content_sha256, source.weight, *targets, *budget))
+        isolated = ["isolate"] if cfg.isolate else []
+        text.append((cache.meta.content_sha256, source.weight, *targets, *budget, *isolated))
         described[source.label] = describe(source) | {
             "val_fraction": data.val_fraction,
+            "isolate": cfg.isolate,
             "content": cache.meta.content_sha256[:16],
             f"number of {want}": cache.meta.records,
         }

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.config import Cfg
+from niels_gpt.data.chat_template import ROWS_VERSION
 from niels_gpt.data.token_cache import build_tokenizer
 from niels_gpt.data.validation_split import SPLIT_VERSION
-from niels_gpt.errors import CheckpointError, DataError, is_out_of_memory
-from niels_gpt.storage import write_text
+from niels_gpt.errors import CheckpointError, is_out_of_memory
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from niels_gpt.weights.checkpoint import get_phase_folder
 from train.artifacts.checkpointing import TrainState, link_checkpoint
@@ -74,6 +74,7 @@ def restore(
     """
     own, resume, init_from = start
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "split": SPLIT_VERSION}
+    origin |= {"rows": ROWS_VERSION} if cfg.phase == "sft" else {}
     origin |= {"data": data.content_hash, "sources": data.sources}
     origin["optim"] = cfg.train.optim  # the optimizer whose state the checkpoint holds
     if init_from:
@@ -230,39 +231,47 @@ def list_changes(saved: dict[str, Any], **now: Cfg) -> Iterator[dict[str, Any]]:
                 yield {"step": saved["step"], "setting": f"{part}.{key}", "before": then[key], "after": value}
 
 
-def open_tokenizer(cfg: RunCfg, start: StartingPoint) -> Tokenizer:
+def open_tokenizer(cfg: RunCfg) -> Tokenizer:
+    """Return the tokenizer of a run, which its folder keeps. Errors as of `choose_tokenizer`."""
+    tokenizer, path = choose_tokenizer(cfg)
+    if path != cfg.tokenizer_path:
+        tokenizer.save(cfg.tokenizer_path)
+    return tokenizer
+
+
+def choose_tokenizer(cfg: RunCfg) -> tuple[Tokenizer, Path | None]:
     """Return the tokenizer of a run that has begun, else that of the weights it starts from, else a new one.
 
-    DataError if the text gives fewer than model.V entries, or the tokenizer has another size. CheckpointError if
-    the weights to start from have no tokenizer beside them.
+    With it comes the file that it is from, None if it is new.
+
+    DataError if the text gives fewer than model.V entries. CheckpointError if the weights to start from have no
+    tokenizer beside them, or one of another size.
     """
     begun = any(Path(cfg.dir).glob("*/*.pt"))
-    theirs = start.resume or start.init_from
-    if not begun and theirs:
-        source = get_phase_folder(theirs.path).parent / cfg.tokenizer_path.name
-        if not source.exists():
+    path, whose, other = cfg.tokenizer_path, str(cfg.tokenizer_path), ", or another name=..."
+    asked = cfg.init_from if cfg.resume in ("auto", "never") else cfg.resume
+    if not begun and asked:
+        checkpoint = resolve_checkpoint(asked)
+        path, whose, other = get_phase_folder(checkpoint).parent / path.name, f"the tokenizer of {checkpoint}", ""
+        if not path.exists():
             raise CheckpointError(
-                f"{theirs.path} has no tokenizer at {source}",
+                f"{checkpoint} has no tokenizer at {path}",
                 "use a checkpoint inside its run folder, such as runs/<name>/<phase>/best.pt",
             )
-        write_text(cfg.tokenizer_path, source.read_text(encoding="utf-8"))
-    elif not begun or not cfg.tokenizer_path.exists():
-        build_tokenizer(cfg.data, WANTS[cfg.phase], cfg.model.V).save(cfg.tokenizer_path)
-    tokenizer = load_tokenizer(cfg.tokenizer_path)
+    elif not begun or not path.exists():
+        return build_tokenizer(cfg.data, WANTS[cfg.phase], cfg.model.V), None
+    tokenizer = load_tokenizer(path)
     if tokenizer.V != cfg.model.V:
-        kind = CheckpointError if begun or theirs else DataError
-        whose = cfg.tokenizer_path if begun or not theirs else f"the tokenizer of {theirs.path}"
-        raise kind(
-            f"model.V={cfg.model.V}, but {whose} has {tokenizer.V} entries",
-            f"use model.V={tokenizer.V}{', or another name=...' if begun else ''}",
+        raise CheckpointError(
+            f"model.V={cfg.model.V}, but {whose} has {tokenizer.V} entries", f"use model.V={tokenizer.V}{other}"
         )
     given = cfg.data.tokenizer
     if given.endswith(".json") and adopt_tokenizer(Path(given)).tokenizer.hash() != tokenizer.hash():
         raise CheckpointError(
-            f"data.tokenizer={given} is not {cfg.tokenizer_path}, with which the weights were trained",
-            f"use data.tokenizer={cfg.tokenizer_path}, or another name=...",
+            f"data.tokenizer={given} is not {path}, with which the weights were trained",
+            f"use data.tokenizer={path}, or another name=...",
         )
-    return tokenizer
+    return tokenizer, path
 
 
 def resolve_checkpoint(asked: str) -> Path:

@@ -86,7 +86,7 @@ def run_phase(
     require_compiler(device, cfg.train)
     prepare_cpu(device)
     start = find_starting_point(cfg, previous)
-    tokenizer = open_tokenizer(cfg, start)
+    tokenizer = open_tokenizer(cfg)
     model = make_model(cfg.model, cfg.train, device)
     state = TrainState(model, make_optimizer(model, cfg.train))
     data = open_data(cfg, tokenizer)
@@ -98,7 +98,8 @@ def run_phase(
     baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
     cfg.out.mkdir(parents=True, exist_ok=True)
     require_writable(cfg.out, estimate_size(model))
-    write_json(cfg.out / DATA, {"caches": data.caches, "sources": data.sources})
+    folders = [str(cache.folder.resolve()) for _, cache in data.caches]
+    write_json(cfg.out / DATA, {"caches": folders, "sources": data.sources})
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
     started, limit = time.monotonic(), TimeLimit(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, logger.progress:

@@ -28,7 +28,7 @@ def log_sample(phase: PhaseName, model: GPT, tokenizer: Tokenizer, val_source: S
 
 def sample_answer(model: GPT, tokenizer: Tokenizer, val_source: Source) -> list[str]:
     """Return a held-out question with the model's answer, turn by turn, and the held-out answer."""
-    x, y = (rows[0] for rows in val_source.draw(0, 1))
+    x, y = (rows[0] for rows in val_source.draw(0, 1)[:2])
     asked = x == tokenizer.special[ASSISTANT]
     learned = asked & (y != IGNORE)  # not an answer that is marked as one not to learn
     held_out = x.tolist()
