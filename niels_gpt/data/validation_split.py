@@ -88,8 +88,10 @@ def _choose_groups(
     order = np.argsort(np.frombuffer(hashes, np.int64), kind="stable")
     ordered = np.frombuffer(hashes, np.int64)[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))  # of the groups
-    group, rows = ordered[starts], np.diff(starts, append=len(hashes))
     size = np.add.reduceat(np.frombuffer(bytes_each, np.int64)[order], starts)
+    del order  # large, for millions of records
+    group, rows = ordered[starts], np.diff(starts, append=len(hashes))
+    del ordered, starts
     excess = np.where(rows > max(1, MAX_GROUP * len(hashes)), rows, 0)
     whole: set[int] = set()
     left = target = val_fraction * float(size.sum())
