@@ -233,11 +233,14 @@ class TokenWriter:
     def write_sorted(self) -> dict[str, Any]:
         """Write the items again, in the order of their keys, and return the files' entry in meta.json."""
         order = np.fromfile(self._path("keys"), np.int64).argsort(kind="stable")
-        ends = np.fromfile(self._path("ends"), np.int64)
-        lengths = np.diff(ends, prepend=0)
-        starts, lengths = (ends - lengths)[order], lengths[order]
-        del order, ends
-        offsets = np.concatenate([[0], lengths.cumsum()])
+        starts = np.fromfile(self._path("ends"), np.int64)
+        lengths = np.diff(starts, prepend=0)
+        starts -= lengths  # in place, like all that may be millions of numbers
+        starts = starts[order]
+        lengths = lengths[order]
+        del order
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        lengths.cumsum(out=offsets[1:])
         columns: tuple[Column, ...] = ("ids", "target_mask")
         written = {column: self._write(column, self._read_items(column, starts, lengths)) for column in columns}
         parts = (offsets[n : n + ITEMS].tobytes() for n in range(0, len(offsets), ITEMS))
