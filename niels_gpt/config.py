@@ -140,6 +140,7 @@ class DataCfg(SourceCfg):
     tokenizer_sample: int = Field(
         100_000_000, ge=100_000, le=10**12, description="bpe: learn from at most this many bytes of text"
     )
+    verify: bool = Field(False, description="read all text and token files again, to find damage; else once")
     isolate: bool | None = Field(
         None,
         description="attention stays within a dialogue or document of a row; null: in SFT, not in pretraining",

@@ -19,15 +19,23 @@ def make_part_path(target: Path) -> Path:
 
 
 @contextmanager
-def replace_atomically(target: Path) -> Iterator[Path]:
-    """Yield a temporary path, renamed to `target` at the end; a failure leaves nothing."""
+def replace_atomically(target: Path, *, resume: bool = False) -> Iterator[Path]:
+    """Yield a temporary path, renamed to `target` at the end; a failure leaves nothing.
+
+    With `resume` it is a folder, which a signal or a kill leaves to the next process.
+    """
     part = make_part_path(target)
-    _remove(part)  # it may be a link to something else: never write through that
+    if not resume or not part.is_dir() or part.is_symlink():
+        _remove(part)  # it may be a link to something else: never write through that
+    if resume:
+        part.mkdir(exist_ok=True)
     try:
         yield part
         part.replace(target)
-    finally:
-        _remove(part)
+    except BaseException as error:
+        if not resume or isinstance(error, Exception):
+            _remove(part)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,11 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,13 @@ ASSISTANT = "<|assistant|>"
 END_OF_TURN = "<|end_of_turn|>"
 SPECIAL_TOKENS: tuple[str, ...] = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END_OF_TURN)
 MAX_FILE = 64 << 20  # bytes; a tokenizer of a million entries stays below this
+# The words of GPT-2's tokenizer, in ASCII. To Python, unlike to the library, 1C .. 1F are white space too.
+ASCII_WORD = re.compile(
+    r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^ \t-\rA-Za-z0-9]+|[ \t-\r]+(?![^ \t-\r])|[ \t-\r]+"
+)
+WORDS = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|\s+")  # in any text; these always end between two of its words
+KNOWN_SIZE = 1 << 26  # bytes of words whose ids are kept
+WORD_COST = 256  # bytes for a word besides its characters
 # A piece ends before a space, where the tokenizer splits anyway, so that pieces teach the same as the whole text.
 # A word that goes on, such as DNA, is cut, because each merge goes through the whole word.
 PIECE = re.compile(r"(?s)\S{1024}|.{1,8192}(?:(?<=\S)(?=[ \n])|\Z)|.{1,1024}")
@@ -45,6 +56,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, never a special one. DataError if it has a lone surrogate."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """Return the ids of each text, as `encode` does."""
+        return [self.encode(text) for text in texts]
 
     @abstractmethod
     def _definition(self) -> Any: ...
@@ -118,6 +133,8 @@ class BpeTokenizer(Tokenizer):
         for id, token in added.items():
             entries[id] = b"" if token.special else token.content.encode()
         super().__init__(entries, {token: special[token] for token in SPECIAL_TOKENS})
+        self._typecode = "H" if self.V <= 1 << 16 else "I"
+        self._known, self._room = dict[str, bytes](), KNOWN_SIZE  # the ids of words
         # Otherwise "<|user|>" in a text would become the special token. The library does not save this setting.
         bpe.encode_special_tokens = True
         for text in (PROBE, *special):
@@ -134,6 +151,35 @@ class BpeTokenizer(Tokenizer):
         except ValueError as error:
             raise DataError(f"the tokenizer cannot encode {text[:40]!r}... ({error})", "use another one") from None
         return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """Return the ids of each text, as `encode` does; words that were met before are looked up."""
+        for text in texts:
+            _encode_utf8(text)
+        if not self._splits_as_gpt2:
+            return [*self._encode_on_all_cores(texts)]
+        words = [(ASCII_WORD if text.isascii() else WORDS).findall(text) for text in texts]
+        new = {*chain.from_iterable(words)}.difference(self._known)
+        self._room -= sum(map(len, new)) + WORD_COST * len(new)
+        if self._room < 0:
+            self._known, self._room = {}, KNOWN_SIZE
+            new = {*chain.from_iterable(words)}
+        self._known.update(zip(new, map(array.tobytes, self._encode_on_all_cores([*new])), strict=True))
+        return [array(self._typecode, b"".join(map(self._known.__getitem__, found))) for found in words]
+
+    @cached_property
+    def _splits_as_gpt2(self) -> bool:
+        """Whether the text is cut into words as by GPT-2's tokenizer, and no added token is cut out before."""
+        return {*self._definition()} == {"type", "vocab", "merges"}
+
+    def _encode_on_all_cores(self, texts: Sequence[str]) -> "list[array[int]]":
+        with suppress(ValueError), convert_library_errors():
+            encoded = self._bpe.encode_batch_fast(texts, add_special_tokens=False)
+            ids = [array(self._typecode, each.ids) for each in encoded]
+            decoded = (b"".join(map(self._entries.__getitem__, each)) for each in ids)
+            if all(content == text.encode() for content, text in zip(decoded, texts, strict=True)):
+                return ids
+        return [array(self._typecode, self.encode(text)) for text in texts]  # which names the text
 
     def _definition(self) -> Any:
         # The library's whole text may change its form with a version.

@@ -106,7 +106,7 @@ def test_there_are_commands_to_check_and_the_readme_is_short() -> None:
     assert len(COMMANDS) > 50 and {"make train", "make test"} <= LINES
     assert {kind for kind, _ in FENCES} == {"sh", "text", "json", "python", "yaml"}
     modes = {line.split()[2] for line in LINES if line.startswith("niels_gpt bench")}
-    assert modes == {"race", "growth", "steady", "overhead", "spinning"}
+    assert modes == {"race", "growth", "steady", "overhead", "spinning", "tokenize"}
     assert len(page("README.md").splitlines()) <= 150
 
 

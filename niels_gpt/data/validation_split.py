@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from itertools import chain, pairwise
 from typing import Literal, NamedTuple
 
-import torch
+import numpy as np
 
 from niels_gpt.config import SourceCfg
+from niels_gpt.data.progress import show_progress
 from niels_gpt.data.readers.local_files import find_files
 from niels_gpt.data.readers.records import Dialogue, Document
 from niels_gpt.data.sources import Want, encode_content, list_texts, read_records
@@ -29,14 +30,14 @@ class SplitPlan(NamedTuple):
     """The validation split of a source, and what was counted on the way.
 
     The groups in `whole` validate. So does `cut_share` of each text of the group `cut`, in one place. `records`
-    counts documents or dialogues, `sections` the parts of long documents too.
+    counts documents or dialogues, `size` their bytes.
     """
 
     whole: frozenset[int]
     cut: int | None
     cut_share: float
     records: int
-    sections: int
+    size: int
     content_sha256: str
 
 
@@ -49,18 +50,20 @@ def plan_split(source: SourceCfg, want: Want, val_fraction: float) -> SplitPlan:
     records, named, held_out = 0, False, source.held_out()
     if held_out and source.val_files:
         _require_disjoint(source, held_out)
-    for part in filter(None, (source, held_out)):
-        sha256, total = hashlib.sha256(), 0
-        for record in read_records(part, want):
-            encoded = encode_content(record)
-            sha256.update(encoded)
-            if isinstance(record, Dialogue) or record.ends:
-                total += int.from_bytes(sha256.digest())  # the sum is the same in any order
-                sha256, records = hashlib.sha256(), records + 1
-            groups.append(_hash_group(record))
-            sizes.append(len(encoded))
-            named = bool(record.name)
-        content.append(total)
+    with show_progress(f"reading {source.label}") as advance:
+        for part in filter(None, (source, held_out)):
+            sha256, total = hashlib.sha256(), 0
+            for record in read_records(part, want):
+                encoded = encode_content(record)
+                sha256.update(encoded)
+                if isinstance(record, Dialogue) or record.ends:
+                    total += int.from_bytes(sha256.digest())  # the sum is the same in any order
+                    sha256, records = hashlib.sha256(), records + 1
+                groups.append(_hash_group(record))
+                sizes.append(len(encoded))
+                advance(len(encoded))
+                named = bool(record.name)
+            content.append(total)
     chosen = (frozenset[int](), None, 0.0) if held_out else _choose_groups(groups, sizes, val_fraction, named)
     if not chosen:
         why = "the text is too short, or all the same"
@@ -69,7 +72,7 @@ def plan_split(source: SourceCfg, want: Want, val_fraction: float) -> SplitPlan:
         by = "another split with data.val_split" if source.kind == "hf" else "other files with data.val_files"
         hint = f"add more data, or validate on {by}"
         raise DataError(f"{source.label}: its {want} cannot be split for validation, since {why}", hint)
-    return SplitPlan(*chosen, records, len(groups), hashlib.sha256(repr(content).encode()).hexdigest())
+    return SplitPlan(*chosen, records, sum(sizes), hashlib.sha256(repr(content).encode()).hexdigest())
 
 
 def _choose_groups(
@@ -82,14 +85,17 @@ def _choose_groups(
     """
     if not hashes:
         return None
-    group, inverse, rows = torch.frombuffer(hashes, dtype=torch.int64).unique(
-        return_inverse=True, return_counts=True
-    )
-    size = torch.zeros_like(group).index_add_(0, inverse, torch.frombuffer(bytes_each, dtype=torch.int64))
-    excess = rows.where(rows > max(1, MAX_GROUP * len(hashes)), 0)
+    order = np.argsort(np.frombuffer(hashes, np.int64), kind="stable")
+    ordered = np.frombuffer(hashes, np.int64)[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))  # of the groups
+    size = np.add.reduceat(np.frombuffer(bytes_each, np.int64)[order], starts)
+    del order  # large, for millions of records
+    group, rows = ordered[starts], np.diff(starts, append=len(hashes))
+    del ordered, starts
+    excess = np.where(rows > max(1, MAX_GROUP * len(hashes)), rows, 0)
     whole: set[int] = set()
     left = target = val_fraction * float(size.sum())
-    for n in excess.argsort(stable=True).tolist():
+    for n in excess.argsort(kind="stable"):
         own = int(size[n])
         if own <= 1.2 * left:
             whole.add(int(group[n]))
@@ -99,7 +105,7 @@ def _choose_groups(
         elif not named and left > target / 10 and own >= MIN_CUT * int(rows[n]):
             return frozenset(whole), int(group[n]), left / own
     if not whole and len(group) > 1:  # each is too long: the shortest validates
-        whole = {int(group[min(range(len(group)), key=lambda n: (int(excess[n]), int(size[n])))])}
+        whole = {int(group[np.lexsort((size, excess))[0]])}
     return (frozenset(whole), None, 0.0) if whole else None
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's subprocess: take a contestant's turn, watch its memory over many steps, or measure the machine.
+"""The benchmark's subprocess: take a turn, watch memory over many steps, tokenize, or measure the machine.
 
 It reads the task from stdin and prints the result, both as JSON.
 """
@@ -16,6 +16,7 @@ import torch
 from niels_gpt.device import read_proc_bytes, reset_peak_memory
 from train.bench.contestants import CONTESTANTS, CPU, run_hugging_face
 from train.bench.shapes import Shape
+from train.bench.tokenizing import build_token_files, encode_batches
 from train.cli.subprocesses import end_with_parent
 from train.hardware.cpu import prefer_onednn, prepare_cpu
 from train.hardware.memory_tracker import LiveBytes
@@ -87,7 +88,7 @@ def measure_limit(asked: dict[str, Any]) -> float:
 
 
 TASKS: dict[str, Callable[[dict[str, Any]], object]] = {
-    task.__name__: task for task in (take_turn, watch_memory, measure_limit)
+    task.__name__: task for task in (take_turn, watch_memory, measure_limit, build_token_files, encode_batches)
 }
 
 if __name__ == "__main__":

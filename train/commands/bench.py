@@ -1,4 +1,4 @@
-"""Benchmark optimizer steps on this machine, with OMP_NUM_THREADS threads."""
+"""Benchmark optimizer steps, with OMP_NUM_THREADS threads, and tokenization on this machine."""
 
 import argparse
 from collections.abc import Callable
@@ -14,13 +14,14 @@ CONTESTANTS = """comma-separated: ours, bare or hf; each also with -compile, -ck
 -ckpt-compile, and ours and bare with -muon (default: %(default)s)"""
 SPLIT = methodcaller("split", ",")
 AXES = "TBLV"
+FORMS = ("text", "jsonl", "whole")
 FACTORS = [0.25, 0.5, 1.0, 2.0, 4.0]
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    modes = parser.add_subparsers(metavar="race|growth|steady|overhead|spinning", required=True)
+    modes = parser.add_subparsers(metavar="race|growth|steady|overhead|spinning|tokenize", required=True)
 
     def add_mode(name: str, run: Callable[..., Any], least: int, steps: int) -> argparse.ArgumentParser:
         mode: argparse.ArgumentParser = modes.add_parser(name, help=run.__doc__, description=run.__doc__)
@@ -50,6 +51,17 @@ def parse_arguments() -> argparse.Namespace:
     add_mode("overhead", run_overhead, 1, 10)
     mode = add_mode("spinning", run_spinning, 1, 10)
     mode.add_argument("--rounds", type=at_least(1), default=3, help="turns per contestant (default: %(default)s)")
+    mode = modes.add_parser("tokenize", help=run_tokenize.__doc__, description=run_tokenize.__doc__)
+    mode.set_defaults(run=run_tokenize, contestants=[], shapes=[])
+    mode.add_argument("sizes", nargs="*", type=at_least(1), default=[300], help="MB of text (default: 300)")
+    mode.add_argument(
+        "--form",
+        choices=FORMS,
+        default="text",
+        help="text with marks between documents, rows of JSON, or one long text (default: %(default)s)",
+    )
+    mode.add_argument("--rounds", type=at_least(1), default=2, help="turns of each (default: %(default)s)")
+    add_report_flags(mode)
     return parser.parse_args()
 
 
@@ -94,6 +106,13 @@ def run_spinning(options: argparse.Namespace) -> dict[str, Any]:
     from train.bench.spinning import measure_spinning
 
     return {"spinning": [measure_spinning(name, options.rounds, options.steps) for name in options.shapes]}
+
+
+def run_tokenize(options: argparse.Namespace) -> dict[str, Any]:
+    """Tokenize generated text in a temporary folder in this one, in turns with the library's own call."""
+    from train.bench.tokenizing import measure_tokenizing
+
+    return {"tokenize": measure_tokenizing([int(size) for size in options.sizes], options.form, options.rounds)}
 
 
 def main() -> None:

@@ -25,7 +25,10 @@ SINCE = f"remove what was not used for so many days ({GRACE} with --unused alone
 
 @dataclass(frozen=True)
 class Entry:
-    """A token cache, or the file of a tokenizer; `runs` refer to it, and `days` have passed since its last use."""
+    """A token cache, what a killed build left of one, or the file of a tokenizer.
+
+    `runs` refer to it, and `days` have passed since its last use.
+    """
 
     path: str
     bytes: int
@@ -88,6 +91,8 @@ def list_entries(folder: Path, runs: Path) -> Iterator[Entry]:
         with suppress(UnreadableFile):
             tokenizer = read_text(path.with_suffix(".sha256"), 64)
         yield _make_entry(path, tokenizers.get(tokenizer, ()))
+    for pattern in (f".d*-*-{KEY}.part", f".split-{KEY}.json"):  # of builds that were killed
+        yield from (_make_entry(path, ()) for path in _find_paths(folder, pattern))
 
 
 def _find_paths(folder: Path, pattern: str) -> list[Path]:
