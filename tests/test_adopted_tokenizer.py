@@ -14,7 +14,7 @@ from support.foreign_tokenizers import RESERVED, make_gpt2, make_llama3
 
 from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.config import DataCfg
-from niels_gpt.data.token_cache import build_tokenizer
+from niels_gpt.data.cache.token_cache import build_tokenizer
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import SPECIAL_TOKENS, load_tokenizer
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from niels_gpt.data.token_files import TokenFiles
+from niels_gpt.data.cache.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derive_seed

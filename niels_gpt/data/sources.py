@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from niels_gpt.config import SourceCfg, SourceKind
 from niels_gpt.data import synthetic
-from niels_gpt.data.hash_index import HashIndex
+from niels_gpt.data.cache.hash_index import HashIndex
 from niels_gpt.data.pydocs import source as pydocs
 from niels_gpt.data.readers import hub, local_files
 from niels_gpt.data.readers.records import SECTION, Dialogue, Document, cut_sections

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from niels_gpt.data.token_files import REBUILD, TokenCache, TokenFiles
+from niels_gpt.data.cache.token_files import REBUILD, TokenCache, TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import Tokenizer
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from niels_gpt.config import SourceCfg
-from niels_gpt.data.progress import show_progress
+from niels_gpt.data.cache.progress import show_progress
 from niels_gpt.data.readers.local_files import find_files
 from niels_gpt.data.readers.records import Dialogue, Document
 from niels_gpt.data.sources import Want, encode_content, list_texts, read_records
@@ -30,7 +30,7 @@ class SplitPlan(NamedTuple):
     """The validation split of a source, and what was counted on the way.
 
     The groups in `whole` validate. So does `cut_share` of each text of the group `cut`, in one place. `records`
-    counts documents or dialogues, `size` their bytes.
+    counts documents or dialogues, `size` their bytes. `val_fraction` is what was asked for.
     """
 
     whole: frozenset[int]
@@ -39,6 +39,7 @@ class SplitPlan(NamedTuple):
     records: int
     size: int
     content_sha256: str
+    val_fraction: float
 
 
 def plan_split(source: SourceCfg, want: Want, val_fraction: float) -> SplitPlan:
@@ -72,7 +73,8 @@ def plan_split(source: SourceCfg, want: Want, val_fraction: float) -> SplitPlan:
         by = "another split with data.val_split" if source.kind == "hf" else "other files with data.val_files"
         hint = f"add more data, or validate on {by}"
         raise DataError(f"{source.label}: its {want} cannot be split for validation, since {why}", hint)
-    return SplitPlan(*chosen, records, sum(sizes), hashlib.sha256(repr(content).encode()).hexdigest())
+    content_sha256 = hashlib.sha256(repr(content).encode()).hexdigest()
+    return SplitPlan(*chosen, records, sum(sizes), content_sha256, val_fraction)
 
 
 def _choose_groups(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack_rows, require_valid_ids
-from niels_gpt.data.token_files import TokenFiles
+from niels_gpt.data.cache.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 

@@ -9,6 +9,7 @@ import pytest
 
 from niels_gpt.config import DataCfg
 from niels_gpt.data.batches import ChatStream
+from niels_gpt.data.cache.token_cache import open_cache
 from niels_gpt.data.chat_template import (
     LEARNED,
     ChatTokens,
@@ -19,7 +20,6 @@ from niels_gpt.data.chat_template import (
     encode_turn,
 )
 from niels_gpt.data.readers.records import Message
-from niels_gpt.data.token_cache import open_cache
 from niels_gpt.loss import IGNORE
 from niels_gpt.tokenizer import ASSISTANT, END_OF_TURN, SYSTEM, USER, BytesTokenizer
 
@@ -163,7 +163,9 @@ def test_every_turn_of_long_chats_is_learned_and_what_was_continued_cut_and_left
     assert sorted(learned) == sorted([*"".join(answers).encode(), *[END] * len(answers)])
     counts = {"left_out": 1, "continued": 20, "further_rows": rows - 21, "cut_rows": 1}
     assert json.loads((cache.folder / "meta.json").read_text())["dialogues"] == counts
-    assert (
-        f"data: jsonl: of 22 dialogues, 20 are longer than model.T=256 and go on in {rows - 21} further rows, and "
-        "1 have no answer to learn and are left out; in 1 rows, words before an answer are cut"
-    ) in caplog.messages
+    said = (
+        f"data: jsonl: of 22 dialogues, 20 are longer than model.T=256 and go on in {rows - 21} further rows; "
+        "1 rows lack words before an answer, which are cut; 1 are left out, without an answer to learn"
+    )
+    open_cache(cfg.mixture()[0], "dialogues", TOKENIZER, cfg, 257)
+    assert caplog.messages.count(said) == 2, "at a warm start too"

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from niels_gpt.config import DataCfg, SourceCfg
+from niels_gpt.data.cache.token_cache import open_cache
 from niels_gpt.data.readers import json_rows, local_files, tables
 from niels_gpt.data.readers.open_files import ZSTD
 from niels_gpt.data.readers.records import SECTION, Dialogue, Document
 from niels_gpt.data.readers.row_shapes import log_once
 from niels_gpt.data.sources import read_records, select_sources
-from niels_gpt.data.token_cache import open_cache
 from niels_gpt.errors import ConfigError, DataError
 from niels_gpt.tokenizer import BytesTokenizer
 
@@ -285,6 +285,15 @@ def test_max_tokens_stops_a_source_of_any_kind(kind: Any, caplog: pytest.LogCapt
     _, splits = build(DataCfg(kind=kind, size=10_000_000, tokenizer="bytes", **settings))  # minutes to their end
     assert 5000 <= splits["train"].ids.count < 5500 and splits["val"].ids.count < 1000
     assert "max_tokens=5000" in caplog.text
+
+
+@pytest.mark.parametrize("settings", [{}, {"documents": "blank_lines"}], ids=["a long text", "many short ones"])
+def test_max_tokens_leaves_validation_its_share_of_little_text(settings: dict[str, Any]) -> None:
+    write("a.txt", "\n\n".join(f"{n} " + "the words of this text " * 20 for n in range(400)).encode())
+    cfg = DataCfg(kind="text", files=("a.txt",), max_tokens=20_000, tokenizer="bytes", **settings)
+    _, splits = build(cfg)
+    train, val = (splits[split].ids.count for split in ("train", "val"))
+    assert train == 20_001 and 0.04 < val / (train + val) < 0.06
 
 
 # --- plain text

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from niels_gpt.config import DataCfg
+from niels_gpt.data.cache.token_cache import open_cache
+from niels_gpt.data.cache.token_files import TokenFiles
 from niels_gpt.data.statistics import count_split, describe_cache, split_text
-from niels_gpt.data.token_cache import open_cache
-from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER, BytesTokenizer
 

@@ -13,11 +13,12 @@ from conftest import cli
 from faults.folders import hashes, leftovers
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data import token_build, validation_split
+from niels_gpt.data import validation_split
+from niels_gpt.data.cache import token_build
+from niels_gpt.data.cache.token_cache import build_tokenizer, open_cache
+from niels_gpt.data.cache.token_files import META_FILE, TokenCache, write_meta
 from niels_gpt.data.readers.records import SECTION
 from niels_gpt.data.sources import Want, read_records
-from niels_gpt.data.token_cache import build_tokenizer, open_cache
-from niels_gpt.data.token_files import META_FILE, TokenCache, write_meta
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import BytesTokenizer, Tokenizer, train_bpe
 

@@ -15,11 +15,11 @@ import torch
 from conftest import ROOT
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.hash_index import INDEX_FILE, HashIndex, hash_file
+from niels_gpt.data.cache.hash_index import INDEX_FILE, HashIndex, hash_file
+from niels_gpt.data.cache.token_cache import open_cache
+from niels_gpt.data.cache.token_files import TokenFiles
 from niels_gpt.data.readers.records import Document
 from niels_gpt.data.sources import Want, read_records
-from niels_gpt.data.token_cache import open_cache
-from niels_gpt.data.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
 
@@ -57,7 +57,7 @@ def test_a_warm_start_builds_nothing_and_reads_neither_the_corpus_nor_all_tokens
     cfg = data(tmp_path, kind="text", files=(str(text),), documents="blank_lines")
     first = opened(cfg)
     built = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.ids")}
-    with mock.patch("niels_gpt.data.hash_index.hash_file", side_effect=AssertionError):
+    with mock.patch("niels_gpt.data.cache.hash_index.hash_file", side_effect=AssertionError):
         assert torch.equal(opened(cfg).ids, first.ids)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.ids")} == built != {}
     text.write_text(text.read_text().upper())
@@ -74,7 +74,7 @@ def test_a_file_that_may_still_be_written_to_is_hashed_again(tmp_path: Path) -> 
     os.utime(path, ns=(0, 0))
     index.sha256(path)
     index.save()
-    with mock.patch("niels_gpt.data.hash_index.hash_file", side_effect=AssertionError):
+    with mock.patch("niels_gpt.data.cache.hash_index.hash_file", side_effect=AssertionError):
         assert HashIndex(tmp_path).sha256(path) == hash_file(path)
 
 

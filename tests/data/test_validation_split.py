@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from niels_gpt.config import DataCfg
+from niels_gpt.data.cache.token_cache import open_cache
+from niels_gpt.data.cache.token_files import TokenCache
 from niels_gpt.data.readers.records import SECTION
 from niels_gpt.data.sources import Want
-from niels_gpt.data.token_cache import open_cache
-from niels_gpt.data.token_files import TokenCache
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
 

@@ -7,9 +7,9 @@ import torch
 from conftest import final, metrics, same
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.hash_index import INDEX_FILE
+from niels_gpt.data.cache.hash_index import INDEX_FILE
+from niels_gpt.data.cache.token_cache import open_cache
 from niels_gpt.data.sources import Want
-from niels_gpt.data.token_cache import open_cache
 from niels_gpt.tokenizer import BytesTokenizer, load_tokenizer
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.artifacts.metrics import read_metrics

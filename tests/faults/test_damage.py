@@ -14,7 +14,7 @@ from conftest import Run, same
 
 from faults.folders import TINY, opened, require_equal, synthetic
 from faults.scale import scaled
-from niels_gpt.data.token_cache import build_tokenizer
+from niels_gpt.data.cache.token_cache import build_tokenizer
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.generation.chat import load_session
 from niels_gpt.tokenizer import train_bpe

@@ -22,7 +22,7 @@ from support.processes import cli
 from faults.folders import leftovers, opened, require_equal, synthetic
 from faults.scale import scaled
 from niels_gpt.config import ModelCfg
-from niels_gpt.data.token_files import write_meta
+from niels_gpt.data.cache.token_files import write_meta
 from niels_gpt.errors import DiskError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import BytesTokenizer, train_bpe

@@ -17,8 +17,8 @@ from faults.folders import opened, synthetic
 from faults.hostile_bytes import BYTES, JSON, Damage, other_json, other_value
 from faults.scale import scaled
 from niels_gpt.config import SourceCfg
+from niels_gpt.data.cache.token_files import DTYPES, REBUILD, write_meta
 from niels_gpt.data.readers import local_files
-from niels_gpt.data.token_files import DTYPES, REBUILD, write_meta
 from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
 from train.config.legacy import format_experiment, plan_from_json

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from niels_gpt.config import DataCfg
-from niels_gpt.data.token_cache import open_cache
+from niels_gpt.data.cache.token_cache import open_cache
 from niels_gpt.device import measure_memory
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
 from train.bench.contestants import CPU

@@ -105,7 +105,8 @@ def draw_numbers(source: dict[str, Any]) -> Table:
     table = Table(source["source"], *right, box=None, pad_edge=False)
     for key, number in source["val"].items():
         if not isinstance(number, list):
-            cells = ["" if n is None else f"{n:,}" for n in (source["train"].get(key), number)]
+            form = ".1%" if "share" in key else ","
+            cells = ["" if n is None else f"{n:{form}}" for n in (source["train"].get(key), number)]
             table.add_row(key.replace("_", " "), *cells)
     return table
 

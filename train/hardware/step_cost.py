@@ -15,7 +15,7 @@ import torch
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import TokenStream
-from niels_gpt.data.token_files import TokenFiles
+from niels_gpt.data.cache.token_files import TokenFiles
 from niels_gpt.device import measure_memory, reset_peak_memory
 from niels_gpt.errors import NielsError, first_line, is_out_of_memory
 from niels_gpt.loss import ROWS, allows_softmax_in_place

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.batches import ChatStream, Mixture, Source, TokenStream
+from niels_gpt.data.cache.token_cache import hash_parts, open_cache
+from niels_gpt.data.cache.token_files import TokenCache
 from niels_gpt.data.sources import Want, describe, select_sources
-from niels_gpt.data.token_cache import hash_parts, open_cache
-from niels_gpt.data.token_files import TokenCache
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import Tokenizer
 from train.config.schema import PhaseName, RunCfg

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.config import Cfg
+from niels_gpt.data.cache.token_cache import build_tokenizer
 from niels_gpt.data.chat_template import ROWS_VERSION
-from niels_gpt.data.token_cache import build_tokenizer
 from niels_gpt.data.validation_split import SPLIT_VERSION
 from niels_gpt.errors import CheckpointError, is_out_of_memory
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer

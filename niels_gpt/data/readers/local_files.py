@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from niels_gpt.config import SourceCfg
-from niels_gpt.data.hash_index import hash_file
+from niels_gpt.data.cache.hash_index import hash_file
 from niels_gpt.data.readers import hub
 from niels_gpt.data.readers.json_rows import MAX_LINE
 from niels_gpt.data.readers.open_files import open_file, open_text, refuse_unreadable

@@ -15,11 +15,11 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.config import DataCfg, SourceCfg
-from niels_gpt.data.hash_index import HashIndex
+from niels_gpt.data.cache.hash_index import HashIndex
+from niels_gpt.data.cache.token_build import FORMAT, build_files
+from niels_gpt.data.cache.token_files import TokenCache, read_meta
 from niels_gpt.data.sources import Want, fingerprint, list_texts, select_sources
 from niels_gpt.data.text_sample import sample_texts
-from niels_gpt.data.token_build import FORMAT, build_files
-from niels_gpt.data.token_files import TokenCache, read_meta
 from niels_gpt.data.validation_split import SplitPlan, plan_split, read_split
 from niels_gpt.errors import DataError
 from niels_gpt.storage import write_text
@@ -115,7 +115,22 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
             "its %s are too few or too unequal",
             *(100 * share, source.label, 100 * cfg.val_fraction, want),
         )
+    if said := list(_describe_dialogues(meta.dialogues, limit)):
+        level = logging.WARNING if meta.dialogues["left_out"] or meta.dialogues["cut_rows"] else logging.INFO
+        log.log(level, "data: %s: of %d dialogues, %s", source.label, meta.records, "; ".join(said))
     return TokenCache(folder, meta, tokenizer.V, index)
+
+
+def _describe_dialogues(counts: dict[str, int], limit: int) -> Iterator[str]:
+    """Yield what became of dialogues that do not fit into a row, or have nothing to learn."""
+    if counts["continued"]:
+        yield "{continued} are longer than model.T={T} and go on in {further_rows} further rows".format(
+            T=limit - 1, **counts
+        )
+    if counts["cut_rows"]:
+        yield f"{counts['cut_rows']} rows lack words before an answer, which are cut"
+    if counts["left_out"]:
+        yield f"{counts['left_out']} are left out, without an answer to learn"
 
 
 def hash_parts(*parts: Any) -> str:

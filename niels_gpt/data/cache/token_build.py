@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
+from math import ceil
 from pathlib import Path
+from sys import maxsize
 from types import SimpleNamespace
 from typing import Any, Literal, cast, get_args
 
@@ -18,11 +20,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from niels_gpt.config import SourceCfg
+from niels_gpt.data.cache.progress import show_progress
+from niels_gpt.data.cache.token_files import META_FILE, get_dtypes, write_meta
 from niels_gpt.data.chat_template import encode_dialogue
-from niels_gpt.data.progress import show_progress
 from niels_gpt.data.readers.records import Document
 from niels_gpt.data.sources import Want, describe, encode_content, list_texts
-from niels_gpt.data.token_files import META_FILE, get_dtypes, write_meta
 from niels_gpt.data.validation_split import Record, Split, SplitPlan, read_split
 from niels_gpt.storage import add_file_name, flush_to_disk, replace_atomically, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, Tokenizer
@@ -48,8 +50,6 @@ class Progress(BaseModel):
     model_config = ConfigDict(strict=True)
 
     records: NonNegativeInt = 0
-    ended: bool = True  # the last item
-    full: bool = False
     counts: Counter[str] = Counter(left_out=0, continued=0, further_rows=0, cut_rows=0)
     sizes: dict[Split, dict[Column, NonNegativeInt]] = {}
 
@@ -72,7 +72,7 @@ def _tokenize(
     rest = ", going on where an earlier build ended" if progress.records else ""
     log.info("data: %s, %s: %d, %.1f MB%s", task, want, plan.records, plan.size / 1e6, rest)
     writers = {split: TokenWriter(part, split, tokenizer.V, progress.sizes.get(split, {})) for split in SPLITS}
-    counts, saved = progress.counts, began
+    counts, budgets, saved = progress.counts, _list_budgets(source, plan), began
 
     def save() -> None:
         nonlocal saved
@@ -83,26 +83,25 @@ def _tokenize(
     with show_progress(task, plan.size) as advance:
         items = islice(_read_keyed(source, want, plan, advance), progress.records, None)
         for (split, record, key), encoded in _encode_batches(items, tokenizer):
-            enough = source.max_tokens and writers["train"].total >= source.max_tokens
-            if enough and progress.ended and not progress.full:
-                log.info("data: %s stops at data.max_tokens=%d of training", source.label, source.max_tokens)
-                progress.full = True
-            if progress.full and not source.held_out():
+            full = {split for split, writer in writers.items() if writer.total >= budgets[split]}
+            if full == {*SPLITS}:
                 break
             progress.records += 1
-            if progress.full and split == "train":
+            if split in full:
                 continue
-            progress.ended = key is not None
             if isinstance(record, Document):
-                writers[split].add(encoded.encode(record.text), [], None)
-                if record.ends:
-                    writers[split].add([tokenizer.special[END_OF_TEXT]], [], key)
+                room = budgets[split] - writers[split].total
+                writers[split].add(encoded.encode(record.text)[:room], [], None)
+                if record.ends or writers[split].total >= budgets[split]:
+                    writers[split].add([tokenizer.special[END_OF_TEXT]], [], key or 0)
             else:
                 rows = encode_dialogue(record.messages, encoded, limit, source.learn)
                 for row in rows:
                     writers[split].add(row.ids, row.target_mask, key)
                 more, cut = len(rows[1:]), sum(row.cut for row in rows)
                 counts.update(left_out=not rows, continued=more > 0, further_rows=more, cut_rows=cut)
+            if split == "train" and writers[split].total >= budgets[split]:
+                log.info("data: %s stops at data.max_tokens=%d of training", source.label, source.max_tokens)
             if time.monotonic() - saved > SAVE_EVERY or len(writers[split].buffers["ids"]) >= BUFFER:
                 save()
     save()
@@ -113,20 +112,20 @@ def _tokenize(
         "tokenizer_sha256": tokenizer.hash(),
         "content_sha256": plan.content_sha256,
         "records": plan.records,
-        "dialogues": counts,
+        "dialogues": dict(counts),
         "splits": {split: writer.write_sorted() for split, writer in writers.items()},
     }
     write_meta(part, meta)
     seconds = time.monotonic() - began
     log.info("data: tokenized %s in %.0f s, %.1f MB/s", source.label, seconds, plan.size / 1e6 / seconds)
-    if any(counts.values()):
-        log.log(
-            logging.WARNING if counts["left_out"] or counts["cut_rows"] else logging.INFO,
-            "data: %s: of %d dialogues, %d are longer than model.T=%d and go on in %d further rows, and %d have "
-            "no answer to learn and are left out; in %d rows, words before an answer are cut",
-            *(source.label, plan.records, counts["continued"], limit - 1, counts["further_rows"]),
-            *(counts["left_out"], counts["cut_rows"]),
-        )
+
+
+def _list_budgets(source: SourceCfg, plan: SplitPlan) -> dict[Split, int]:
+    """Return the most tokens of each split; of dialogues the last one stays whole."""
+    if not source.max_tokens:
+        return dict.fromkeys(SPLITS, maxsize)
+    share = plan.val_fraction / (1 - plan.val_fraction)
+    return {"train": source.max_tokens, "val": maxsize if source.held_out() else ceil(source.max_tokens * share)}
 
 
 def _read_progress(part: Path) -> Progress:

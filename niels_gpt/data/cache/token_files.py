@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from niels_gpt.data.hash_index import HashIndex
+from niels_gpt.data.cache.hash_index import HashIndex
 from niels_gpt.errors import DataError
 from niels_gpt.storage import write_text
 from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_json
@@ -53,6 +53,7 @@ class Meta(_Record):
 
     folder: str
     records: int
+    dialogues: dict[str, int]  # what became of those that do not fit into a row
     content_sha256: str
     splits: dict[Annotated[str, Field(pattern="^(train|val)$")], SplitEntry] = Field(min_length=2)
 

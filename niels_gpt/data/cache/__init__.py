@@ -1,0 +1,1 @@
+"""The cache of token files: built once for each source, then mapped."""
