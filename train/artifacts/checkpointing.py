@@ -89,9 +89,9 @@ def save_step(folder: Path, state: TrainState, train_cfg: dict[str, Any], *, bes
         old.unlink()
 
 
-def estimate_size(model: GPT) -> int:
-    """Estimate the bytes of a checkpoint: the weights, and AdamW's two averages of each."""
-    return 3 * _estimate_bytes(dict(model.named_parameters()))
+def estimate_size(model: GPT, *, ema: bool) -> int:
+    """Estimate the bytes of a checkpoint: the weights, AdamW's two averages of each, and theirs with `ema`."""
+    return (3 + ema) * _estimate_bytes(dict(model.named_parameters()))
 
 
 def _estimate_bytes(content: Any) -> int:

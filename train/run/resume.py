@@ -76,7 +76,7 @@ def restore(
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "split": SPLIT_VERSION}
     origin |= {"rows": ROWS_VERSION} if cfg.phase == "sft" else {}
     origin |= {"data": data.content_hash, "sources": data.sources}
-    origin["optim"] = cfg.train.optim  # the optimizer whose state the checkpoint holds
+    origin |= {"optim": cfg.train.optim, "ema": cfg.train.ema}  # whose state the checkpoint holds
     if init_from:
         origin["init_from"] = init_from.description
     if resume:

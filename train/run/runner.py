@@ -97,7 +97,7 @@ def run_phase(
         log.warning("warning: %s", advice)
     baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
     cfg.out.mkdir(parents=True, exist_ok=True)
-    require_writable(cfg.out, estimate_size(model))
+    require_writable(cfg.out, estimate_size(model, ema=cfg.train.ema is not None))
     folders = [str(cache.folder.resolve()) for _, cache in data.caches]
     write_json(cfg.out / DATA, {"caches": folders, "sources": data.sources})
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
