@@ -25,7 +25,7 @@ from niels_gpt.data.readers import local_files
 from niels_gpt.errors import CheckpointError, ConfigError, DataError
 from niels_gpt.tokenizer import load_tokenizer
 from niels_gpt.weights.checkpoint import read_checkpoint
-from train.artifacts.paths import step_path
+from niels_gpt.weights.paths import step_path
 from train.config.legacy import format_experiment, plan_from_json
 from train.report.rows import read_row
 

@@ -13,8 +13,8 @@ from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.storage import flush_to_disk, make_part_path, replace_atomically, sync_folder
 from niels_gpt.weights.checkpoint import walk_values
+from niels_gpt.weights.paths import BEST, LATEST, step_files, step_path
 from train.artifacts.disk import explain_disk_errors, open_to_write
-from train.artifacts.paths import BEST, LATEST, step_files, step_path
 
 TENSOR_OVERHEAD = 512  # bytes that a tensor takes besides its numbers: header, name (twice), alignment
 

@@ -14,9 +14,9 @@ from niels_gpt.data.validation_split import SPLIT_VERSION
 from niels_gpt.errors import CheckpointError, is_out_of_memory
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from niels_gpt.weights.checkpoint import get_phase_folder
+from niels_gpt.weights.paths import BEST, LATEST, parse_step, step_files, step_path
 from train.artifacts.checkpointing import TrainState, link_checkpoint
 from train.artifacts.compatibility import LoadedCheckpoint, require_same_model, require_same_origin
-from train.artifacts.paths import BEST, LATEST, parse_step, step_files, step_path
 from train.artifacts.results import NO_EFFECT
 from train.config.schema import RunCfg
 from train.loop.amp import amp_factory

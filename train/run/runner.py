@@ -11,10 +11,10 @@ from niels_gpt.data.batches import Source
 from niels_gpt.device import reset_peak_memory, resolve_device
 from niels_gpt.errors import Interrupted, TimeIsUp
 from niels_gpt.storage import write_json
+from niels_gpt.weights.paths import BEST, DATA
 from train.artifacts.checkpointing import TrainState, estimate_size
 from train.artifacts.disk import require_writable
 from train.artifacts.metrics import METRICS, read_metrics
-from train.artifacts.paths import BEST, DATA
 from train.artifacts.results import (
     PhaseResult,
     find_reusable_result,
