@@ -61,7 +61,7 @@ def _find_checkpoints(path: Path, step: int | None, average: int | None, *, ema:
     count = average or 1
     if len(steps) < count:
         raise CheckpointError(
-            f"{folder} has {len(steps)} checkpoints to average, not {count}",
+            f"{folder} has {len(steps)} of the {count} checkpoints to average",
             f"train with train.keep_last={count}, and train.ckpt_every small enough for as many",
         )
     return steps[:count]

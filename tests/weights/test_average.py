@@ -54,8 +54,8 @@ def test_the_chosen_weights_are_loaded(run_folder: Run) -> None:
 @pytest.mark.parametrize(
     ("within", "choice", "said", "hint"),
     [
-        ("", {"average": 3}, "/sft has 2 checkpoints to average, not 3", "train.keep_last=3,"),
-        ("", {"average": 2, "step": 2}, "/sft has 1 checkpoints to average, not 2", "train.keep_last=2,"),
+        ("", {"average": 3}, "/sft has 2 of the 3 checkpoints to average", "train.keep_last=3,"),
+        ("", {"average": 2, "step": 2}, "/sft has 1 of the 2 checkpoints to average", "train.keep_last=2,"),
         ("pretrain", {"step": 3}, "/pretrain has no step 3; its last are 4, 2", "niels_gpt checkpoints "),
         ("", {"ema": True}, "/sft/step_0000004.pt has no average of the weights", "train.ema=0.999"),
         ("sft/best.pt", {"step": 4}, "/sft/best.pt is a single checkpoint", "name /"),
