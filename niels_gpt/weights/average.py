@@ -8,7 +8,7 @@ from torch import Tensor
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import find_misfit, read_checkpoint
-from niels_gpt.weights.paths import BEST, parse_step, step_files
+from niels_gpt.weights.paths import BEST, step_files, step_path
 
 NAME_A_RUN = "name the folder of a trained run, such as runs/default, or a checkpoint in it"
 
@@ -25,7 +25,7 @@ def read_weights(
 
     CheckpointError if there are no such weights, or a checkpoint is damaged. OSError as of `read_checkpoint`.
     """
-    checkpoint, *others = _find_checkpoints(path, step, average, ema=ema)
+    checkpoint, *others = find_checkpoints(path, step=step, average=average, ema=ema)
     chosen = read_checkpoint(checkpoint)
     mean = _get_weights(chosen, checkpoint, chosen, ema=ema)
     for n, other in enumerate(others, 2):
@@ -34,8 +34,10 @@ def read_weights(
     return checkpoint, chosen | {"model_state": mean}
 
 
-def _find_checkpoints(path: Path, step: int | None, average: int | None, *, ema: bool) -> list[Path]:
-    """Return the checkpoints whose weights are averaged, the newest first."""
+def find_checkpoints(
+    path: Path, *, step: int | None = None, average: int | None = None, ema: bool = False
+) -> list[Path]:
+    """Return the checkpoints that `read_weights` reads, the newest first. CheckpointError as above."""
     if not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist", NAME_A_RUN)
     if path.suffix == ".pt" and not path.is_dir():
@@ -48,23 +50,18 @@ def _find_checkpoints(path: Path, step: int | None, average: int | None, *, ema:
         raise CheckpointError(f"{path} has no sft/{wanted} or pretrain/{wanted}", NAME_A_RUN)
     if wanted == BEST:
         return [folder / BEST]
-    kept = {parse_step(file) or 0: file for file in step_files(folder)}  # the newest first
-    best = folder / BEST  # may be of an older step
-    if step is not None and step not in kept:
-        if average is None and best.exists() and read_checkpoint(best)["step"] == step:
-            return [best]
-        raise CheckpointError(
-            f"{folder} has no step {step}; its last are {', '.join(map(str, [*kept][:5]))}",
-            f"niels_gpt checkpoints {path} lists all; train.ckpt_every and train.keep_last decide which there are",
-        )
-    steps = [file for number, file in kept.items() if step is None or number <= step]
-    count = average or 1
-    if len(steps) < count:
-        raise CheckpointError(
-            f"{folder} has {len(steps)} of the {count} checkpoints to average",
-            f"train with train.keep_last={count}, and train.ckpt_every small enough for as many",
-        )
-    return steps[:count]
+    files, best = step_files(folder), folder / BEST
+    if step is not None:
+        if (asked := step_path(folder, step)) not in files:
+            if average is None and best.exists() and read_checkpoint(best)["step"] == step:
+                return [best]
+            hint = f"niels_gpt checkpoints {path} lists its steps; train.ckpt_every and train.keep_last keep more"
+            raise CheckpointError(f"{folder} has no step {step}", hint)
+        files = files[files.index(asked) :]
+    if len(files) < (count := average or 1):
+        hint = f"train with train.keep_last={count}, and train.ckpt_every small enough for as many"
+        raise CheckpointError(f"{folder} has {len(files)} of the {count} checkpoints to average", hint)
+    return files[:count]
 
 
 def _get_weights(saved: dict[str, Any], path: Path, chosen: dict[str, Any], *, ema: bool) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ def test_the_chosen_weights_are_loaded(run_folder: Run) -> None:
     [
         ("", {"average": 3}, "/sft has 2 of the 3 checkpoints to average", "train.keep_last=3,"),
         ("", {"average": 2, "step": 2}, "/sft has 1 of the 2 checkpoints to average", "train.keep_last=2,"),
-        ("pretrain", {"step": 3}, "/pretrain has no step 3; its last are 4, 2", "niels_gpt checkpoints "),
+        ("pretrain", {"step": 3}, "/pretrain has no step 3", "niels_gpt checkpoints "),
         ("", {"ema": True}, "/sft/step_0000004.pt has no average of the weights", "train.ema=0.999"),
         ("sft/best.pt", {"step": 4}, "/sft/best.pt is a single checkpoint", "name /"),
     ],

@@ -46,10 +46,11 @@ def main() -> None:
         lines = [("checkpoint", "step", "loss", "MB", "state")]
         for entry in entries:
             names = ", ".join([entry["checkpoint"], *entry["also"]])
-            step = "" if entry["step"] is None else str(entry["step"])
             loss = "" if entry["loss"] is None else f"{entry['loss']:.4f}"
             state = "good" if entry["damage"] is None else f"damaged: {entry['damage']}"
-            lines.append((escape_line(names), step, loss, f"{entry['bytes'] / 1e6:,.1f}", state))
+            lines.append(
+                (escape_line(names), str(entry["step"] or ""), loss, f"{entry['bytes'] / 1e6:,.1f}", state)
+            )
         print(format_table(lines, right=(1, 2, 3)), end="")
         return entries
 
@@ -63,10 +64,10 @@ def examine_folder(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Iter
     """
     events = [event for event in read_metrics(folder / METRICS) if event["event"] == "val"]
     losses = {event["step"]: event["loss"] for event in events if isinstance(event.get("loss"), float)}
-    files: dict[tuple[int, int], list[Path]] = {}
+    files: dict[int, list[Path]] = {}
     for path in (*folder.glob("*.damaged"), *reversed(step_files(folder)), folder / BEST, folder / LATEST):
-        with suppress(FileNotFoundError):  # a run that goes on removes old ones
-            files.setdefault((path.stat().st_dev, path.stat().st_ino), []).append(path)
+        with suppress(FileNotFoundError):
+            files.setdefault(path.stat().st_ino, []).append(path)
     for path, *others in files.values():
         step, damage = parse_step(path), None
         try:
@@ -75,6 +76,8 @@ def examine_folder(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Iter
                 damage = f"it holds step {saved}"
             step = saved
         except CheckpointError as error:
+            if not path.exists():  # a run that goes on has removed it
+                continue
             damage = str(error).removeprefix(str(path)).lstrip(": ")
         yield {
             "checkpoint": str(path),
