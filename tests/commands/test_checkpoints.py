@@ -39,10 +39,12 @@ def test_checkpoints_are_listed_with_step_loss_size_and_damage(run_folder: Run, 
     assert "/step_0000004.pt, best.pt, latest.pt " in last and listed.stdout.count("\n") == 6
 
 
-def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
-    done = processes.cli("runs/none", cwd=tmp_path, script="checkpoints")
+@pytest.mark.parametrize("name", ["none", "file"])
+def test_a_path_without_checkpoints_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    done = processes.cli(name, cwd=tmp_path, script="checkpoints")
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr.startswith("error: runs/none has no checkpoints\nhint: name a run folder")
+    assert done.stderr.startswith(f"error: {name} has no checkpoints\nhint: name a run folder")
 
 
 @pytest.mark.parametrize("choice", [["--step", "2"], ["--average", "2"], ["--ema"]])

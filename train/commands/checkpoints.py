@@ -66,7 +66,7 @@ def examine_folder(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Iter
     losses = {event["step"]: event["loss"] for event in events if isinstance(event.get("loss"), float)}
     files: dict[int, list[Path]] = {}
     for path in (*folder.glob("*.damaged"), *reversed(step_files(folder)), folder / BEST, folder / LATEST):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             files.setdefault(path.stat().st_ino, []).append(path)
     for path, *others in files.values():
         step, damage = parse_step(path), None
