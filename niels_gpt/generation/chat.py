@@ -1,6 +1,5 @@
 """Complete text or chat with a trained model."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.generation.generate import generate
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, load_tokenizer
-from niels_gpt.weights.checkpoint import get_phase_folder, load_model
-
-NAME_A_RUN = "name the folder of a trained run, such as runs/default, or a checkpoint in it"
+from niels_gpt.weights.average import read_weights
+from niels_gpt.weights.checkpoint import get_phase_folder, make_model
 
 
 class ChatSession:
@@ -53,28 +51,21 @@ class ChatSession:
         yield self.tokenizer.decode(ids)[len(shown) :]
 
 
-def load_session(path: Path) -> ChatSession:
-    """Load a checkpoint, or the best one of a phase or of a run's last phase, with the run's tokenizer.
+def load_session(
+    path: Path, *, step: int | None = None, average: int | None = None, ema: bool = False
+) -> ChatSession:
+    """Load weights, which `read_weights` chooses, with the run's tokenizer.
 
-    CheckpointError if there is no checkpoint, or it was trained with another tokenizer. DataError if the tokenizer
+    CheckpointError if there are none, or they were trained with another tokenizer. DataError if the tokenizer
     cannot be used.
     """
-    if not os.path.exists(path):
-        raise CheckpointError(f"{path} does not exist", NAME_A_RUN)
-    checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _find_best(path)
+    checkpoint, saved = read_weights(path, step=step, average=average, ema=ema)
     phase = get_phase_folder(checkpoint)
     tokenizer = load_tokenizer(phase.parent / "tokenizer.json")
-    model, train_cfg = load_model(checkpoint)
-    if train_cfg.get("tokenizer", tokenizer.hash()) != tokenizer.hash() or model.cfg.V != tokenizer.V:
+    model = make_model(saved)
+    if saved["train_cfg"].get("tokenizer", tokenizer.hash()) != tokenizer.hash() or model.cfg.V != tokenizer.V:
         raise CheckpointError(
             f"{checkpoint} was trained with a different tokenizer than {phase.parent / 'tokenizer.json'}",
             "restore the run's own tokenizer.json",
         )
     return ChatSession(model, tokenizer, chats=phase.name == "sft")
-
-
-def _find_best(run: Path) -> Path:
-    for phase in ("sft", "pretrain", "."):
-        if (run / phase / "best.pt").exists():
-            return run / phase / "best.pt"
-    raise CheckpointError(f"{run} has no sft/best.pt or pretrain/best.pt", NAME_A_RUN)

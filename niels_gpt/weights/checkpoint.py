@@ -68,7 +68,7 @@ def _check_content(saved: Any, path: Path) -> dict[str, Any]:
         )
     # The oldest checkpoints lack the key, and their head is tied.
     saved["model_cfg"] = {"tie_embeddings": True} | saved["model_cfg"]
-    if reason := _find_misfit(saved["model_cfg"], saved["model_state"]):
+    if reason := find_misfit(saved["model_cfg"], saved["model_state"]):
         raise CheckpointError(f"{path}: {reason}", _suggest_others(path))
     return saved
 
@@ -82,9 +82,14 @@ def _suggest_others(path: Path) -> str:
 def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:
     """Return the GPT of a checkpoint, on the CPU and in evaluation mode, and its train_cfg. Errors as above."""
     saved = read_checkpoint(path)
+    return make_model(saved), saved["train_cfg"]
+
+
+def make_model(saved: dict[str, Any]) -> GPT:
+    """Return the GPT of a checkpoint's content, on the CPU and in evaluation mode."""
     model = GPT(ModelCfg.model_validate(saved["model_cfg"]))
     model.load_state_dict(saved["model_state"])
-    return model.eval(), saved["train_cfg"]
+    return model.eval()
 
 
 def get_phase_folder(checkpoint: Path) -> Path:
@@ -92,8 +97,8 @@ def get_phase_folder(checkpoint: Path) -> Path:
     return Path(os.path.abspath(checkpoint)).parent
 
 
-def _find_misfit(model_cfg: dict[str, Any], model_state: dict[Any, Any]) -> str:
-    """Return why the weights do not match model_cfg, or "".
+def find_misfit(model_cfg: dict[str, Any], model_state: dict[Any, Any]) -> str:
+    """Return why weights do not match model_cfg, or "".
 
     The model is made on the meta device, so that a forged model_cfg allocates nothing.
     """

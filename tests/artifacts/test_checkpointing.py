@@ -11,8 +11,8 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.weights.checkpoint import load_model, read_checkpoint
+from niels_gpt.weights.paths import step_files, step_path
 from train.artifacts.checkpointing import TrainState, save_checkpoint, save_step
-from train.artifacts.paths import step_files, step_path
 from train.config.schema import TrainCfgSchema
 from train.loop.optim import make_optimizer
 from train.run.resume import find_newest

@@ -19,7 +19,7 @@ from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.generation.chat import load_session
 from niels_gpt.tokenizer import train_bpe
 from niels_gpt.weights.checkpoint import read_checkpoint
-from train.artifacts.paths import step_path
+from niels_gpt.weights.paths import step_path
 from train.run.resume import find_newest
 
 RUN = (*TINY, "train.total_steps=6", "train.ckpt_every=2", "train.eval_every=6", "train.keep_last=9")

@@ -28,9 +28,9 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import BytesTokenizer, train_bpe
 from niels_gpt.weights.checkpoint import read_checkpoint
 from niels_gpt.weights.llama import export_llama
+from niels_gpt.weights.paths import step_path
 from train.artifacts import disk, metrics
 from train.artifacts.checkpointing import TrainState, save_step
-from train.artifacts.paths import step_path
 from train.cli.command import exit_on_error
 from train.cli.output import write_result
 from train.config.schema import TrainCfgSchema

@@ -25,7 +25,7 @@ from niels_gpt.data.readers import local_files
 from niels_gpt.errors import CheckpointError, ConfigError, DataError
 from niels_gpt.tokenizer import load_tokenizer
 from niels_gpt.weights.checkpoint import read_checkpoint
-from train.artifacts.paths import step_path
+from niels_gpt.weights.paths import step_path
 from train.config.legacy import format_experiment, plan_from_json
 from train.report.rows import read_row
 
@@ -228,10 +228,15 @@ SPOILT: list[Callable[[torch.Tensor], Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("optim", "at", "name"), [("adamw", (), "exp_avg"), ("muon", ("parts", 1), "momentum_buffer")]
+    ("settings", "at", "name"),
+    [
+        (["optim=adamw"], (), "exp_avg"),
+        (["optim=muon"], ("parts", 1), "momentum_buffer"),
+        (["optim=muon", "train.ema=0.9"], ("parts", 2), "ema"),
+    ],
 )
 def test_averages_that_are_not_as_their_weights_are_refused(
-    optim: str, at: tuple[Any, ...], name: str, run_folder: Run
+    settings: list[str], at: tuple[Any, ...], name: str, run_folder: Run
 ) -> None:
     """A fused kernel takes their size for granted, and would read and write beyond them."""
 
@@ -240,5 +245,5 @@ def test_averages_that_are_not_as_their_weights_are_refused(
         kept[name] = how(kept[name])
         return saved
 
-    for said in refusals(run_folder, [partial(spoil, how) for how in SPOILT], f"optim={optim}"):
+    for said in refusals(run_folder, [partial(spoil, how) for how in SPOILT], *settings):
         assert re.search("its optimizer_state does not fit its model|its tensors are larger than the file", said)

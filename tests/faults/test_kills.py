@@ -17,8 +17,8 @@ from support.processes import KILLED, start_run
 from faults.folders import TINY, hashes, leftovers, require_equal, require_whole
 from faults.scale import WHOLE, scaled
 from niels_gpt.errors import Interrupted
+from niels_gpt.weights.paths import has_checkpoint, parse_step, step_files
 from train.artifacts.metrics import METRICS, read_metrics
-from train.artifacts.paths import has_checkpoint, parse_step, step_files
 from train.config.schema import RunCfg
 
 SAVES = (*TINY, "train.total_steps=4", "train.ckpt_every=1", "train.eval_every=2", "train.keep_last=1")

@@ -13,8 +13,8 @@ from niels_gpt.errors import NonFiniteError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.storage import flush_to_disk, make_part_path, replace_atomically, sync_folder
 from niels_gpt.weights.checkpoint import walk_values
+from niels_gpt.weights.paths import BEST, LATEST, step_files, step_path
 from train.artifacts.disk import explain_disk_errors, open_to_write
-from train.artifacts.paths import BEST, LATEST, step_files, step_path
 
 TENSOR_OVERHEAD = 512  # bytes that a tensor takes besides its numbers: header, name (twice), alignment
 
@@ -89,9 +89,9 @@ def save_step(folder: Path, state: TrainState, train_cfg: dict[str, Any], *, bes
         old.unlink()
 
 
-def estimate_size(model: GPT) -> int:
-    """Estimate the bytes of a checkpoint: the weights, and AdamW's two averages of each."""
-    return 3 * _estimate_bytes(dict(model.named_parameters()))
+def estimate_size(model: GPT, *, ema: bool) -> int:
+    """Estimate the bytes of a checkpoint: the weights, AdamW's two averages of each, and theirs with `ema`."""
+    return (3 + ema) * _estimate_bytes(dict(model.named_parameters()))
 
 
 def _estimate_bytes(content: Any) -> int:

@@ -13,6 +13,7 @@ UNRECORDED = {
     "init_from": "none",
     "resume": "none",
     "optim": "adamw",
+    "ema": None,
     "split": 1,
     "rows": 1,
 }  # the values of older checkpoints

@@ -14,7 +14,7 @@ from niels_gpt.config import DataCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from train.artifacts.paths import has_checkpoint, parse_step, step_files
+from niels_gpt.weights.paths import has_checkpoint, parse_step, step_files
 from train.config.schema import PhaseName, RunCfg
 
 RESULT = "result.json"

@@ -17,8 +17,8 @@ import torch
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import require_valid_ids
 from niels_gpt.weights.checkpoint import read_checkpoint
+from niels_gpt.weights.paths import step_path
 from train.artifacts.checkpointing import save_step
-from train.artifacts.paths import step_path
 from train.bench.contestants import CPU, make_train_cfg
 from train.bench.race import run_worker
 from train.bench.shapes import SHAPES, Shape

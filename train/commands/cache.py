@@ -13,7 +13,7 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.printable import escape_line
 from niels_gpt.storage import measure_size
 from niels_gpt.untrusted import UnreadableFile, read_json, read_text
-from train.artifacts.paths import DATA
+from niels_gpt.weights.paths import DATA
 from train.cli.command import Parser, at_least
 from train.cli.output import add_json_flag, format_table, report
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from niels_gpt.errors import ConfigError
 from train.cli.command import Parser, defer_signals
+from train.commands.checkpoints import add_weight_flags, choose_weights
 from train.config.legacy import describe_sources, format_experiment, plan_from_json
 from train.config.suggest import CONF
 
@@ -15,12 +16,13 @@ def run_export() -> None:
     parser = Parser(description=run_export.__doc__)
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
+    add_weight_flags(parser)
     options = parser.parse_args()
     with defer_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
         from niels_gpt.weights.llama import export_llama
 
-    session = load_session(options.run)
+    session = load_session(options.run, **choose_weights(options))
     export_llama(session.model, session.tokenizer, options.folder)
     print(f"wrote {options.folder}")
 

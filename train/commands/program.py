@@ -12,6 +12,7 @@ COMMANDS = {
     "prepare": ("tokenize a run's data, and show what is in it", "train.commands.prepare:main"),
     "sample": ("complete a prompt, answer a question, or chat", "train.commands.sample:main"),
     "compare": ("compare runs, or list those in runs/", "train.commands.compare:main"),
+    "checkpoints": ("list a run's checkpoints: step, loss, size, damage", "train.commands.checkpoints:main"),
     "export": ("export a trained model for other programs", "train.commands.convert:run_export"),
     "doctor": ("examine this machine: precision, speed, memory", "train.commands.measure:run_doctor"),
     "numerics": ("compare precisions on a step of a trained run", "train.commands.measure:run_numerics"),

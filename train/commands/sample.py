@@ -11,6 +11,7 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import escape_text
 from train.cli.command import Parser, at_least, defer_signals
 from train.cli.output import add_json_flag, report
+from train.commands.checkpoints import add_weight_flags, choose_weights
 from train.report.findings import analyze_runs
 from train.report.rows import Row, is_run, read_rows
 from train.report.tables import describe_row
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.7, help="0 picks the likeliest token (default 0.7)")
     parser.add_argument("--top-k", type=at_least(1), default=50, help="sample from the K likeliest (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="random seed for sampling (default 0)")
+    add_weight_flags(parser)
     add_json_flag(parser)
     options = parser.parse_args()
     if options.chat == (options.prompt is not None):
@@ -43,7 +45,7 @@ def main() -> None:
 
     if options.run.is_dir() and not is_run(options.run) and (rows := read_rows(options.run)):
         raise explain_folder(options.run, rows)
-    session = load_session(options.run)
+    session = load_session(options.run, **choose_weights(options))
     sampling = {name: vars(options)[name] for name in ("max_tokens", "temperature", "top_k", "seed")}
 
     def answer() -> dict[str, str]:

@@ -49,6 +49,9 @@ class TrainCfgSchema(Cfg):
     betas: tuple[float, float] = Field((0.8, 0.98), description="AdamW betas, each in [0, 1)")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Muon momentum")
     grad_clip: float | None = Field(1.0, gt=0.0, le=1e9, description="clip the gradient norm to this; null: never")
+    ema: float | None = Field(
+        None, gt=0.0, lt=1.0, description="decay of a moving average of the weights in checkpoints; null: none"
+    )
     amp: bool = Field(True, description="use autocast; mps only")
     amp_dtype: Literal["fp16", "bf16"] = Field("fp16", description="dtype of autocast")
     loss_scaling: bool = Field(

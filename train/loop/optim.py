@@ -1,24 +1,54 @@
 """The optimizer, and the learning rate of each step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from niels_gpt.model.gpt import GPT
 from train.config.schema import TrainCfgSchema
 from train.loop.muon import Muon
 
-AVERAGES = {AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",)}  # of each weight
+
+class WeightAverage(Optimizer):
+    """Keep a moving average of the weights, which it leaves as they are: the last part of a CombinedOptimizer.
+
+    The decay after n steps is at most (1 + n) / (10 + n), so that the first weights are soon forgotten.
+    """
+
+    def __init__(self, params: Iterable[Tensor], decay: float) -> None:
+        super().__init__(params, {"lr": 0.0, "decay": decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move the average towards the weights."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                if not state:
+                    state |= {"step": torch.zeros(()), "ema": weight.clone()}
+                share = 9 / (10 + state["step"])  # on the CPU
+                state["ema"].lerp_(weight, max(1 - group["decay"], share.item()))
+                state["step"] += 1
+
+
+AVERAGES = {  # of each weight
+    AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    Muon: ("momentum_buffer",),
+    WeightAverage: ("step", "ema"),
+}
 
 
 class CombinedOptimizer(Optimizer):
     """Several optimizers that step together, each on its own parameters."""
 
     def __init__(self, *parts: Optimizer) -> None:
-        super().__init__([group for part in parts for group in part.param_groups], {})  # shared, not copied
+        super().__init__(parts[0].param_groups, {})
         self.parts = parts
+        self.param_groups = [group for part in parts for group in part.param_groups]  # shared, not copied
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Step each optimizer."""
@@ -40,7 +70,7 @@ def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
     """Return the optimizer, with weight decay on matrices only.
 
     optim=adamw is AdamW (Loshchilov and Hutter, 2019), fused. With optim=muon, Muon updates the matrices of the
-    blocks at the same learning rate, and AdamW the rest.
+    blocks at the same learning rate, and AdamW the rest. With `ema` a WeightAverage follows.
     """
     vectors = [p for p in model.parameters() if p.dim() < 2]
     matrices = [p for p in model.parameters() if p.dim() >= 2]
@@ -50,10 +80,12 @@ def make_optimizer(model: GPT, cfg: TrainCfgSchema) -> Optimizer:
         {"params": left, "weight_decay": cfg.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    adamw = AdamW(groups, lr=cfg.base_lr, betas=cfg.betas, fused=True)
-    if not hidden:
-        return adamw
-    return CombinedOptimizer(adamw, Muon(hidden, cfg.base_lr, cfg.weight_decay, cfg.momentum))
+    parts: list[Optimizer] = [AdamW(groups, lr=cfg.base_lr, betas=cfg.betas, fused=True)]
+    if hidden:
+        parts.append(Muon(hidden, cfg.base_lr, cfg.weight_decay, cfg.momentum))
+    if cfg.ema is not None:
+        parts.append(WeightAverage(model.parameters(), cfg.ema))
+    return CombinedOptimizer(*parts) if len(parts) > 1 else parts[0]
 
 
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any], step: int) -> None:

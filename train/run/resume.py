@@ -14,9 +14,9 @@ from niels_gpt.data.validation_split import SPLIT_VERSION
 from niels_gpt.errors import CheckpointError, is_out_of_memory
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from niels_gpt.weights.checkpoint import get_phase_folder
+from niels_gpt.weights.paths import BEST, LATEST, parse_step, step_files, step_path
 from train.artifacts.checkpointing import TrainState, link_checkpoint
 from train.artifacts.compatibility import LoadedCheckpoint, require_same_model, require_same_origin
-from train.artifacts.paths import BEST, LATEST, parse_step, step_files, step_path
 from train.artifacts.results import NO_EFFECT
 from train.config.schema import RunCfg
 from train.loop.amp import amp_factory
@@ -76,7 +76,7 @@ def restore(
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "split": SPLIT_VERSION}
     origin |= {"rows": ROWS_VERSION} if cfg.phase == "sft" else {}
     origin |= {"data": data.content_hash, "sources": data.sources}
-    origin["optim"] = cfg.train.optim  # the optimizer whose state the checkpoint holds
+    origin |= {"optim": cfg.train.optim, "ema": cfg.train.ema}  # whose state the checkpoint holds
     if init_from:
         origin["init_from"] = init_from.description
     if resume:

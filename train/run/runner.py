@@ -11,10 +11,10 @@ from niels_gpt.data.batches import Source
 from niels_gpt.device import reset_peak_memory, resolve_device
 from niels_gpt.errors import Interrupted, TimeIsUp
 from niels_gpt.storage import write_json
+from niels_gpt.weights.paths import BEST, DATA
 from train.artifacts.checkpointing import TrainState, estimate_size
 from train.artifacts.disk import require_writable
 from train.artifacts.metrics import METRICS, read_metrics
-from train.artifacts.paths import BEST, DATA
 from train.artifacts.results import (
     PhaseResult,
     find_reusable_result,
@@ -97,7 +97,7 @@ def run_phase(
         log.warning("warning: %s", advice)
     baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
     cfg.out.mkdir(parents=True, exist_ok=True)
-    require_writable(cfg.out, estimate_size(model))
+    require_writable(cfg.out, estimate_size(model, ema=cfg.train.ema is not None))
     folders = [str(cache.folder.resolve()) for _, cache in data.caches]
     write_json(cfg.out / DATA, {"caches": folders, "sources": data.sources})
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)

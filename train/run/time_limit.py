@@ -6,8 +6,8 @@ from pathlib import Path
 
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
+from niels_gpt.weights.paths import has_checkpoint
 from train.artifacts.disk import tolerate_disk_errors
-from train.artifacts.paths import has_checkpoint
 
 TIME = "time.json"
 NOTED_EVERY = 10.0  # seconds: the most that a kill loses

@@ -1,0 +1,89 @@
+"""List a run's checkpoints, and choose among them for the commands that use its weights."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from niels_gpt.errors import CheckpointError
+from niels_gpt.printable import escape_line
+from niels_gpt.weights.paths import BEST, LATEST, parse_step, step_files
+from train.artifacts.metrics import METRICS, read_metrics
+from train.cli.command import Parser, at_least, defer_signals
+from train.cli.output import add_json_flag, format_table, report
+from train.report.rows import PHASES
+
+
+def add_weight_flags(parser: ArgumentParser) -> None:
+    """Add --step, --average and --ema, for `choose_weights`."""
+    parser.add_argument("--step", type=at_least(1), metavar="N", help="use the weights of step N, not the best")
+    parser.add_argument(
+        "--average", type=at_least(1), metavar="N", help="use the mean of the last N kept steps' weights"
+    )
+    parser.add_argument("--ema", action="store_true", help="use the moving average of train.ema, of the last step")
+
+
+def choose_weights(options: Namespace) -> dict[str, Any]:
+    """Return the arguments of `load_session` that the flags stand for."""
+    return {name: vars(options)[name] for name in ("step", "average", "ema")}
+
+
+def main() -> None:
+    """List the checkpoints of a run: step, validation loss, size, and whether each can be read."""
+    parser = Parser(description=main.__doc__)
+    parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a phase's folder in it")
+    add_json_flag(parser)
+    options = parser.parse_args()
+    with defer_signals():  # imports torch, which takes seconds
+        from niels_gpt.weights.checkpoint import read_checkpoint
+
+    def list_checkpoints() -> list[dict[str, Any]]:
+        folders = [options.run / phase for phase in (*PHASES, ".")]
+        entries = [entry for folder in folders for entry in examine_folder(folder, read_checkpoint)]
+        if not entries:
+            raise CheckpointError(f"{options.run} has no checkpoints", "name a run folder, such as runs/default")
+        lines = [("checkpoint", "step", "loss", "MB", "state")]
+        for entry in entries:
+            names = ", ".join([entry["checkpoint"], *entry["also"]])
+            loss = "" if entry["loss"] is None else f"{entry['loss']:.4f}"
+            state = "good" if entry["damage"] is None else f"damaged: {entry['damage']}"
+            lines.append(
+                (escape_line(names), str(entry["step"] or ""), loss, f"{entry['bytes'] / 1e6:,.1f}", state)
+            )
+        print(format_table(lines, right=(1, 2, 3)), end="")
+        return entries
+
+    report(options.json, list_checkpoints)
+
+
+def examine_folder(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield what is known of each checkpoint in a phase's folder, also under second names; `read` reads one.
+
+    The loss is that of the evaluation at its step, None if there was none.
+    """
+    events = [event for event in read_metrics(folder / METRICS) if event["event"] == "val"]
+    losses = {event["step"]: event["loss"] for event in events if isinstance(event.get("loss"), float)}
+    files: dict[int, list[Path]] = {}
+    for path in (*folder.glob("*.damaged"), *reversed(step_files(folder)), folder / BEST, folder / LATEST):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            files.setdefault(path.stat().st_ino, []).append(path)
+    for path, *others in files.values():
+        step, damage = parse_step(path), None
+        try:
+            saved = read(path)["step"]
+            if step not in (None, saved):
+                damage = f"it holds step {saved}"
+            step = saved
+        except CheckpointError as error:
+            if not path.exists():  # a run that goes on has removed it
+                continue
+            damage = str(error).removeprefix(str(path)).lstrip(": ")
+        yield {
+            "checkpoint": str(path),
+            "also": [other.name for other in others],
+            "step": step,
+            "loss": losses.get(step),
+            "bytes": path.stat().st_size,
+            "damage": damage,
+        }
