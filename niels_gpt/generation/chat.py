@@ -53,15 +53,20 @@ class ChatSession:
         yield self.tokenizer.decode(ids)[len(shown) :]
 
 
-def load_session(path: Path) -> ChatSession:
-    """Load a checkpoint, or the best one of a phase or of a run's last phase, with the run's tokenizer.
-
-    CheckpointError if there is no checkpoint, or it was trained with another tokenizer. DataError if the tokenizer
-    cannot be used.
-    """
+def find_checkpoint(path: Path) -> Path:
+    """Return a checkpoint, or the best one of a phase or of a run's last phase. CheckpointError without any."""
     if not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist", NAME_A_RUN)
-    checkpoint = path if path.suffix == ".pt" and not path.is_dir() else _find_best(path)
+    return path if path.suffix == ".pt" and not path.is_dir() else _find_best(path)
+
+
+def load_session(path: Path) -> ChatSession:
+    """Load a checkpoint, found as above, with the run's tokenizer.
+
+    CheckpointError if there is none, or it was trained with another tokenizer. DataError if the tokenizer cannot
+    be used.
+    """
+    checkpoint = find_checkpoint(path)
     phase = get_phase_folder(checkpoint)
     tokenizer = load_tokenizer(phase.parent / "tokenizer.json")
     model, train_cfg = load_model(checkpoint)

@@ -6,22 +6,29 @@ from niels_gpt.errors import ConfigError
 from train.cli.command import Parser, defer_signals
 from train.config.legacy import describe_sources, format_experiment, plan_from_json
 from train.config.suggest import CONF
+from train.report.model_card import make_model_card
 
+DTYPES = ("float32", "bfloat16", "float16")
 TO = "folder to write to (default: conf/experiment); any other must be named experiment, for --config-dir"
 
 
 def run_export() -> None:
-    """Export a trained model in the Llama format, for other programs."""
+    """Export a trained model for other programs, with its tokenizer, chat template and a model card."""
     parser = Parser(description=run_export.__doc__)
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=f"of the weights (default {DTYPES[0]})")
     options = parser.parse_args()
     with defer_signals():  # imports torch, which takes seconds
-        from niels_gpt.generation.chat import load_session
+        from niels_gpt.generation.chat import find_checkpoint, load_session
+        from niels_gpt.weights.checkpoint import get_phase_folder
         from niels_gpt.weights.llama import export_llama
 
-    session = load_session(options.run)
-    export_llama(session.model, session.tokenizer, options.folder)
+    checkpoint = find_checkpoint(options.run)
+    session = load_session(checkpoint)
+    model = session.model
+    card = make_model_card(get_phase_folder(checkpoint), model.cfg, model.parameter_count())
+    export_llama(model, session.tokenizer, options.folder, dtype=options.dtype, chats=session.chats, card=card)
     print(f"wrote {options.folder}")
 
 

@@ -1,0 +1,34 @@
+"""Environments with other versions of packages, which borrow the rest from this one."""
+
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+
+def make_environment(name: str, *packages: str) -> Path:
+    """Return the Python of an environment that has these packages, kept for the next time; skip if pip fails."""
+    folder = Path(sys.prefix) / "environments" / name
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+        (packages_folder,) = folder.glob("lib/python*/site-packages")
+        (packages_folder / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--upgrade"]
+    done = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{', '.join(packages)} cannot be installed: {done.stderr[-300:]}")
+    return python
+
+
+def ask(python: Path, probe: str, question: dict[str, Any]) -> Any:
+    """Run tests/support/PROBE.py in an environment, and return its answer to a question."""
+    command = [str(python), "-P", str(ROOT / "tests" / "support" / f"{probe}.py")]
+    done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
