@@ -28,7 +28,14 @@ def make_environment(name: str, *packages: str) -> Path:
 
 def ask(python: Path, probe: str, question: dict[str, Any]) -> Any:
     """Run tests/support/PROBE.py in an environment, and return its answer to a question."""
-    command = [str(python), "-P", str(ROOT / "tests" / "support" / f"{probe}.py")]
-    done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, check=False)
+    return json.loads(
+        call(python, ROOT / "tests" / "support" / f"{probe}.py", input=json.dumps(question)).splitlines()[-1]
+    )
+
+
+def call(python: Path, *words: str | Path, input: str = "") -> str:
+    """Run an environment's Python in the project's folder, and return what it prints."""
+    command = [str(python), *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, input=input, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout

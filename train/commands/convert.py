@@ -1,6 +1,7 @@
 """Convert models for other programs, and older configs for this one: niels_gpt export and import-json."""
 
 from pathlib import Path
+from typing import Any
 
 from niels_gpt.errors import ConfigError
 from train.cli.command import Parser, defer_signals
@@ -8,7 +9,8 @@ from train.config.legacy import describe_sources, format_experiment, plan_from_j
 from train.config.suggest import CONF
 from train.report.model_card import make_model_card
 
-DTYPES = ("float32", "bfloat16", "float16")
+HF_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = {"hf": HF_DTYPES, "gguf": (*HF_DTYPES, "q8_0")}
 TO = "folder to write to (default: conf/experiment); any other must be named experiment, for --config-dir"
 
 
@@ -17,18 +19,31 @@ def run_export() -> None:
     parser = Parser(description=run_export.__doc__)
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=f"of the weights (default {DTYPES[0]})")
+    parser.add_argument(
+        "--to", choices=DTYPES, default="hf", help="hf: Hugging Face's Llama (default); gguf: llama.cpp's"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES["gguf"], help="type of the weights (default float32, float16 for gguf)"
+    )
     options = parser.parse_args()
+    if options.dtype == "q8_0" and options.to == "hf":
+        parser.error("--dtype q8_0 goes with --to gguf")
+    dtype = options.dtype or ("float32" if options.to == "hf" else "float16")
     with defer_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import find_checkpoint, load_session
         from niels_gpt.weights.checkpoint import get_phase_folder
+        from niels_gpt.weights.gguf import export_gguf
         from niels_gpt.weights.llama import export_llama
 
     checkpoint = find_checkpoint(options.run)
-    session = load_session(checkpoint)
-    model = session.model
-    card = make_model_card(get_phase_folder(checkpoint), model.cfg, model.parameter_count())
-    export_llama(model, session.tokenizer, options.folder, dtype=options.dtype, chats=session.chats, card=card)
+    session, phase = load_session(checkpoint), get_phase_folder(checkpoint)
+    model, tokenizer = session.model, session.tokenizer
+    card = make_model_card(phase, model.cfg, model.parameter_count())
+    more: Any = {"dtype": dtype, "chats": session.chats, "card": card}
+    if options.to == "gguf":
+        export_gguf(model, tokenizer, options.folder, phase.parent.resolve().name, **more)
+    else:
+        export_llama(model, tokenizer, options.folder, **more)
     print(f"wrote {options.folder}")
 
 

@@ -16,7 +16,6 @@ from train.report.rows import PHASES
 from train.report.tables import escape_markdown
 
 HEAD = """---
-library_name: transformers
 pipeline_tag: text-generation
 tags:
 - niels_gpt
