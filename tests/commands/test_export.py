@@ -1,8 +1,8 @@
 """niels_gpt export: the files that others read, and a card that says what the model is."""
 
 import json
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -50,13 +50,16 @@ def test_the_card_does_not_say_where_files_are(copied_run: Path, tmp_path: Path)
     assert r"Text: text files, \*.txt, learn=all" in card and "data.tokenizer=tokenizer.json" in card
 
 
-@pytest.mark.parametrize("damage", ["{}", '{"phases": [{}]}', "\0", None])
+@pytest.mark.parametrize("settings", [None, {}, {"data": {"kind": 7}}, {"data": {}, "train": []}])
 def test_a_run_whose_other_files_are_damaged_is_exported_all_the_same(
-    copied_run: Path, tmp_path: Path, damage: str | None
+    copied_run: Path, tmp_path: Path, settings: Any
 ) -> None:
-    for path in (copied_run / "result.json", *copied_run.glob("*/metrics.jsonl")):
-        path.unlink() if damage is None else path.write_text(damage)
-    shutil.rmtree(copied_run / "pretrain")
+    result = json.loads((copied_run / "result.json").read_text())
+    for phase in result["phases"]:
+        phase["settings"] = settings
+    (copied_run / "result.json").write_text(json.dumps(result) if settings is not None else "\0")
+    for path in copied_run.glob("*/metrics.jsonl"):
+        path.write_text('{"event": "val", "step": 1}\n')
     done = processes.cli(str(copied_run), "out", cwd=tmp_path, script="export")
     assert (done.returncode, done.stdout) == (0, "wrote out\n") and "Traceback" not in done.stderr
     assert "A GPT of 53,408 parameters" in (tmp_path / "out" / "README.md").read_text()

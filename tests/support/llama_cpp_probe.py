@@ -54,7 +54,8 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         "version": version("xllamacpp"),
         "ids": [server.post("/tokenize", content=text, **words)["tokens"] for text in question["texts"]],
         "chats": [
-            (server.post("/tokenize", content=chat)["tokens"], *server.generate(chat, count)) for chat in chats
+            (server.post("/tokenize", content=chat, add_special=True)["tokens"], *server.generate(chat, count))
+            for chat in chats
         ],
         "generated": [server.generate(prompt, count) for prompt in question["prompts"]],
         "scores": [server.score(ids, question["V"]) for ids in question["windows"]],
