@@ -9,18 +9,21 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from filelock import FileLock
 
 
 def make_environment(name: str, *packages: str) -> Path:
     """Return the Python of an environment that has these packages, kept for the next time; skip if pip fails."""
     folder = Path(sys.prefix) / "environments" / name
     python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-        (packages_folder,) = folder.glob("lib/python*/site-packages")
-        (packages_folder / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--upgrade"]
-    done = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # pytest-xdist has two workers
+        if not python.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+            (packages_folder,) = folder.glob("lib/python*/site-packages")
+            (packages_folder / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--upgrade"]
+        done = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"{', '.join(packages)} cannot be installed: {done.stderr[-300:]}")
     return python
