@@ -53,7 +53,7 @@ tests: setup ## run the fast tests
 test-slow: setup ## run the tests with kills, launchers or many processes
 	$(BIN)/pytest -m slow
 
-test-long: setup ## run the tests that need the extras bench and hf; shows which are skipped
+test-long: setup ## run the tests that need or install other packages; shows which are skipped
 	$(BIN)/pytest -m long -rs
 
 lock: setup ## regenerate requirements.lock (newer versions: ARGS=--upgrade or ARGS="--upgrade-package numpy")

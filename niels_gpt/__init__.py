@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from niels_gpt.tokenizer import train_bpe as train_bpe
     from niels_gpt.weights.checkpoint import load_model as load_model
     from niels_gpt.weights.checkpoint import read_checkpoint as read_checkpoint
+    from niels_gpt.weights.gguf import export_gguf as export_gguf
     from niels_gpt.weights.llama import export_llama as export_llama
 
 _MODULES = {
@@ -30,6 +31,7 @@ _MODULES = {
     "ModelCfg": "config",
     "NielsError": "errors",
     "Tokenizer": "tokenizer",
+    "export_gguf": "weights.gguf",
     "export_llama": "weights.llama",
     "generate": "generation.generate",
     "load_model": "weights.checkpoint",

@@ -12,6 +12,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+from niels_gpt.errors import ConfigError
+
 
 def make_part_path(target: Path) -> Path:
     """Return the temporary path at which `target` is written; a killed process leaves it there."""
@@ -36,6 +38,20 @@ def replace_atomically(target: Path, *, resume: bool = False) -> Iterator[Path]:
         if not resume or isinstance(error, Exception):
             _remove(part)
         raise
+
+
+@contextmanager
+def make_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, renamed to `folder` at the end; a failure leaves nothing.
+
+    ConfigError if `folder` exists.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise ConfigError(f"{folder} already exists", "choose a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replace_atomically(folder) as part:
+        part.mkdir()
+        yield part
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,6 +13,21 @@ ROWS_VERSION = 2  # of how dialogues become rows, here and in batches.py: an SFT
 Learn = Literal["assistant", "all"]
 LEARNED: dict[Learn, tuple[Role, ...]] = {"assistant": ("assistant",), "all": ("user", "assistant")}
 ROLE_TOKENS: dict[Role, str] = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+# The same in Jinja, for other programs; generation marks the targets of learn="assistant".
+JINJA = """\
+{%- for message in messages %}
+  {%- if message['role'] not in ['system', 'user', 'assistant'] %}
+    {{- raise_exception('this model knows the roles system, user and assistant') }}
+  {%- endif %}
+  {{- '<|' + message['role'] + '|>' }}
+  {%- if message['role'] == 'assistant' %}
+    {%- generation %}{{- message['content'] + '<|end_of_turn|>' }}{%- endgeneration %}
+  {%- else %}
+    {{- message['content'] + '<|end_of_turn|>' }}
+  {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}
+"""
 
 
 class ChatTokens(NamedTuple):

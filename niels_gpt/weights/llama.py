@@ -1,14 +1,17 @@
-"""Export a model in the Llama format."""
+"""Export a model as a folder of Hugging Face's Llama."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import ConfigError
+from niels_gpt.data.chat_template import JINJA
 from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
-from niels_gpt.storage import add_file_name, replace_atomically
+from niels_gpt.storage import add_file_name, make_folder, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
 
 LLAMA_NAMES = {
@@ -21,9 +24,20 @@ LLAMA_NAMES = {
     "norm": "model.norm",
     "head": "lm_head",
 }
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-def make_llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
+def map_llama_weights(model: GPT, dtype: Dtype) -> dict[str, Tensor]:
+    """Return the weights under the names of LlamaForCausalLM; the layouts are equal."""
+    return {
+        ".".join(LLAMA_NAMES.get(part, part) for part in name.split(".")): tensor.to(
+            "cpu", getattr(torch, dtype)
+        ).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def make_llama_config(cfg: ModelCfg, tokenizer: Tokenizer, dtype: Dtype) -> dict[str, Any]:
     """Return the config.json of a LlamaForCausalLM with this shape."""
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -41,34 +55,53 @@ def make_llama_config(cfg: ModelCfg, tokenizer: Tokenizer) -> dict[str, Any]:
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": cfg.tie_embeddings,
-        "torch_dtype": "float32",
-        "bos_token_id": tokenizer.special[END_OF_TEXT],
-        # The first ends a pretraining text, the second an SFT answer.
-        "eos_token_id": [tokenizer.special[END_OF_TEXT], tokenizer.special[END_OF_TURN]],
+        "torch_dtype": dtype,
+        **list_ends(tokenizer),
     }
 
 
-def export_llama(model: GPT, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write config.json, model.safetensors and tokenizer.json for programs that load Llama models.
+def list_ends(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the ids that begin, end and pad a text; the first end is that of a text, the second of an answer."""
+    end = tokenizer.special[END_OF_TEXT]
+    return {"bos_token_id": end, "eos_token_id": [end, tokenizer.special[END_OF_TURN]], "pad_token_id": end}
 
+
+def export_llama(
+    model: GPT,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    dtype: Dtype = "float32",
+    chats: bool = False,
+    card: str = "",
+) -> None:
+    """Write a folder that transformers, and programs that read its models, load as a Llama.
+
+    After SFT a model `chats`: its tokenizer's eos token ends a turn, not a text. `card` becomes README.md.
     ConfigError if the folder exists. OSError if it cannot be written; nothing is left of it.
     """
     from safetensors.torch import save  # save_file drops the errno of an OSError
 
-    if folder.exists() or folder.is_symlink():
-        raise ConfigError(f"{folder} already exists", "choose a new folder")
-    weights = {  # under the names of Hugging Face's LlamaForCausalLM; the layouts are equal
-        ".".join(LLAMA_NAMES.get(part, part) for part in name.split(".")): tensor.contiguous()
-        for name, tensor in model.state_dict().items()
+    end = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TURN if chats else END_OF_TEXT, "pad_token": END_OF_TEXT}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # any other would add tokens, and spaces
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model.cfg.T,
+        "padding_side": "left",  # to generate from prompts of several lengths
+        "model_input_names": ["input_ids", "attention_mask"],
     }
-    content = {
-        "model.safetensors": save(weights, metadata={"format": "pt"}),
-        "config.json": json.dumps(make_llama_config(model.cfg, tokenizer), indent=2).encode(),
-        "tokenizer.json": tokenizer.library_text().encode(),
+    texts = {
+        "config.json": make_llama_config(model.cfg, tokenizer, dtype),
+        "generation_config.json": list_ends(tokenizer),
+        "tokenizer_config.json": settings | end,
+        "special_tokens_map.json": end,
+        "tokenizer.json": tokenizer.library_text(),
+        "chat_template.jinja": JINJA,
+        "README.md": card,
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with replace_atomically(folder) as part:
-        part.mkdir()
-        for name, data in content.items():
-            with add_file_name(part / name):
-                (part / name).write_bytes(data)
+    with make_folder(folder) as part:
+        with add_file_name(part / "model.safetensors"):
+            data = save(map_llama_weights(model, dtype), metadata={"format": "pt"})
+            (part / "model.safetensors").write_bytes(data)
+        for name, content in texts.items():
+            write_text(part / name, content if isinstance(content, str) else json.dumps(content, indent=2) + "\n")

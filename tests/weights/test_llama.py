@@ -1,9 +1,10 @@
 """Weights for other programs: the layout is Llama's, so its own implementation computes the same logits."""
 
 import json
+import re
 from pathlib import Path
-from typing import Any
 
+import jinja2
 import pytest
 import tokenizers
 import torch
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from niels_gpt.config import ModelCfg
+from niels_gpt.data.chat_template import JINJA, encode_prompt
+from niels_gpt.data.readers.records import Message, Role
 from niels_gpt.errors import ConfigError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, BytesTokenizer, Tokenizer, train_bpe
@@ -41,12 +44,36 @@ def test_a_saved_model_loads_and_says_the_same(tmp_path: Path) -> None:
 
 
 def test_the_export_has_llamas_names_and_shape(tmp_path: Path) -> None:
-    export_llama(model(), BytesTokenizer(), tmp_path / "out")
+    export_llama(model(), BytesTokenizer(), tmp_path / "out", dtype="bfloat16")
     names = {f"model.layers.{n}.{part}.weight" for n in range(2) for part in LAYER}
     names |= {"model.embed_tokens.weight", "model.norm.weight"}
-    assert set(load_file(tmp_path / "out" / "model.safetensors")) == names
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert weights.keys() == names and {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["hidden_size"], config["num_hidden_layers"], config["rope_theta"]) == (32, 2, 5000.0)
+    assert config["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(("chats", "end"), [(False, END_OF_TEXT), (True, END_OF_TURN)])
+def test_a_program_that_generates_stops_at_either_end_and_the_tokenizer_names_the_likely_one(
+    tmp_path: Path, chats: bool, end: str
+) -> None:
+    export_llama(model(), BytesTokenizer(), tmp_path / "out", chats=chats)
+    for name in ("config.json", "generation_config.json"):
+        ends = json.loads((tmp_path / "out" / name).read_text())["eos_token_id"]
+        assert ends == [BytesTokenizer().special[token] for token in (END_OF_TEXT, END_OF_TURN)]
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        assert json.loads((tmp_path / "out" / name).read_text())["eos_token"] == end
+
+
+def test_the_exported_chat_template_gives_our_prompt(
+    both_tokenizers: tuple[Tokenizer, tokenizers.Tokenizer],
+) -> None:
+    ours, theirs = both_tokenizers
+    template = jinja2.Template(re.sub("{%- (end)?generation %}", "", JINJA))  # marks that only others know
+    turns: list[tuple[Role, str]] = [("system", " Be\nnice. "), ("user", "\n"), ("assistant", ""), ("user", "é")]
+    text = template.render(messages=[{"role": r, "content": c} for r, c in turns], add_generation_prompt=True)
+    assert theirs.encode(text, add_special_tokens=False).ids == encode_prompt([Message(*t) for t in turns], ours)
 
 
 @pytest.fixture(scope="module", params=[BytesTokenizer(), train_bpe(["the cat sat"], 263)], ids=["bytes", "bpe"])
@@ -83,29 +110,3 @@ def test_the_export_overwrites_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="already exists"):
         export_llama(model(), BytesTokenizer(), tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def read_by_llama(network: GPT, folder: Path) -> Any:
-    """Export a model and load it into Llama's own implementation."""
-    transformers = pytest.importorskip("transformers", reason="needs the extra bench")
-    export_llama(network, BytesTokenizer(), folder)
-    return transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-
-
-@pytest.mark.long
-def test_llamas_own_implementation_computes_the_same_logits(tmp_path: Path) -> None:
-    theirs = read_by_llama(model(), tmp_path / "out")
-    ids = torch.randint(0, 256, (2, 16))
-    torch.testing.assert_close(theirs(ids).logits, model().eval()(ids), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("end", [END_OF_TEXT, END_OF_TURN])
-def test_llamas_own_implementation_stops_where_a_text_or_an_answer_ends(tmp_path: Path, end: str) -> None:
-    network, id = model(), BytesTokenizer().special[end]
-    with torch.no_grad():
-        network.embedding.weight[id] = 100 * network.embedding.weight[65]  # so it follows the token 65
-    said = read_by_llama(network, tmp_path / "out").generate(
-        torch.tensor([[65]]), max_new_tokens=5, do_sample=False
-    )
-    assert said.tolist() == [[65, id]]

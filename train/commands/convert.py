@@ -1,29 +1,53 @@
 """Convert models for other programs, and older configs for this one: niels_gpt export and import-json."""
 
 from pathlib import Path
+from typing import Any
 
 from niels_gpt.errors import ConfigError
 from train.cli.command import Parser, defer_signals
 from train.commands.checkpoints import add_weight_flags, choose_weights
 from train.config.legacy import describe_sources, format_experiment, plan_from_json
 from train.config.suggest import CONF
+from train.report.model_card import make_model_card
 
+HF_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = {"hf": HF_DTYPES, "gguf": (*HF_DTYPES, "q8_0")}
 TO = "folder to write to (default: conf/experiment); any other must be named experiment, for --config-dir"
 
 
 def run_export() -> None:
-    """Export a trained model in the Llama format, for other programs."""
+    """Export a trained model for other programs, with its tokenizer, chat template and a model card."""
     parser = Parser(description=run_export.__doc__)
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
+    parser.add_argument(
+        "--to", choices=DTYPES, default="hf", help="hf: Hugging Face's Llama (default); gguf: llama.cpp's"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES["gguf"], help="type of the weights (default float32, float16 for gguf)"
+    )
     add_weight_flags(parser)
     options = parser.parse_args()
+    if options.dtype == "q8_0" and options.to == "hf":
+        parser.error("--dtype q8_0 goes with --to gguf")
+    dtype = options.dtype or ("float32" if options.to == "hf" else "float16")
     with defer_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
+        from niels_gpt.weights.average import find_checkpoints
+        from niels_gpt.weights.checkpoint import get_phase_folder
+        from niels_gpt.weights.gguf import export_gguf
         from niels_gpt.weights.llama import export_llama
 
-    session = load_session(options.run, **choose_weights(options))
-    export_llama(session.model, session.tokenizer, options.folder)
+    choice = choose_weights(options)
+    session = load_session(options.run, **choice)
+    phase = get_phase_folder(find_checkpoints(options.run, **choice)[0])
+    model, tokenizer = session.model, session.tokenizer
+    card = make_model_card(phase, model.cfg, model.parameter_count())
+    more: Any = {"dtype": dtype, "chats": session.chats, "card": card}
+    if options.to == "gguf":
+        export_gguf(model, tokenizer, options.folder, phase.parent.resolve().name, **more)
+    else:
+        export_llama(model, tokenizer, options.folder, **more)
     print(f"wrote {options.folder}")
 
 
