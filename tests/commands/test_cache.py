@@ -37,7 +37,7 @@ def test_what_no_run_refers_to_goes_and_the_rest_stays(folder: Path) -> None:
     listed = json.loads(cli("--json", cwd=folder, script="cache").stdout)
     assert len(listed) == 4 and sum("runs/kept" in entry["runs"] for entry in listed) == 2
     fresh = cli("--unused", "--yes", cwd=folder, script="cache")
-    assert "nothing to remove" in fresh.stdout, "a run that is starting refers to none yet"
+    assert fresh.stdout == "nothing to remove with --older-than 1\n", "a run that is starting refers to none yet"
     unused = ["--unused", "--older-than", "0"]
     asked = cli(*unused, cwd=folder, script="cache")
     assert asked.returncode == 2 and "no terminal to ask" in asked.stderr and len(names(folder)) == 4
@@ -102,6 +102,12 @@ def test_a_misspelt_folder_of_runs_makes_no_cache_unused(folder: Path) -> None:
     done = cli("--unused", "--yes", "--runs", "rums", cwd=folder, script="cache")
     assert (done.returncode, done.stdout, len(names(folder))) == (2, "", 4)
     assert "error: there is no folder rums\n" in done.stderr
+
+
+def test_an_empty_folder_is_said_to_have_no_caches(tmp_path: Path) -> None:
+    done = cli(str(tmp_path), cwd=tmp_path, script="cache")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path} has no caches\n", "")
+    assert cli(str(tmp_path), "--json", cwd=tmp_path, script="cache").stdout == "[]\n"
 
 
 @pytest.mark.parametrize(("typed", "left"), [(b"y\n", 2), (b"n\n", 4), (b"\x04", 4)], ids=["y", "n", "Ctrl-D"])

@@ -14,9 +14,7 @@ from typing import Any
 from niels_gpt.errors import DiskError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-MAKE_ROOM = (
-    "free some space, then run the same command again: it resumes from the last checkpoint, which is intact"
-)
+MAKE_ROOM = "free some space, then run the same command again; saved files are intact"
 CHECK = "check the path, its permissions and the disk"
 _warned: set[Path] = set()
 log = logging.getLogger("niels_gpt")

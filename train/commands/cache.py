@@ -61,10 +61,9 @@ def main() -> None:
             entries = [e for e in entries if e.days >= least and not (options.unused and e.runs)]
         lines = [("cache", "MB", "days unused", "runs")]
         lines += [(e.path, f"{e.bytes / 1e6:,.1f}", f"{e.days:.0f}", ", ".join(e.runs)) for e in entries]
-        print(format_table(lines, right=(1, 2)), end="")
-        if prune and not entries:
-            print("nothing to remove")
-        elif prune and not remove(options.folder, entries, ask=not options.yes):
+        nothing = f"nothing to remove with --older-than {least:g}" if prune else f"{options.folder} has no caches"
+        print(format_table(lines, right=(1, 2)) if entries else nothing + "\n", end="")
+        if prune and entries and not remove(options.folder, entries, ask=not options.yes):
             return []
         return [{name: vars(entry)[name] for name in ("path", "bytes", "days", "runs")} for entry in entries]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from niels_gpt.data.batches import Source
+from niels_gpt.data.batches import Source, require_valid_ids
 from niels_gpt.data.statistics import measure_surprise
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
@@ -54,6 +54,7 @@ def fit_unigram_baseline(
 def count_targets(source: Source, sequences: int, V: int, B: int) -> Tensor:
     """Return how often each id is a target, (V), float64."""
     counts = torch.zeros(V, dtype=torch.float64)  # noqa: TID251  on the CPU
-    for _, y, _ in draw_batches(source, sequences, B):
-        counts += torch.bincount(y[y != IGNORE], minlength=V)
+    for batch in draw_batches(source, sequences, B):
+        require_valid_ids(batch, V)
+        counts += torch.bincount(batch.y[batch.y != IGNORE], minlength=V)
     return counts
