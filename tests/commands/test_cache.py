@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Run
+from filelock import FileLock
 from support.processes import cli
 
 KEY = "0123456789abcdef"
@@ -102,6 +103,16 @@ def test_a_misspelt_folder_of_runs_makes_no_cache_unused(folder: Path) -> None:
     done = cli("--unused", "--yes", "--runs", "rums", cwd=folder, script="cache")
     assert (done.returncode, done.stdout, len(names(folder))) == (2, "", 4)
     assert "error: there is no folder rums\n" in done.stderr
+
+
+def test_a_build_that_goes_on_is_not_removed(folder: Path) -> None:
+    left = folder / "cache" / f".documents-text-{'0' * 16}.part"
+    left.mkdir()
+    with FileLock(left.with_suffix(".lock")):
+        cli("--unused", "--older-than", "0", "--yes", cwd=folder, script="cache")
+        assert left.exists()
+    cli("--unused", "--older-than", "0", "--yes", cwd=folder, script="cache")
+    assert not left.exists()
 
 
 def test_an_empty_folder_is_said_to_have_no_caches(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_whatever_finds_no_room_is_named_with_what_is_there_and_leaves_nothing_h
     with allowed(2048), pytest.raises(OSError) as caught:
         WRITERS[name](tmp_path)
     said = str(disk.make_disk_error(caught.value))
-    assert re.fullmatch(rf"disk full: have \d+\.\d MB at {tmp_path}\S* for {name}", said), said
+    assert re.fullmatch(rf"disk full: \d+\.\d MB are free now at {tmp_path}\S* for {name}", said), said
     assert not leftovers(tmp_path) and not (tmp_path / "out").exists()
 
 

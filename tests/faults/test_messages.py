@@ -24,6 +24,7 @@ REFUSED = [
     ("sample", ["nothing", "--prompt", "a"], 4),
     ("export", ["nothing", "out"], 4),
     ("compare", ["nothing"], 2),
+    ("checkpoints", ["nothing"], 4),
     ("doctor", ["--out", "no/such/folder.json"], 2),
     ("numerics", ["nothing"], 4),
     ("bench", ["race", "--contestants", "nobody"], 2),

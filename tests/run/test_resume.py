@@ -153,14 +153,14 @@ def test_a_run_does_not_go_on_with_attention_to_more_or_less(
     with stopped_after(2), pytest.raises(Interrupted):
         run_folder(**own)
     with pytest.raises(
-        CheckpointError, match=f"different data\nsynthetic: isolate {default} -> {other}"
+        CheckpointError, match=f"different data\nsynthetic: isolate {str(default).lower()} -> {str(other).lower()}"
     ) as caught:
         run_folder(f"data.isolate={other}", **own)
     assert caught.value.hint.startswith("restore the original, or start a new run from its weights: init_from=")
     stated = final(run_folder(f"data.isolate={default}", **own) / phase)
     assert stated["step"] == 4
     assert not same(stated, final(run_folder(f"data.isolate={other}", name="other", **own) / phase))
-    with pytest.raises(CheckpointError, match=f"was completed with data.isolate={default}, not"):
+    with pytest.raises(CheckpointError, match=f"was completed with data.isolate={str(default).lower()}, not"):
         run_folder(f"data.isolate={other}", **own)
 
 

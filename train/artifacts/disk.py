@@ -107,5 +107,5 @@ def _measure_room(folder: Path, removed: int = 0) -> int:
 
 
 def _make_full_error(folder: Path, need: int, have: int, name: str = "") -> DiskError:
-    needed = f"need {need / 1e6:.1f} MB, " if need else ""
-    return DiskError(f"disk full: {needed}have {have / 1e6:.1f} MB at {folder}{name}", MAKE_ROOM)
+    room = f"need {need / 1e6:.1f} MB, have {have / 1e6:.1f} MB" if need else f"{have / 1e6:.1f} MB are free now"
+    return DiskError(f"disk full: {room} at {folder}{name}", MAKE_ROOM)

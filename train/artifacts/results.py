@@ -16,6 +16,7 @@ from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
 from niels_gpt.weights.paths import has_checkpoint, parse_step, step_files
 from train.config.schema import PhaseName, RunCfg
+from train.config.suggest import format_value
 
 RESULT = "result.json"
 NO_EFFECT = {"log_every", "ckpt_every", "keep_last", "max_minutes", "cache_dir"}  # on what is learned
@@ -134,4 +135,4 @@ def _list_changes(then: dict[str, Any], now: dict[str, Any], path: str = "") -> 
         if isinstance(value, dict) and isinstance(then.get(key), dict):
             yield from _list_changes(then[key], value, f"{path}{key}.")
         elif key not in MAY_CHANGE and then.get(key) != value:
-            yield f"{path}{key}={then.get(key)}, not {value}"
+            yield f"{path}{key}={format_value(then.get(key))}, not {format_value(value)}"

@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from niels_gpt.errors import ConfigError
 from niels_gpt.printable import escape_line
 from niels_gpt.storage import measure_size
@@ -91,11 +93,20 @@ def list_entries(folder: Path, runs: Path) -> Iterator[Entry]:
             tokenizer = read_text(path.with_suffix(".sha256"), 64)
         yield _make_entry(path, tokenizers.get(tokenizer, ()))
     for pattern in (f".d*-*-{KEY}.part", f".split-{KEY}.json"):  # of builds that were killed
-        yield from (_make_entry(path, ()) for path in _find_paths(folder, pattern))
+        yield from (_make_entry(path, ()) for path in _find_paths(folder, pattern) if not _is_being_built(path))
 
 
 def _find_paths(folder: Path, pattern: str) -> list[Path]:
     return [path for path in sorted(folder.glob(pattern)) if not path.is_symlink()]
+
+
+def _is_being_built(path: Path) -> bool:
+    """Return whether a process holds the lock of a token cache that lies here in part."""
+    try:
+        with FileLock(path.with_suffix(".lock"), blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
 def _make_entry(path: Path, runs: Iterable[str]) -> Entry:

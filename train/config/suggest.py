@@ -1,5 +1,6 @@
 """Setting names, and suggestions for misspelt ones."""
 
+import json
 import os
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
@@ -43,8 +44,10 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
 
 
 def format_value(value: object, length: int = 80) -> str:
-    """Return a value as one printable line of at most `length` characters."""
-    text = escape_line(str(list(value) if isinstance(value, tuple) else value)[: length + 1])
+    """Return a value as one printable line of at most `length` characters, null and booleans as in YAML."""
+    value = list(value) if isinstance(value, tuple) else value
+    shown = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    text = escape_line(shown[: length + 1])
     return text if len(text) <= length else f"{text[:length]}..."
 
 
