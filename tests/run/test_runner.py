@@ -152,7 +152,7 @@ def test_what_does_not_fit_a_run_is_refused_and_leaves_it_as_it_was(
 def test_what_would_undo_a_finished_pipeline_is_refused(run_folder: Run, copied_run: Path) -> None:
     phase = copied_run / "pretrain"
     before = {path: path.read_bytes() for path in phase.glob("*.pt")}
-    with pytest.raises(CheckpointError, match="was completed with resume=None, not "):
+    with pytest.raises(CheckpointError, match="was completed with resume=null, not "):
         run_folder(f"resume={phase / 'step_0000002.pt'}")
     with pytest.raises(CheckpointError, match=r"/pretrain has 4 of 8 steps, but sft has already started from its"):
         run_folder("train.total_steps=8", "sft.train.total_steps=5", experiment="smoke_pipeline")
