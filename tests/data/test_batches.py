@@ -5,7 +5,15 @@ import time
 import pytest
 import torch
 
-from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack_rows, require_valid_ids
+from niels_gpt.data.batches import (
+    Batch,
+    ChatStream,
+    Mixture,
+    Source,
+    TokenStream,
+    pack_sequences,
+    require_valid_ids,
+)
 from niels_gpt.data.cache.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
@@ -119,20 +127,20 @@ def test_packing_puts_every_item_in_one_row_and_no_row_over_its_room() -> None:
     generator = torch.Generator().manual_seed(0)
     for count in (1, 2, 10, 500):
         lengths = torch.randint(1, 66, (count,), generator=generator)
-        items, begins = pack_rows(lengths, 65)
+        items, begins = pack_sequences(lengths, 65)
         assert sorted(items.tolist()) == list(range(count))
         assert begins[0] == 0 and begins[-1] == count
         rows = [int(lengths[row].sum()) for row in items.tensor_split(begins[1:-1])]
         assert 1 <= min(rows) <= max(rows) <= 65
     assert len(rows) * 65 < 1.03 * sum(rows), "more than 3 % of padding"
-    assert pack_rows(torch.full((11,), 7), 65)[1].tolist() == [0, 9, 11]
+    assert pack_sequences(torch.full((11,), 7), 65)[1].tolist() == [0, 9, 11]
 
 
 def test_two_million_dialogues_are_packed_in_less_than_three_seconds() -> None:
     spread = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))
     lengths = (600 * (0.8 * spread - 0.32).exp()).long().clamp(4, 513)
     started = time.process_time()
-    _, begins = pack_rows(lengths, 513)
+    _, begins = pack_sequences(lengths, 513)
     assert time.process_time() - started < 3
     assert (len(begins) - 1) * 513 < 1.02 * int(lengths.sum()), "more than 2 % of padding"
 
