@@ -143,7 +143,7 @@ class ChatStream:
 
 
 def pack_sequences(lengths: Tensor, room: int) -> tuple[Tensor, Tensor]:
-    """Return the items (N,) sequence by sequence, and where each one begins and the last one ends (sequences + 1,).
+    """Return the items (N,) sequence by sequence, and where each begins and the last one ends (sequences + 1,).
 
     The longest item left that fits joins a sequence, until none fits into its `room` tokens. Sequences of the same
     lengths are made at once (first-fit decreasing, on a histogram as in Krell et al., 2021).

@@ -116,19 +116,19 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
             *(100 * share, source.label, 100 * cfg.val_fraction, want),
         )
     if said := list(_describe_dialogues(meta.dialogues, limit)):
-        level = logging.WARNING if meta.dialogues["left_out"] or meta.dialogues["cut_rows"] else logging.INFO
+        level = logging.WARNING if meta.dialogues["left_out"] or meta.dialogues["cut_items"] else logging.INFO
         log.log(level, "data: %s: of %d dialogues, %s", source.label, meta.records, "; ".join(said))
     return TokenCache(folder, meta, tokenizer.V, index)
 
 
 def _describe_dialogues(counts: dict[str, int], limit: int) -> Iterator[str]:
-    """Yield what became of dialogues that do not fit into a row, or have nothing to learn."""
+    """Yield what became of dialogues that do not fit into a sequence, or have nothing to learn."""
     if counts["continued"]:
-        yield "{continued} are longer than model.T={T} and go on in {further_rows} further rows".format(
+        yield "{continued} are longer than model.T={T} and go on in {further_items} further items".format(
             T=limit - 1, **counts
         )
-    if counts["cut_rows"]:
-        yield f"{counts['cut_rows']} rows lack words before an answer, which are cut"
+    if counts["cut_items"]:
+        yield f"{counts['cut_items']} items lack words before an answer, which are cut"
     if counts["left_out"]:
         yield f"{counts['left_out']} are left out, without an answer to learn"
 
