@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 from rich import get_console
-from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.config import DataCfg, SourceCfg
@@ -61,7 +60,13 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
                 if split == "train"
                 for text in list_texts(record)
             )
-            trained = _train_tokenizer(texts, V, cfg.tokenizer_sample)
+            with get_console().status("tokenizer: reading the training split") as status:
+                sample = sample_texts(texts, cfg.tokenizer_sample)
+                megabytes = sum(len(text.encode("utf-8", "replace")) for text in sample) / 1e6
+                task = f"tokenizer: training a BPE of {V} entries on {megabytes:.1f} MB of the training split"
+                log.info(task)
+                status.update(task)
+                trained = train_bpe(sample, V)
             write_text(hash_path, trained.hash())  # first, because the build counts as done once `path` exists
             trained.save(path)
     _mark_used(path)
@@ -73,19 +78,6 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     if tokenizer.hash().encode() != expected:
         raise DataError(f"{path} is damaged: it is not the tokenizer that was trained", hint)
     return tokenizer
-
-
-def _train_tokenizer(texts: Iterable[str], V: int, max_bytes: int) -> Tokenizer:
-    console = get_console()
-    columns = (SpinnerColumn(), "{task.description}", TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("tokenizer: reading the training split", total=None)
-        sample = sample_texts(texts, max_bytes)
-        megabytes = sum(len(text.encode("utf-8", "replace")) for text in sample) / 1e6
-        what = f"tokenizer: training a BPE of {V} entries on {megabytes:.1f} MB of the training split"
-        log.info(what)
-        progress.update(task, description=what)
-        return train_bpe(sample, V)
 
 
 def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> TokenCache:
@@ -105,9 +97,9 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
             _plan_path(source, want, cfg, index).unlink(missing_ok=True)
     meta = read_meta(folder)
     _mark_used(folder)
-    tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
-    log.info("data: %s from %s: %s, content hash %s", want, source.label, tokens, meta.content_sha256[:16])
     counts = {split: columns.ids.count for split, columns in meta.splits.items()}
+    tokens = ", ".join(f"{count} tokens in {split}" for split, count in counts.items())
+    log.info("data: %s from %s: %s, content hash %s", want, source.label, tokens, meta.content_sha256[:16])
     share = counts["val"] / max(1, sum(counts.values()))
     if not source.held_out() and not cfg.val_fraction / 2 <= share <= cfg.val_fraction * 1.5:
         log.warning(
