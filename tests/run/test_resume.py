@@ -213,7 +213,7 @@ def make_older(folder: Path, *unrecorded: str) -> None:
     ("unrecorded", "does"),
     [(["split", "dialogues"], "splits training and validation"), (["dialogues"], "encodes dialogues")],
 )
-def test_a_run_from_before_the_present_split_or_rows_is_refused_with_both_ways_out_unless_it_is_complete(
+def test_a_run_from_before_the_present_split_or_encoding_is_refused_with_both_ways_out_unless_it_is_complete(
     run_folder: Run, copied_run: Path, caplog: pytest.LogCaptureFixture, unrecorded: list[str], does: str
 ) -> None:
     pretrained = read_checkpoint(copied_run / "pretrain" / "best.pt")["train_cfg"]

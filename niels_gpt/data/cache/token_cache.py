@@ -26,6 +26,11 @@ from niels_gpt.tokenizer import SPECIAL_TOKENS, BytesTokenizer, Tokenizer, load_
 from niels_gpt.untrusted import read_text
 
 MAX_PLAN = 1 << 28  # bytes of the file of a split
+OUTCOMES = {  # of dialogues that do not fit into a sequence, or have nothing to learn
+    "continued": "{continued} are longer than model.T={T} and go on in {further_items} further items",
+    "cut_items": "{cut_items} items lack words before an answer, which are cut",
+    "left_out": "{left_out} are left out, without an answer to learn",
+}
 log = logging.getLogger("niels_gpt")
 
 
@@ -107,22 +112,11 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
             "its %s are too few or too unequal",
             *(100 * share, source.label, 100 * cfg.val_fraction, want),
         )
-    if said := list(_describe_dialogues(meta.dialogues, limit)):
+    said = [text.format(T=limit - 1, **meta.dialogues) for key, text in OUTCOMES.items() if meta.dialogues[key]]
+    if said:
         level = logging.WARNING if meta.dialogues["left_out"] or meta.dialogues["cut_items"] else logging.INFO
         log.log(level, "data: %s: of %d dialogues, %s", source.label, meta.records, "; ".join(said))
     return TokenCache(folder, meta, tokenizer.V, index)
-
-
-def _describe_dialogues(counts: dict[str, int], limit: int) -> Iterator[str]:
-    """Yield what became of dialogues that do not fit into a sequence, or have nothing to learn."""
-    if counts["continued"]:
-        yield "{continued} are longer than model.T={T} and go on in {further_items} further items".format(
-            T=limit - 1, **counts
-        )
-    if counts["cut_items"]:
-        yield f"{counts['cut_items']} items lack words before an answer, which are cut"
-    if counts["left_out"]:
-        yield f"{counts['left_out']} are left out, without an answer to learn"
 
 
 def hash_parts(*parts: Any) -> str:
