@@ -20,9 +20,7 @@ from niels_gpt.data.cache.token_files import META_FILE, TokenCache, write_meta
 from niels_gpt.data.readers.records import SECTION
 from niels_gpt.data.sources import Want, read_records
 from niels_gpt.errors import DataError
-from niels_gpt.tokenizer import BytesTokenizer, Tokenizer, train_bpe
-
-NASTY = "ab I's '12,.!\t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u1680\u2003\u2028\u3000é漢😀_-\u180e\ufeff\u0301٣"
+from niels_gpt.tokenizer import BytesTokenizer, Tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -209,27 +207,3 @@ def test_ids_out_of_range_are_refused_whatever_meta_json_says() -> None:
     write_meta(cache.folder, meta)
     with pytest.raises(DataError, match=r"val\.ids has the id 256, but V is 256$"):
         build(data(), "documents").open("val")
-
-
-DRAW = random.Random(0)  # merges of random text join whatever can be in one word
-BPE = train_bpe(["".join(DRAW.choices(NASTY + "  !\x1c\n", k=200)) for _ in range(1000)], 3000)
-
-
-@pytest.mark.parametrize("letters", [NASTY, "".join(map(chr, range(128))), "".join(map(chr, range(0x3100)))])
-def test_a_batch_has_the_ids_that_each_text_has_alone(letters: str) -> None:
-    draw = random.Random(0)
-    texts = ["".join(draw.choices(letters + NASTY[:19], k=draw.randint(0, 40))) for _ in range(3000)]
-    assert [[*ids] for ids in BPE.encode_batch(texts)] == [BPE.encode(text) for text in texts]
-
-
-def test_known_words_are_forgotten_when_there_are_too_many() -> None:
-    texts = [f"{n} {'x' * n}" for n in range(90)]
-    with mock.patch("niels_gpt.tokenizer.KNOWN_SIZE", 9999):
-        for at in range(0, 90, 9):
-            part = texts[at : at + 9]
-            assert [[*ids] for ids in BPE.encode_batch(part)] == [BPE.encode(text) for text in part]
-
-
-def test_a_lone_surrogate_in_a_batch_is_refused() -> None:
-    with pytest.raises(DataError, match="a lone surrogate at character 4 of the text"):
-        BPE.encode_batch(["good", "bad \ud800"])
