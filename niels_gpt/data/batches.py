@@ -184,12 +184,8 @@ class Mixture:
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
         drawn = [self._draw_sequence(number) for number in range(first, first + count)]
-        segments = [batch.segments for batch in drawn if batch.segments is not None]
-        return Batch(
-            torch.cat([batch.x for batch in drawn]),
-            torch.cat([batch.y for batch in drawn]),
-            torch.cat(segments) if segments else None,
-        )
+        x, y, *segments = (torch.cat(column) for column in zip(*drawn, strict=True) if column[0] is not None)
+        return Batch(x, y, *segments)
 
     def _draw_sequence(self, number: int) -> Batch:
         period, place = divmod(number, MIXTURE_PERIOD)
