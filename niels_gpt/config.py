@@ -143,7 +143,7 @@ class DataCfg(SourceCfg):
     verify: bool = Field(False, description="read all text and token files again, to find damage; else once")
     isolate: bool | None = Field(
         None,
-        description="attention stays within a dialogue or document of a row; null: in SFT, not in pretraining",
+        description="attention stays within a dialogue or document; null: in SFT, not in pretraining",
     )
 
     def rules(self) -> Iterator[str]:

@@ -50,6 +50,7 @@ def test_it_gives_its_own_ids_and_loses_nothing(both: Any, parts: list[str]) -> 
     (theirs, ours), text = both, "".join(parts)
     ids, size = ours.encode(text), ours.token_bytes()
     assert ours.decode(ids) == text and not set(ids) & set(ours.special.values())
+    assert [[*each] for each in ours.encode_batch([text, *parts])] == [ids, *map(ours.encode, parts)]
     assert sum(size[id] for id in ids) == len(text.encode()) and all(size[id] for id in ids)
     if not any(token in text for token in SPELT):
         assert ids == theirs.encode(text, add_special_tokens=False).ids

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -51,10 +53,31 @@ def test_a_lone_surrogate_and_an_id_that_is_not_there_are_refused(tok: Tokenizer
     with pytest.raises(DataError, match="lone surrogate at character 2"):
         tok.encode("ab\ud800")
     with pytest.raises(DataError, match="lone surrogate at character 2"):
+        tok.encode_batch(["fine", "a \ud800"])
+    with pytest.raises(DataError, match="lone surrogate at character 2"):
         train_bpe(["fine", "ab\ud800"], V)
     for wrong in (-1, tok.V):
         with pytest.raises(DataError, match=str(wrong)):
             tok.decode([65, wrong])
+
+
+NASTY = "ab I's '12,.!\t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u1680\u2003\u2028\u3000é漢😀_-\u180e\ufeff\u0301٣"
+
+
+@pytest.mark.parametrize("letters", [NASTY, "".join(map(chr, range(128))), "".join(map(chr, range(0x3100)))])
+def test_a_batch_has_the_ids_that_each_text_has_alone(letters: str) -> None:
+    draw = random.Random(0)  # merges of random text join whatever can be in one word
+    bpe = train_bpe(["".join(draw.choices(NASTY + "  !\x1c\n", k=200)) for _ in range(1000)], 3000)
+    texts = ["".join(draw.choices(letters + NASTY[:19], k=draw.randint(0, 40))) for _ in range(3000)]
+    assert [[*ids] for ids in bpe.encode_batch(texts)] == [bpe.encode(text) for text in texts]
+
+
+def test_known_words_are_forgotten_when_there_are_too_many() -> None:
+    texts = [f"{n} {'x' * n}" for n in range(90)]
+    with mock.patch("niels_gpt.tokenizer.KNOWN_SIZE", 9999):
+        bpe = train_bpe(TEXTS, V)
+        for part in (texts[at : at + 9] for at in range(0, 90, 9)):
+            assert [[*ids] for ids in bpe.encode_batch(part)] == [bpe.encode(text) for text in part]
 
 
 def test_bytes_are_their_own_ids_and_bpe_merges_what_is_frequent() -> None:

@@ -25,7 +25,7 @@ MIXTURE_PERIOD = 1024  # sequences over which the weights of a mixture are exact
 class Batch(NamedTuple):
     """x (N, T) token ids; y (N, T) the ids that follow, IGNORE if not a target; all int64.
 
-    `segments` (N, T) number the dialogue or document of each position; None if attention sees the whole row.
+    `segments` (N, T) number the dialogue or document of each position; None if attention sees the whole sequence.
     """
 
     x: Tensor
@@ -66,43 +66,43 @@ class Source(Protocol):
 
 
 class EpochOrder:
-    """Number rows so that each epoch visits every row once, in an order drawn from (seed, epoch)."""
+    """Visit each of `count` sequences once an epoch, in an order drawn from (seed, epoch)."""
 
-    def __init__(self, rows: int, seed: int) -> None:
-        self.rows, self.seed = rows, seed
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
         self._get_order = lru_cache(maxsize=2)(self._draw_order)  # a batch rarely spans more than two epochs
 
-    def find_rows(self, first: int, count: int) -> Tensor:
-        """Return the rows of sequences first .. first + count - 1, shape (count,)."""
+    def find_indices(self, first: int, count: int) -> Tensor:
+        """Return the indices, 0 .. self.count - 1, of draws first .. first + count - 1, shape (count,)."""
         numbers = torch.arange(first, first + count)
-        epochs = numbers // self.rows
-        return torch.cat([self._get_order(e)[numbers[epochs == e] % self.rows] for e in epochs.unique().tolist()])
+        epochs = numbers // self.count
+        return torch.cat([self._get_order(e)[numbers[epochs == e] % self.count] for e in epochs.unique().tolist()])
 
     def _draw_order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(derive_seed("epoch", self.seed, epoch))
-        return torch.randperm(self.rows, generator=generator)
+        return torch.randperm(self.count, generator=generator)
 
 
 class TokenStream:
-    """Documents concatenated and cut into rows of T tokens; every next token is a target."""
+    """Documents concatenated and cut into sequences of T tokens; every next token is a target."""
 
     def __init__(self, files: TokenFiles, T: int, seed: int, *, isolate: bool = False) -> None:
         self.ids, self.T = files.ids, T
         self.ends = files.offsets[1:] if isolate else None
-        rows = (len(self.ids) - 1) // T
-        if rows < 1:
+        count = (len(self.ids) - 1) // T
+        if count < 1:
             raise DataError(
                 f"the text has {len(self.ids)} tokens, but a sequence and its targets need T+1={T + 1}",
                 "add more text, change data.val_fraction or lower model.T",
             )
-        self.order = EpochOrder(rows, seed)
+        self.order = EpochOrder(count, seed)
 
     def __len__(self) -> int:
-        return self.order.rows
+        return self.order.count
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
-        offsets = self.order.find_rows(first, count) * self.T
+        offsets = self.order.find_indices(first, count) * self.T
         places = offsets[:, None] + torch.arange(self.T + 1)  # (N, T+1)
         tokens = self.ids[places].long()
         segments = None
@@ -112,25 +112,25 @@ class TokenStream:
 
 
 class ChatStream:
-    """Whole dialogues packed into rows of T; the targets are the assistant's words."""
+    """Dialogues, whole or in items, packed into sequences of T tokens; the targets are the assistant's words."""
 
     def __init__(self, files: TokenFiles, T: int, seed: int, *, isolate: bool = False) -> None:
         self.files, self.T, self.isolate = files, T, isolate
         if len(files.offsets) < 2:
             raise DataError("there are no dialogues to train on", "add dialogues with an answer to learn")
-        self.items, self.begins = pack_rows(files.offsets.diff(), T + 1)
+        self.items, self.begins = pack_sequences(files.offsets.diff(), T + 1)
         self.order = EpochOrder(len(self.begins) - 1, seed)
 
     def __len__(self) -> int:
-        return self.order.rows
+        return self.order.count
 
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1; padding after the dialogues is id 0 and never a target."""
         x = torch.zeros(count, self.T + 1, dtype=torch.int64)
         y, segments = torch.full_like(x, IGNORE), torch.zeros_like(x)
-        for n, row in enumerate(self.order.find_rows(first, count).tolist()):
+        for n, index in enumerate(self.order.find_indices(first, count).tolist()):
             at = 0
-            items = self.items[self.begins[row] : self.begins[row + 1]]
+            items = self.items[self.begins[index] : self.begins[index + 1]]
             for number, item in enumerate(items.tolist(), 1):
                 start, end = self.files.offsets[item : item + 2].tolist()
                 ids = self.files.ids[start:end].long()
@@ -142,36 +142,31 @@ class ChatStream:
         return Batch(x[:, :-1].contiguous(), y[:, 1:].contiguous(), isolated)
 
 
-def pack_rows(lengths: Tensor, room: int) -> tuple[Tensor, Tensor]:
-    """Return the items (N,) row by row, and where each row begins and the last one ends (rows + 1,).
+def pack_sequences(lengths: Tensor, room: int) -> tuple[Tensor, Tensor]:
+    """Return the items (N,) sequence by sequence, and where each begins and the last one ends (sequences + 1,).
 
-    The longest item left that fits joins a row, until none fits into its `room` tokens. Rows of the same lengths
-    are made at once (first-fit decreasing, on a histogram as in Krell et al., 2021).
+    The longest item left that fits joins a sequence, until none fits into its `room` tokens. Sequences of the same
+    lengths are made at once (first-fit decreasing, on a histogram as in Krell et al., 2021).
     """
     sizes, counts = (column.tolist() for column in lengths.unique(return_counts=True))
-    left = dict(zip(sizes, counts, strict=True))
-    runs: dict[int, list[tuple[int, int, int]]] = {size: [] for size in sizes}  # first row, items a row, items
-    rows = 0
+    left = dict(zip(sizes, lengths.argsort(stable=True).split(counts), strict=True))  # items of each length
+    packed, item_counts = [], [torch.zeros(1, dtype=torch.int64)]
     while sizes:
-        row: dict[int, int] = {}  # items of each length
+        taken: dict[int, int] = {}  # items of each length, for a sequence
         space, at = room, len(sizes)
         while at := bisect_right(sizes, space, 0, at):
             at -= 1
             size = sizes[at]
-            row[size] = min(space // size, left[size])
-            space -= size * row[size]
-        alike = min(left[size] // n for size, n in row.items())
-        for size, n in row.items():
-            runs[size].append((rows, n, n * alike))
-            left[size] -= n * alike
-            if not left[size]:
-                sizes.remove(size)
-        rows += alike
-    first, each, items = torch.tensor([run for same in runs.values() for run in same]).T
-    places = torch.arange(len(lengths)) - (items.cumsum(0) - items).repeat_interleave(items)  # in the run
-    row_of = first.repeat_interleave(items) + places // each.repeat_interleave(items)
-    begins = torch.cat([torch.zeros(1, dtype=torch.int64), row_of.bincount().cumsum(0)])
-    return lengths.argsort(stable=True)[row_of.argsort(stable=True)], begins
+            taken[size] = min(space // size, len(left[size]))
+            space -= size * taken[size]
+        alike = min(len(left[size]) // n for size, n in taken.items())
+        columns = [left[size][: n * alike].view(alike, n) for size, n in reversed(taken.items())]
+        packed.append(torch.cat(columns, 1).flatten())
+        item_counts.append(torch.full((alike,), sum(taken.values())))
+        for size, n in taken.items():
+            left[size] = left[size][n * alike :]
+        sizes = [size for size in sizes if len(left[size])]
+    return torch.cat(packed), torch.cat(item_counts).cumsum(0)
 
 
 class Mixture:
@@ -189,12 +184,8 @@ class Mixture:
     def draw(self, first: int, count: int) -> Batch:
         """Return sequences first .. first + count - 1."""
         drawn = [self._draw_sequence(number) for number in range(first, first + count)]
-        segments = [batch.segments for batch in drawn if batch.segments is not None]
-        return Batch(
-            torch.cat([batch.x for batch in drawn]),
-            torch.cat([batch.y for batch in drawn]),
-            torch.cat(segments) if segments else None,
-        )
+        x, y, *segments = (torch.cat(column) for column in zip(*drawn, strict=True) if column[0] is not None)
+        return Batch(x, y, *segments)
 
     def _draw_sequence(self, number: int) -> Batch:
         period, place = divmod(number, MIXTURE_PERIOD)

@@ -4,13 +4,14 @@ An item is a document or a dialogue; lengths are in tokens. Shapes: V ids, n tok
 """
 
 import math
-from collections import Counter
+from array import array
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from niels_gpt.data.cache.token_files import REBUILD, TokenCache, TokenFiles
@@ -20,7 +21,6 @@ from niels_gpt.tokenizer import Tokenizer
 CHUNK = 1 << 20  # tokens at a time; beside them, memory holds a few numbers of each item
 NEAR_EMPTY = 16  # bytes of text
 COMMON, EXAMPLES, EXCERPT = 10, 5, 400  # ids and items to show, and tokens of an item
-FACTORS = [np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xBF58476D1CE4E5B9)]  # for hashes
 
 
 def describe_cache(cache: TokenCache, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -33,10 +33,10 @@ def describe_cache(cache: TokenCache, tokenizer: Tokenizer) -> dict[str, Any]:
     val, val_counts, val_hashes = count_split(cache.open("val"), sizes)
     for numbers in (train, val):
         numbers["share_of_tokens"] = round(numbers["tokens"] / (train["tokens"] + val["tokens"]), 4)
-    val["also_in_training"] = int(torch.isin(val_hashes, hashes).sum())  # items
+    val["also_in_training"] = int(np.isin(val_hashes, hashes).sum())  # items
     nats, text = val_counts[1].double() @ measure_surprise(counts[1]), int(val_counts[1] @ torch.tensor(sizes))
     val["unigram_bits_per_byte"] = round(float(nats) / math.log(2) / text, 4) if text else None
-    common = Counter(dict(enumerate(counts[0].tolist()))).most_common(COMMON)
+    common = counts[0].argsort(descending=True, stable=True)[:COMMON].tolist()
     examples = []
     for item in range(0, train["items"], max(1, train["items"] // EXAMPLES))[:EXAMPLES]:
         begin, end = files.offsets[item : item + 2].tolist()
@@ -46,52 +46,48 @@ def describe_cache(cache: TokenCache, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "train": train,
         "val": val,
-        "common_tokens": [split_text([id], [], tokenizer)[0] | {"count": n} for id, n in common if n],
+        "common_tokens": [
+            split_text([id], [], tokenizer)[0] | {"count": int(counts[0, id])} for id in common if counts[0, id]
+        ],
         "examples": examples,
     }
 
 
-def count_split(files: TokenFiles, token_bytes: Sequence[int]) -> tuple[dict[str, Any], Tensor, Tensor]:
+def count_split(files: TokenFiles, token_bytes: Sequence[int]) -> tuple[dict[str, Any], Tensor, NDArray[np.int64]]:
     """Count a split. Return its numbers; how often each id occurs and is a target (2, V); a hash of each item.
 
     `duplicates` are the items that are equal to one before. `lengths` has rows of (least, most, items).
 
     DataError if an id is not one of the tokenizer's.
     """
-    sizes, offsets = np.array(token_bytes), files.offsets.numpy()
-    lengths, counts = np.diff(offsets), np.zeros((2, len(sizes)), np.int64)
-    hashes, text = np.zeros(len(lengths), np.uint64), np.zeros(len(lengths), np.int64)
+    sizes, counts = np.array(token_bytes), torch.zeros(2, len(token_bytes), dtype=torch.int64)
     for begin in range(0, len(files.ids), CHUNK):
-        ids = files.ids[begin : begin + CHUNK].long().numpy()  # (n)
+        ids, mask = (column[begin : begin + CHUNK].long() for column in files[:2])  # (n); the mask may be empty
         if ids.max() >= len(sizes):
             raise DataError(f"token id {ids.max()}, but the tokenizer has {len(sizes)} entries", REBUILD)
-        mask = files.target_mask[begin : begin + CHUNK].bool().numpy()  # (n), or empty
-        counts[0] += np.bincount(ids, minlength=len(sizes))
-        counts[1] += np.bincount(ids[mask] if len(mask) else ids, minlength=len(sizes))
-        end = begin + len(ids)
-        first, last = offsets.searchsorted(begin, "right") - 1, offsets.searchsorted(end)
-        bounds = offsets[first : last + 1].clip(begin, end) - begin  # of the items in this chunk
-        places = np.arange(begin, end) - offsets[first:last].repeat(np.diff(bounds))  # of tokens in their items
-        mixed = ids.astype(np.uint64) * FACTORS[0] + places.astype(np.uint64) * FACTORS[1]
-        mixed = (mixed ^ mixed >> np.uint64(29)) * FACTORS[2]
-        for sums, values in ((hashes, mixed ^ mixed >> np.uint64(32)), (text, sizes[ids])):
-            sums[first:last] += np.add.reduceat(values, bounds[:-1])  # no item is empty
-    hashes.sort()
+        for count, chosen in zip(counts, (ids, ids[mask.bool()] if len(mask) else ids), strict=True):
+            count += chosen.bincount(minlength=len(sizes))
+    hashes, near_empty, all_ids = array("q"), 0, files.ids.numpy()
+    for begin, end in pairwise(files.offsets.numpy().data):
+        item = all_ids[begin : min(end, begin + CHUNK)]
+        hashes.append(hash((end - begin, item.tobytes())))  # to compare within this process
+        near_empty += len(item) < 4 * NEAR_EMPTY and int(sizes[item].sum()) < NEAR_EMPTY
     tokens, targets = counts.sum(1).tolist()
+    text, lengths = int(counts[0] @ torch.from_numpy(sizes)), files.offsets.diff().numpy()
     digits = enumerate(np.bincount(np.frexp(lengths)[1]).tolist())  # items by the binary digits of their length
     numbers = {
         "items": len(lengths),
         "tokens": tokens,
-        "bytes": int(counts[0] @ sizes),
-        "bytes_per_token": round(float(counts[0] @ sizes) / max(1, tokens), 2),
+        "bytes": text,
+        "bytes_per_token": round(text / max(1, tokens), 2),
         "target_share": round(targets / max(1, tokens), 4),
-        "duplicates": int((hashes[1:] == hashes[:-1]).sum()),
-        f"under_{NEAR_EMPTY}_bytes": int((text < NEAR_EMPTY).sum()),
+        "duplicates": len(hashes) - len(np.unique(hashes)),
+        f"under_{NEAR_EMPTY}_bytes": near_empty,
         "median_length": int(np.median(lengths)) if len(lengths) else 0,
         "longest": int(lengths.max(initial=0)),
         "lengths": [(1 << n >> 1, (1 << n) - 1, items) for n, items in digits if items],
     }
-    return numbers, torch.from_numpy(counts), torch.from_numpy(hashes.view(np.int64))
+    return numbers, counts, np.array(hashes)
 
 
 def measure_surprise(counts: Tensor) -> Tensor:

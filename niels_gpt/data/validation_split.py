@@ -92,9 +92,9 @@ def _choose_groups(
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))  # of the groups
     size = np.add.reduceat(np.frombuffer(bytes_each, np.int64)[order], starts)
     del order  # large, for millions of records
-    group, rows = ordered[starts], np.diff(starts, append=len(hashes))
+    group, counts = ordered[starts], np.diff(starts, append=len(hashes))
     del ordered, starts
-    excess = np.where(rows > max(1, MAX_GROUP * len(hashes)), rows, 0)
+    excess = np.where(counts > max(1, MAX_GROUP * len(hashes)), counts, 0)
     whole: set[int] = set()
     left = target = val_fraction * float(size.sum())
     for n in excess.argsort(kind="stable"):
@@ -104,7 +104,7 @@ def _choose_groups(
             left -= own
             if left < target / 100:
                 break
-        elif not named and left > target / 10 and own >= MIN_CUT * int(rows[n]):
+        elif not named and left > target / 10 and own >= MIN_CUT * int(counts[n]):
             return frozenset(whole), int(group[n]), left / own
     if not whole and len(group) > 1:  # each is too long: the shortest validates
         whole = {int(group[np.lexsort((size, excess))[0]])}

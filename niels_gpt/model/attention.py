@@ -6,6 +6,7 @@ key of another. On the CPU this takes no extra time: only products within a segm
 Shapes: N = B x H heads of D channels, T tokens; a part has Q queries of some heads and the K keys that they see.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -56,9 +57,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
     No T x T tensor is kept: the backward pass computes the probabilities again, as FlashAttention does (Dao et
     al., 2022), in products large enough to be fast on the CPU. To torch.compile it is one operation.
     """
-    out, buffer = torch.empty_like(q), _prepare_scores(q, segments)
-    for asking, seen, mask, _ in _split_parts(q, segments):
-        p = _compute_probabilities(_pack(q, asking), _pack(k, seen), buffer, mask)
+    out = torch.empty_like(q)
+    for asking, seen, mask, _, room in _split_parts(q, segments):
+        p = _compute_probabilities(_pack(q, asking), _pack(k, seen), mask, room[0])
         torch.bmm(p, _pack(v, seen), out=out[asking])
     return out
 
@@ -69,14 +70,12 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v; a key's is a sum over the queries that see it."""
     d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    buffer = _prepare_scores(q, segments)
-    more_room = torch.empty_like(buffer)
-    for asking, seen, mask, begun in _split_parts(q, segments):
+    for asking, seen, mask, begun, room in _split_parts(q, segments):
         queries, d_here = _pack(q, asking), _pack(d_out, asking)  # (heads, Q, D)
         keys, values = _pack(k, seen), _pack(v, seen)  # (heads, K, D)
-        p = _compute_probabilities(queries, keys, buffer, mask)  # (heads, Q, K)
+        p = _compute_probabilities(queries, keys, mask, room[0])  # (heads, Q, K)
         d_v[seen].baddbmm_(p.transpose(1, 2), d_here, beta=begun)
-        d_p = torch.bmm(d_here, values.transpose(1, 2), out=more_room[: p.numel()].view_as(p))
+        d_p = torch.bmm(d_here, values.transpose(1, 2), out=room[1])
         d_scores = torch.ops.aten._softmax_backward_data.out(d_p, p, -1, p.dtype, grad_input=d_p)
         torch.bmm(d_scores, keys, out=d_q[asking])
         d_k[seen].baddbmm_(d_scores.transpose(1, 2), queries, beta=begun)
@@ -104,26 +103,29 @@ def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
 attend.register_autograd(_differentiate, setup_context=_save_inputs)
 
 
-def _split_parts(q: Tensor, segments: Tensor | None) -> Iterator[tuple[Slices, Slices, Tensor, bool]]:
+def _split_parts(q: Tensor, segments: Tensor | None) -> Iterator[tuple[Slices, Slices, Tensor, bool, Tensor]]:
     """Yield the queries and keys of a part, the mask (Q, Q) of its last Q keys, and whether a part had these keys.
 
     A part has a group of heads, with segments those of one sequence. The mask is added to the scores. The last
-    queries come first, since they see all keys.
+    queries come first, since they see all keys. With a part comes memory, (2, heads, Q, K), that all parts share.
     """
     N, T, _ = q.shape
     Q = min(QUERIES, T)
-    future, step = q.new_full((Q, Q), float("-inf")).triu_(1), _count_heads(q, segments)
+    step = min(N, max(1, SCORES // (Q * T))) if segments is None else N // len(segments)  # heads
+    future, memory = q.new_full((Q, Q), float("-inf")).triu_(1), q.new_empty(2, step * Q * T)
     for head in range(0, N, step):
         heads = slice(head, min(head + step, N))
         numbers = None if segments is None else segments[head // step]  # (T)
         for start, end in [(0, T)] if numbers is None else _group_segments(numbers):
             for first in reversed(range(start, end, QUERIES)):
                 after = min(first + QUERIES, end)
+                shape = heads.stop - head, after - first, after - start
                 mask = future[: after - first, : after - first]
                 if numbers is not None:  # several short segments may share a part
                     own = numbers[first:after]
                     mask = mask.masked_fill(own[:, None] != own, float("-inf"))
-                yield (heads, slice(first, after)), (heads, slice(start, after)), mask, after < end
+                room = memory[:, : math.prod(shape)].view(2, *shape)
+                yield (heads, slice(first, after)), (heads, slice(start, after)), mask, after < end, room
 
 
 def _group_segments(numbers: Tensor) -> list[tuple[int, int]]:
@@ -142,22 +144,8 @@ def _pack(x: Tensor, part: Slices) -> Tensor:
     return x[part].contiguous()
 
 
-def _count_heads(q: Tensor, segments: Tensor | None) -> int:
-    N, T, _ = q.shape
-    if segments is not None:
-        return N // len(segments)
-    return min(N, max(1, SCORES // (min(QUERIES, T) * T)))
-
-
-def _prepare_scores(q: Tensor, segments: Tensor | None) -> Tensor:
-    """Return a buffer for the scores of any part."""
-    T = q.shape[1]
-    return q.new_empty(_count_heads(q, segments) * min(QUERIES, T) * T)
-
-
-def _compute_probabilities(queries: Tensor, keys: Tensor, buffer: Tensor, mask: Tensor) -> Tensor:
+def _compute_probabilities(queries: Tensor, keys: Tensor, mask: Tensor, room: Tensor) -> Tensor:
     """Return the attention probabilities of a part, (heads, Q, K); 0 in a query's future and in other segments."""
-    n, Q, K = *queries.shape[:2], keys.shape[1]
-    scores = torch.bmm(queries, keys.transpose(1, 2), out=buffer[: n * Q * K].view(n, Q, K))
-    scores[:, :, K - Q :].add_(mask)
+    scores = torch.bmm(queries, keys.transpose(1, 2), out=room)
+    scores[:, :, -queries.shape[1] :].add_(mask)
     return torch.softmax(scores, -1, out=scores)

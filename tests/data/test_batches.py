@@ -5,7 +5,15 @@ import time
 import pytest
 import torch
 
-from niels_gpt.data.batches import Batch, ChatStream, Mixture, Source, TokenStream, pack_rows, require_valid_ids
+from niels_gpt.data.batches import (
+    Batch,
+    ChatStream,
+    Mixture,
+    Source,
+    TokenStream,
+    pack_sequences,
+    require_valid_ids,
+)
 from niels_gpt.data.cache.token_files import TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
@@ -33,7 +41,7 @@ def equal(first: Batch, second: Batch) -> bool:
     return same and torch.equal(first.segments, second.segments)
 
 
-def rows_of(batch: Batch, first: int, count: int) -> Batch:
+def take_sequences(batch: Batch, first: int, count: int) -> Batch:
     x, y, segments = (None if column is None else column[first : first + count] for column in batch)
     assert x is not None and y is not None
     return Batch(x, y, segments)
@@ -57,7 +65,7 @@ def test_a_sequence_is_a_function_of_its_number_alone(source: Source) -> None:
     for first, count in ((0, 1), (5, 3), (11, 13), (39, 1)):
         part = source.draw(first, count)
         assert part.x.shape == part.y.shape == (count, T)
-        assert equal(part, rows_of(whole, first, count))
+        assert equal(part, take_sequences(whole, first, count))
 
 
 @pytest.mark.parametrize(("stream", "files"), [(TokenStream, TEXT), (ChatStream, CHAT)], ids=["text", "chat"])
@@ -85,11 +93,11 @@ def test_dialogues_are_packed_whole_and_only_what_is_learned_is_a_target() -> No
     assert sorted(targets) == sorted(
         n + 1 for n, length in enumerate(LENGTHS) for _ in range(length - length // 2)
     )
-    assert ((y != IGNORE).sum(1) > 0).all(), "a row without a target"
+    assert ((y != IGNORE).sum(1) > 0).all(), "a sequence without a target"
     assert (y[x == 0] == IGNORE).all(), "a target on padding"
 
 
-def test_each_dialogue_of_a_row_is_a_segment_and_so_is_the_padding() -> None:
+def test_each_dialogue_of_a_sequence_is_a_segment_and_so_is_the_padding() -> None:
     x, _, segments = ChatStream(dialogues([3, 2, 9]), T, 1, isolate=True).draw(0, 2)
     assert segments is not None and any(row.unique().tolist() == [0, 1, 2] for row in x)
     same = (segments[:, :, None] == segments[:, None]) == (x[:, :, None] == x[:, None])
@@ -107,32 +115,32 @@ def test_each_document_is_a_segment_from_the_end_of_text_before_it_to_its_last_w
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_microbatches_are_rows_of_a_step_segments_included(name: str) -> None:
+def test_microbatches_are_sequences_of_a_step_segments_included(name: str) -> None:
     step = SOURCES[name].draw(0, 7)
     assert (step.segments is not None) is name.startswith("isolated")
     parts = step.split(3)
     assert len(parts) == 3
-    assert all(equal(part, rows_of(step, 3 * n, 3)) for n, part in enumerate(parts))
+    assert all(equal(part, take_sequences(step, 3 * n, 3)) for n, part in enumerate(parts))
 
 
-def test_packing_puts_every_item_in_one_row_and_no_row_over_its_room() -> None:
+def test_packing_puts_every_item_in_one_sequence_and_none_over_its_room() -> None:
     generator = torch.Generator().manual_seed(0)
     for count in (1, 2, 10, 500):
         lengths = torch.randint(1, 66, (count,), generator=generator)
-        items, begins = pack_rows(lengths, 65)
+        items, begins = pack_sequences(lengths, 65)
         assert sorted(items.tolist()) == list(range(count))
         assert begins[0] == 0 and begins[-1] == count
-        rows = [int(lengths[row].sum()) for row in items.tensor_split(begins[1:-1])]
-        assert 1 <= min(rows) <= max(rows) <= 65
-    assert len(rows) * 65 < 1.03 * sum(rows), "more than 3 % of padding"
-    assert pack_rows(torch.full((11,), 7), 65)[1].tolist() == [0, 9, 11]
+        sums = [int(lengths[part].sum()) for part in items.tensor_split(begins[1:-1])]
+        assert 1 <= min(sums) <= max(sums) <= 65
+    assert len(sums) * 65 < 1.03 * sum(sums), "more than 3 % of padding"
+    assert pack_sequences(torch.full((11,), 7), 65)[1].tolist() == [0, 9, 11]
 
 
 def test_two_million_dialogues_are_packed_in_less_than_three_seconds() -> None:
     spread = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))
     lengths = (600 * (0.8 * spread - 0.32).exp()).long().clamp(4, 513)
     started = time.process_time()
-    _, begins = pack_rows(lengths, 513)
+    _, begins = pack_sequences(lengths, 513)
     assert time.process_time() - started < 3
     assert (len(begins) - 1) * 513 < 1.02 * int(lengths.sum()), "more than 2 % of padding"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from niels_gpt.data.chat_template import Learn, encode_dialogue
+from niels_gpt.data.chat_template import ChatTokens, Learn, encode_dialogue
 from niels_gpt.data.readers.records import Dialogue, Document, Message
 from niels_gpt.data.readers.row_shapes import MAX_KEYS, ROW_HINT, RowParser, log_once, parse_row
 from niels_gpt.errors import DataError
@@ -123,8 +123,13 @@ def test_the_hint_shows_rows_that_are_read() -> None:
 LEARN: tuple[Learn, ...] = ("assistant", "all")
 
 
+def encode(messages: tuple[Message, ...], learn: Learn) -> list[ChatTokens]:
+    words = [[*message.content.encode()] for message in messages]
+    return encode_dialogue(messages, words, BytesTokenizer(), 100, learn)
+
+
 def list_targets(messages: tuple[Message, ...], learn: Learn) -> list[int]:
-    (tokens,) = encode_dialogue(messages, BytesTokenizer(), 100, learn)
+    (tokens,) = encode(messages, learn)
     return [id for id, is_target in zip(tokens.ids, tokens.target_mask, strict=True) if is_target]
 
 
@@ -135,7 +140,7 @@ def test_a_marked_message_is_never_learned_and_learning_all_adds_the_users_words
     assert list_targets(marked, "assistant") == [*b"yo", end]
     assert list_targets((SYSTEM, *marked), "all") == [*b"hi", end, *b"hi", end, *b"yo", end]
     unanswered = parse({"messages": [USER, ASSISTANT | mark]})
-    assert not any(encode_dialogue(unanswered, BytesTokenizer(), 100, learn) for learn in LEARN)
+    assert not any(encode(unanswered, learn) for learn in LEARN)
 
 
 def test_shapes_skips_and_ignored_keys_are_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:

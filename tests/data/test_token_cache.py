@@ -100,9 +100,12 @@ def test_the_same_texts_in_other_roles_are_other_content(tmp_path: Path) -> None
     assert len({content_of(tmp_path, "ua", "sua", turns) for turns in others}) == len(others)
 
 
-def test_the_content_hash_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_content_hash_is_logged_and_nothing_of_dialogues_that_fit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, logger="niels_gpt")
     assert f"content hash {content_of(tmp_path, 'ua', 'suaua')}" in caplog.text
+    assert "of 2 dialogues" not in caplog.text
 
 
 def test_a_file_of_another_size_or_with_another_id_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_the_loss_does_not_depend_on_B(B: int) -> None:
     assert loss and loss.mean == loss.by_source["chats"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_dialogues_that_share_rows_have_the_loss_that_each_has_alone_if_they_are_isolated() -> None:
+def test_dialogues_that_share_sequences_have_the_loss_that_each_has_alone_if_they_are_isolated() -> None:
     lengths = [3, 4, 2, 2, 5, 3]
     packed = [ChatStream(dialogues(lengths), T, 1, isolate=isolate) for isolate in (True, False)]
     assert len(packed[0]) < len(lengths)

@@ -107,14 +107,14 @@ def test_many_logits_are_made_in_parts_and_loss_and_gradients_are_the_same_but_f
     torch.testing.assert_close(in_parts, whole, rtol=1e-5, atol=1e-7)
 
 
-# Segments: what is packed into a row has the loss that it has alone.
+# Segments: what is packed into a sequence has the loss that it has alone.
 
 LONG = CFG.model_copy(update={"T": 600, "tie_embeddings": False})
 LENGTHS = {16: [5, 1, 7, 3], 600: [40, 220, 3, 250, 87]}
 
 
 def pack(T: int) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Return items of random ids, the row of them all, (1, T), and its segments."""
+    """Return items of random ids, the sequence of them all, (1, T), and its segments."""
     generator = torch.Generator().manual_seed(3)
     items = [torch.randint(0, CFG.V, (1, length), generator=generator) for length in LENGTHS[T]]
     numbers = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(LENGTHS[T]))
@@ -137,7 +137,7 @@ def targets_of(item: Tensor) -> Tensor:
     ],
     ids=["ours", "ours, recomputed", "compiled", "PyTorch's", "PyTorch's, recomputed"],
 )
-def test_a_row_of_segments_has_the_loss_and_the_gradients_that_they_have_alone(
+def test_a_sequence_of_segments_has_the_loss_and_the_gradients_that_they_have_alone(
     monkeypatch: pytest.MonkeyPatch, path: str, options: dict[str, bool], T: int
 ) -> None:
     network = GPT(LONG, **options)

@@ -211,13 +211,13 @@ def make_older(folder: Path, *unrecorded: str) -> None:
 
 @pytest.mark.parametrize(
     ("unrecorded", "does"),
-    [(["split", "rows"], "splits training and validation"), (["rows"], "makes rows of dialogues")],
+    [(["split", "dialogues"], "splits training and validation"), (["dialogues"], "encodes dialogues")],
 )
-def test_a_run_from_before_the_present_split_or_rows_is_refused_with_both_ways_out_unless_it_is_complete(
+def test_a_run_from_before_the_present_split_or_encoding_is_refused_with_both_ways_out_unless_it_is_complete(
     run_folder: Run, copied_run: Path, caplog: pytest.LogCaptureFixture, unrecorded: list[str], does: str
 ) -> None:
     pretrained = read_checkpoint(copied_run / "pretrain" / "best.pt")["train_cfg"]
-    assert "split" in pretrained and "rows" not in pretrained, "the rows of pretraining have not changed"
+    assert "split" in pretrained and "dialogues" not in pretrained, "pretraining has not changed"
     make_older(copied_run, *unrecorded)
     caplog.set_level("INFO", logger="niels_gpt")
     run_folder(experiment="smoke_pipeline")

@@ -14,7 +14,7 @@ from support.foreign_tokenizers import make_llama3
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import synthetic
-from niels_gpt.data.chat_template import encode_prompt, encode_turn
+from niels_gpt.data.chat_template import encode_prompt, make_turn
 from niels_gpt.data.readers.records import Message
 from niels_gpt.generation.chat import load_session
 from niels_gpt.model.gpt import GPT
@@ -98,7 +98,10 @@ def test_transformers_reads_an_export_as_we_read_the_run(run: Path, version: str
     said = ask(python, "transformers_probe", question | {"ids": ids.tolist()})
     assert (said["ids"], said["texts"]) == ([tokenizer.encode(text) for text in TEXTS], TEXTS)
     dialogues = [[Message(role, content) for role, content in turns] for turns in DIALOGUES]  # type: ignore[arg-type]
-    turns = [[encode_turn(message, tokenizer) for message in dialogue] for dialogue in dialogues]
+    turns = [
+        [make_turn(message, tokenizer.encode(message.content), tokenizer) for message in dialogue]
+        for dialogue in dialogues
+    ]
     assert said["dialogues"] == [
         [[id for turn in dialogue for id in turn.ids], [int(t) for turn in dialogue for t in turn.target_mask]]
         for dialogue in turns

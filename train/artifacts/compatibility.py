@@ -9,14 +9,8 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import read_checkpoint
 from train.config.suggest import format_value
 
-UNRECORDED = {
-    "init_from": "none",
-    "resume": "none",
-    "optim": "adamw",
-    "ema": None,
-    "split": 1,
-    "rows": 1,
-}  # the values of older checkpoints
+# The values of older checkpoints.
+UNRECORDED = {"init_from": "none", "resume": "none", "optim": "adamw", "ema": None, "split": 1, "dialogues": 1}
 PATHS = {"files", "val_files", "repo"}  # settings of a source, which do not matter while the text is the same
 
 
@@ -72,8 +66,8 @@ def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None
         if (theirs := then.get(key, UNRECORDED.get(key, now[key]))) != now[key]:
             remedy = "restore the original"
             match key:
-                case "split" | "rows":
-                    does = "splits training and validation" if key == "split" else "makes rows of dialogues"
+                case "split" | "dialogues":
+                    does = "splits training and validation" if key == "split" else "encodes dialogues"
                     reason = f"{found.path} is of an older version; this one {does} otherwise"
                     remedy = "finish the run with the version that began it"
                 case "data":

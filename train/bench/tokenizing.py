@@ -47,12 +47,11 @@ def make_documents() -> Iterator[str]:
 
 def write_documents(path: Path, form: str, megabytes: int) -> None:
     """Write a file of documents: with a mark after each, as rows of JSON, or as one whole text."""
-    ends, size = {"text": f"\n{MARK}\n", "whole": "\n\n"}, 0
+    ends, documents, size = {"text": f"\n{MARK}\n", "whole": "\n\n"}, make_documents(), 0
     with path.open("w", encoding="ascii") as file:
-        for document in make_documents():
-            size += file.write(json.dumps({"text": document}) + "\n" if form == "jsonl" else document + ends[form])
-            if size >= megabytes * 1_000_000:
-                break
+        while size < megabytes * 1_000_000:
+            text = next(documents)
+            size += file.write(json.dumps({"text": text}) + "\n" if form == "jsonl" else text + ends[form])
 
 
 def measure_tokenizing(sizes: list[int], form: str, rounds: int) -> dict[str, Any]:
@@ -69,17 +68,12 @@ def measure_tokenizing(sizes: list[int], form: str, rounds: int) -> dict[str, An
                 shutil.rmtree(Path(name, "cache"), ignore_errors=True)
                 turns.append([run_worker(task, asked) for task in ("build_token_files", "encode_batches")])
             warm = run_worker("build_token_files", asked)["wall"] * size
-            ours, library = (
-                {key: median(turn[n][key] for turn in turns) for key in ("wall", "cpu")} for n in (0, 1)
-            )
-            peak = max(turn[0]["peak"] for turn in turns)
-            speeds = [
-                f"{number:.2f}"
-                for key in ("wall", "cpu")
-                for number in (1 / ours[key], 1 / library[key], library[key] / ours[key])
-            ]
-            rows.append((str(size), *speeds, f"{peak / 1e6:.0f}", f"{warm:.2f}"))
-            found[rows[-1][0]] = {"ours": ours, "library": library, "peak": peak, "warm": warm, "turns": turns}
+            each = ({key: median(turn[n][key] for turn in turns) for key in ("wall", "cpu")} for n in (0, 1))
+            (ours, library), peak = each, max(turn[0]["peak"] for turn in turns)
+            speeds = [(1 / ours[key], 1 / library[key], library[key] / ours[key]) for key in ours]
+            cells = [f"{number:.2f}" for numbers in speeds for number in numbers]
+            rows.append((str(size), *cells, f"{peak / 1e6:.0f}", f"{warm:.2f}"))
+            found[str(size)] = {"ours": ours, "library": library, "peak": peak, "warm": warm, "turns": turns}
     print(format_table(rows, right=range(len(HEAD))))
     return {"form": form, "sizes": found}
 

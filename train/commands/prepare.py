@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from rich import get_console
@@ -22,7 +22,7 @@ from train.config.schema import RunCfg
 from train.config.suggest import point_to_help
 
 EXAMPLE = f"example: niels_gpt prepare phase=pretrain data=text data.files=notes; {point_to_help()}"
-ROWS, LINES, BAR = 2, 6, 14  # sequences of SFT, lines of an example at most, characters of the longest bar
+SEQUENCES, LINES, BAR = 2, 6, 14  # sequences of SFT, lines of an example at most, characters of the longest bar
 log = logging.getLogger("niels_gpt")
 
 
@@ -53,11 +53,14 @@ def show_phase(cfg: RunCfg, tokenizer: Tokenizer) -> dict[str, Any]:
 
     data, batch = open_data(cfg, tokenizer), []
     if cfg.phase == "sft":
-        x, y = data.train.draw(0, ROWS)[:2]
-        for row, targets in zip(x.tolist(), y.tolist(), strict=True):
-            ids, mask = [*row, targets[-1]], [False, *(id != IGNORE for id in targets)]
-            end = max((n + 1 for n, target in enumerate(mask) if target), default=0)  # then comes padding
-            batch.append({"padding": len(ids) - end, "text": split_text(ids[:end], mask[:end], tokenizer)})
+        x, y, segments = data.train.draw(0, SEQUENCES)
+        for n in range(SEQUENCES):
+            ids, mask = [*x[n].tolist(), int(y[n, -1])], [False, *(y[n] != IGNORE).tolist()]
+            end = 1 + max(place for place, is_target in enumerate(mask) if is_target)  # then comes padding
+            begins = [] if segments is None else (1 + segments[n, :end].diff().nonzero().flatten()).tolist()
+            parts = (slice(*bounds) for bounds in pairwise([0, *begins, end]))
+            texts = [split_text(ids[part], mask[part], tokenizer) for part in parts]
+            batch.append({"padding": len(ids) - end, "segments": texts})
     phase = {
         "phase": cfg.phase,
         "items": WANTS[cfg.phase],
@@ -86,16 +89,17 @@ def draw_phase(phase: dict[str, Any]) -> None:
             common.append(Text(f"{text} {token['count'] / source['train']['tokens']:.1%}"))
         console.print(Text("common tokens", "bold"), Columns(common, padding=(0, 3)), sep="\n")
         for example in source["examples"]:
-            lines = [
-                line for line in draw_text(example["text"]).wrap(console, console.width) if line.plain.strip()
-            ]
+            wrapped = draw_text(example["text"]).wrap(console, console.width)
+            lines = [line for line in wrapped if line.plain.strip()]
             is_cut = len(lines) > LINES or example["is_cut"]
             shown = Text("\n").join([*lines[:LINES], *[Text("...", "dim")] * is_cut])
             console.print(Text(f"\nexample, {example['tokens']:,} tokens", "bold"), shown, sep="\n")
     legend = draw_text([{"text": "targets", "target": True, "special": False}])
-    for row in phase["batch"]:
-        title = Text.assemble("\na sequence with its ", legend, f", then {row['padding']:,} tokens of padding")
-        console.print(title, draw_text(row["text"]), sep="\n")
+    for sequence in phase["batch"]:
+        title = Text.assemble(
+            "\na sequence with its ", legend, f", then {sequence['padding']:,} tokens of padding"
+        )
+        console.print(title, Text("\n\n").join(map(draw_text, sequence["segments"])), sep="\n")
     console.print()
 
 
@@ -113,9 +117,8 @@ def draw_numbers(source: dict[str, Any]) -> Table:
 
 def draw_lengths(source: dict[str, Any]) -> Table:
     """Return a histogram of the lengths in training."""
-    table = Table(
-        Column("length", justify="right"), Column("items", justify="right"), "", box=None, pad_edge=False
-    )
+    right = [Column(title, justify="right") for title in ("length", "items")]
+    table = Table(*right, "", box=None, pad_edge=False)
     most = max(items for _, _, items in source["train"]["lengths"])
     for least, _, items in source["train"]["lengths"]:
         bar = ProgressBar(most, items, BAR, complete_style="cyan", finished_style="cyan")

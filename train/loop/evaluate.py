@@ -14,7 +14,7 @@ from train.loop.amp import Amp
 def draw_batches(source: Source, sequences: int, B: int) -> Iterator[Batch]:
     """Yield the first `sequences` of an epoch, at most all of it, in batches of exactly B.
 
-    The last batch is filled up with rows without targets.
+    The last batch is filled up with sequences without targets.
     """
     sequences = min(sequences, len(source))
     for first in range(0, sequences, B):
@@ -45,7 +45,7 @@ class ValLoss(NamedTuple):
 def allocate_sequences(sources: Mapping[str, tuple[Source, float]], sequences: int) -> list[ValSource]:
     """Divide the sequences of an evaluation among weighted sources, by name.
 
-    No source gives a row twice; the others make up for one with fewer rows than its share.
+    No source gives a sequence twice; the others make up for one with fewer than its share.
     """
     total = sum(weight for _, weight in sources.values())
     shares = {name: weight / total for name, (_, weight) in sources.items()}

@@ -65,7 +65,7 @@ def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     for source in sources:
         cache = open_cache(source, want, tokenizer, data, T + 1)
         caches.append((source, cache))
-        # Older checkpoints know of no other targets than the assistant's, of no budget and of whole rows alone.
+        # Older checkpoints know of no other targets than the assistant's, of no budget and of no isolation.
         targets = [source.learn] if want == "dialogues" and source.learn != "assistant" else []
         budget = [source.max_tokens] if source.max_tokens else []
         isolated = ["isolate"] if cfg.isolate else []

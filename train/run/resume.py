@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.config import Cfg
 from niels_gpt.data.cache.token_cache import build_tokenizer
-from niels_gpt.data.chat_template import ROWS_VERSION
+from niels_gpt.data.chat_template import DIALOGUES_VERSION
 from niels_gpt.data.validation_split import SPLIT_VERSION
 from niels_gpt.errors import CheckpointError, is_out_of_memory
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
@@ -74,7 +74,7 @@ def restore(
     """
     own, resume, init_from = start
     origin: dict[str, Any] = {"phase": cfg.phase, "tokenizer": tokenizer.hash(), "split": SPLIT_VERSION}
-    origin |= {"rows": ROWS_VERSION} if cfg.phase == "sft" else {}
+    origin |= {"dialogues": DIALOGUES_VERSION} if cfg.phase == "sft" else {}
     origin |= {"data": data.content_hash, "sources": data.sources}
     origin |= {"optim": cfg.train.optim, "ema": cfg.train.ema}  # whose state the checkpoint holds
     if init_from:

@@ -5,16 +5,15 @@ import logging
 import os
 import time
 from array import array
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice, pairwise
 from math import ceil
 from pathlib import Path
 from sys import maxsize
-from types import SimpleNamespace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
@@ -37,10 +36,10 @@ BUFFER = 1 << 22  # ids held in memory
 BATCH = 1 << 20  # characters encoded at once; the library needs some 30 bytes for each
 CHUNK = 1 << 20  # bytes of an item in memory while items are sorted
 ITEMS = 1 << 14  # whose places are in memory as Python's numbers
-TYPECODES = {"uint16": "H", "uint32": "I", "uint8": "B", "int64": "q"}  # of the module array
 SPLITS: tuple[Split, ...] = get_args(Split)
 Column = Literal["ids", "target_mask", "ends", "keys"]  # of unsorted items
-Keyed = tuple[Split, Record, int | None]  # the key that an item is sorted by, where it ends
+Keyed = tuple[Split, Record, int | None]  # the key that its items are sorted by, where it ends
+Encoded = tuple[Keyed, list[Sequence[int]]]  # the ids of each text of the record
 log = logging.getLogger("niels_gpt")
 
 
@@ -50,7 +49,7 @@ class Progress(BaseModel):
     model_config = ConfigDict(strict=True)
 
     records: NonNegativeInt = 0
-    counts: Counter[str] = Counter(left_out=0, continued=0, further_rows=0, cut_rows=0)
+    counts: Counter[str] = Counter(left_out=0, continued=0, further_items=0, cut_items=0)
     sizes: dict[Split, dict[Column, NonNegativeInt]] = {}
 
 
@@ -60,19 +59,24 @@ def build_files(
     """Write the token files into a temporary folder, then rename it to `folder`; go on where a kill ended it."""
     with replace_atomically(folder, resume=True) as part:
         if not (part / META_FILE).exists():  # else the build came to its end
-            _tokenize(part, folder.name, source, want, tokenizer, plan, limit)
+            write_meta(part, {"folder": folder.name} | _tokenize(part, source, want, tokenizer, plan, limit))
         for path in (part / PROGRESS_FILE, *part.glob("unsorted-*")):
             path.unlink(missing_ok=True)
 
 
 def _tokenize(
-    part: Path, name: str, source: SourceCfg, want: Want, tokenizer: Tokenizer, plan: SplitPlan, limit: int
-) -> None:
+    part: Path, source: SourceCfg, want: Want, tokenizer: Tokenizer, plan: SplitPlan, limit: int
+) -> dict[str, Any]:
+    """Write the files into `part`, and return the content of meta.json."""
     progress, task, began = _read_progress(part), f"tokenizing {source.label}", time.monotonic()
     rest = ", going on where an earlier build ended" if progress.records else ""
     log.info("data: %s, %s: %d, %.1f MB%s", task, want, plan.records, plan.size / 1e6, rest)
-    writers = {split: TokenWriter(part, split, tokenizer.V, progress.sizes.get(split, {})) for split in SPLITS}
-    counts, budgets, saved = progress.counts, _list_budgets(source, plan), began
+    budgets = _list_budgets(source, plan)
+    writers = {
+        split: TokenWriter(part, split, tokenizer.V, budgets[split], progress.sizes.get(split, {}))
+        for split in SPLITS
+    }
+    saved = began
 
     def save() -> None:
         nonlocal saved
@@ -81,43 +85,41 @@ def _tokenize(
         saved = time.monotonic()
 
     with show_progress(task, plan.size) as advance:
-        items = islice(_read_keyed(source, want, plan, advance), progress.records, None)
-        for (split, record, key), encoded in _encode_batches(items, tokenizer):
-            full = {split for split, writer in writers.items() if writer.total >= budgets[split]}
-            if full == {*SPLITS}:
+        records = islice(_read_keyed(source, want, plan, advance), progress.records, None)
+        for (split, record, key), texts in _encode_batches(records, tokenizer):
+            if all(writer.room <= 0 for writer in writers.values()):
                 break
             progress.records += 1
-            if split in full:
+            writer = writers[split]
+            if writer.room <= 0:
                 continue
             if isinstance(record, Document):
-                room = budgets[split] - writers[split].total
-                writers[split].add(encoded.encode(record.text)[:room], [], None)
-                if record.ends or writers[split].total >= budgets[split]:
-                    writers[split].add([tokenizer.special[END_OF_TEXT]], [], key or 0)
+                writer.add(texts[0][: writer.room], [], None)
+                if record.ends or writer.room <= 0:
+                    writer.add([tokenizer.special[END_OF_TEXT]], [], key or 0)
             else:
-                rows = encode_dialogue(record.messages, encoded, limit, source.learn)
-                for row in rows:
-                    writers[split].add(row.ids, row.target_mask, key)
-                more, cut = len(rows[1:]), sum(row.cut for row in rows)
-                counts.update(left_out=not rows, continued=more > 0, further_rows=more, cut_rows=cut)
-            if split == "train" and writers[split].total >= budgets[split]:
+                items = encode_dialogue(record.messages, texts, tokenizer, limit, source.learn)
+                for item in items:
+                    writer.add(item.ids, item.target_mask, key)
+                more, cut = len(items[1:]), sum(item.cut for item in items)
+                progress.counts.update(left_out=not items, continued=more > 0, further_items=more, cut_items=cut)
+            if split == "train" and writer.room <= 0:
                 log.info("data: %s stops at data.max_tokens=%d of training", source.label, source.max_tokens)
-            if time.monotonic() - saved > SAVE_EVERY or len(writers[split].buffers["ids"]) >= BUFFER:
+            if time.monotonic() - saved > SAVE_EVERY or len(writer.buffers["ids"]) >= BUFFER:
                 save()
     save()
-    meta = {
+    splits = {split: writer.write_sorted() for split, writer in writers.items()}
+    seconds = time.monotonic() - began
+    log.info("data: tokenized %s in %.0f s, %.1f MB/s", source.label, seconds, plan.size / 1e6 / seconds)
+    return {
         "format": FORMAT,
-        "folder": name,
         "source": describe(source),
         "tokenizer_sha256": tokenizer.hash(),
         "content_sha256": plan.content_sha256,
         "records": plan.records,
-        "dialogues": dict(counts),
-        "splits": {split: writer.write_sorted() for split, writer in writers.items()},
+        "dialogues": dict(progress.counts),
+        "splits": splits,
     }
-    write_meta(part, meta)
-    seconds = time.monotonic() - began
-    log.info("data: tokenized %s in %.0f s, %.1f MB/s", source.label, seconds, plan.size / 1e6 / seconds)
 
 
 def _list_budgets(source: SourceCfg, plan: SplitPlan) -> dict[Split, int]:
@@ -153,33 +155,26 @@ def _read_keyed(source: SourceCfg, want: Want, plan: SplitPlan, advance: Callabl
         yield split, record, key
 
 
-def _encode_batches(items: Iterator[Keyed], tokenizer: Tokenizer) -> Iterator[tuple[Keyed, Tokenizer]]:
-    """Yield each item with a stand-in for the tokenizer, which has the ids of its texts.
+def _encode_batches(records: Iterator[Keyed], tokenizer: Tokenizer) -> Iterator[Encoded]:
+    """Yield each record with the ids of its texts. A batch is encoded while the next one is read."""
 
-    A batch is encoded while the next one is read.
-    """
-
-    def encode(batch: list[Keyed]) -> list[tuple[Keyed, Tokenizer]]:
-        texts = [text for _, record, _ in batch for text in list_texts(record)]
-        ids = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
-        encoded = cast(Tokenizer, SimpleNamespace(special=tokenizer.special, encode=ids.__getitem__))
-        return [(item, encoded) for item in batch]
+    def encode(batch: list[Keyed]) -> list[Encoded]:
+        texts = [list_texts(record) for _, record, _ in batch]
+        ids = iter(tokenizer.encode_batch([*chain.from_iterable(texts)]))
+        return [(keyed, [*islice(ids, len(own))]) for keyed, own in zip(batch, texts, strict=True)]
 
     with ThreadPoolExecutor(1) as executor:
-        running: deque[Future[list[tuple[Keyed, Tokenizer]]]] = deque()
-        for batch in _cut_batches(items):
-            running.append(executor.submit(encode, batch))
-            if len(running) == 2:
-                yield from running.popleft().result()
-        yield from running.popleft().result()
+        futures = (executor.submit(encode, batch) for batch in _cut_batches(records))
+        for encoded, _ in pairwise(chain(futures, [Future[list[Encoded]]()])):  # submits the next one, then waits
+            yield from encoded.result()
 
 
-def _cut_batches(items: Iterator[Keyed]) -> Iterator[list[Keyed]]:
+def _cut_batches(records: Iterator[Keyed]) -> Iterator[list[Keyed]]:
     batch: list[Keyed] = []
     size = 0
-    for item in items:
-        batch.append(item)
-        size += sum(map(len, list_texts(item[1])))
+    for keyed in records:
+        batch.append(keyed)
+        size += sum(map(len, list_texts(keyed[1])))
         if size >= BATCH:
             yield batch
             batch, size = [], 0
@@ -187,16 +182,17 @@ def _cut_batches(items: Iterator[Keyed]) -> Iterator[list[Keyed]]:
 
 
 class TokenWriter:
-    """Append the items of one split to unsorted files; an item is a document, or a dialogue.
+    """Append the items of one split to unsorted files, up to a budget of tokens.
 
     The column `ends` has the number of ids up to the end of each item, `keys` the hash that it is sorted by.
     """
 
-    def __init__(self, folder: Path, split: str, V: int, sizes: dict[Column, int]) -> None:
+    def __init__(self, folder: Path, split: Split, V: int, budget: int, sizes: dict[Column, int]) -> None:
         """Go on after these `sizes` of the files, in bytes; a killed process may have written more."""
-        self.folder, self.split, self.dtypes = folder, split, get_dtypes(V)
-        typecodes = {column: TYPECODES[self.dtypes.get(column, "int64")] for column in get_args(Column)}
-        self.buffers: dict[Column, array[int]] = {column: array(code) for column, code in typecodes.items()}
+        self.folder, self.split, self.budget, self.dtypes = folder, split, budget, get_dtypes(V)
+        self.buffers: dict[Column, array[int]] = {
+            column: array(np.dtype(self.dtypes.get(column, "int64")).char) for column in get_args(Column)
+        }
         self.sizes: dict[Column, int] = dict.fromkeys(self.buffers, 0) | sizes
         for column, size in self.sizes.items():
             with self._path(column).open("ab") as file:
@@ -209,6 +205,11 @@ class TokenWriter:
     def total(self) -> int:
         """Ids so far."""
         return self.sizes["ids"] // self.buffers["ids"].itemsize + len(self.buffers["ids"])
+
+    @property
+    def room(self) -> int:
+        """Tokens left of the budget; less than 0 if a dialogue went beyond."""
+        return self.budget - self.total
 
     def add(self, ids: Iterable[int], target_mask: Iterable[int], key: int | None) -> None:
         """Add an item, or a section of one, which has no key unless the item ends with it."""

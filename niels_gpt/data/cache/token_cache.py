@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 from rich import get_console
-from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.config import DataCfg, SourceCfg
@@ -27,6 +26,11 @@ from niels_gpt.tokenizer import SPECIAL_TOKENS, BytesTokenizer, Tokenizer, load_
 from niels_gpt.untrusted import read_text
 
 MAX_PLAN = 1 << 28  # bytes of the file of a split
+OUTCOMES = {  # of dialogues that do not fit into a sequence, or have nothing to learn
+    "continued": "{continued} are longer than model.T={T} and go on in {further_items} further items",
+    "cut_items": "in {cut_items} items, words before an answer are cut: raise model.T to keep them",
+    "left_out": "{left_out} are left out, without an answer to learn",
+}
 log = logging.getLogger("niels_gpt")
 
 
@@ -61,7 +65,13 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
                 if split == "train"
                 for text in list_texts(record)
             )
-            trained = _train_tokenizer(texts, V, cfg.tokenizer_sample)
+            with get_console().status("tokenizer: reading the training split") as status:
+                sample = sample_texts(texts, cfg.tokenizer_sample)
+                megabytes = sum(len(text.encode("utf-8", "replace")) for text in sample) / 1e6
+                task = f"tokenizer: training a BPE of {V} entries on {megabytes:.1f} MB of the training split"
+                log.info(task)
+                status.update(task)
+                trained = train_bpe(sample, V)
             write_text(hash_path, trained.hash())  # first, because the build counts as done once `path` exists
             trained.save(path)
     _mark_used(path)
@@ -73,19 +83,6 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     if tokenizer.hash().encode() != expected:
         raise DataError(f"{path} is damaged: it is not the tokenizer that was trained", hint)
     return tokenizer
-
-
-def _train_tokenizer(texts: Iterable[str], V: int, max_bytes: int) -> Tokenizer:
-    console = get_console()
-    columns = (SpinnerColumn(), "{task.description}", TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("tokenizer: reading the training split", total=None)
-        sample = sample_texts(texts, max_bytes)
-        megabytes = sum(len(text.encode("utf-8", "replace")) for text in sample) / 1e6
-        what = f"tokenizer: training a BPE of {V} entries on {megabytes:.1f} MB of the training split"
-        log.info(what)
-        progress.update(task, description=what)
-        return train_bpe(sample, V)
 
 
 def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg, limit: int) -> TokenCache:
@@ -105,9 +102,9 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
             _plan_path(source, want, cfg, index).unlink(missing_ok=True)
     meta = read_meta(folder)
     _mark_used(folder)
-    tokens = ", ".join(f"{columns.ids.count} tokens in {split}" for split, columns in meta.splits.items())
-    log.info("data: %s from %s: %s, content hash %s", want, source.label, tokens, meta.content_sha256[:16])
     counts = {split: columns.ids.count for split, columns in meta.splits.items()}
+    tokens = ", ".join(f"{count} tokens in {split}" for split, count in counts.items())
+    log.info("data: %s from %s: %s, content hash %s", want, source.label, tokens, meta.content_sha256[:16])
     share = counts["val"] / max(1, sum(counts.values()))
     if not source.held_out() and not cfg.val_fraction / 2 <= share <= cfg.val_fraction * 1.5:
         log.warning(
@@ -115,22 +112,11 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
             "its %s are too few or too unequal",
             *(100 * share, source.label, 100 * cfg.val_fraction, want),
         )
-    if said := list(_describe_dialogues(meta.dialogues, limit)):
-        level = logging.WARNING if meta.dialogues["left_out"] or meta.dialogues["cut_rows"] else logging.INFO
+    said = [text.format(T=limit - 1, **meta.dialogues) for key, text in OUTCOMES.items() if meta.dialogues[key]]
+    if said:
+        level = logging.WARNING if meta.dialogues["left_out"] or meta.dialogues["cut_items"] else logging.INFO
         log.log(level, "data: %s: of %d dialogues, %s", source.label, meta.records, "; ".join(said))
     return TokenCache(folder, meta, tokenizer.V, index)
-
-
-def _describe_dialogues(counts: dict[str, int], limit: int) -> Iterator[str]:
-    """Yield what became of dialogues that do not fit into a row, or have nothing to learn."""
-    if counts["continued"]:
-        yield "{continued} are longer than model.T={T} and go on in {further_rows} further rows".format(
-            T=limit - 1, **counts
-        )
-    if counts["cut_rows"]:
-        yield f"{counts['cut_rows']} rows lack words before an answer, which are cut"
-    if counts["left_out"]:
-        yield f"{counts['left_out']} are left out, without an answer to learn"
 
 
 def hash_parts(*parts: Any) -> str:

@@ -22,7 +22,10 @@ REBUILD = "delete the folder; it will be rebuilt"
 
 
 class TokenFiles(NamedTuple):
-    """One split of one source. Item i is ids[offsets[i] : offsets[i + 1]]; `target_mask` marks its targets."""
+    """One split of one source. Item i is ids[offsets[i] : offsets[i + 1]]; `target_mask` marks its targets.
+
+    An item is a document, a dialogue or, of one that is too long, a part.
+    """
 
     ids: Tensor  # uint16, or uint32 if V needs it
     target_mask: Tensor  # uint8; empty for documents, where every token is a target
@@ -53,7 +56,7 @@ class Meta(_Record):
 
     folder: str
     records: int
-    dialogues: dict[str, int]  # what became of those that do not fit into a row
+    dialogues: dict[str, int]  # what became of those that do not fit into a sequence
     content_sha256: str
     splits: dict[Annotated[str, Field(pattern="^(train|val)$")], SplitEntry] = Field(min_length=2)
 
