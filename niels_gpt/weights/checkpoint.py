@@ -24,6 +24,7 @@ CHECKPOINT_KEYS: dict[str, Any] = {
     "step": int,
     "best_val_loss": float | int | None,
 }
+DIRECTORY = 0x10  # attribute of a record in a zip file; torch would read zeros from it
 BAD_FILE = (None, errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)  # a bad offset or a bad path
 
 
@@ -43,6 +44,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
                 raise CheckpointError(f"{path} is damaged (its records exceed its size)", _suggest_others(path))
+            if any(record.external_attr & DIRECTORY for record in archive.infolist()):
+                raise CheckpointError(f"{path} is damaged (a record became a folder)", _suggest_others(path))
             if broken := archive.testzip():
                 raise CheckpointError(f"{path} is damaged (bad CRC-32 of {broken})", _suggest_others(path))
         return _check_content(torch.load(path, map_location="cpu", weights_only=True), path)

@@ -78,6 +78,16 @@ def test_a_damaged_step_is_named_and_the_one_before_is_used(
     assert refused > count / 2
 
 
+def test_a_bit_that_makes_a_record_a_folder_is_seen(trained: Path) -> None:
+    """Torch would read zeros from it, and Python's zipfile does not look."""
+    path = step_path(trained / "pretrain", 6)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 38] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="a record became a folder"):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize("name", ["best.pt", "latest.pt"])
 def test_damaged_weights_are_refused_by_whoever_samples_or_exports_or_starts_from_them(
     trained: Path, name: str

@@ -51,12 +51,21 @@ class SplitEntry(_Record):
     offsets: FileEntry
 
 
+class DialogueCounts(_Record):
+    """What became of dialogues that do not fit into a sequence, or have nothing to learn."""
+
+    left_out: int = 0
+    continued: int = 0
+    further_items: int = 0
+    cut_items: int = 0
+
+
 class Meta(_Record):
     """The part of meta.json that is read back; the rest is for people."""
 
     folder: str
     records: int
-    dialogues: dict[str, int]  # what became of those that do not fit into a sequence
+    dialogues: DialogueCounts
     content_sha256: str
     splits: dict[Annotated[str, Field(pattern="^(train|val)$")], SplitEntry] = Field(min_length=2)
 
