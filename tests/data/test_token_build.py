@@ -1,6 +1,7 @@
 """Builds of token files: in batches, going on after a kill, and equal to the byte to undisturbed ones."""
 
 import json
+import logging
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from faults.folders import hashes, leftovers
 
 from niels_gpt.config import DataCfg
 from niels_gpt.data import validation_split
-from niels_gpt.data.cache import token_build
+from niels_gpt.data.cache import progress, token_build
 from niels_gpt.data.cache.token_cache import build_tokenizer, open_cache
 from niels_gpt.data.cache.token_files import META_FILE, TokenCache, write_meta
 from niels_gpt.data.readers.records import SECTION
@@ -163,6 +164,17 @@ def test_a_first_start_reads_a_source_twice_and_once_more_for_the_tokenizer() ->
         build(cfg, "documents", build_tokenizer(cfg, "documents", 300))
     assert reads.call_count == 3
     assert not list(Path("cache").glob(".split-*.json"))
+
+
+def test_without_a_terminal_the_log_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="niels_gpt")
+    monkeypatch.setattr(progress, "SAY_EVERY", 0.0)
+    monkeypatch.setattr(progress, "STEP", 100_000)
+    write_text("a")
+    build(data(kind="text"), "documents")
+    assert {"data: reading text: 0.1 MB", "data: tokenizing text: 0.1 of 0.2 MB"} <= {*caplog.messages}
 
 
 def test_a_damaged_split_is_made_again() -> None:

@@ -76,7 +76,8 @@ def require_same_origin(found: LoadedCheckpoint, now: Mapping[str, Any]) -> None
                 case "tokenizer":
                     reason = f"{found.path} was trained with a different tokenizer"
                 case _:
-                    reason = f"{found.path}: its {key} is {format_value(theirs)}, but this run's is {now[key]}"
+                    own, ours = format_value(theirs), format_value(now[key])
+                    reason = f"{found.path}: its {key} is {own}, but this run's is {ours}"
             way_out = f"{remedy}, or start a new run from its weights: init_from={found.path} name=..."
             raise CheckpointError(reason, way_out)
 
