@@ -15,7 +15,8 @@ from conftest import ROOT
 from support.processes import reset_signals
 
 pytestmark = pytest.mark.slow
-UNWANTED = shutil.ignore_patterns(".*", "runs", "cache", "build", "__pycache__", "*.egg-info")
+UNWANTED = shutil.ignore_patterns(".*", "runs", "cache", "build", "*.egg-info")  # in the clone itself
+COMPILED = shutil.ignore_patterns("__pycache__")
 SHADOW = 'raise SystemExit("this is the user\'s own module")\n'
 SMOKE = ["experiment=smoke_pretrain", "train.total_steps=2", "data.size=200", "model.V=300"]
 
@@ -25,7 +26,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment that has the wheel, and borrows the packages of this one."""
     folder = tmp_path_factory.mktemp("installed")
     source, environment = folder / "source", folder / "environment"
-    shutil.copytree(ROOT, source, ignore=UNWANTED)
+    shutil.copytree(
+        ROOT, source, ignore=lambda path, names: (UNWANTED if path == str(ROOT) else COMPILED)(path, names)
+    )
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
     subprocess.run([*pip, *build], check=True)
