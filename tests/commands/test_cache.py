@@ -115,6 +115,13 @@ def test_a_build_that_goes_on_is_not_removed(folder: Path) -> None:
     assert not left.exists()
 
 
+def test_to_list_leaves_nothing_behind(folder: Path) -> None:
+    (folder / "cache" / f".split-{'0' * 16}.json").write_text("{}")
+    before = sorted((folder / "cache").iterdir())
+    assert ".split-" in cli(cwd=folder, script="cache").stdout
+    assert sorted((folder / "cache").iterdir()) == before
+
+
 def test_an_empty_folder_is_said_to_have_no_caches(tmp_path: Path) -> None:
     done = cli(str(tmp_path), cwd=tmp_path, script="cache")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path} has no caches\n", "")

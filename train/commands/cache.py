@@ -92,8 +92,9 @@ def list_entries(folder: Path, runs: Path) -> Iterator[Entry]:
         with suppress(UnreadableFile):
             tokenizer = read_text(path.with_suffix(".sha256"), 64)
         yield _make_entry(path, tokenizers.get(tokenizer, ()))
-    for pattern in (f".d*-*-{KEY}.part", f".split-{KEY}.json"):  # of builds that were killed
-        yield from (_make_entry(path, ()) for path in _find_paths(folder, pattern) if not _is_being_built(path))
+    parts = _find_paths(folder, f".d*-*-{KEY}.part")  # of builds that were killed
+    left = [*(path for path in parts if not _is_being_built(path)), *_find_paths(folder, f".split-{KEY}.json")]
+    yield from (_make_entry(path, ()) for path in left)
 
 
 def _find_paths(folder: Path, pattern: str) -> list[Path]:

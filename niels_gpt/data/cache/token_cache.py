@@ -112,10 +112,10 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
             "its %s are too few or too unequal",
             *(100 * share, source.label, 100 * cfg.val_fraction, want),
         )
-    counts = meta.dialogues.model_dump()
-    said = [text.format(T=limit - 1, **counts) for key, text in OUTCOMES.items() if counts[key]]
+    outcomes = meta.dialogues.model_dump()
+    said = [text.format(T=limit - 1, **outcomes) for key, text in OUTCOMES.items() if outcomes[key]]
     if said:
-        level = logging.WARNING if counts["left_out"] or counts["cut_items"] else logging.INFO
+        level = logging.WARNING if outcomes["left_out"] or outcomes["cut_items"] else logging.INFO
         log.log(level, "data: %s: of %d dialogues, %s", source.label, meta.records, "; ".join(said))
     return TokenCache(folder, meta, tokenizer.V, index)
 
