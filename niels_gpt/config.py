@@ -44,9 +44,13 @@ class ModelCfg(Cfg):
     C: Size = Field(description="channels: width of the residual stream")
     L: int = Field(ge=1, le=1024, description="layers: number of blocks")
     H: int = Field(ge=1, le=1024, description="attention heads; H must divide C, and C/H must be even")
+    H_kv: int | None = Field(
+        None, ge=1, le=1024, description="heads of keys and values, each shared by H/H_kv queries' heads; null: H"
+    )
     d_ff: Size = Field(description="width of the feed-forward layer")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout rate on embeddings and residual branches")
     rope_theta: float = Field(10000.0, gt=1.0, le=1e9, description="base of the rotary position embedding")
+    norm_eps: float = Field(1e-5, gt=0.0, le=1.0, description="added to the mean square in each RMSNorm")
     tie_embeddings: bool = Field(
         False, description="share the embedding's weights with the head; false adds V x C weights"
     )
@@ -59,6 +63,13 @@ class ModelCfg(Cfg):
             yield f"C={self.C} over H={self.H} heads gives an odd head size; rotary positions need an even one"
         elif self.T * (self.C // self.H) > MAX_ROPE_TABLE:
             yield f"T={self.T} times the head size {self.C // self.H} is more than {MAX_ROPE_TABLE}; lower T"
+        if self.H % self.kv_heads:
+            yield f"H={self.H} is not divisible by H_kv={self.H_kv}; choose H_kv among the divisors of H"
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.H_kv or self.H
 
 
 class SourceCfg(Cfg):

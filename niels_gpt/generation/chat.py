@@ -6,12 +6,10 @@ from typing import Any
 
 from niels_gpt.data.chat_template import encode_prompt
 from niels_gpt.data.readers.records import Message
-from niels_gpt.errors import CheckpointError
 from niels_gpt.generation.generate import generate
 from niels_gpt.model.gpt import GPT
-from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer, load_tokenizer
-from niels_gpt.weights.average import read_weights
-from niels_gpt.weights.checkpoint import get_phase_folder, make_model
+from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
+from niels_gpt.weights.trained_model import open_model
 
 
 class ChatSession:
@@ -54,18 +52,6 @@ class ChatSession:
 def load_session(
     path: Path, *, step: int | None = None, average: int | None = None, ema: bool = False
 ) -> ChatSession:
-    """Load weights, which `read_weights` chooses, with the run's tokenizer.
-
-    CheckpointError if there are none, or they were trained with another tokenizer. DataError if the tokenizer
-    cannot be used.
-    """
-    checkpoint, saved = read_weights(path, step=step, average=average, ema=ema)
-    phase = get_phase_folder(checkpoint)
-    tokenizer = load_tokenizer(phase.parent / "tokenizer.json")
-    model = make_model(saved)
-    if saved["train_cfg"].get("tokenizer", tokenizer.hash()) != tokenizer.hash() or model.cfg.V != tokenizer.V:
-        raise CheckpointError(
-            f"{checkpoint} was trained with a different tokenizer than {phase.parent / 'tokenizer.json'}",
-            "restore the run's own tokenizer.json",
-        )
-    return ChatSession(model, tokenizer, chats=phase.name == "sft")
+    """Load the weights that `read_weights` chooses, with the run's tokenizer. Errors as of `open_model`."""
+    model, tokenizer, chats = open_model(path, step=step, average=average, ema=ema)
+    return ChatSession(model, tokenizer, chats=chats)

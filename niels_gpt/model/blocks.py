@@ -10,8 +10,6 @@ from torch.nn import functional as F
 from niels_gpt.config import ModelCfg
 from niels_gpt.model.attention import causal_attention, traced_attention
 
-NORM_EPS = 1e-5
-
 
 def rope_tables(T: int, D: int, theta: float) -> tuple[Tensor, Tensor]:
     """Return cos and sin, (T, 2, D/2) each, in the half-split layout of Llama (Su et al., RoFormer, 2021).
@@ -31,7 +29,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions and no biases.
+    """Causal self-attention with rotary positions and no biases; H / H_kv heads of queries share keys and values.
 
     No dropout on the probabilities: it takes scaled_dot_product_attention off its fast path, and versions of
     mps have ignored or refused it.
@@ -39,10 +37,10 @@ class Attention(nn.Module):
 
     def __init__(self, cfg: ModelCfg) -> None:
         super().__init__()
-        self.H = cfg.H
+        self.D, self.shared_by = cfg.C // cfg.H, cfg.H // cfg.kv_heads
         self.q_proj = nn.Linear(cfg.C, cfg.C, bias=False)
-        self.k_proj = nn.Linear(cfg.C, cfg.C, bias=False)
-        self.v_proj = nn.Linear(cfg.C, cfg.C, bias=False)
+        self.k_proj = nn.Linear(cfg.C, cfg.kv_heads * self.D, bias=False)
+        self.v_proj = nn.Linear(cfg.C, cfg.kv_heads * self.D, bias=False)
         self.o_proj = nn.Linear(cfg.C, cfg.C, bias=False)
 
     def forward(
@@ -51,11 +49,13 @@ class Attention(nn.Module):
         """Map (B, T, C) to (B, T, C), within `segments` (B, T) if given; a `trace` receives the probabilities."""
         B, T, C = x.shape
         q, k, v = (
-            project(x).view(B, T, self.H, C // self.H).transpose(1, 2)  # (B, H, T, D)
+            project(x).view(B, T, -1, self.D).transpose(1, 2)  # (B, H or H_kv, T, D)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         # In fp32: a product of two dtypes can crash on mps.
         q, k = (rotate(part.float(), cos, sin).to(v.dtype) for part in (q, k))
+        if self.shared_by > 1:  # (B, H, T, D) again
+            k, v = (part.repeat_interleave(self.shared_by, dim=1) for part in (k, v))
         y = causal_attention(q, k, v, segments) if trace is None else traced_attention(q, k, v, segments, trace)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, C))
         return out
@@ -81,9 +81,9 @@ class Block(nn.Module):
 
     def __init__(self, cfg: ModelCfg) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(cfg.C, eps=NORM_EPS)
+        self.attention_norm = nn.RMSNorm(cfg.C, eps=cfg.norm_eps)
         self.attention = Attention(cfg)
-        self.feed_forward_norm = nn.RMSNorm(cfg.C, eps=NORM_EPS)
+        self.feed_forward_norm = nn.RMSNorm(cfg.C, eps=cfg.norm_eps)
         self.feed_forward = SwiGLU(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
 

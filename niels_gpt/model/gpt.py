@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.loss import head_loss
-from niels_gpt.model.blocks import NORM_EPS, Block, rope_tables
+from niels_gpt.model.blocks import Block, rope_tables
 from niels_gpt.model.replay import ReplayState
 
 INIT_STD = 0.02
@@ -36,7 +36,7 @@ class GPT(nn.Module):
         self.embedding = nn.Embedding(cfg.V, cfg.C)
         self.dropout = nn.Dropout(cfg.dropout)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.L))
-        self.norm = nn.RMSNorm(cfg.C, eps=NORM_EPS)
+        self.norm = nn.RMSNorm(cfg.C, eps=cfg.norm_eps)
         self.head = None if cfg.tie_embeddings else nn.Linear(cfg.C, cfg.V, bias=False)
         cos, sin = rope_tables(cfg.T, cfg.C // cfg.H, cfg.rope_theta)
         self.register_buffer("cos", cos, persistent=False)  # (T, 2, D/2)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from niels_gpt.data.chat_template import JINJA
 from niels_gpt.errors import DataError
-from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
 from niels_gpt.storage import make_folder, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
@@ -80,7 +79,7 @@ def export_gguf(
         names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.cfg.L)
         for key, weight in weights.items():
             if ".q_proj" in key or ".k_proj" in key:
-                weight = interleave_halves(weight, model.cfg.H)
+                weight = interleave_halves(weight, model.cfg.H if ".q_proj" in key else model.cfg.kv_heads)
             stored = gguf.GGMLQuantizationType[kind if weight.dim() > 1 else "F32"]
             if weight.shape[-1] % gguf.GGML_QUANT_SIZES[stored][0]:
                 stored = gguf.GGMLQuantizationType.F16
@@ -101,7 +100,7 @@ def export_gguf(
 
 
 def interleave_halves(weight: Tensor, H: int) -> Tensor:
-    """Return the rows of a projection to queries or keys, (C, C), in the order of llama.cpp's rotation.
+    """Return the rows of a projection to queries or keys, (H x D, C), in the order of llama.cpp's rotation.
 
     It rotates neighbours within a head; ours rotates row i of the first half of a head with row i of the second.
     """
@@ -143,10 +142,10 @@ def _add_shape(writer: Any, model: GPT) -> None:
     writer.add_block_count(cfg.L)
     writer.add_feed_forward_length(cfg.d_ff)
     writer.add_head_count(cfg.H)
-    writer.add_head_count_kv(cfg.H)
+    writer.add_head_count_kv(cfg.kv_heads)
     writer.add_rope_dimension_count(cfg.C // cfg.H)
     writer.add_rope_freq_base(cfg.rope_theta)
-    writer.add_layer_norm_rms_eps(NORM_EPS)
+    writer.add_layer_norm_rms_eps(cfg.norm_eps)
 
 
 def _add_vocabulary(writer: Any, vocabulary: Vocabulary, tokenizer: Tokenizer) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.chat_template import JINJA
-from niels_gpt.model.blocks import NORM_EPS
 from niels_gpt.model.gpt import GPT
 from niels_gpt.storage import add_file_name, make_folder, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
@@ -48,9 +47,9 @@ def make_llama_config(cfg: ModelCfg, tokenizer: Tokenizer, dtype: Dtype) -> dict
         "intermediate_size": cfg.d_ff,
         "num_hidden_layers": cfg.L,
         "num_attention_heads": cfg.H,
-        "num_key_value_heads": cfg.H,
+        "num_key_value_heads": cfg.kv_heads,
         "rope_theta": cfg.rope_theta,
-        "rms_norm_eps": NORM_EPS,
+        "rms_norm_eps": cfg.norm_eps,
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,

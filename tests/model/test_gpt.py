@@ -166,3 +166,18 @@ def test_a_trace_shows_no_attention_to_another_segment() -> None:
     for probabilities in trace:
         assert (probabilities[:, :, segments[0][:, None] != segments[0]] == 0).all()
         torch.testing.assert_close(probabilities.sum(-1), torch.ones(1, CFG.H, 16))
+
+
+def test_shared_heads_of_keys_and_values_compute_what_repeated_ones_do() -> None:
+    full, grouped = model(), GPT(CFG.model_copy(update={"H_kv": 2}))
+    weights = grouped.state_dict()
+    for name, weight in weights.items():
+        if ".k_proj." in name or ".v_proj." in name:
+            assert weight.shape == (16, 32), "two heads of 8 rows each"
+            weights[name] = weight.unflatten(0, (2, 8)).repeat_interleave(2, 0).flatten(0, 1)
+    full.load_state_dict(weights)
+    assert torch.equal(grouped(IDS), full(IDS))
+    traces: list[list[Tensor]] = [[], []]
+    for network, trace in zip((grouped, full), traces, strict=True):
+        network(IDS, trace)
+    assert all(map(torch.equal, *traces))

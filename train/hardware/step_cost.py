@@ -163,6 +163,6 @@ def predict_peak(cfg: ModelCfg, train: TrainCfgSchema, device: torch.device) -> 
     head = buffers * min(N, ROWS) * cfg.V + gradient
     if not train.activation_checkpointing:
         return FLOAT * (cfg.L * block + head)
-    weights = 4 * cfg.C * cfg.C + 3 * cfg.C * cfg.d_ff  # of a block
+    weights = 2 * cfg.C * cfg.C * (cfg.H + cfg.kv_heads) // cfg.H + 3 * cfg.C * cfg.d_ff  # of a block
     again = gradient + block + max(cfg.L * inputs, inputs + cfg.L * weights)
     return FLOAT * max(cfg.L * inputs + head, again)
