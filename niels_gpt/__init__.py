@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from niels_gpt.config import ModelCfg as ModelCfg
     from niels_gpt.errors import NielsError as NielsError
     from niels_gpt.generation.chat import ChatSession as ChatSession
+    from niels_gpt.generation.chat import load as load
     from niels_gpt.generation.chat import load_session as load_session
+    from niels_gpt.generation.generate import Generator as Generator
     from niels_gpt.generation.generate import generate as generate
+    from niels_gpt.generation.sampling import Sampling as Sampling
     from niels_gpt.loss import IGNORE as IGNORE
     from niels_gpt.model.gpt import GPT as GPT
     from niels_gpt.tokenizer import BytesTokenizer as BytesTokenizer
@@ -27,13 +30,16 @@ _MODULES = {
     "BytesTokenizer": "tokenizer",
     "ChatSession": "generation.chat",
     "GPT": "model.gpt",
+    "Generator": "generation.generate",
     "IGNORE": "loss",
     "ModelCfg": "config",
     "NielsError": "errors",
+    "Sampling": "generation.sampling",
     "Tokenizer": "tokenizer",
     "export_gguf": "weights.gguf",
     "export_llama": "weights.llama",
     "generate": "generation.generate",
+    "load": "generation.chat",
     "load_model": "weights.checkpoint",
     "load_session": "generation.chat",
     "load_tokenizer": "tokenizer",

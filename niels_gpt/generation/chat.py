@@ -1,57 +1,84 @@
 """Complete text or chat with a trained model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
-from niels_gpt.data.chat_template import encode_prompt
+from niels_gpt.data.chat_template import encode_prompt, make_turn
 from niels_gpt.data.readers.records import Message
-from niels_gpt.generation.generate import generate
+from niels_gpt.generation.generate import Generator, Token
+from niels_gpt.generation.sampling import Sampling
 from niels_gpt.model.gpt import GPT
-from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
+from niels_gpt.tokenizer import ASSISTANT, END_OF_TEXT, Tokenizer
 from niels_gpt.weights.trained_model import open_model
 
 
 class ChatSession:
-    """A model with its tokenizer and conversation, of which it sees the last T tokens. `chats` after SFT."""
+    """A model with its tokenizer, a system message ("" for none) and a conversation. `chats` after SFT.
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, *, chats: bool) -> None:
-        self.model, self.tokenizer, self.chats = model, tokenizer, chats
+    `sampling` of the methods is settings of Sampling, such as temperature=0.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, *, chats: bool, system: str = "") -> None:
+        self.model, self.tokenizer, self.chats, self.system = model, tokenizer, chats, system
+        self.generator = Generator(model, tokenizer)
         self.conversation: list[Message] = []
+        self._said: dict[int, list[int]] = {}  # the model's own ids of messages, by their place
+
+    def chat(self, system: str = "") -> "ChatSession":
+        """Return a new conversation with the same model; talk in one at a time."""
+        session = copy(self)
+        session.system, session.conversation, session._said = system, [], {}
+        return session
 
     def complete(self, text: str, **sampling: Any) -> Iterator[str]:
-        """Yield the continuation of `text` piece by piece; `sampling` as in `generate`."""
-        end = self.tokenizer.special[END_OF_TEXT]
-        yield from self._stream_text([end, *self.tokenizer.encode(text)], [end], sampling)
+        """Yield the continuation of `text` piece by piece."""
+        return (token.text for token in self.stream_completion(text, Sampling(**sampling)) if token.text)
 
     def reply(self, question: str, **sampling: Any) -> Iterator[str]:
-        """Yield the assistant's answer piece by piece; `sampling` as in `generate`.
+        """Yield the assistant's answer piece by piece.
 
         The question and the yielded part of the answer join the conversation with the first piece.
         """
+        return (token.text for token in self.stream_reply(question, Sampling(**sampling)) if token.text)
+
+    def stream_completion(self, text: str, sampling: Sampling) -> Iterator[Token]:
+        """Yield the tokens of `complete`."""
+        prompt = [self.tokenizer.special[END_OF_TEXT], *self.tokenizer.encode(text)]
+        return self.generator.stream(prompt, sampling)
+
+    def stream_reply(self, question: str, sampling: Sampling) -> Iterator[Token]:
+        """Yield the tokens of `reply`."""
         message, start, answer = Message("user", question), len(self.conversation), ""
-        prompt = encode_prompt([*self.conversation, message], self.tokenizer)
-        for piece in self._stream_text(prompt, [self.tokenizer.special[END_OF_TURN]], sampling):
-            answer += piece
-            self.conversation[start:] = message, Message("assistant", answer)
-            yield piece
+        prompt, said = self._encode([*self.conversation, message]), list[int]()
+        for token in self.generator.stream(prompt, sampling):
+            answer += token.text
+            if token.id not in self.generator.ends:
+                said.append(token.id)
+            if token.text or token.finish_reason:
+                self.conversation[start:] = message, Message("assistant", answer)
+                self._said[start + 1] = said
+            yield token
 
-    def _stream_text(self, prompt: Sequence[int], stop: Sequence[int], sampling: dict[str, Any]) -> Iterator[str]:
-        """Decode tokens as they come; hold back an incomplete character."""
-        ids: list[int] = []
-        shown = ""
-        for id in generate(self.model, prompt, stop=stop, **sampling):
-            ids.append(id)
-            text = self.tokenizer.decode(ids)
-            if text != shown and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-        yield self.tokenizer.decode(ids)[len(shown) :]
+    def _encode(self, messages: list[Message]) -> list[int]:
+        """Return a prompt. An answer keeps the ids that the model chose, which need not be computed again."""
+        system = [Message("system", self.system)] if self.system else []
+        ids = encode_prompt(system, self.tokenizer)[:-1]
+        for n, message in enumerate(messages):
+            words = self._said.get(n, [])
+            if not words or self.tokenizer.decode(words) != message.content:
+                words = self.tokenizer.encode(message.content)
+            ids += make_turn(message, words, self.tokenizer).ids
+        return [*ids, self.tokenizer.special[ASSISTANT]]
 
 
-def load_session(
-    path: Path, *, step: int | None = None, average: int | None = None, ema: bool = False
+def load(
+    path: str | Path, *, step: int | None = None, average: int | None = None, ema: bool = False
 ) -> ChatSession:
-    """Load the weights that `read_weights` chooses, with the run's tokenizer. Errors as of `open_model`."""
-    model, tokenizer, chats = open_model(path, step=step, average=average, ema=ema)
+    """Load what `open_model` opens, such as a run folder; nothing is written there. Errors as of `open_model`."""
+    model, tokenizer, chats = open_model(Path(path), step=step, average=average, ema=ema)
     return ChatSession(model, tokenizer, chats=chats)
+
+
+load_session = load  # its name before

@@ -1,25 +1,127 @@
-"""Sample from a model, one token at a time."""
+"""Generate text with a trained model, one token at a time."""
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from niels_gpt.generation.sampling import Sampling
+from niels_gpt.generation.window import Window
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.kv_cache import KVCache
+from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
+
+INCOMPLETE = "\ufffd"  # what part of a character decodes to
+log = logging.getLogger("niels_gpt")
 
 
-def sample_token(logits: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> int:
-    """Return a token id for `logits` (V): the best at temperature 0, else a draw from the `top_k` best."""
-    if temperature == 0:
+class Token(NamedTuple):
+    """A chosen token, the text that is complete with it, and the model's own log probabilities, in nats.
+
+    `text` may be empty, or have that of tokens before; together the texts are the answer, without the stop text.
+    `alternatives` are the likeliest tokens: id, text and log probability. Only the last token has a reason.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    alternatives: list[tuple[int, str, float]]
+    finish_reason: Literal["stop", "length"] | None
+
+
+def draw_token(logits: Tensor, seen: Collection[int], sampling: Sampling, random: torch.Generator) -> int:
+    """Return a token id for `logits` (V), in fp32 on the CPU; `seen` has the ids in the context.
+
+    The steps are those of transformers, in its order: repetition penalty (Keskar et al., CTRL, 2019),
+    temperature, top-k, top-p (Holtzman et al., 2020), and min-p (Nguyen et al., 2024).
+    """
+    if sampling.repetition_penalty != 1:
+        ids = torch.tensor(sorted(set(seen)))
+        old, by = logits[ids], sampling.repetition_penalty
+        logits = logits.index_copy(0, ids, torch.where(old < 0, old * by, old / by))
+    if sampling.temperature == 0:
         return int(logits.argmax())
-    best, ids = logits.topk(min(top_k, len(logits)))
+    best, ids = logits.topk(min(sampling.top_k or len(logits), len(logits)))
     # Relative to the best, and with a temperature that float32 can hold: else the smallest gives nan.
-    scaled = (best - best[0]) / max(temperature, torch.finfo(best.dtype).tiny)
-    chosen = torch.multinomial(scaled.softmax(-1), 1, generator=generator)
-    return int(ids[chosen])
+    p = ((best - best[0]) / max(sampling.temperature, torch.finfo(best.dtype).tiny)).softmax(-1)
+    p = p.where((p.cumsum(-1) - p < sampling.top_p) & (p >= sampling.min_p * p[0]), 0)
+    return int(ids[torch.multinomial(p, 1, generator=random)])
 
 
-@torch.no_grad()
+class Generator:
+    """A trained model with its tokenizer, for one stream at a time.
+
+    It keeps what it has computed for the last text, so that a text which begins alike costs only the rest. Draws
+    are made on the CPU, so they are equal on every device.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
+        self.model, self.tokenizer, self.cache = model, tokenizer, KVCache(model)
+        self.ends = frozenset(tokenizer.special[end] for end in (END_OF_TEXT, END_OF_TURN))
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Token]:
+        """Yield the tokens that continue `prompt` (at least one id) as they come; `close()` stops it.
+
+        The last may be the end of the text or turn, whose text is empty. Beyond T tokens the model sees a Window.
+        """
+        window, random = Window(self.model.cfg.T, self.tokenizer.special), _seed(sampling)
+        window.extend(prompt)
+        if window.dropped:
+            log.warning(
+                "the prompt has %d tokens, more than the model sees (%d): left out the oldest %d",
+                len(prompt), self.model.cfg.T, window.dropped,
+            )  # fmt: skip
+        text = _TextStream(self.tokenizer, sampling.stop)
+        for left in reversed(range(sampling.max_tokens)):
+            logits = self.cache.logits(window.ids).float().cpu()  # (V)
+            logprobs = logits.log_softmax(-1)
+            if sampling.ignore_eos:
+                logits = logits.index_fill(0, torch.tensor([*self.ends]), -torch.inf)
+            id = draw_token(logits, window.ids, sampling, random)
+            piece, stopped = text.add(id)
+            stopped = stopped or id in self.ends
+            if left == 0 or stopped:
+                piece += text.flush()
+            likely = zip(*(part.tolist() for part in logprobs.topk(sampling.alternatives)), strict=True)
+            alternatives = [(other, self.tokenizer.decode([other]), logprob) for logprob, other in likely]
+            reason: Literal["stop", "length"] | None = "stop" if stopped else "length" if left == 0 else None
+            yield Token(id, piece, float(logprobs[id]), alternatives, reason)
+            if stopped:
+                return
+            window.extend([id])
+
+
+class _TextStream:
+    """Text from tokens: held back are part of a character, and what may be the beginning of a stop text."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._tokenizer, self._stop = tokenizer, stop
+        self._ids, self._held = list[int](), ""
+
+    def add(self, id: int) -> tuple[str, bool]:
+        """Return the text that is complete with a token, and whether a stop text is; then nothing is held."""
+        self._ids.append(id)
+        text = self._tokenizer.decode(self._ids)
+        if text.endswith(INCOMPLETE):
+            return "", False
+        self._ids, text = [], self._held + text
+        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        begun = (n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
+        shown = min(found, default=len(text) - max(begun, default=0))
+        self._held = "" if found else text[shown:]
+        return text[:shown], bool(found)
+
+    def flush(self) -> str:
+        """Return what is held back."""
+        return self._held + self._tokenizer.decode(self._ids)
+
+
+def _seed(sampling: Sampling) -> torch.Generator:
+    return torch.Generator().manual_seed(sampling.seed)
+
+
 def generate(
     model: GPT,
     prompt: Sequence[int],
@@ -32,15 +134,14 @@ def generate(
 ) -> Iterator[int]:
     """Yield up to `max_tokens` ids that continue `prompt` (at least one id), ending before an id in `stop`.
 
-    The model sees the last T ids. Draws are made on the CPU, so they are equal on every device.
+    For a model without a tokenizer; otherwise a Generator can do more.
     """
-    model.eval()
-    generator = torch.Generator().manual_seed(seed)
-    ids = list(prompt)
+    sampling = Sampling(temperature=temperature, top_k=top_k, seed=seed)
+    cache, window, random = KVCache(model), Window(model.cfg.T), _seed(sampling)
+    window.extend(prompt)
     for _ in range(max_tokens):
-        context = torch.tensor([ids[-model.cfg.T :]], device=model.device)  # (1, T)
-        chosen = sample_token(model(context)[0, -1].float().cpu(), temperature, top_k, generator)
-        if chosen in stop:
+        id = draw_token(cache.logits(window.ids).float().cpu(), window.ids, sampling, random)
+        if id in stop:
             return
-        ids.append(chosen)
-        yield chosen
+        yield id
+        window.extend([id])

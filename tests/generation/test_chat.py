@@ -11,7 +11,7 @@ from niels_gpt.data.readers.records import Message
 from niels_gpt.errors import DataError
 from niels_gpt.generation.chat import ChatSession, load_session
 from niels_gpt.model.gpt import GPT
-from niels_gpt.tokenizer import END_OF_TEXT, BytesTokenizer
+from niels_gpt.tokenizer import USER, BytesTokenizer
 
 
 def small_session() -> ChatSession:
@@ -47,11 +47,12 @@ def test_a_reply_that_is_cut_short_keeps_the_question_with_the_partial_answer_or
 ) -> None:
     session = small_session()
 
-    def cut_short(*_: object, **__: object) -> Iterator[int]:
-        yield from [BytesTokenizer().special[END_OF_TEXT], *said.encode(), "é".encode()[0]]
+    def interrupt() -> Iterator[int]:
+        yield from [BytesTokenizer().special[USER], *said.encode(), "é".encode()[0]]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("niels_gpt.generation.chat.generate", cut_short)
+    chosen = interrupt()
+    monkeypatch.setattr("niels_gpt.generation.generate.draw_token", lambda *_: next(chosen))
     with pytest.raises(KeyboardInterrupt):
         list(session.reply("hi"))
     assert session.conversation == ([Message("user", "hi"), Message("assistant", said)] if said else [])

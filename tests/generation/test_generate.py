@@ -3,7 +3,8 @@
 import torch
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.generation.generate import generate, sample_token
+from niels_gpt.generation.generate import draw_token, generate
+from niels_gpt.generation.sampling import Sampling
 from niels_gpt.model.gpt import GPT
 
 torch.manual_seed(0)
@@ -33,4 +34,5 @@ def test_it_ends_before_a_stop_token() -> None:
 def test_only_the_top_k_are_drawn() -> None:
     logits = torch.arange(10.0)
     generator = torch.Generator().manual_seed(0)
-    assert {sample_token(logits, 100.0, 3, generator) for _ in range(200)} == {7, 8, 9}
+    sampling = Sampling(temperature=100.0, top_k=3)
+    assert {draw_token(logits, [], sampling, generator) for _ in range(200)} == {7, 8, 9}

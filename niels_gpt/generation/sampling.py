@@ -1,0 +1,37 @@
+"""How to choose the tokens of an answer. It does without torch, so that commands can show it in their help."""
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from niels_gpt.config import Cfg, Texts
+
+LONGEST_STOP = 256  # characters
+
+
+class Sampling(Cfg):
+    """Settings of an answer, in the order in which they act on the logits, as in transformers."""
+
+    max_tokens: int = Field(200, ge=1, le=1 << 20, description="longest answer, in tokens")
+    ignore_eos: bool = Field(False, description="go on to max_tokens: never choose a token that ends the answer")
+    repetition_penalty: float = Field(
+        1.0, ge=0.01, le=100.0, description="above 1, tokens that are in the context become less likely"
+    )
+    temperature: float = Field(
+        0.7, ge=0.0, le=1e6, description="0 takes the likeliest token, 1 samples as trained"
+    )
+    top_k: int = Field(50, ge=0, le=1 << 24, description="sample from the K likeliest tokens; 0: from all")
+    top_p: float = Field(
+        1.0, gt=0.0, le=1.0, description="sample from the fewest tokens that have probability P together"
+    )
+    min_p: float = Field(
+        0.0, ge=0.0, le=1.0, description="sample from tokens at least P times as likely as the likeliest"
+    )
+    stop: Texts = Field((), max_length=16, description="end the answer before this text")
+    seed: int = Field(0, ge=0, lt=1 << 64, description="random seed: equal seeds give equal answers")
+    alternatives: int = Field(0, ge=0, le=20, description="report so many likely tokens beside each chosen one")
+
+    def rules(self) -> Iterator[str]:
+        """Stop texts have a reasonable length."""
+        if any(not 1 <= len(text) <= LONGEST_STOP for text in self.stop):
+            yield f"a stop text has 1 to {LONGEST_STOP} characters"

@@ -1,0 +1,48 @@
+"""The cache changes the time that logits take, and no logit beyond rounding."""
+
+import pytest
+import torch
+
+from niels_gpt.config import ModelCfg
+from niels_gpt.model.gpt import GPT
+from niels_gpt.model.kv_cache import KVCache
+
+T = 32
+
+
+def make_model(**settings: int | bool) -> GPT:
+    """Return a model whose logits are as large as a trained one's."""
+    torch.manual_seed(0)
+    shape = {"V": 300, "T": T, "C": 64, "L": 3, "H": 4, "d_ff": 96, "dropout": 0.5, "tie_embeddings": True}
+    model = GPT(ModelCfg.model_validate(shape | settings))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def read_whole(model: GPT, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(torch.tensor([ids]))[0, -1]
+        return logits
+
+
+@pytest.mark.parametrize("settings", [{}, {"H_kv": 2}, {"H_kv": 1, "tie_embeddings": False}])
+def test_logits_are_those_of_the_whole_text(settings: dict[str, int | bool]) -> None:
+    model = make_model(**settings)
+    cache, ids = KVCache(model), torch.randint(300, (T,)).tolist()
+    other = [*ids[:9], 1, 2, 3]  # begins alike
+    texts = [ids[:5], *(ids[:n] for n in range(6, T + 1)), other, ids[:20], ids[:12], ids[3:], ids]
+    for text in texts:
+        assert (cache.logits(text) - read_whole(model, text)).abs().max() < 1e-5
+        assert cache.ids == text
+
+
+def test_keys_of_shared_heads_are_kept_once() -> None:
+    cache = KVCache(make_model(H_kv=1))
+    assert cache.keys.shape == cache.values.shape == (3, 1, T, 16)
+
+
+@pytest.mark.parametrize("count", [0, T + 1])
+def test_a_text_that_the_model_cannot_read_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} ids, but the model reads 1 to {T}"):
+        KVCache(make_model()).logits([1] * count)
