@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from niels_gpt.errors import ConfigError
-from niels_gpt.generation.chat import ChatSession, load
+from niels_gpt.generation.chat import ChatSession, load_session
 from niels_gpt.generation.sampling import Sampling
 from niels_gpt.weights.gguf import export_gguf
 from niels_gpt.weights.llama import export_llama
@@ -29,7 +29,7 @@ def race_generation(run: Path, rounds: int, tokens: int) -> dict[str, Any]:
     All take the likeliest token, in float32, with the same weights and number of threads. ConfigError if the
     context has no room for a prompt before so many tokens.
     """
-    session = load(run)
+    session = load_session(run)
     if tokens >= (T := session.model.cfg.T):
         raise ConfigError(f"--tokens {tokens} leave no room for a prompt: the context has {T}", "ask for fewer")
     prompt = torch.randint(session.tokenizer.V, (T - tokens,)).tolist()
