@@ -16,7 +16,7 @@ COMMANDS = {
     "export": ("export a trained model for other programs", "train.commands.convert:run_export"),
     "doctor": ("examine this machine: precision, speed, memory", "train.commands.measure:run_doctor"),
     "numerics": ("compare precisions on a step of a trained run", "train.commands.measure:run_numerics"),
-    "bench": ("measure training steps", "train.commands.bench:main"),
+    "bench": ("measure training steps", "train.commands.measure:run_bench"),
     "cache": ("show the token caches, and remove old ones", "train.commands.cache:main"),
     "completion": ("print the completion of bash or zsh", "train.commands.program:print_completion"),
     "import-json": ("turn an older JSON config into an experiment", "train.commands.convert:run_import_json"),
