@@ -62,7 +62,7 @@ def main() -> None:
         if prune:
             entries = [e for e in entries if e.days >= least and not (options.unused and e.runs)]
         lines = [("cache", "MB", "days unused", "runs")]
-        lines += [(e.path, f"{e.bytes / 1e6:,.1f}", f"{e.days:.0f}", ", ".join(e.runs)) for e in entries]
+        lines += [(e.path, f"{e.bytes / 1e6:,.1f}", f"{e.days:.0f}", describe_use(e)) for e in entries]
         nothing = f"nothing to remove with --older-than {least:g}" if prune else f"{options.folder} has no caches"
         print(format_table(lines, right=(1, 2)) if entries else nothing + "\n", end="")
         if prune and entries and not remove(options.folder, entries, ask=not options.yes):
@@ -95,6 +95,11 @@ def list_entries(folder: Path, runs: Path) -> Iterator[Entry]:
     parts = _find_paths(folder, f".d*-*-{KEY}.part")  # of builds that were killed
     left = [*(path for path in parts if not _is_being_built(path)), *_find_paths(folder, f".split-{KEY}.json")]
     yield from (_make_entry(path, ()) for path in left)
+
+
+def describe_use(entry: Entry) -> str:
+    """Return the runs that refer to an entry, or what a hidden one is."""
+    return "(of a stopped build, to go on with)" if entry.location.name.startswith(".") else ", ".join(entry.runs)
 
 
 def _find_paths(folder: Path, pattern: str) -> list[Path]:
