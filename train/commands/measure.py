@@ -15,9 +15,7 @@ from train.config.suggest import require_known
 EXAMPLE = "example: niels_gpt doctor model=base model.T=512 train.B=8 train.accum_steps=1 --steps 5"
 CONTESTANTS = """comma-separated: ours, bare or hf; each also with -compile, -ckpt or
 -ckpt-compile, and ours and bare with -muon (default: %(default)s)"""
-SPLIT = methodcaller("split", ",")
 AXES = "TBLV"
-FORMS = ("text", "jsonl", "whole")
 FACTORS = [0.25, 0.5, 1.0, 2.0, 4.0]
 
 
@@ -33,7 +31,7 @@ def run_doctor() -> None:
     cfg = compose_plan(options.overrides)[0]
     with defer_signals():  # imports torch, which takes seconds
         from train.hardware.doctor import examine_machine
-    report(options.json, lambda: examine_machine(cfg, options.steps, print), options.out)
+    report(options.json, lambda: examine_machine(cfg, options.steps), options.out)
 
 
 def run_numerics() -> None:
@@ -85,28 +83,24 @@ def add_modes(parser: ArgumentParser) -> None:
             )
         return mode.add_argument
 
-    def add_contestants(add: Callable[..., Any], default: str) -> None:
-        add("--contestants", metavar="NAMES", type=SPLIT, default=default, help=CONTESTANTS)
-
-    def add_rounds(add: Callable[..., Any], default: int) -> None:
-        add("--rounds", type=at_least(1), default=default, help="turns of each (default: %(default)s)")
-
+    names: dict[str, Any] = {"metavar": "NAMES", "type": methodcaller("split", ","), "help": CONTESTANTS}
+    rounds: dict[str, Any] = {"type": at_least(1), "help": "turns of each (default: %(default)s)"}
     add = add_mode("race", run_race)
-    add_contestants(add, "ours,bare,hf")
-    add_rounds(add, 3)
+    add("--contestants", default="ours,bare,hf", **names)
+    add("--rounds", default=3, **rounds)
     add = add_mode("growth", run_growth)
     add("axes", nargs="*", default=list(AXES), help="T, B, L, V (default: all four)")
     add("--shape", dest="shapes", nargs=1, default=["middle"], help="the shape to vary (default: middle)")
     add("--factors", type=float, nargs="+", default=FACTORS, help="factors of each size (default: %(default)s)")
     add("--figure", type=require_new_file, metavar="FILE.svg", help="a new file for the figure")
-    add_contestants(add_mode("steady", run_steady, steps=500, least=10), "ours,ours-ckpt")
+    add_mode("steady", run_steady, steps=500, least=10)("--contestants", default="ours,ours-ckpt", **names)
     add_mode("overhead", run_overhead)
-    add_rounds(add_mode("spinning", run_spinning), 3)
+    add_mode("spinning", run_spinning)("--rounds", default=3, **rounds)
     add = add_mode("tokenize", run_tokenize)
     add("sizes", nargs="*", type=at_least(1), default=[300], help="MB of text (default: 300)")
     form = "text with marks between documents, rows of JSON, or one long text (default: %(default)s)"
-    add("--form", choices=FORMS, default="text", help=form)
-    add_rounds(add, 2)
+    add("--form", choices=("text", "jsonl", "whole"), default="text", help=form)
+    add("--rounds", default=2, **rounds)
 
 
 def run_race(options: Namespace) -> dict[str, Any]:
