@@ -30,9 +30,9 @@ from niels_gpt.untrusted import read_text
 
 MAX_PLAN = 1 << 28  # bytes of the file of a split
 OUTCOMES = {  # of dialogues that do not fit into a sequence, or have nothing to learn
-    "continued": "{continued} are longer than model.T={T} and go on in {further_items} further items",
-    "cut_items": "in {cut_items} items, words before an answer are cut: raise model.T to keep them",
-    "left_out": "{left_out} are left out, without an answer to learn",
+    "continued": "{continued:,} are longer than model.T={T} and go on in {further_items:,} further items",
+    "cut_items": "in {cut_items:,} items, words before an answer are cut: raise model.T to keep them",
+    "left_out": "{left_out:,} are left out, without an answer to learn",
 }
 log = logging.getLogger("niels_gpt")
 
@@ -119,7 +119,8 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
     said = [text.format_map(outcomes) for key, text in OUTCOMES.items() if outcomes[key]]
     if said:
         level = logging.WARNING if outcomes["left_out"] or outcomes["cut_items"] else logging.INFO
-        log.log(level, "data: %s: of %d dialogues, %s", source.label, meta.records, "; ".join(said))
+        dialogues = format_count(meta.records, "dialogue")
+        log.log(level, "data: %s: of %s, %s", source.label, dialogues, "; ".join(said))
     return TokenCache(folder, meta, tokenizer.V, index)
 
 
