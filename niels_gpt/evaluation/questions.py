@@ -34,8 +34,8 @@ def open_questions(kind: SourceKind) -> tuple[TextSet, dict[str, int]]:
     answers = Counter(answer for group in groups for _, answer in group)
     chance = {"exact": max(answers.values()), "chosen": len(groups)}
     pairs = [Dialogue("", (question, answer)) for group in groups for question, _ in group for _, answer in group]
-    about = f"{answers.total()} questions; by chance {chance['exact']} exact, {chance['chosen']} chosen"
-    return make_dialogue_set(f"held-out questions of {kind}", about, pairs), chance
+    about = f"questions: {answers.total()}, by chance {chance['exact']} exact and {chance['chosen']} chosen"
+    return make_dialogue_set(f"{kind}, held out", about, pairs), chance
 
 
 def group_questions(pairs: Sequence[Pair]) -> list[list[Pair]]:

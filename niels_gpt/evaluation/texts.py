@@ -50,9 +50,8 @@ def open_documents(files: Sequence[str], stride: int | None = None) -> TextSet:
     sizes = _require_text(sizes[:-1], "documents", files)
     piece = max(sizes) if count_clusters(np.array(sizes, float)) >= MIN_DOCUMENTS else PIECE
     units = sum(math.ceil(size / piece) for size in sizes)
-    about = f"{len(sizes):,} documents, {sum(sizes):,} bytes"
-    if piece == PIECE:
-        about += f", {units:,} pieces of {PIECE:,} bytes"
+    about = f"documents: {len(sizes):,}, bytes: {sum(sizes):,}"
+    about += f", pieces of {PIECE:,} bytes: {units:,}" if piece == PIECE else ""
 
     def cut(tokenizer: Tokenizer, T: int) -> Iterator[Window]:
         return cut_documents(records, tokenizer, T, stride or T, piece)
@@ -63,7 +62,7 @@ def open_documents(files: Sequence[str], stride: int | None = None) -> TextSet:
 def open_dialogues(files: Sequence[str]) -> TextSet:
     """Return the dialogues in files of rows; each is a unit. DataError as for `open_documents`."""
     dialogues = [*_read_files(tuple(files), "--chat", kind="jsonl", want="dialogues")]
-    return make_dialogue_set(" ".join(files), f"{len(dialogues):,} dialogues", dialogues)
+    return make_dialogue_set(" ".join(files), f"dialogues: {len(dialogues):,}", dialogues)
 
 
 def make_dialogue_set(name: str, about: str, dialogues: Sequence[Dialogue]) -> TextSet:

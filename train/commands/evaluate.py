@@ -123,10 +123,8 @@ def describe_difference(model: str, base: str, value: float, error: float, low: 
     model, base = escape_line(model), escape_line(base)
     if value == error == 0:
         return f"{model} and {base} are equal"
+    found = f"{model} - {base}: {value:+.4f} bits per byte"
     if math.isnan(error):
-        verdict = "one document or dialogue is too few for an interval"
-    elif low <= 0 <= high:
-        verdict = "no clear difference"
-    else:
-        verdict = f"{base if low > 0 else model} is better"
-    return f"{model} - {base}: {value:+.4f} bits per byte ({low:+.4f} to {high:+.4f}): {verdict}"
+        return f"{found}; one document or dialogue is too few for an interval"
+    better = "no clear difference" if low <= 0 <= high else f"{base if low > 0 else model} is better"
+    return f"{found} ({low:+.4f} to {high:+.4f}): {better}"
