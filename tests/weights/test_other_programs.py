@@ -1,5 +1,6 @@
 """What others make of an export, each in an environment of its own: the same ids, masks, answers and losses."""
 
+import json
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import carry_out, composing, smoke
+from conftest import carry_out, cli, composing, smoke
 from support.environments import ask, call, make_environment
 from support.foreign_tokenizers import make_llama3
 
@@ -117,6 +118,28 @@ def test_transformers_reads_an_export_as_we_read_the_run(run: Path, version: str
         ended = next((n for n, id in enumerate(generated, 1) if id in (text, turn)), len(generated))
         require_greedy(model, prompt, generated[:ended])
         assert {*generated[ended:]} <= {text}, "it goes on after an end"
+
+
+@pytest.mark.parametrize("stride", [256, 100])
+def test_transformers_computes_the_loss_that_eval_prints(run: Path, stride: int, tmp_path: Path) -> None:
+    python = make_environment("transformers-newest", TRANSFORMERS["newest"])
+    model, tokenizer = (session := load_session(run)).model, session.tokenizer
+    export_llama(model, tokenizer, tmp_path / "out", chats=True)
+    texts = [document.text for document in synthetic.read_documents(SourceCfg(kind="synthetic", size=40))]
+    texts.append("\n".join(texts) * 3)
+    for n, text in enumerate(texts):
+        (tmp_path / f"{n}.txt").write_text(text, "utf-8")
+    words = [str(run), "--files", *(f"{n}.txt" for n in range(len(texts))), "--stride", str(stride), "--json"]
+    done = cli(*words, cwd=tmp_path, script="eval")
+    assert done.returncode == 0, done.stderr
+    (ours,) = json.loads(done.stdout)[0]["models"]
+    ids = [[tokenizer.special[END_OF_TEXT], *tokenizer.encode(text)] for text in texts]
+    # A window's last token is only a target, so theirs are longer by one.
+    question = {"folder": str(tmp_path / "out"), "stride": stride, "max_length": model.cfg.T + 1}
+    question |= {"ids": [id for each in ids for id in each], "lengths": [*map(len, ids)]}
+    theirs = ask(python, "transformers_probe", question)
+    assert ours["tokens"] == theirs["tokens"] > 3000
+    assert ours["loss_per_token"]["value"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
 @torch.no_grad()
