@@ -43,7 +43,7 @@ def test_a_trained_model_beats_an_untrained_one_and_a_copy_is_equal(
     shutil.copy(finished_run / "tokenizer.json", copy)
     models = [finished_run / "pretrain", copy, untrained]
     (result,) = evaluate(*models, "--files", *texts, cwd=tmp_path)
-    figures, (equal, worse) = result["models"], result["differences"]
+    figures, (equal, worse) = result["models"], result["bits_per_byte_differences"]
     assert [entry["model"] for entry in figures] == [str(path) for path in models]
     for entry in figures:
         loss, bits = (entry[key]["value"] for key in ("loss_per_token", "bits_per_byte"))
@@ -80,7 +80,7 @@ def test_without_text_it_asks_questions(finished_run: Path, tmp_path: Path) -> N
             assert entry["exact"]["of"] == entry["chosen"]["of"] == 4 * entry["chosen"]["by_chance"]
             assert entry["chosen"]["low"] < 0.25 < entry["chosen"]["high"], "it has learned nothing in four steps"
             assert entry["exact"]["count"] <= entry["exact"]["by_chance"]
-        assert result["differences"][0]["low"] > 0, "but the form of an answer"
+        assert result["bits_per_byte_differences"][0]["low"] > 0, "but the form of an answer"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def compare_models(models: Models, text: "TextSet", chance: dict[str, int] | Non
         print(describe_difference(**differences[-1]))
     print()
     about = {"text": text.name, "about": text.about, "bytes": text.size, "units": text.units}
-    return about | {"models": [figures for figures, _ in measured], "differences": differences}
+    return about | {"models": [figures for figures, _ in measured], "bits_per_byte_differences": differences}
 
 
 def measure_model(
