@@ -2,13 +2,14 @@
 
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.readers.records import Message
 from niels_gpt.evaluation.questions import CHOICES, group_questions, mark_answers, open_questions
-from niels_gpt.evaluation.scoring import NO_TARGET, TOKENS, Sums, score_windows
+from niels_gpt.evaluation.scoring import COLUMNS, MISSES, NATS, NO_TARGET, TOKENS, Sums, score_windows
 from niels_gpt.generation.generate import generate
 from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
@@ -52,6 +53,15 @@ def test_marks_are_chance_before_training_and_those_of_generation_after_it() -> 
         said += [*generate(model, prompt, len(answer) + 1, stop=stop, temperature=0)] == answer
     assert 2 * chance["exact"] < trained["exact"] == said < count
     assert trained["chosen"] > 2 * chance["chosen"]
+
+
+def test_an_answer_that_is_likely_after_any_question_is_not_chosen_for_that() -> None:
+    sums = np.ones((2, CHOICES, CHOICES, len(COLUMNS)))  # (groups, question, answer, column)
+    sums[..., NATS] = [5, 10, 20, 1] - np.eye(CHOICES)
+    sums[1, 1, 1, NATS] = 12  # this question makes its answer less likely
+    sums[0, 2, 2, MISSES] = sums[1, 0, 1, MISSES] = 0  # the second is no pair of a question with its own answer
+    marks, right = mark_answers(sums.reshape(-1, len(COLUMNS)))
+    assert marks == {"exact": 1, "chosen": 7} and right[:, NATS].tolist() == [4, 9, 19, 0, 4, 12, 19, 0]
 
 
 def test_the_answers_of_a_group_differ_and_its_questions_are_alike() -> None:
