@@ -26,12 +26,15 @@ LLAMA_NAMES = {
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
+def to_llama_name(name: str) -> str:
+    """Return the name that LlamaForCausalLM has for one of our weights."""
+    return ".".join(LLAMA_NAMES.get(part, part) for part in name.split("."))
+
+
 def map_llama_weights(model: GPT, dtype: Dtype) -> dict[str, Tensor]:
     """Return the weights under the names of LlamaForCausalLM; the layouts are equal."""
     return {
-        ".".join(LLAMA_NAMES.get(part, part) for part in name.split(".")): tensor.to(
-            "cpu", getattr(torch, dtype)
-        ).contiguous()
+        to_llama_name(name): tensor.to("cpu", getattr(torch, dtype)).contiguous()
         for name, tensor in model.state_dict().items()
     }
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Self
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import read_checkpoint
+from niels_gpt.weights.hugging_face import hash_weights, read_llama
+from niels_gpt.weights.paths import is_hugging_face
 from train.config.suggest import format_value
 
 # The values of older checkpoints.
@@ -15,15 +17,15 @@ PATHS = {"files", "val_files", "repo"}  # settings of a source, which do not mat
 
 
 class LoadedCheckpoint(NamedTuple):
-    """A loaded checkpoint and its path."""
+    """A loaded checkpoint and its path, which may be a Hugging Face folder."""
 
     path: Path
     saved: dict[str, Any]
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a checkpoint. CheckpointError if it cannot be used."""
-        return cls(path, read_checkpoint(path))
+        """Read a checkpoint. CheckpointError or DataError if it cannot be used."""
+        return cls(path, read_llama(path) if is_hugging_face(path) else read_checkpoint(path))
 
     @property
     def sequences(self) -> int:
@@ -33,21 +35,25 @@ class LoadedCheckpoint(NamedTuple):
 
     @property
     def description(self) -> str:
-        """Phase, step and best loss, which identify the checkpoint wherever it is."""
+        """Phase, step and best loss, or a hash of other weights, which identify the checkpoint wherever it is."""
         saved = self.saved
+        if not saved["optimizer_state"]:
+            return f"weights {hash_weights(saved['model_state'])}"
         return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
 
 
-def require_same_model(found: LoadedCheckpoint, asked: ModelCfg, whose: str = "this run") -> None:
-    """Require the shape of network that `whose` settings ask for. Dropout may differ; missing keys are defaults.
+def require_same_model(
+    found: LoadedCheckpoint, asked: ModelCfg, whose: str = "this run", *, any_T: bool = False
+) -> None:
+    """Require the shape of network that `whose` settings ask for; missing keys are defaults.
 
-    CheckpointError has a line per setting that differs.
+    Dropout may differ, and with `any_T` the context. CheckpointError has a line per setting that differs.
     """
     theirs = ModelCfg.model_validate(found.saved["model_cfg"]).model_dump()
     rows = [
         f"model.{key}={theirs[key]}, not {value}"
         for key, value in asked.model_dump(exclude={"dropout"}).items()
-        if theirs[key] != value
+        if theirs[key] != value and not (any_T and key == "T")
     ]
     if rows:
         raise CheckpointError(

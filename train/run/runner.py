@@ -87,7 +87,7 @@ def run_phase(
     cfg.out.mkdir(parents=True, exist_ok=True)
     require_writable(cfg.out, estimate_size(model, ema=cfg.train.ema is not None))
     folders = [str(cache.folder.resolve()) for _, cache in data.caches]
-    write_json(cfg.out / DATA, {"caches": folders, "sources": data.sources})
+    write_json(cfg.out / DATA, {"model": cfg.model.model_dump(), "caches": folders, "sources": data.sources})
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
     started, limit = time.monotonic(), TimeLimit(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, logger.progress:
