@@ -60,7 +60,8 @@ def main() -> None:
         report(options.json, answer)
     elif not session.chats:
         raise CheckpointError(
-            f"{options.run} is only pretrained, so it cannot chat", "use --prompt, or train phase=sft"
+            f"{options.run} cannot chat: it is only pretrained, or has another chat template than ours",
+            "use --prompt, or train phase=sft",
         )
     else:
         print("An empty line, Ctrl-D or Ctrl-C ends the chat.")
