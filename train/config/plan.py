@@ -50,7 +50,7 @@ class ComposedCfg(Cfg):
     resume: str = Field(
         "auto", min_length=1, description="auto: resume an existing run; never: refuse to; PATH: resume from it"
     )
-    init_from: str | None = Field(None, min_length=1, description="start at step 0 with this checkpoint's weights")
+    init_from: str | None = Field(None, min_length=1, description="start at step 0 with the weights at this path")
     model: ModelSettings
     data: DataCfg
     train: TrainCfgSchema
