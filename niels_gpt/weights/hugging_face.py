@@ -14,7 +14,7 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, first_line
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import SPECIAL_TOKENS
-from niels_gpt.untrusted import UnreadableFile, read_json
+from niels_gpt.untrusted import read_json
 from niels_gpt.weights.llama import to_llama_name
 from niels_gpt.weights.llama_config import read_llama_config
 from niels_gpt.weights.paths import TOKENIZER
@@ -22,7 +22,8 @@ from niels_gpt.weights.paths import TOKENIZER
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("F32", "BF16", "F16")
 UNUSED = "rotary_emb.inv_freq"  # ends the names of buffers in older files
-HINT = "give a folder that transformers' save_pretrained wrote"
+MAX_HEADER = 4 << 20  # bytes; a thousand blocks need one million
+HINT = "give a folder that transformers' save_pretrained wrote; convert a pytorch_model.bin to safetensors first"
 log = logging.getLogger("niels_gpt")
 
 
@@ -40,8 +41,7 @@ def read_llama(folder: Path) -> dict[str, Any]:
     known = tokenizer.V - len(SPECIAL_TOKENS) + len(names)
     if known > cfg.V:
         raise CheckpointError(f"{folder}: {TOKENIZER} has {known} entries, but vocab_size is {cfg.V}", HINT)
-    if cfg.V != tokenizer.V or known != cfg.V:
-        counts = tokenizer.V - known, cfg.V - known
+    if any(counts := (tokenizer.V - known, cfg.V - known)):
         log.info("%s: rows of %d new tokens are the mean of the others; %d rows had no token", folder, *counts)
     weights = _read_weights(folder, cfg)
     for name in {"embedding.weight", "head.weight"} & weights.keys():
@@ -77,6 +77,9 @@ def _read_weights(folder: Path, cfg: ModelCfg) -> dict[str, Tensor]:
             for path in _list_files(folder):
                 if not path.is_file():  # opening a FIFO would wait
                     raise CheckpointError(f"{path} is missing, or not a file", HINT)
+                with path.open("rb") as header:
+                    if int.from_bytes(header.read(8), "little") > MAX_HEADER:
+                        raise CheckpointError(f"{path}: its header is larger than {MAX_HEADER} bytes", HINT)
                 file = stack.enter_context(safe_open(path, "pt"))
                 found |= {name: file.get_slice(name) for name in [*file.keys()] if not name.endswith(UNUSED)}
             wanted = {to_llama_name(name): shape for name, shape in expected.items()}
@@ -102,19 +105,10 @@ def _list_shapes(cfg: ModelCfg) -> dict[str, list[int]]:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """Return the files with weights: one, or those that the index names."""
-    if (folder / WEIGHTS).exists():
+    """Return the files with weights: one, or those in this folder that the index names."""
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
         return [folder / WEIGHTS]
-    if not (folder / INDEX).exists():
-        raise CheckpointError(
-            f"{folder} has no {WEIGHTS}", "convert other files, such as pytorch_model.bin, to safetensors first"
-        )
     try:
-        names = {*read_json(folder / INDEX)["weight_map"].values()}
-        if not all(isinstance(name, str) and name == Path(name).name for name in names):
-            raise UnreadableFile(f"{folder / INDEX}: a file is not in this folder")
-    except UnreadableFile as error:
-        raise CheckpointError(str(error), HINT) from None
-    except (LookupError, TypeError, AttributeError):
-        raise CheckpointError(f"{folder / INDEX} has no weight_map", HINT) from None
-    return [folder / name for name in sorted(names)]
+        return sorted({folder / Path(name).name for name in read_json(folder / INDEX)["weight_map"].values()})
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / INDEX} has no weight_map ({first_line(error)})", HINT) from None

@@ -12,6 +12,7 @@ from niels_gpt.data.chat_template import JINJA
 from niels_gpt.model.gpt import GPT
 from niels_gpt.storage import add_file_name, make_folder, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
+from niels_gpt.weights.llama_config import NAMES, SUPPORTED
 
 LLAMA_NAMES = {
     "embedding": "model.embed_tokens",
@@ -41,22 +42,11 @@ def map_llama_weights(model: GPT, dtype: Dtype) -> dict[str, Tensor]:
 
 def make_llama_config(cfg: ModelCfg, tokenizer: Tokenizer, dtype: Dtype) -> dict[str, Any]:
     """Return the config.json of a LlamaForCausalLM with this shape."""
+    shape = cfg.model_dump() | {"H_kv": cfg.kv_heads}
     return {
         "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": cfg.V,
-        "max_position_embeddings": cfg.T,
-        "hidden_size": cfg.C,
-        "intermediate_size": cfg.d_ff,
-        "num_hidden_layers": cfg.L,
-        "num_attention_heads": cfg.H,
-        "num_key_value_heads": cfg.kv_heads,
-        "rope_theta": cfg.rope_theta,
-        "rms_norm_eps": cfg.norm_eps,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": cfg.tie_embeddings,
+        **SUPPORTED,
+        **{name: shape[setting] for setting, name in NAMES.items()},
         "torch_dtype": dtype,
         **list_ends(tokenizer),
     }

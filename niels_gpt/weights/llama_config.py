@@ -22,9 +22,9 @@ NAMES = {
     "norm_eps": "rms_norm_eps",
     "tie_embeddings": "tie_word_embeddings",
 }
+SUPPORTED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 # What transformers takes for keys that are missing.
 DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
-SUPPORTED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 HINT = "give a folder with a model of the type llama, without biases and rope scaling"
 
 
@@ -35,21 +35,19 @@ def read_llama_config(folder: Path) -> ModelCfg:
     """
     path = folder / CONFIG
     try:
-        config = read_json(path)
+        content = read_json(path)
     except UnreadableFile as error:
         raise CheckpointError(str(error), HINT) from None
-    if not isinstance(config, dict) or config.get("model_type") != "llama":
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        raise CheckpointError(f"{path}: its model_type is {kind!s:.60}, not llama", HINT)
+    config = DEFAULTS | SUPPORTED | {"model_type": None} | (content if isinstance(content, dict) else {})
     rope: dict[str, Any] = {}
     for key in ("rope_scaling", "rope_parameters"):  # the second since transformers 5, with rope_theta in it
         given = config.get(key)
         rope |= given if isinstance(given, dict) else {} if given is None else {key: given}
-    config = DEFAULTS | config | {"rope_theta": rope.pop("rope_theta", config.get("rope_theta", 10000.0))}
-    odd = {key: config[key] for key, value in SUPPORTED.items() if config.get(key, value) != value}
+    config["rope_theta"] = rope.pop("rope_theta", config.get("rope_theta", 10000.0))
+    odd = {key: config[key] for key, value in SUPPORTED.items() if config[key] != value}
     odd |= {key: value for key, value in rope.items() if (key.removeprefix("rope_"), value) != ("type", "default")}
     for key, value in odd.items():
-        raise CheckpointError(f"{path}: {key}={value!s:.60} is not supported", HINT)
+        raise CheckpointError(f"{path}: {key:.60}={value!s:.60} is not supported", HINT)
     shape = {setting: config.get(name) for setting, name in NAMES.items()}
     shape["H_kv"] = None if shape["H_kv"] == shape["H"] else shape["H_kv"]
     try:

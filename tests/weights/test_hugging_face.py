@@ -128,8 +128,8 @@ def change_header(folder: Path, change: Callable[[Any], object]) -> None:
 HEAD, HEAD_NAME = torch.zeros(320, 36), "lm_head.weight"
 SCALED = {"type": "linear", "factor": 2.0}
 CONFIG: dict[str, dict[str, Any]] = {
-    "its model_type is mistral, not llama": {"model_type": "mistral"},
-    "its model_type is None, not llama": {"model_type": None},
+    "model_type=mistral is not supported": {"model_type": "mistral"},
+    "model_type=None is not supported": {"model_type": None},
     "rope_type=yarn": {"rope_parameters": NEWER | {"rope_type": "yarn"}},
     "type=linear": {"rope_scaling": SCALED},
     "factor=2.0": {"rope_parameters": NEWER | {"factor": 2.0}},
@@ -165,9 +165,12 @@ FILES: list[tuple[str, Callable[[Path], object]]] = [
     ("lm_head.weight is missing", lambda f: change_weights(f, lm_head__weight=None)),
     ("lm_head.weight is I64[320, 36]", lambda f: change_weights(f, lm_head__weight=HEAD.long())),
     ("lm_head.bias is F32[320], not expected", lambda f: change_weights(f, lm_head__bias=HEAD[:, 0].clone())),
-    ("theirs has no model.safetensors", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin")),
+    (
+        "model.safetensors is missing, or not a file",
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+    ),
     (UNREADABLE, lambda f: os.truncate(f / "model.safetensors", 5000)),
-    (UNREADABLE, lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 4096)),
+    ("its header is larger than 4194304 bytes", lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 4096)),
     (UNREADABLE, lambda f: change_header(f, lambda header: header[HEAD_NAME].update(data_offsets=[0, 1 << 60]))),
     (UNREADABLE, lambda f: change_header(f, lambda header: header[HEAD_NAME].update(shape=[1 << 60, 36]))),
     (
@@ -175,7 +178,10 @@ FILES: list[tuple[str, Callable[[Path], object]]] = [
         lambda f: change_header(f, lambda header: header.update({HEAD_NAME: header["model.norm.weight"]})),
     ),
     ("model.safetensors is missing, or not a file", lambda f: make_pipe(f / "model.safetensors")),
-    ("a file is not in this folder", lambda f: write_index(f, '{"weight_map": {"a": "../x.safetensors"}}')),
+    (
+        "theirs/x.safetensors is missing, or not a file",
+        lambda f: write_index(f, '{"weight_map": {"a": "../x.safetensors"}}'),
+    ),
     (
         "x.safetensors is missing, or not a file",
         lambda f: write_index(f, '{"weight_map": {"a": "x.safetensors"}}'),

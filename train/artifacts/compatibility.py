@@ -42,18 +42,16 @@ class LoadedCheckpoint(NamedTuple):
         return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
 
 
-def require_same_model(
-    found: LoadedCheckpoint, asked: ModelCfg, whose: str = "this run", *, any_T: bool = False
-) -> None:
-    """Require the shape of network that `whose` settings ask for; missing keys are defaults.
+def require_same_model(found: LoadedCheckpoint, asked: ModelCfg, whose: str = "this run") -> None:
+    """Require the shape of network that `whose` settings ask for. Dropout may differ; missing keys are defaults.
 
-    Dropout may differ, and with `any_T` the context. CheckpointError has a line per setting that differs.
+    CheckpointError has a line per setting that differs.
     """
     theirs = ModelCfg.model_validate(found.saved["model_cfg"]).model_dump()
     rows = [
         f"model.{key}={theirs[key]}, not {value}"
         for key, value in asked.model_dump(exclude={"dropout"}).items()
-        if theirs[key] != value and not (any_T and key == "T")
+        if theirs[key] != value
     ]
     if rows:
         raise CheckpointError(

@@ -98,11 +98,12 @@ def restore(
             _remeasure_best(state, best, cfg, data)
     elif init_from:
         require_same_origin(init_from, {"tokenizer": origin["tokenizer"]})
-        load_weights(state, init_from, any_T=True)
-        step, T = init_from.saved["step"], init_from.saved["model_cfg"]["T"]
+        step, shape = init_from.saved["step"], init_from.saved["model_cfg"]
         log.info("%s: weights from %s%s", cfg.phase, init_from.path, f", step {step}" if step else "")
-        if cfg.model.T != T:
-            log.info("%s: model.T=%d; these weights have learned from sequences of %d", cfg.phase, cfg.model.T, T)
+        if (T := cfg.model.T) != shape["T"]:
+            log.info("%s: model.T=%d; these weights have learned from sequences of %d", cfg.phase, T, shape["T"])
+            shape["T"] = T  # no weight depends on it
+        load_weights(state, init_from)
     elif cfg.phase == "sft":
         log.warning("sft: starts from random weights; use init_from=PATH to start from a pretrained run")
     return origin | {"val_hash": data.val_hash}
@@ -219,9 +220,9 @@ def load_state(state: TrainState, found: LoadedCheckpoint) -> None:
     state.loss_sum, state.loss_steps = float(then.get("loss_sum", 0)), int(then.get("loss_steps", 0))
 
 
-def load_weights(state: TrainState, found: LoadedCheckpoint, *, any_T: bool = False) -> None:
+def load_weights(state: TrainState, found: LoadedCheckpoint) -> None:
     """Load the weights alone from a checkpoint. CheckpointError if the checkpoint holds another model."""
-    require_same_model(found, state.model.cfg, any_T=any_T)
+    require_same_model(found, state.model.cfg)
     state.model.load_state_dict(found.saved["model_state"])
 
 
