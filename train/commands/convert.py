@@ -27,6 +27,11 @@ def run_export() -> None:
         "--dtype", choices=DTYPES["gguf"], help="type of the weights (default float32, float16 for gguf)"
     )
     add_weight_flags(parser)
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the export with the run in transformers, mlx-lm or xllamacpp",
+    )
     options = parser.parse_args()
     if options.dtype == "q8_0" and options.to == "hf":
         parser.error("--dtype q8_0 goes with --to gguf")
@@ -37,6 +42,7 @@ def run_export() -> None:
         from niels_gpt.weights.checkpoint import get_phase_folder
         from niels_gpt.weights.gguf import export_gguf
         from niels_gpt.weights.llama import export_llama
+        from niels_gpt.weights.verify import verify_export
 
     choice = choose_weights(options)
     session = load_session(options.run, **choice)
@@ -48,7 +54,12 @@ def run_export() -> None:
         export_gguf(model, tokenizer, options.folder, phase.parent.resolve().name, **more)
     else:
         export_llama(model, tokenizer, options.folder, **more)
-    print(f"wrote {options.folder}")
+    print(f"wrote {options.folder}", flush=True)
+    if options.verify:
+        for line in verify_export(
+            model, tokenizer, options.folder, to=options.to, dtype=dtype, chats=session.chats
+        ):
+            print(line, flush=True)
 
 
 def run_import_json() -> None:
