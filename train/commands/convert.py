@@ -5,7 +5,7 @@ from typing import Any
 
 from niels_gpt.errors import ConfigError
 from train.cli.command import Parser, defer_signals
-from train.commands.checkpoints import add_weight_flags, choose_weights
+from train.commands.checkpoints import add_weight_flags, choose_weights, describe_weights
 from train.config.legacy import describe_sources, format_experiment, plan_from_json
 from train.config.suggest import CONF
 from train.report.model_card import make_model_card
@@ -46,9 +46,12 @@ def run_export() -> None:
 
     choice = choose_weights(options)
     session = load_session(options.run, **choice)
-    phase = get_phase_folder(find_checkpoints(options.run, **choice)[0])
+    checkpoints = find_checkpoints(options.run, **choice)
+    phase = get_phase_folder(checkpoints[0])
     model, tokenizer = session.model, session.tokenizer
-    card = make_model_card(phase, model.cfg, model.parameter_count())
+    card = make_model_card(
+        phase, model.cfg, model.parameter_count(), describe_weights(checkpoints, ema=options.ema)
+    )
     more: Any = {"dtype": dtype, "chats": session.chats, "card": card}
     if options.to == "gguf":
         export_gguf(model, tokenizer, options.folder, phase.parent.resolve().name, **more)
