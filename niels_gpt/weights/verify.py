@@ -23,25 +23,8 @@ from niels_gpt.weights import other_programs
 READERS = {"hf": {"transformers": "transformers", "mlx-lm": "mlx_lm"}, "gguf": {"xllamacpp": "xllamacpp"}}
 TEXTS, GREEDY, SAMPLED, AT_ONCE = 10_000, 200, 1_000, 250
 PROMPTS = ["How many are there?", "The number", "What is it?", "def", "Why"]
-WORDS = [
-    "the",
-    "it's",
-    "I'll",
-    "they'RE",
-    "'S",
-    "café",
-    "漢字",
-    "1234",
-    "½",
-    "Ⅷ",
-    "٣٤",
-    "😀",
-    "e\u0301",
-    "ẞ",
-    "İ",
-    "ſ",
-]
-WORDS += ["<|user|>", "<|eot_id|>", "\0", "\x1b[0m"]
+WORDS = ["the", "it's", "I'll", "they'RE", "'S", "café", "漢字", "1234", "½", "Ⅷ", "٣٤", "😀", "e\u0301", "ẞ", "İ"]
+WORDS += ["ſ", "<|user|>", "<|eot_id|>", "\0", "\x1b[0m"]
 SPACES = [" ", "  ", "\n", "\n\n", "\t", "\r\n", "\r", "\xa0", "\u3000", "\u2028", "\x85", "\u200b", "\ufeff"]
 # By the type of the weights: how far a loss may differ, relatively, and the least lead of a logit that is kept.
 BOUNDS = {"float32": (1e-5, 1e-4), "float16": (1e-3, 1e-2), "bfloat16": (1e-2, 1e-1), "q8_0": (1e-3, 1e-1)}
@@ -100,7 +83,7 @@ def make_question(model: GPT, tokenizer: Tokenizer, *, chats: bool) -> dict[str,
         for text in PROMPTS
     ]
     prompts = [prompt[-max(1, T // 2) :] for prompt in prompts]
-    rooms = [min(AT_ONCE, T - len(prompt)) for prompt in prompts]
+    rooms = [max(1, min(AT_ONCE, T - len(prompt))) for prompt in prompts]
     requests: list[Any] = [(prompt, min(room, GREEDY), None) for prompt, room in zip(prompts, rooms, strict=True)]
     seeds = range(1, 2 + SAMPLED // min(rooms))
     sampled = [(prompt, room, seed) for seed, prompt, room in zip(seeds, cycle(prompts), cycle(rooms))]
