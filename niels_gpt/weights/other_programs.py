@@ -115,7 +115,7 @@ class LlamaCpp:
         """Generate as above."""
         if seed is None:
             said = self._complete(prompt, count, temperature=0, samplers=["top_k"], top_k=1)
-            return said["tokens"] + [END] * (said["stop_type"] == "eos"), []
+            return [*said["tokens"][:-1], END] if said["stop_type"] == "eos" else said["tokens"], []
         ids: list[int] = []
         scores: list[float | None] = []
         for n in range(count):  # one by one: it has no score where a token ends within a character

@@ -119,7 +119,7 @@ def test_verify_finds_that_other_programs_agree(run: Path, export: str, phase: s
     assert told.count(" sampled tokens, ours ") == len(programs)
     greedy = re.findall(r"greedy tokens: equal for ([\d,]+) of ([\d,]+)", told)
     for same, counted in greedy:
-        assert same == counted and int(counted.replace(",", "")) >= (500 if phase == "pretrain" else 10)
+        assert same == counted and int(counted.replace(",", "")) >= (500 if phase == "pretrain" else 5)
     if export != "hf":
         (path,), modelfile = (tmp_path / "out").glob("*.gguf"), (tmp_path / "out" / "Modelfile").read_text()
         template = ".Messages }}<|{{ .Role }}|>" if phase == "sft" else "<|end_of_text|>{{ .Prompt }}"
