@@ -1,5 +1,6 @@
 """What others make of an export, each in an environment of its own: the same ids, masks, answers and losses."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,16 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import carry_out, composing, smoke
+from conftest import carry_out, cli, composing, smoke
 from support.environments import ask, call, make_environment
-from support.foreign_tokenizers import make_llama3
+from support.foreign_tokenizers import make_gpt2, make_llama3
 
+from niels_gpt.config import SourceCfg
+from niels_gpt.data import synthetic
 from niels_gpt.data.chat_template import encode_prompt, make_turn
 from niels_gpt.data.readers.records import Message
 from niels_gpt.generation.chat import load_session
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN
 from niels_gpt.weights.llama import export_llama
+from niels_gpt.weights.trained_model import open_model
 from train.config import load_plan
 
 pytestmark = pytest.mark.long
@@ -95,6 +99,55 @@ def test_transformers_reads_an_export_as_we_read_the_run(run: Path, version: str
         ended = next((n for n, id in enumerate(generated, 1) if id in (text, turn)), len(generated))
         require_greedy(model, prompt, generated[:ended])
         assert {*generated[ended:]} <= {text}, "it goes on after an end"
+
+
+@pytest.mark.parametrize("stride", [256, 100])
+def test_transformers_computes_the_loss_that_eval_prints(run: Path, stride: int, tmp_path: Path) -> None:
+    python = make_environment("transformers-newest", TRANSFORMERS["newest"])
+    model, tokenizer = (session := load_session(run)).model, session.tokenizer
+    export_llama(model, tokenizer, tmp_path / "out", chats=True)
+    texts = [document.text for document in synthetic.read_documents(SourceCfg(kind="synthetic", size=40))]
+    texts.append("\n".join(texts) * 3)
+    for n, text in enumerate(texts):
+        (tmp_path / f"{n}.txt").write_text(text, "utf-8")
+    words = [str(run), "--files", *(f"{n}.txt" for n in range(len(texts))), "--stride", str(stride), "--json"]
+    done = cli(*words, cwd=tmp_path, script="eval")
+    assert done.returncode == 0, done.stderr
+    (ours,) = json.loads(done.stdout)[0]["models"]
+    ids = [[tokenizer.special[END_OF_TEXT], *tokenizer.encode(text)] for text in texts]
+    # A window's last token is only a target, so theirs are longer by one.
+    question = {"folder": str(tmp_path / "out"), "stride": stride, "max_length": model.cfg.T + 1}
+    question |= {"ids": [id for each in ids for id in each], "lengths": [*map(len, ids)]}
+    theirs = ask(python, "transformers_probe", question)
+    assert ours["tokens"] == theirs["tokens"] > 3000
+    assert ours["loss_per_token"]["value"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("version", TRANSFORMERS)
+def test_a_llama_of_transformers_is_read_as_the_same_network(version: str, tied: bool, tmp_path: Path) -> None:
+    """Heads as in SmolLM2-135M, and weights so large that the logits are far apart."""
+    python = make_environment(f"transformers-{version}", TRANSFORMERS[version])
+    config: dict[str, Any] = {
+        "vocab_size": 320,
+        "hidden_size": 72,
+        "intermediate_size": 200,
+        "num_hidden_layers": 3,
+    }
+    config |= {"num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 128}
+    config |= {"rms_norm_eps": 1e-5, "tie_word_embeddings": tied, "initializer_range": 0.2}
+    rope = {"rope_theta": 100000.0, "rope_type": "default"}
+    config |= {"rope_theta": 100000.0} if version == "4.57" else {"rope_parameters": rope}
+    ids = torch.randint(301, (2, 64), generator=torch.Generator().manual_seed(0))
+    folder = tmp_path / "theirs"
+    question = {"folder": str(folder), "config": config, "ids": ids.tolist(), "shard": "5GB" if tied else "100KB"}
+    said = ask(python, "llama_probe", question)
+    make_gpt2(folder / "tokenizer.json", ["<|endoftext|>", *(f"<|extra_{n}|>" for n in range(19))])  # 320 entries
+    model = open_model(folder).model
+    assert (model.cfg.H, model.cfg.H_kv, model.cfg.rope_theta) == (9, 3, 100000.0)
+    torch.testing.assert_close(model(ids)[..., :320], torch.tensor(said["logits"]), rtol=1e-5, atol=2e-5)
+    model.head_weight.data[320:] = 0.0  # a new token is never the likeliest
+    require_greedy(model, ids[0, :8].tolist(), said["generated"])
 
 
 LLAMA_CPP = ("llama.cpp", "xllamacpp", "gguf")
