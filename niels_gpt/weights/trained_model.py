@@ -12,7 +12,7 @@ from niels_gpt.tokenizer import END_OF_TURN, Tokenizer, load_tokenizer
 from niels_gpt.untrusted import read_json, read_text
 from niels_gpt.weights.average import read_weights
 from niels_gpt.weights.checkpoint import get_phase_folder, make_model
-from niels_gpt.weights.hugging_face import read_llama
+from niels_gpt.weights.llama import read_llama
 from niels_gpt.weights.paths import TOKENIZER, is_hugging_face
 
 

@@ -12,7 +12,7 @@ from faults.door import never_forever
 from faults.hostile_bytes import BYTES, JSON, other_json
 from faults.scale import scaled
 from niels_gpt.errors import CheckpointError
-from niels_gpt.weights.hugging_face import read_llama
+from niels_gpt.weights.llama import read_llama
 
 DAMAGE = BYTES | JSON | {"other": other_json, "and other": other_json}
 

@@ -9,7 +9,7 @@ from support.llama_folders import change_config, change_weights, make_llama
 
 from niels_gpt.errors import CheckpointError, Interrupted
 from niels_gpt.weights.checkpoint import read_checkpoint
-from niels_gpt.weights.hugging_face import read_llama
+from niels_gpt.weights.llama import read_llama
 from niels_gpt.weights.trained_model import open_model
 
 OWN = ("data.size=200", "train.ckpt_every=1")

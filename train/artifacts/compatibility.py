@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import read_checkpoint
-from niels_gpt.weights.hugging_face import hash_weights, read_llama
+from niels_gpt.weights.llama import hash_weights, read_llama
 from niels_gpt.weights.paths import is_hugging_face
 from train.config.suggest import format_value
 

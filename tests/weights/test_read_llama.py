@@ -21,8 +21,7 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, DataError
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import SPECIAL_TOKENS, BytesTokenizer, Tokenizer, train_bpe
-from niels_gpt.weights.hugging_face import read_llama
-from niels_gpt.weights.llama import export_llama
+from niels_gpt.weights.llama import export_llama, read_llama
 from niels_gpt.weights.trained_model import open_model
 
 IDS = torch.randint(301, (2, 40), generator=torch.Generator().manual_seed(0))
