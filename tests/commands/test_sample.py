@@ -70,7 +70,7 @@ def test_a_system_message_and_a_stop_text_change_the_answer(folder: Path) -> Non
     assert ask("--stop", stop)["finish_reason"] == "stop"
     pretrained = ["runs/smoke_pipeline/pretrain/best.pt", "--prompt", "hi", "--system", "Be brief."]
     done = processes.cli(*pretrained, cwd=folder, script="sample")
-    assert done.returncode == 4 and "is only pretrained, so it reads no system message" in done.stderr
+    assert done.returncode == 4 and "reads no system message: it is only pretrained" in done.stderr
 
 
 def test_a_prompt_beyond_the_context_is_cut_and_said_once(folder: Path) -> None:

@@ -63,7 +63,8 @@ def main() -> None:
     if not session.chats and (options.chat or options.system):
         unable = "cannot chat" if options.chat else "reads no system message"
         raise CheckpointError(
-            f"{options.run} is only pretrained, so it {unable}", "use --prompt, or train phase=sft"
+            f"{options.run} {unable}: it is only pretrained, or has another chat template than ours",
+            "use --prompt, or train phase=sft",
         )
     session.system = options.system
     if options.chat:
