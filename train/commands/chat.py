@@ -111,10 +111,10 @@ class Chat:
     def _set_system(self, text: str) -> None:
         if text:  # answers to another system message would mislead
             self.session.system = "" if text == '""' else text
-            return self._reset()
+            return self._reset(text)
         print(escape_text(self.session.system) or "there is no system message")
 
-    def _reset(self, _: str = "") -> None:
+    def _reset(self, _: str) -> None:
         self.session.conversation.clear()
         self._question, self._start = "", 0
         print("the conversation starts again")
@@ -130,9 +130,8 @@ class Chat:
 
     def _save(self, text: str) -> None:
         if not text or not self.session.conversation:
-            raise ConfigError(
-                "there is nothing to save" if text else "no file is named", "ask, then /save chat.jsonl"
-            )
+            reason = "there is nothing to save" if text else "no file is named"
+            raise ConfigError(reason, "ask a question, then /save chat.jsonl")
         path = require_new_file(os.path.expanduser(text))
         system = [Message("system", self.session.system)] if self.session.system else []
         row = [{"role": turn.role, "content": turn.content} for turn in [*system, *self.session.conversation]]
@@ -185,21 +184,17 @@ def chat(session: "ChatSession", sampling: Sampling) -> None:
     talk = Chat(session, sampling)
     if not talk.interactive:
         return talk.run()
-    print(f"{USAGE}")
-    before = signal.signal(signal.SIGINT, talk.handle_interrupt)
-    try:
-        with keep_history():
-            talk.run()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    print(USAGE)
+    signal.signal(signal.SIGINT, talk.handle_interrupt)
+    with keep_history():
+        talk.run()
 
 
 @contextmanager
 def keep_history() -> Iterator[None]:
     """Let arrow keys recall lines, those of earlier chats too, as far as this machine can."""
-    path = Path(
-        os.path.expanduser(os.environ.get("XDG_STATE_HOME") or "~/.local/state"), "niels_gpt", "chat_history"
-    )
+    state = os.path.expanduser(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
+    path = Path(state, "niels_gpt", "chat_history")
     try:
         import readline
     except ImportError:
