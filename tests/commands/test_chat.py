@@ -111,6 +111,11 @@ def test_what_looks_like_a_command_never_reaches_the_model(folder: Path) -> None
     assert listed and [name for name in listed[1].split(", ") if name not in shown] == []
 
 
+def test_a_conversation_that_outgrows_the_context_says_so_once(folder: Path) -> None:
+    shown, errors = chat(folder, *["word " * 40] * 3)
+    assert len(answers(shown)) == 3 and errors.count("more than the model sees") == 1
+
+
 def test_reset_forgets_and_retry_answers_with_another_seed(folder: Path) -> None:
     lines = [
         "/retry",
