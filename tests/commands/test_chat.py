@@ -188,12 +188,12 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(folder: Path) -> None:
     with Terminal(folder, "--ignore-eos", "--max-tokens", "1000000") as terminal:
         terminal.type("go on\r", "model: [^$]{80}")  # it streams
         shown = terminal.type("\x03", STATUS + "[^$]*you: ")
-        assert 20 < int(re.findall(STATUS, shown)[0][0]) < 1_000_000
+        assert 20 < int(re.findall(STATUS, shown)[0][0]) < 1_000_000 and "cut at" not in shown
         terminal.type("/save stopped.jsonl\r", "wrote[^$]*you: ")
         assert [role for role, _ in saved(folder / "stopped.jsonl")] == ["user", "assistant"]
         assert len(saved(folder / "stopped.jsonl")[1][1]) > 50, "what was said is kept"
         terminal.type("/set max_tokens 3\r", "max_tokens 3[^$]*you: ")
-        assert re.findall(STATUS, terminal.type("and now?\r"))[0][0] == "3"
+        assert re.findall(STATUS + ", cut at max_tokens", terminal.type("and now?\r"))[0][0] == "3"
         time.sleep(0.3)  # Python's readline misses a signal that comes just before it waits for keys
         terminal.type("\x03", "Ctrl-D ends the chat[^$]*you: ")
         time.sleep(0.3)

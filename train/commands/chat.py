@@ -83,15 +83,14 @@ class Chat:
 
     def _act(self, line: str) -> None:
         name, *argument = line.split(maxsplit=1) or [""]
-        if not name.startswith("/"):
-            return self._ask(unquote(line))
-        if name not in COMMANDS:
+        if name in COMMANDS:
+            COMMANDS[name][2](self, unquote("".join(argument)))
+        elif name.startswith("/"):
             raise ConfigError(f"there is no command {name}", f"the commands are {', '.join(COMMANDS)}")
-        COMMANDS[name][2](self, unquote("".join(argument)))
+        elif question := unquote(line):
+            self._ask(question)
 
     def _ask(self, question: str) -> None:
-        if not question:
-            return
         self._question, self._start = question, len(self.session.conversation)
         label, tokens, began = "model: ", 0, time.perf_counter()
         self._stopped = False
@@ -107,6 +106,7 @@ class Chat:
         if sys.stdout.isatty():
             speed, used = tokens / (time.perf_counter() - began), len(self.session.generator.cache.ids)
             line = f"{tokens} tokens, {speed:,.0f} tokens/s, context {used} of {self.session.model.cfg.T}"
+            line += ", cut at max_tokens" * (token.finish_reason == "length")
             get_console().print(line, style="" if get_console().no_color else "dim", highlight=False)
 
     def _set_system(self, text: str) -> None:
@@ -148,12 +148,10 @@ class Chat:
         if name and name not in settings:
             raise ConfigError(f"there is no setting {name}", f"the settings are {', '.join(settings)}")
         if given:
+            with suppress(ValueError):  # text needs no quotes
+                given = json.loads(given)
             try:
-                settings[name] = json.loads(given)
-            except ValueError:
-                settings[name] = given
-            try:
-                self.sampling = Sampling.model_validate(settings)
+                self.sampling = Sampling.model_validate(settings | {name: given})
             except ValidationError as error:
                 raise ConfigError(f"{name}: {explain_first_error(error)[1]}", "/set shows the settings") from None
         for shown in [name] if name else settings:
