@@ -150,10 +150,24 @@ def test_a_system_message_is_shown_and_changed_and_changes_the_answers(folder: P
 
 
 def test_settings_are_shown_changed_and_refused(folder: Path) -> None:
-    lines = ["/set max-tokens 3", "/temp 0.3", "/set", "/temp warm", "/set top_p 7", "/set heat 1", "hi"]
+    lines = [
+        "/set max-tokens 3",
+        "/temp 0.3",
+        "/set",
+        "/temp warm",
+        "/set top_p 7",
+        "/set heat 1",
+        '/set stop ""',
+        "hi",
+    ]
     shown, errors = chat(folder, *lines)
     assert "max_tokens 3\n" in shown and shown.count("temperature 0.3\n") == 2 and "top_p 1.0\n" in shown
-    assert re.findall("error: (.*?)[:\n]", errors) == ["temperature", "top_p", "there is no setting heat"]
+    assert re.findall("error: (.*)", errors) == [
+        "temperature: must be a valid number",
+        "top_p: must be less than or equal to 1",
+        "there is no setting heat",
+        "stop: a stop text has 1 to 256 characters",
+    ]
     assert answers(shown) == answers(chat(folder, "hi", flags=("--max-tokens", "3", "--temperature", "0.3"))[0])
 
 

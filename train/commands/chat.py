@@ -153,7 +153,10 @@ class Chat:
             try:
                 self.sampling = Sampling.model_validate(settings | {name: given})
             except ValidationError as error:
-                raise ConfigError(f"{name}: {explain_first_error(error)[1]}", "/set shows the settings") from None
+                reason = (
+                    explain_first_error(error)[1].removeprefix("Value error, ").replace("Input should", "must")
+                )
+                raise ConfigError(f"{name}: {reason}", "/set shows the settings") from None
         for shown in [name] if name else settings:
             print(shown, json.dumps(getattr(self.sampling, shown)))
 
