@@ -216,6 +216,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(folder: Path) -> None:
 
 def test_text_of_several_lines_is_one_question(folder: Path) -> None:
     with Terminal(folder) as terminal:
+        assert "\x1b[?2004h" in terminal.shown, "the terminal is asked to mark what is pasted"
         terminal.type('"""one\r', r"\.\.\.  ")
         terminal.type('two"""\r')
         terminal.type("\x1b[200~three\nfour\x1b[201~\r")  # as terminals paste

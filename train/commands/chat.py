@@ -153,10 +153,9 @@ class Chat:
             try:
                 self.sampling = Sampling.model_validate(settings | {name: given})
             except ValidationError as error:
-                reason = (
-                    explain_first_error(error)[1].removeprefix("Value error, ").replace("Input should", "must")
-                )
-                raise ConfigError(f"{name}: {reason}", "/set shows the settings") from None
+                reason = explain_first_error(error)[1].removeprefix("Value error, ")
+                message = f"{name}: {reason.replace('Input should', 'must')}"
+                raise ConfigError(message, "/set shows the settings") from None
         for shown in [name] if name else settings:
             print(shown, json.dumps(getattr(self.sampling, shown)))
 
@@ -217,9 +216,8 @@ def keep_history() -> Iterator[None]:
     finally:
         with suppress(OSError):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(0o600)
             readline.set_history_length(HISTORY)
-            readline.write_history_file(path)
+            readline.write_history_file(path)  # with mode 0600
 
 
 def unquote(text: str) -> str:
