@@ -25,7 +25,7 @@ def add_weight_flags(parser: ArgumentParser) -> None:
 
 
 def choose_weights(options: Namespace) -> dict[str, Any]:
-    """Return the arguments of `load_session` that the flags stand for."""
+    """Return the arguments of `load` that the flags stand for."""
     return {name: vars(options)[name] for name in ("step", "average", "ema")}
 
 
