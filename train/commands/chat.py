@@ -1,7 +1,6 @@
 """Chat in a terminal: answers stream, lines that begin with / are commands."""
 
 import json
-import logging
 import os
 import re
 import signal
@@ -182,14 +181,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Chat, str], None]]] = {
 
 def chat(session: "ChatSession", sampling: Sampling) -> None:
     """Chat until the input ends or the user does. On a terminal there are arrow keys and Ctrl-C."""
-    talk, said = Chat(session, sampling), set[str]()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        new = record.msg not in said
-        said.add(record.msg)
-        return new
-
-    logging.getLogger("niels_gpt").addFilter(is_new)  # each question beyond the context would repeat a warning
+    talk = Chat(session, sampling)
     if not talk.interactive:
         return talk.run()
     print(USAGE)
