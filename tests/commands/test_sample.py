@@ -80,15 +80,6 @@ def test_a_prompt_beyond_the_context_is_cut_and_said_once(folder: Path) -> None:
     assert re.fullmatch(r"the prompt has \d+ tokens, more than the model sees \(64\): .*\n", done.stderr)
 
 
-def test_a_chat_says_how_to_leave_it_and_labels_each_answer(folder: Path) -> None:
-    for said in ("hi\nyes\n\nunread\n", "hi\nyes\n"):  # an empty line, and the end of the input
-        chat = ["runs/smoke_pipeline", "--chat", "--max-tokens", "5"]
-        done = processes.cli(*chat, cwd=folder, script="sample", input=said)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith("An empty line, Ctrl-D or Ctrl-C ends the chat.\nyou: model: ")
-        assert (done.stdout.count("you: "), done.stdout.count("model: ")) == (3, 2)
-
-
 def test_on_a_terminal_that_lacks_a_character_it_is_escaped(folder: Path) -> None:
     words = ["runs/smoke_pipeline", "--max-tokens", "30"]
     asked = cli(*words, "--prompt", "hé", cwd=folder, script="sample", env=ASCII)

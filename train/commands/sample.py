@@ -17,6 +17,7 @@ from niels_gpt.printable import escape_text
 from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_text
 from train.cli.command import Parser, defer_signals
 from train.cli.output import add_json_flag, report
+from train.commands.chat import chat
 from train.commands.checkpoints import add_weight_flags, choose_weights
 from train.report.findings import analyze_runs
 from train.report.rows import Row, is_run, read_rows
@@ -36,7 +37,7 @@ def main() -> None:
     modes = parser.add_mutually_exclusive_group(required=True)
     modes.add_argument("--prompt", metavar="TEXT", help="text to continue; after SFT, a question to answer")
     modes.add_argument("--prompts", metavar="FILE", type=Path, help="a file with a prompt in each line")
-    modes.add_argument("--chat", action="store_true", help="chat until an empty line")
+    modes.add_argument("--chat", action="store_true", help="chat; /help lists its commands")
     parser.add_argument("--system", metavar="TEXT", default="", help="system message of a chat or a question")
     add_sampling_flags(parser)
     parser.add_argument(
@@ -147,16 +148,6 @@ def describe_token(token: "Token") -> dict[str, Any]:
     """Return a token for JSON."""
     likely = [dict(zip(("id", "text", "logprob"), other, strict=True)) for other in token.alternatives]
     return {"id": token.id, "text": token.text, "logprob": token.logprob, "alternatives": likely}
-
-
-def chat(session: "ChatSession", sampling: Sampling) -> None:
-    """Answer questions until there is an empty line."""
-    print("An empty line, Ctrl-D or Ctrl-C ends the chat.")
-    try:
-        while question := input("you: ").strip():
-            print_stream("model: ", (token.text for token in session.stream_reply(question, sampling)))
-    except (EOFError, KeyboardInterrupt):
-        print()
 
 
 def explain_folder(folder: Path, rows: Sequence[Row]) -> CheckpointError:
