@@ -1,4 +1,4 @@
-"""Write a folder of Hugging Face's Llama, and read one, ours or another's, as a checkpoint; nothing is executed."""
+"""Write and read folders of Hugging Face's Llama, ours and others'; nothing in them is executed."""
 
 import json
 import logging
