@@ -1,0 +1,95 @@
+"""The server process: its socket, its connections and its end."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from niels_gpt.errors import ConfigError
+from niels_gpt.serving.worker import Worker
+
+HEAD_SECONDS = 10.0  # for the head of a request
+MAX_CONNECTIONS = 200
+TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there. ConfigError if it cannot."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
+        hint = "choose another --port, or 0 for any that is free; the default --host is this machine's own"
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}", hint) from None
+
+
+class Connection(H11Protocol):
+    """A connection that ends if its client is slow: twice in a row, it is without a request, or takes no data."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to look at it from time to time."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._seen: object = None if self.cycle else self
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop that."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        idle = self.cycle is None or self.cycle.response_complete
+        state = (self.cycle, unread) if idle or unread else None
+        if self.cycle is None or (state and state == self._seen):
+            if not unread:
+                self.transport.write(TOO_SLOW)
+                self.transport.close()
+            else:
+                self.transport.abort()
+        self._seen = state
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._look)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, which stops when the command does."""
+
+    def __init__(self, config: uvicorn.Config, worker: Worker, stop: Callable[[], bool]) -> None:
+        super().__init__(config)
+        self._worker, self._stop = worker, stop
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the command."""
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop."""
+        return await super().on_tick(counter) or self._stop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the answers, so that their connections can end."""
+        self._worker.close()
+        await super().shutdown(sockets)
+
+
+def run_server(app: Starlette, worker: Worker, listening: socket.socket, stop: Callable[[], bool]) -> None:
+    """Serve until `stop`; then end the answers, and return when they are sent or five seconds are over."""
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # or any client could fill the terminal
+    options: dict[str, Any] = {
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+    }
+    config = uvicorn.Config(
+        app, http=Connection, loop="asyncio", ws="none", lifespan="off", **options,
+        limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    _Server(config, worker, stop).run(sockets=[listening])
