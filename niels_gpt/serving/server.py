@@ -30,31 +30,30 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 class Connection(H11Protocol):
-    """A connection that ends if its client is slow: twice in a row, it is without a request, or takes no data."""
+    """A connection that ends if nothing happens between two checks while it is the client's turn.
+
+    Uvicorn itself has no limit for the head of a request, nor for a client that does not read its answer.
+    """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to look at it from time to time."""
+        """Begin to check it."""
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._seen: object = None if self.cycle else self
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._look)
+        self._last: tuple[object, int] = None, 0
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop that."""
+        """Stop checking."""
         self._timer.cancel()
         super().connection_lost(exc)
 
-    def _look(self) -> None:
-        unread = self.transport.get_write_buffer_size()
-        idle = self.cycle is None or self.cycle.response_complete
-        state = (self.cycle, unread) if idle or unread else None
-        if self.cycle is None or (state and state == self._seen):
-            if not unread:
-                self.transport.write(TOO_SLOW)
-                self.transport.close()
-            else:
-                self.transport.abort()
-        self._seen = state
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._look)
+    def _check(self) -> None:
+        last, self._last = self._last, (self.cycle, self.transport.get_write_buffer_size())
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._check)
+        if self._last == last and last[1]:
+            self.transport.abort()
+        elif self._last == last and (self.cycle is None or self.cycle.response_complete):
+            self.transport.write(TOO_SLOW)
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):

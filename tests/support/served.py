@@ -20,7 +20,7 @@ class Served:
 
     def is_up(self) -> bool:
         with suppress(httpx2.TransportError):
-            return self.client.get("/health").status_code == 200
+            return httpx2.get(self.client.base_url.join("/health")).status_code == 200
         return False
 
     def ask(self, **body: Any) -> httpx2.Response:
