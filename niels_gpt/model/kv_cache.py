@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from niels_gpt.model.blocks import Block, rotate
 from niels_gpt.model.gpt import GPT
 
+DEVICE = "cpu"  # that takes tensors of any shape; on mps, memory would grow with each new one
+
 
 class KVCache:
     """A trained model with the keys, rotated, and values of the last text that it has read.
@@ -37,18 +39,18 @@ class KVCache:
 
         It computes the ids from the first that differs from the last text, in one pass.
         """
-        count, T, on_cpu = len(ids), self._cfg.T, self._device.type == "cpu"
+        count, T = len(ids), self._cfg.T
         if not 1 <= count <= T:
             raise ValueError(f"{count} ids, but the model reads 1 to {T}")
         first = min([*map(ne, self.ids, ids), True].index(True), count - 1)
         del self.ids[first:]
         n, seen = count - first, count
-        if not on_cpu:  # where each new shape would keep memory: take powers of two, and all keys
+        if self._device.type != DEVICE:  # a power of two of ids, and all keys
             n, seen = min(1 << (n - 1).bit_length(), T), T
             first = min(first, T - n)
         new = torch.tensor([*ids[first : first + n], *[0] * (first + n - count)])
         positions = torch.arange(first, first + n)
-        mask = None if on_cpu and n == 1 else torch.arange(seen) <= positions.unsqueeze(1)  # (n, S)
+        mask = self._make_mask(positions, seen)
         x = self._read(new.to(self._device), positions.to(self._device), seen, mask)  # (n, C)
         self.ids += ids[len(self.ids) :]
         last = x.index_select(0, torch.tensor([count - 1 - first]).to(self._device))
@@ -56,12 +58,20 @@ class KVCache:
             logits: Tensor = (self._model.norm(last).float() @ self._head.float())[0]
             return logits
 
+    def _make_mask(self, positions: Tensor, seen: int) -> Tensor | None:
+        """Return what to add to the scores of the keys in view, (1 or H_kv, G n, S); None if that is 0."""
+        hidden = torch.arange(seen) > positions.unsqueeze(1)  # (n, S)
+        if not hidden.any() and self._device.type == DEVICE:
+            return None
+        mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        # Versions of mps are wrong about masks of booleans, and about those that heads share.
+        heads = 1 if self._device.type == DEVICE else self._cfg.kv_heads
+        return mask.repeat(heads, self._cfg.H // self._cfg.kv_heads, 1).to(self._device)
+
     def _read(self, ids: Tensor, positions: Tensor, seen: int, mask: Tensor | None) -> Tensor:
         """Return the residual stream (n, C) after the last block; keep the keys and values."""
         n, H_kv, C, eps = len(ids), self._cfg.kv_heads, (self._cfg.C,), self._cfg.norm_eps
         cos, sin = (table.index_select(0, positions).unsqueeze(1) for table in (self._model.cos, self._model.sin))
-        if mask is not None:
-            mask = mask.to(self._device).repeat(self._cfg.H // H_kv, 1)  # (G n, S)
         x: Tensor = self._model.embedding(ids)  # (n, C)
         for block, keys, values in zip(self._blocks, self.keys, self.values, strict=True):
             heads = (F.rms_norm(x, C, block.attention_norm, eps) @ block.qkv).view(n, *self._shape)

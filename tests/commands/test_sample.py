@@ -1,7 +1,10 @@
 """niels_gpt sample: what it prints, on any terminal, and what it says to a path that holds no run."""
 
+import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import cli
@@ -32,6 +35,48 @@ def test_a_prompt_is_shown_with_the_labelled_answer_or_is_continued(folder: Path
         done = processes.cli(path, *ask, cwd=folder, script="sample")
         assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(start)
         assert len(done.stdout) > len(start) + 1
+
+
+def test_json_has_each_prompt_of_a_file_with_tokens_seconds_and_probabilities(folder: Path) -> None:
+    (folder / "prompts.txt").write_text("What is a list?\n\nWhat is a tuple?\n")
+    ask = ["runs/smoke_pipeline", "--max-tokens", "5", "--ignore-eos", "--json"]
+    done = processes.cli(*ask, "--prompts", "prompts.txt", "--logprobs", "2", cwd=folder, script="sample")
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)["answers"]
+    assert [answer["prompt"] for answer in answers] == ["What is a list?", "What is a tuple?"]
+    for answer in answers:
+        assert answer["tokens"] == len(answer["logprobs"]) == 5 and answer["finish_reason"] == "length"
+        assert "".join(token["text"] for token in answer["logprobs"]) == answer["text"]
+        assert 0 < answer["seconds"] < 60
+        for token in answer["logprobs"]:
+            first, second = (other["logprob"] for other in token["alternatives"])
+            assert second <= first <= 0 and token["logprob"] <= first
+    alone = processes.cli(*ask, "--prompt", "What is a tuple?", cwd=folder, script="sample")
+    assert json.loads(alone.stdout)["text"] == answers[1]["text"], "an answer depends on its own prompt alone"
+    assert "logprobs" not in json.loads(alone.stdout)
+
+
+def test_a_system_message_and_a_stop_text_change_the_answer(folder: Path) -> None:
+    def ask(*more: str) -> Any:
+        words = ["runs/smoke_pipeline", "--prompt", "hi", "--json", "--ignore-eos", "--max-tokens", "30", *more]
+        return json.loads(processes.cli(*words, cwd=folder, script="sample").stdout)
+
+    plain = ask("--logprobs", "0")
+    assert ask("--logprobs", "0")["logprobs"] == plain["logprobs"]
+    assert ask("--logprobs", "0", "--system", "Be brief.")["logprobs"] != plain["logprobs"]
+    stop = plain["text"][10:14]
+    assert ask("--stop", stop)["text"] == plain["text"].partition(stop)[0]
+    assert ask("--stop", stop)["finish_reason"] == "stop"
+    pretrained = ["runs/smoke_pipeline/pretrain/best.pt", "--prompt", "hi", "--system", "Be brief."]
+    done = processes.cli(*pretrained, cwd=folder, script="sample")
+    assert done.returncode == 4 and "is only pretrained, so it reads no system message" in done.stderr
+
+
+def test_a_prompt_beyond_the_context_is_cut_and_said_once(folder: Path) -> None:
+    ask = ["runs/smoke_pipeline/pretrain", "--max-tokens", "100", "--prompt", "word " * 500]
+    done = processes.cli(*ask, cwd=folder, script="sample")
+    assert done.returncode == 0
+    assert re.fullmatch(r"the prompt has \d+ tokens, more than the model sees \(64\): .*\n", done.stderr)
 
 
 def test_a_chat_says_how_to_leave_it_and_labels_each_answer(folder: Path) -> None:
@@ -71,9 +116,17 @@ def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_p
     [
         (ASK, 4, MISSING),
         ([".", "--prompt", "a"], 4, "error: . has no sft/best.pt or pretrain/best.pt"),
-        (["nothing"], 2, "give either --prompt TEXT or --chat"),
-        *(([*ASK, "--temperature", t], 2, "--temperature must be at least 0") for t in ("-1", "nan", "inf")),
-        *(([*ASK, "--seed", seed], 2, "--seed must be 0 to 2**64 - 1") for seed in ("-1", str(2**64))),
+        (["nothing"], 2, "one of the arguments --prompt --prompts --chat is required"),
+        (["nothing", "--chat", "--json"], 2, "--json goes with --prompt TEXT or --prompts FILE"),
+        ([*ASK, "--logprobs", "1"], 2, "--logprobs goes with --json"),
+        ([*ASK, "--logprobs", "21", "--json"], 2, "--logprobs must be less than or equal to 20"),
+        ([*ASK, "--stop", ""], 2, "--stop: a stop text has 1 to 256 characters"),
+        ([*ASK, "--temperature", "-1"], 2, "--temperature must be greater than or equal to 0"),
+        *(([*ASK, "--temperature", t], 2, "--temperature must be a finite number") for t in ("nan", "inf")),
+        *(([*ASK, "--seed", seed], 2, "--seed must be ") for seed in ("-1", str(2**64))),
+        *(([*ASK, "--top-p", p], 2, "--top-p must be ") for p in ("0", "1.1")),
+        (["nothing", "--prompts", "missing.txt"], 2, "missing.txt: cannot be read"),
+        (["nothing", "--prompts", os.devnull], 2, f"{os.devnull}: not a regular file"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:

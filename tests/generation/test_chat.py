@@ -5,7 +5,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 
+import niels_gpt
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.readers.records import Message
 from niels_gpt.errors import DataError
@@ -14,10 +16,10 @@ from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import USER, BytesTokenizer
 
 
-def small_session() -> ChatSession:
-    return ChatSession(
-        GPT(ModelCfg(V=256, T=32, C=16, L=1, H=2, d_ff=32, tie_embeddings=True)), BytesTokenizer(), chats=True
-    )
+def small_session(T: int = 32) -> ChatSession:
+    torch.manual_seed(0)
+    model = GPT(ModelCfg(V=256, T=T, C=16, L=1, H=2, d_ff=32, tie_embeddings=True))
+    return ChatSession(model, BytesTokenizer(), chats=True)
 
 
 def test_a_run_folder_may_be_named_like_a_checkpoint_and_is_found_from_within(
@@ -69,3 +71,58 @@ def test_a_conversation_alternates_after_replies_that_nobody_heard_to_the_end(pi
     del left
     assert session.conversation[: len(heard)] == heard
     assert [message.role for message in session.conversation[len(heard) :]] == ["user", "assistant"]
+
+
+def count_computed(session: ChatSession) -> list[int]:
+    """Return a list that gets the number of tokens of each pass."""
+    counts: list[int] = []
+    session.model.embedding.register_forward_hook(lambda _, inputs, __: counts.append(inputs[0].numel()))
+    return counts
+
+
+def test_the_next_turn_computes_only_what_is_new() -> None:
+    session = small_session(T=200)
+    session.system = "Answer in a word."
+    computed = count_computed(session)
+    list(session.reply("hi", max_tokens=9, ignore_eos=True))
+    begin = 1 + 17 + 1 + 1 + 2 + 1 + 1  # both turns, and the role of the answer
+    assert computed == [begin, *[1] * 8]
+    computed.clear()
+    list(session.reply("and now?", max_tokens=3, ignore_eos=True))
+    assert computed == [1 + 1 + 1 + 8 + 1 + 1, *[1] * 2]  # the last token, its end of turn, and the question
+
+
+def test_a_conversation_that_was_changed_is_read_as_it_is_now() -> None:
+    session, fresh = small_session(T=200), small_session(T=200)
+    list(session.reply("hi", max_tokens=9))
+    session.conversation[1] = Message("assistant", "hello")
+    fresh.conversation[:] = session.conversation
+    assert [*session.reply("why?", seed=3)] == [*fresh.reply("why?", seed=3)]
+    del session.conversation[2:]  # to ask again
+    assert "".join(session.reply("why?", seed=3)) == fresh.conversation[-1].content
+
+
+def test_a_new_chat_knows_nothing_of_another_with_the_same_model() -> None:
+    session = small_session(T=200)
+    list(session.reply("hi", max_tokens=9))
+    chat = session.chat(system="Be brief.")
+    said = "".join(chat.reply("hi", max_tokens=9))
+    assert (len(session.conversation), session.system) == (2, "")
+    assert chat.conversation == [Message("user", "hi"), Message("assistant", said)]
+    other = small_session(T=200)
+    other.system = "Be brief."
+    assert "".join(other.reply("hi", max_tokens=9)) == said
+
+
+def test_a_long_conversation_goes_on_in_a_small_context() -> None:
+    session = small_session(T=32)
+    for n in range(6):
+        assert "".join(session.reply(f"question {n}", max_tokens=12, ignore_eos=True))
+    assert len(session.conversation) == 12
+
+
+def test_a_run_is_loaded_from_its_name(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished_run.parent)
+    session = niels_gpt.load(finished_run.name)
+    assert "".join(session.complete("The", max_tokens=3, ignore_eos=True))
+    assert "".join(session.chat().reply("Why?", max_tokens=3, ignore_eos=True))

@@ -37,6 +37,31 @@ def test_logits_are_those_of_the_whole_text(settings: dict[str, int | bool]) -> 
         assert cache.ids == text
 
 
+@pytest.mark.parametrize("H_kv", [4, 2])
+def test_on_mps_the_logits_are_the_same_and_the_shapes_are_few(monkeypatch: pytest.MonkeyPatch, H_kv: int) -> None:
+    """Each new shape would keep memory there. The way of mps is taken on the CPU."""
+    monkeypatch.setattr("niels_gpt.model.kv_cache.DEVICE", "another")
+    model, lengths = make_model(H_kv=H_kv, T=24), set()
+    cache, ids = KVCache(model), torch.randint(300, (24,)).tolist()
+    model.embedding.register_forward_hook(lambda _, inputs, __: lengths.add(len(inputs[0])))
+    begins = [ids[:n] for n in (5, 6, 7, 16, 17, 23, 24)]
+    for text in [*begins, *([*ids[:at], 1, *ids[at + 1 :]] for at in range(24))]:
+        assert (cache.logits(text) - read_whole(model, text)).abs().max() < 1e-5
+    lengths -= {len(text) for text in begins} - {1, 2, 4, 8, 16, 24}  # those of the whole texts
+    assert lengths == {1, 2, 4, 8, 16, 24}
+
+
+def test_under_autocast_the_blocks_have_its_precision_and_the_head_has_not() -> None:
+    model, ids = make_model(), torch.randint(300, (T,)).tolist()
+    exact, cache = read_whole(model, ids), KVCache(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = (read_whole(model, ids) - exact).abs().mean()
+        cache.logits(ids[:-3])
+        logits = cache.logits(ids)
+    assert expected / 2 < (logits - exact).abs().mean() < 2 * expected
+    assert logits.dtype == torch.float32 and (logits != logits.bfloat16()).any()
+
+
 def test_keys_of_shared_heads_are_kept_once() -> None:
     cache = KVCache(make_model(H_kv=1))
     assert cache.keys.shape == cache.values.shape == (3, 1, T, 16)

@@ -24,6 +24,7 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.data.batches import Batch
 from niels_gpt.loss import IGNORE
 from niels_gpt.model.gpt import GPT
+from niels_gpt.model.kv_cache import KVCache
 from train.artifacts.checkpointing import TrainState
 from train.config.schema import TrainCfgSchema
 from train.loop.amp import Amp
@@ -199,6 +200,15 @@ def test_every_op_and_dtype_of_a_training_step_is_there_on_mps(recorded: Record)
     assert recorded.missing() == recorded.too_wide == set()
     for fused in ("_fused_rms_norm", "_scaled_dot_product_attention_math_for_mps"):  # only mps takes these
         assert has_kernel(fused)
+
+
+def test_every_op_and_dtype_of_generation_is_there_on_mps() -> None:
+    cache = KVCache(GPT(ModelCfg(V=256, T=16, C=16, L=2, H=2, H_kv=1, d_ff=32)))
+    with mock.patch("niels_gpt.model.kv_cache.DEVICE", "mps"), sdpa_kernel(SDPBackend.MATH), Record() as record:
+        for count in (5, 6, 16):
+            cache.logits([*range(count)])
+    assert {"matmul", "index_copy_", "index_select"} <= record.ops
+    assert record.missing() == record.too_wide == set()
 
 
 def test_an_op_without_a_kernel_and_a_float64_are_noticed() -> None:

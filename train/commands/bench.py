@@ -1,4 +1,4 @@
-"""Benchmark optimizer steps, with OMP_NUM_THREADS threads, and tokenization on this machine."""
+"""Benchmark optimizer steps, with OMP_NUM_THREADS threads, tokenization and generation on this machine."""
 
 import argparse
 from collections.abc import Callable
@@ -21,7 +21,7 @@ FACTORS = [0.25, 0.5, 1.0, 2.0, 4.0]
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    modes = parser.add_subparsers(metavar="race|growth|steady|overhead|spinning|tokenize", required=True)
+    modes = parser.add_subparsers(metavar="race|growth|steady|overhead|spinning|tokenize|generate", required=True)
 
     def add_mode(name: str, run: Callable[..., Any], least: int, steps: int) -> argparse.ArgumentParser:
         mode: argparse.ArgumentParser = modes.add_parser(name, help=run.__doc__, description=run.__doc__)
@@ -61,6 +61,12 @@ def parse_arguments() -> argparse.Namespace:
         help="text with marks between documents, rows of JSON, or one long text (default: %(default)s)",
     )
     mode.add_argument("--rounds", type=at_least(1), default=2, help="turns of each (default: %(default)s)")
+    add_report_flags(mode)
+    mode = modes.add_parser("generate", help=run_generate.__doc__, description=run_generate.__doc__)
+    mode.set_defaults(run=run_generate, contestants=[], shapes=[])
+    mode.add_argument("runs", nargs="+", type=Path, help="trained runs, such as runs/default")
+    mode.add_argument("--rounds", type=at_least(1), default=5, help="turns of each (default: %(default)s)")
+    mode.add_argument("--tokens", type=at_least(2), default=64, help="tokens of a turn (default: %(default)s)")
     add_report_flags(mode)
     return parser.parse_args()
 
@@ -113,6 +119,13 @@ def run_tokenize(options: argparse.Namespace) -> dict[str, Any]:
     from train.bench.tokenizing import measure_tokenizing
 
     return {"tokenize": measure_tokenizing([int(size) for size in options.sizes], options.form, options.rounds)}
+
+
+def run_generate(options: argparse.Namespace) -> dict[str, Any]:
+    """Generate at full context, in turns with transformers and llama.cpp (xllamacpp) if they are installed."""
+    from train.bench.generating import race_generation
+
+    return {"generate": [race_generation(run, options.rounds, options.tokens) for run in options.runs]}
 
 
 def main() -> None:

@@ -1,74 +1,161 @@
 """Complete a prompt, answer a question, or chat with a trained model."""
 
-import math
 import shlex
 import sys
+import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from niels_gpt.errors import CheckpointError
+from pydantic import ValidationError
+
+from niels_gpt.errors import CheckpointError, ConfigError
+from niels_gpt.generation.sampling import Sampling
 from niels_gpt.printable import escape_text
-from train.cli.command import Parser, at_least, defer_signals
+from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_text
+from train.cli.command import Parser, defer_signals
 from train.cli.output import add_json_flag, report
 from train.commands.checkpoints import add_weight_flags, choose_weights
 from train.report.findings import analyze_runs
 from train.report.rows import Row, is_run, read_rows
 from train.report.tables import describe_row
 
-SEEDS = 2**64  # that torch can tell apart
+if TYPE_CHECKING:
+    from niels_gpt.generation.chat import ChatSession
+    from niels_gpt.generation.generate import Token
+
+MAX_PROMPTS = 16 << 20  # bytes of a file
 
 
 def main() -> None:
     """Load the best weights of the newest phase and print their answers."""
     parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
-    parser.add_argument("--prompt", metavar="TEXT", help="text to continue; after SFT, a question to answer")
-    parser.add_argument("--chat", action="store_true", help="chat until an empty line")
-    parser.add_argument("--max-tokens", type=at_least(1), default=200, help="longest answer (default 200)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="0 picks the likeliest token (default 0.7)")
-    parser.add_argument("--top-k", type=at_least(1), default=50, help="sample from the K likeliest (default 50)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed for sampling (default 0)")
+    modes = parser.add_mutually_exclusive_group(required=True)
+    modes.add_argument("--prompt", metavar="TEXT", help="text to continue; after SFT, a question to answer")
+    modes.add_argument("--prompts", metavar="FILE", type=Path, help="a file with a prompt in each line")
+    modes.add_argument("--chat", action="store_true", help="chat until an empty line")
+    parser.add_argument("--system", metavar="TEXT", default="", help="system message of a chat or a question")
+    add_sampling_flags(parser)
+    parser.add_argument(
+        "--logprobs",
+        type=int,
+        metavar="N",
+        help="with --json: the log probability of each token, and of the N likeliest beside it (0 to 20)",
+    )
     add_weight_flags(parser)
     add_json_flag(parser)
     options = parser.parse_args()
-    if options.chat == (options.prompt is not None):
-        parser.error("give either --prompt TEXT or --chat")
-    if options.chat and options.json:
-        parser.error("--json goes with --prompt TEXT")
-    if not 0 <= options.temperature < math.inf:
-        parser.error("--temperature must be at least 0 and finite")
-    if not 0 <= options.seed < SEEDS:
-        parser.error("--seed must be 0 to 2**64 - 1")
+    if options.json and options.chat:
+        parser.error("--json goes with --prompt TEXT or --prompts FILE")
+    if options.logprobs is not None and not options.json:
+        parser.error("--logprobs goes with --json")
+    sampling = read_sampling(parser, options, alternatives=options.logprobs or 0)
+    prompts = read_prompts(options.prompts) if options.prompts else [options.prompt]
     with defer_signals():  # imports torch, which takes seconds
-        from niels_gpt.generation.chat import load_session
+        from niels_gpt.generation.chat import load
 
     if options.run.is_dir() and not is_run(options.run) and (rows := read_rows(options.run)):
         raise explain_folder(options.run, rows)
-    session = load_session(options.run, **choose_weights(options))
-    sampling = {name: vars(options)[name] for name in ("max_tokens", "temperature", "top_k", "seed")}
-
-    def answer() -> dict[str, str]:
-        if session.chats:
-            print(f"you: {escape_text(options.prompt)}")
-            text = print_stream("model: ", session.reply(options.prompt, **sampling))
-        else:
-            text = print_stream(options.prompt, session.complete(options.prompt, **sampling))
-        return {"run": str(options.run), "prompt": options.prompt, "text": text}
-
-    if options.prompt is not None:
-        report(options.json, answer)
-    elif not session.chats:
+    session = load(options.run, **choose_weights(options))
+    if not session.chats and (options.chat or options.system):
+        unable = "cannot chat" if options.chat else "reads no system message"
         raise CheckpointError(
-            f"{options.run} is only pretrained, so it cannot chat", "use --prompt, or train phase=sft"
+            f"{options.run} is only pretrained, so it {unable}", "use --prompt, or train phase=sft"
         )
+    session.system = options.system
+    if options.chat:
+        chat(session, sampling)
+        return
+
+    def answer() -> dict[str, Any]:
+        answers = [answer_prompt(session, prompt, sampling) for prompt in prompts]
+        if options.logprobs is None:
+            for found in answers:
+                del found["logprobs"]
+        return {"run": str(options.run)} | ({"answers": answers} if options.prompts else answers[0])
+
+    report(options.json, answer)
+
+
+def add_sampling_flags(parser: ArgumentParser) -> None:
+    """Add a flag for each setting of Sampling but the alternatives, for `read_sampling`."""
+    for name, field in Sampling.model_fields.items():
+        flag, words = "--" + name.replace("_", "-"), f"{field.description} (default {field.default})"
+        if name == "stop":
+            words = f"{field.description}; may be repeated"
+            parser.add_argument(flag, action="append", default=[], metavar="TEXT", help=words)
+        elif field.annotation is bool:
+            parser.add_argument(flag, action="store_true", help=field.description)
+        elif name != "alternatives":
+            number = int if field.annotation is int else float
+            parser.add_argument(flag, type=number, default=field.default, metavar="N", help=words)
+
+
+def read_sampling(parser: ArgumentParser, options: Namespace, **others: Any) -> Sampling:
+    """Return the settings that the flags and `others` stand for, or end with an error of the parser."""
+    given = {name: value for name, value in vars(options).items() if name in Sampling.model_fields}
+    try:
+        return Sampling.model_validate(given | others)
+    except ValidationError as error:
+        where, reason = explain_first_error(error)
+        flag = "--logprobs" if where == "alternatives" else f"--{where.replace('_', '-')}" if where else "--stop:"
+        parser.error(f"{flag} {reason.removeprefix('Value error, ').replace('Input should', 'must')}")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Return the lines of a file that are not blank. ConfigError if there are none, or it cannot be read."""
+    try:
+        lines = [line for line in read_text(path, MAX_PROMPTS).splitlines() if line.strip()]
+    except UnreadableFile as error:
+        raise ConfigError(str(error), "--prompts reads a text file with a prompt in each line") from None
+    if not lines:
+        raise ConfigError(f"{path} has no prompts", "write a prompt in each line")
+    return lines
+
+
+def answer_prompt(session: "ChatSession", prompt: str, sampling: Sampling) -> dict[str, Any]:
+    """Print a prompt and its answer as it comes, and return it with its length and time."""
+    began = time.perf_counter()
+    if session.chats:
+        print(f"you: {escape_text(prompt)}")
+        start, stream = "model: ", session.chat(session.system).stream_reply(prompt, sampling)
     else:
-        print("An empty line, Ctrl-D or Ctrl-C ends the chat.")
-        try:
-            while question := input("you: ").strip():
-                print_stream("model: ", session.reply(question, **sampling))
-        except (EOFError, KeyboardInterrupt):
-            print()
+        start, stream = prompt, session.stream_completion(prompt, sampling)
+    tokens: list[Token] = []
+
+    def show() -> Iterator[str]:
+        for token in stream:
+            tokens.append(token)
+            yield token.text
+
+    text = print_stream(start, show())
+    return {
+        "prompt": prompt,
+        "text": text,
+        "finish_reason": tokens[-1].finish_reason,
+        "tokens": len(tokens),
+        "seconds": round(time.perf_counter() - began, 4),
+        "logprobs": [describe_token(token) for token in tokens],
+    }
+
+
+def describe_token(token: "Token") -> dict[str, Any]:
+    """Return a token for JSON."""
+    likely = [dict(zip(("id", "text", "logprob"), other, strict=True)) for other in token.alternatives]
+    return {"id": token.id, "text": token.text, "logprob": token.logprob, "alternatives": likely}
+
+
+def chat(session: "ChatSession", sampling: Sampling) -> None:
+    """Answer questions until there is an empty line."""
+    print("An empty line, Ctrl-D or Ctrl-C ends the chat.")
+    try:
+        while question := input("you: ").strip():
+            print_stream("model: ", (token.text for token in session.stream_reply(question, sampling)))
+    except (EOFError, KeyboardInterrupt):
+        print()
 
 
 def explain_folder(folder: Path, rows: Sequence[Row]) -> CheckpointError:
