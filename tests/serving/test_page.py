@@ -1,4 +1,4 @@
-"""The chat page in Chromium, which Playwright drives: type, stream, stop, compare, see alternatives, lose nothing."""
+"""The chat page in Chromium, driven by Playwright: type, stream, stop, compare, see alternatives, lose nothing."""
 
 import json
 import shutil
@@ -89,6 +89,12 @@ def never_end(page: Page) -> None:
         "**/*completions",
         lambda route: route.continue_(post_data=json.dumps(route.request.post_data_json | endless)),
     )
+
+
+def make_chunk(text: str, logprob: float) -> dict[str, Any]:
+    """Return a chunk of a chat: a token without alternatives."""
+    entry = {"token": text, "logprob": logprob, "top_logprobs": []}
+    return {"choices": [{"delta": {"content": text}, "logprobs": {"content": [entry]}}]}
 
 
 def answer_with(page: Page, *events: Any, **response: Any) -> None:
@@ -185,27 +191,15 @@ def test_keyboard_and_pointer_show_the_alternatives_to_a_token(page: Page, expec
 
 def test_likelier_tokens_are_shaded_less_and_shading_can_be_switched_off(page: Page) -> None:
     choose(page, "tuned")
-    tokens = [
-        {"token": token, "logprob": logprob, "top_logprobs": []}
-        for token, logprob in (("a", 0.0), ("b", -1.0), ("c", -9.0))
-    ]
     answer_with(
-        page,
-        *(
-            {"choices": [{"delta": {"content": token["token"]}, "logprobs": {"content": [token]}}]}
-            for token in tokens
-        ),
-        "[DONE]",
+        page, *(make_chunk(text, logprob) for text, logprob in (("a", 0.0), ("b", -1.0), ("c", -9.0))), "[DONE]"
     )
     say(page, "hi")
-    alphas = "tokens => tokens.map(token => Number(getComputedStyle(token).backgroundColor.split('/')[1]?.replace(')', '') ?? 1))"
-    first, second, third = page.locator(".text .token").evaluate_all(alphas)
-    assert 0 == first < second < third < 1
+    shade = "token => Number(getComputedStyle(token).backgroundColor.split('/')[1]?.replace(')', '') ?? 0)"
+    first, second, third = (token.evaluate(shade) for token in page.locator(".text .token").all())
+    assert first == 0 < second < third <= 1
     page.get_by_label("Shade by probability").uncheck()
-    assert (
-        page.locator(".text .token").last.evaluate("token => getComputedStyle(token).backgroundColor")
-        == "rgba(0, 0, 0, 0)"
-    )
+    assert page.locator(".text .token").last.evaluate(shade) == 0
 
 
 def test_nothing_is_lost_on_an_error_and_words_say_which(page: Page, expect: Any) -> None:
@@ -242,15 +236,15 @@ def test_nothing_is_lost_on_an_error_and_words_say_which(page: Page, expect: Any
 
 
 def test_the_page_asks_for_the_key_and_keeps_it(page: Page, expect: Any) -> None:
-    page.evaluate("() => sessionStorage.setItem('key', 'old')")
+    page.evaluate("() => sessionStorage.setItem('key', '')")
     page.reload()
-    for words, typed in (
-        ("The server does not accept this API key.", "wrong"),
+    for problem, key in (
+        ("This server needs an API key.", "wrong"),
         ("The server does not accept this API key.", "sesame"),
     ):
-        expect(page.locator("#problem")).to_have_text(words)
+        expect(page.locator("#problem")).to_have_text(problem)
         expect(page.get_by_label("API key")).to_be_focused()
-        page.get_by_label("API key").fill(typed)
+        page.get_by_label("API key").fill(key)
         page.keyboard.press("Enter")
     expect(page.locator("#first option")).to_have_count(2)
     page.reload()
@@ -260,8 +254,7 @@ def test_the_page_asks_for_the_key_and_keeps_it(page: Page, expect: Any) -> None
 
 def test_what_models_and_people_write_is_text(page: Page) -> None:
     choose(page, "tuned")
-    entry = {"token": MARKUP, "logprob": -1.0, "top_logprobs": []}
-    answer_with(page, {"choices": [{"delta": {"content": MARKUP}, "logprobs": {"content": [entry]}}]}, "[DONE]")
+    answer_with(page, make_chunk(MARKUP, -1.0), "[DONE]")
     say(page, MARKUP)
     page.locator(".text .token").hover()
     assert see(page, ".question") == see(page, ".text") == [MARKUP]
