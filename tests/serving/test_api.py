@@ -1,7 +1,8 @@
 """The API, without a server process: OpenAI's forms, the library's answers, and refusals."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -308,4 +309,41 @@ def test_an_answer_that_takes_too_long_ends_as_if_it_were_long_enough(
     (choice,) = answer[-1]["choices"] if stream else answer["choices"]
     assert choice["finish_reason"] == "length"
     assert stream or 0 < answer["usage"]["completion_tokens"] < 16384
+    worker.close()
+
+
+class Slow(Generator):
+    """A model that needs a second for a token, and fails at a prompt of four tokens."""
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Token]:
+        if len(prompt) == 4:
+            raise RuntimeError("secret")
+        time.sleep(1)
+        yield from super().stream(prompt, sampling)
+
+
+def test_a_request_that_has_not_begun_in_time_is_told_to_try_again(models: list[ServedModel]) -> None:
+    worker = Worker(1)
+    worker.start()
+    slow = ServedModel("slow", Slow(models[0].generator.model, models[0].generator.tokenizer), True, {})
+    client = TestClient(make_app([slow], worker, seconds=0.2))
+    response = client.post(COMPLETIONS, json={"prompt": "a"})
+    assert response.status_code == 503 and response.json()["error"]["code"] == "timeout"
+    assert int(response.headers["retry-after"]) > 0
+    worker.close()
+
+
+def test_a_fault_is_logged_and_the_client_learns_nothing_of_it(
+    models: list[ServedModel], caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(1)
+    worker.start()
+    faulty = Slow(models[0].generator.model, models[0].generator.tokenizer)
+    app = make_app([ServedModel("faulty", faulty, True, {"odd": {1}})], worker)
+    client = TestClient(app, raise_server_exceptions=False)
+    for response in (client.post(COMPLETIONS, json={"prompt": "\x01\x02\x03"}), client.get("/v1/models")):
+        assert response.status_code == 500 and "secret" not in response.text
+        assert response.json()["error"]["type"] == "server_error"
+    assert "RuntimeError: secret" in caplog.text and "TypeError: " in caplog.text
+    assert complete(client)["usage"]["completion_tokens"] == 6
     worker.close()
