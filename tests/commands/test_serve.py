@@ -43,6 +43,11 @@ def test_models_have_the_given_names_or_those_of_their_folders(served: Served) -
     assert served.client.get("/v1/models/run/pretrain").json() == models[1]
 
 
+def test_a_local_server_answers_only_under_local_names(served: Served) -> None:
+    for name, status in (("localhost", 200), ("127.0.0.1:80", 200), ("[::1]:80", 200), ("evil.example", 400)):
+        assert served.client.get("/health", headers={"Host": name}).status_code == status
+
+
 def test_models_stream_side_by_side_and_a_client_that_leaves_makes_room(served: Served) -> None:
     with served.client.stream("POST", "/v1/completions", json=LONG) as first:
         lines = first.iter_lines()
