@@ -165,8 +165,6 @@ async def _stream(
         yield "data: [DONE]\n\n"
     except ApiError as error:
         yield _format_event(describe_error(error))
-    finally:
-        job.ended = True
 
 
 def _format_event(content: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from niels_gpt.errors import first_line
+from niels_gpt.printable import escape_line
 
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 log = logging.getLogger("niels_gpt")
@@ -39,5 +40,5 @@ def render_error(_: Request, error: Exception) -> JSONResponse:
 
 def log_fault(error: Exception) -> ApiError:
     """Log an error that is not the client's, and return what the client is told."""
-    log.error("a request failed: %s: %s", type(error).__name__, first_line(error))
+    log.error("a request failed: %s: %s", type(error).__name__, escape_line(first_line(error)))
     return ApiError(500, "the server failed; its log says why")
