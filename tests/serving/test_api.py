@@ -166,6 +166,19 @@ def test_log_probabilities_have_the_forms_of_both_endpoints(client: TestClient, 
     assert {name: [value for part in parts for value in part[name]] for name in whole} == whole
 
 
+def test_the_end_of_an_answer_counts_but_is_not_among_its_tokens(client: TestClient) -> None:
+    likely = set[str]()
+    for seed in range(50):
+        answer = chat(client, seed=seed, max_tokens=200, top_k=0, temperature=2.0, logprobs=True, top_logprobs=20)
+        (choice,) = answer["choices"]
+        entries = choice["logprobs"]["content"]
+        likely |= {other["token"] for entry in entries for other in entry["top_logprobs"]}
+        if choice["finish_reason"] == "stop":
+            break
+    assert answer["usage"]["completion_tokens"] == len(entries) + 1
+    assert "" not in likely and any(token.startswith("<|") for token in likely), "special tokens have names"
+
+
 def test_a_stop_text_ends_an_answer_before_it(client: TestClient) -> None:
     whole = complete(client, seed=4, max_tokens=40)["choices"][0]["text"]
     for stop in (whole[9:11], ["nowhere", whole[9:11]]):
