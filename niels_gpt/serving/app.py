@@ -44,7 +44,8 @@ class Api:
     """The endpoints."""
 
     def __init__(self, models: Sequence[ServedModel], worker: Worker, api_key: str, seconds: float) -> None:
-        self._models, self._worker, self._key, self._seconds = models, worker, api_key.encode(), seconds
+        self._models, self._worker = {model.name: model for model in models}, worker
+        self._key, self._seconds = api_key.encode(), seconds
         self._started = int(time.time())
 
     async def show_page(self, _: Request) -> Response:
@@ -61,7 +62,7 @@ class Api:
         self._authorize(request)
         if name := request.path_params.get("name"):
             return JSONResponse(self._describe(self._find_model(name)))
-        return JSONResponse({"object": "list", "data": [*map(self._describe, self._models)]})
+        return JSONResponse({"object": "list", "data": [*map(self._describe, self._models.values())]})
 
     async def complete(self, request: Request) -> Response:
         """Continue text."""
@@ -74,18 +75,14 @@ class Api:
     def _authorize(self, request: Request) -> None:
         given = request.headers.get("authorization", "").encode()
         if self._key and not hmac.compare_digest(given, b"Bearer " + self._key):
-            raise ApiError(
-                401, "the API key is missing or wrong", code="invalid_api_key", www_authenticate="Bearer"
-            )
+            message = "the API key is missing or wrong"
+            raise ApiError(401, message, code="invalid_api_key", www_authenticate="Bearer")
 
     def _find_model(self, name: str) -> ServedModel:
-        for model in self._models:
-            if name in ("", model.name):
-                return model
-        names = ", ".join(model.name for model in self._models)
-        raise ApiError(
-            404, f"there is no model {name[:100]!r}; there are: {names}", param="model", code="model_not_found"
-        )
+        if model := self._models.get(name or next(iter(self._models))):
+            return model
+        message = f"there is no model {name[:100]!r}, only {', '.join(self._models)}"
+        raise ApiError(404, message, param="model", code="model_not_found")
 
     def _describe(self, model: ServedModel) -> dict[str, Any]:
         cfg = model.generator.model.cfg
@@ -100,34 +97,26 @@ class Api:
         asked = parse_request(kind, await read_body(request))
         model = self._find_model(asked.model)
         if kind is ChatRequest and not model.chats:
-            raise ApiError(
-                400, f"{model.name} is only pretrained, so it cannot chat; use /v1/completions", param="model"
-            )
-        job = Job(
-            model.generator,
-            lambda: asked.encode(model.generator.tokenizer),
-            asked.choose_samplings(asked.alternatives or 0),
-            time.monotonic() + self._seconds,
-        )
+            message = f"{model.name} is only pretrained, so it cannot chat; use /v1/completions"
+            raise ApiError(400, message, param="model")
+        job = Job(asked, model.generator, time.monotonic() + self._seconds)
         self._worker.submit(job)
         answer, tokens = Answer(asked, model.name, model.generator), job.read()
         watch = asyncio.create_task(_end_when_client_leaves(request, job))
         try:
-            try:
-                async with asyncio.timeout(self._seconds):
-                    first = await anext(tokens)
-            except TimeoutError:
-                message = f"the server was too busy to begin within {self._seconds:g} s"
-                raise ApiError(503, message, code="timeout", retry_after="5") from None
+            async with asyncio.timeout(self._seconds):
+                first = await anext(tokens)
             if asked.stream:
                 sent = _stream(answer, job, first, tokens)
-                return StreamingResponse(
-                    sent, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-                )
+                headers = {"Cache-Control": "no-store"}
+                return StreamingResponse(sent, media_type="text/event-stream", headers=headers)
             choices = defaultdict[int, list[Token]](list, {first[0]: [first[1]]})
             async for n, token in tokens:
                 choices[n].append(token)
-            return JSONResponse(answer.make_whole([*choices.values()], job.prompt_tokens))
+            return JSONResponse(answer.render(choices.items(), "message", job.prompt_tokens))
+        except TimeoutError:
+            message = f"the server was too busy to begin within {self._seconds:g} s"
+            raise ApiError(503, message, code="timeout", retry_after="5") from None
         finally:
             watch.cancel()
 
@@ -165,26 +154,21 @@ async def _stream(
 ) -> AsyncIterator[str]:
     """Yield the server-sent events of an answer."""
     try:
-        yield _format_event(answer.make_chunk(*first))
+        n, token = first
+        yield _format_event(answer.render([(n, [token])], "delta"))
         async for n, token in rest:
-            chunk = answer.make_chunk(n, token)
-            if token.text or token.finish_reason or answer.request.alternatives is not None:
+            chunk = answer.render([(n, [token])], "delta")  # in any case: it counts
+            if token.text or token.finish_reason or job.request.alternatives is not None:
                 yield _format_event(chunk)
-        if answer.request.stream_options.include_usage:
-            yield _format_event(answer.make_usage(job.prompt_tokens))
+        if job.request.stream_options.include_usage:
+            yield _format_event(answer.render([], "delta", job.prompt_tokens))
         yield "data: [DONE]\n\n"
     except ApiError as error:
         yield _format_event(describe_error(error))
-    finally:
-        job.ended = True
 
 
 def _format_event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, allow_nan=False)}\n\n"
-
-
-def _render_fault(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse(describe_error(ApiError(500, "a fault of the server; its log says more")), 500)
 
 
 def make_app(
@@ -210,8 +194,5 @@ def make_app(
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
     ]
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts], www_redirect=False)
-    return Starlette(
-        routes=routes,
-        middleware=[guard],
-        exception_handlers={HTTPException: render_error, Exception: _render_fault},
-    )
+    handlers = {HTTPException: render_error, Exception: render_error}
+    return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)

@@ -1,16 +1,10 @@
 """Requests of OpenAI's API, checked. Fields that are not known here are ignored, as clients send many."""
 
 import secrets
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from niels_gpt.data.chat_template import encode_prompt
@@ -47,6 +41,10 @@ def _refuse_nul(text: str) -> str:
     return text
 
 
+def _make_list(given: Any) -> Any:
+    return [given] if isinstance(given, str) else given
+
+
 Text = Annotated[str, AfterValidator(_refuse_nul)]
 
 
@@ -67,7 +65,7 @@ class _ChatMessage(_Fields):
         return Message("system" if self.role == "developer" else self.role, self.content)
 
 
-class _Shared(_Fields):
+class _Shared(_Fields, ABC):
     """The fields that both kinds have. Without `model`, the first one answers."""
 
     model: str = ""
@@ -77,25 +75,27 @@ class _Shared(_Fields):
     seed: int = Field(default_factory=lambda: secrets.randbits(32), ge=-(1 << 63), lt=1 << 64)
     sampling: Sampling  # from the fields that have its names
 
-    def choose_samplings(self, alternatives: int) -> list[Sampling]:
-        """Return how to draw each of the `n` answers to a prompt, with so many likely tokens beside each."""
-        changes = ({"alternatives": alternatives, "seed": (self.seed + n) % (1 << 64)} for n in range(self.n))
-        return [self.sampling.model_copy(update=change) for change in changes]
+    @property
+    @abstractmethod
+    def alternatives(self) -> int | None:
+        """Likely tokens to report beside each chosen one, None for no log probabilities."""
+
+    def choose_samplings(self) -> list[Sampling]:
+        """Return how to draw each of the `n` answers to a prompt."""
+        seeds = ((self.seed + n) % (1 << 64) for n in range(self.n))
+        each = self.sampling.model_copy(update={"alternatives": self.alternatives or 0})
+        return [each.model_copy(update={"seed": seed}) for seed in seeds]
 
 
 class CompletionRequest(_Shared):
     """A text to continue, or several."""
 
-    prompt: Annotated[
-        list[Text],
-        Field(min_length=1),
-        BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
-    ]
+    prompt: Annotated[list[Text], Field(min_length=1), BeforeValidator(_make_list)]
     logprobs: int | None = Field(None, ge=0, le=20)
 
     @property
     def alternatives(self) -> int | None:
-        """Likely tokens to report beside each chosen one, None for no log probabilities."""
+        """As above."""
         return self.logprobs
 
     def encode(self, tokenizer: Tokenizer) -> list[list[int]]:
@@ -112,7 +112,7 @@ class ChatRequest(_Shared):
 
     @property
     def alternatives(self) -> int | None:
-        """Likely tokens to report beside each chosen one, None for no log probabilities."""
+        """As above."""
         return self.top_logprobs if self.logprobs else None
 
     def encode(self, tokenizer: Tokenizer) -> list[list[int]]:

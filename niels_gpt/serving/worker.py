@@ -1,28 +1,25 @@
 """Generate in one thread for all requests, of each model one at a time, in the order in which they came."""
 
 import asyncio
-import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
-from niels_gpt.errors import first_line
 from niels_gpt.generation.generate import Generator, Token
-from niels_gpt.generation.sampling import Sampling
-from niels_gpt.serving.errors import ApiError
+from niels_gpt.serving.errors import ApiError, log_fault
+from niels_gpt.serving.requests import ApiRequest
 
-log = logging.getLogger("niels_gpt")
 Event = tuple[int, Token] | ApiError | None  # a token of an answer, by its number; an error; or the end
 
 
 @dataclass(eq=False)
 class Job:
-    """Answers to generate: `samplings` of each prompt. It is made in the event loop that reads its events."""
+    """A request to answer. It is made in the event loop that reads its events."""
 
+    request: ApiRequest
     generator: Generator
-    encode: Callable[[], list[list[int]]]  # called by the worker, as a long text takes its time
-    samplings: Sequence[Sampling]
     deadline: float  # of time.monotonic()
     prompt_tokens: int = 0
     ended: bool = False
@@ -87,8 +84,9 @@ class Worker(threading.Thread):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: running or self._waiting or self._closed)
+                self._waiting = [job for job in self._waiting if not job.ended]
                 for job in [*self._waiting]:
-                    if job.ended or job.generator not in running:
+                    if job.generator not in running:
                         self._waiting.remove(job)
                         running[job.generator] = self._generate(job)
             if self._closed and not running:
@@ -100,10 +98,9 @@ class Worker(threading.Thread):
     def _generate(self, job: Job) -> Iterator[None]:
         """Send the tokens of a job, and pause after each."""
         try:
-            prompts = job.encode()
+            prompts = job.request.encode(job.generator.tokenizer)  # here, as a long text takes its time
             job.prompt_tokens = sum(map(len, prompts))
-            choices = [(prompt, sampling) for prompt in prompts for sampling in job.samplings]
-            for n, (prompt, sampling) in enumerate(choices):
+            for n, (prompt, sampling) in enumerate(product(prompts, job.request.choose_samplings())):
                 for token in job.generator.stream(prompt, sampling):
                     if late := self._closed or time.monotonic() > job.deadline:
                         token = token._replace(finish_reason=token.finish_reason or "length")
@@ -115,5 +112,4 @@ class Worker(threading.Thread):
                         break
             job.send(None)
         except Exception as error:
-            log.error("a request failed: %s: %s", type(error).__name__, first_line(error))
-            job.send(ApiError(500, "the model failed; the server's log says why"))
+            job.send(log_fault(error))

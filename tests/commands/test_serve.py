@@ -16,7 +16,6 @@ from support.processes import wait_until
 from support.served import Served, read_events, serving
 
 LONG = {"prompt": "a", "max_tokens": 16384, "ignore_eos": True, "stream": True}
-PATIENT = httpx2.Timeout(60)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +43,11 @@ def test_models_have_the_given_names_or_those_of_their_folders(served: Served) -
     assert served.client.get("/v1/models/run/pretrain").json() == models[1]
 
 
+def test_a_local_server_answers_only_under_local_names(served: Served) -> None:
+    for name, status in (("localhost", 200), ("127.0.0.1:80", 200), ("[::1]:80", 200), ("evil.example", 400)):
+        assert served.client.get("/health", headers={"Host": name}).status_code == status
+
+
 def test_models_stream_side_by_side_and_a_client_that_leaves_makes_room(served: Served) -> None:
     with served.client.stream("POST", "/v1/completions", json=LONG) as first:
         lines = first.iter_lines()
@@ -60,10 +64,22 @@ def test_a_client_that_waits_for_a_whole_answer_may_leave_too(served: Served) ->
     assert served.ask().status_code == 200 and time.monotonic() - began < 5
 
 
+def test_one_that_leaves_the_queue_changes_nothing_for_the_others(served: Served) -> None:
+    body = LONG | {"max_tokens": 1000}
+    with served.client.stream("POST", "/v1/completions", json=body) as first:
+        lines = first.iter_lines()
+        next(lines)
+        with pytest.raises(httpx2.ReadTimeout):
+            served.client.post("/v1/completions", json=body, timeout=0.2)
+        assert read_events(lines)[-1]["choices"][0]["finish_reason"] == "length"
+    assert served.ask().status_code == 200
+
+
 def test_beyond_the_queue_clients_are_told_to_try_again_later(served: Served) -> None:
     statuses: list[int] = []
     with served.client.stream("POST", "/v1/completions", json=LONG) as first:
-        next(first.iter_lines())
+        lines = first.iter_lines()  # dropped, it would end the stream
+        next(lines)
         second = threading.Thread(target=lambda: statuses.append(served.ask().status_code))
         second.start()
         wait_until(lambda: served.client.get("/health").json()["waiting"] == 1)
@@ -80,11 +96,18 @@ def test_a_signal_ends_answers_in_progress_as_they_are(
     finished_run: Path, tmp_path: Path, signum: int, code: int
 ) -> None:
     with serving(str(finished_run), cwd=tmp_path) as served:
+        statuses: list[int] = []
+        waiting = threading.Thread(target=lambda: statuses.append(served.ask().status_code))
         with served.client.stream("POST", "/v1/completions", json=LONG) as answer:
             lines = answer.iter_lines()
             next(lines)
+            waiting.start()
+            wait_until(lambda: served.client.get("/health").json()["waiting"] == 1)
             served.child.send(signum)
-            assert read_events(lines)[-1]["choices"][0]["finish_reason"] == "length"
+            events = read_events(lines)
+            assert events[-1]["choices"][0]["finish_reason"] == "length" and len(events) < 8000
+        waiting.join()
+        assert statuses == [503]
         done = served.child.end()
     assert done.returncode == code and list(tmp_path.iterdir()) == []
     assert done.stdout.startswith("serving run at http://127.0.0.1:")

@@ -1,7 +1,8 @@
 """The API, without a server process: OpenAI's forms, the library's answers, and refusals."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,19 @@ def test_log_probabilities_have_the_forms_of_both_endpoints(client: TestClient, 
     assert {name: [value for part in parts for value in part[name]] for name in whole} == whole
 
 
+def test_the_end_of_an_answer_counts_but_is_not_among_its_tokens(client: TestClient) -> None:
+    likely = set[str]()
+    for seed in range(50):
+        answer = chat(client, seed=seed, max_tokens=200, top_k=0, temperature=2.0, logprobs=True, top_logprobs=20)
+        (choice,) = answer["choices"]
+        entries = choice["logprobs"]["content"]
+        likely |= {other["token"] for entry in entries for other in entry["top_logprobs"]}
+        if choice["finish_reason"] == "stop":
+            break
+    assert answer["usage"]["completion_tokens"] == len(entries) + 1
+    assert "" not in likely and any(token.startswith("<|") for token in likely), "special tokens have names"
+
+
 def test_a_stop_text_ends_an_answer_before_it(client: TestClient) -> None:
     whole = complete(client, seed=4, max_tokens=40)["choices"][0]["text"]
     for stop in (whole[9:11], ["nowhere", whole[9:11]]):
@@ -308,4 +322,41 @@ def test_an_answer_that_takes_too_long_ends_as_if_it_were_long_enough(
     (choice,) = answer[-1]["choices"] if stream else answer["choices"]
     assert choice["finish_reason"] == "length"
     assert stream or 0 < answer["usage"]["completion_tokens"] < 16384
+    worker.close()
+
+
+class Slow(Generator):
+    """A model that needs a second for a token, and fails at a prompt of four tokens."""
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Token]:
+        if len(prompt) == 4:
+            raise RuntimeError("secret")
+        time.sleep(1)
+        yield from super().stream(prompt, sampling)
+
+
+def test_a_request_that_has_not_begun_in_time_is_told_to_try_again(models: list[ServedModel]) -> None:
+    worker = Worker(1)
+    worker.start()
+    slow = ServedModel("slow", Slow(models[0].generator.model, models[0].generator.tokenizer), True, {})
+    client = TestClient(make_app([slow], worker, seconds=0.2))
+    response = client.post(COMPLETIONS, json={"prompt": "a"})
+    assert response.status_code == 503 and response.json()["error"]["code"] == "timeout"
+    assert int(response.headers["retry-after"]) > 0
+    worker.close()
+
+
+def test_a_fault_is_logged_and_the_client_learns_nothing_of_it(
+    models: list[ServedModel], caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(1)
+    worker.start()
+    faulty = Slow(models[0].generator.model, models[0].generator.tokenizer)
+    app = make_app([ServedModel("faulty", faulty, True, {"odd": {1}})], worker)
+    client = TestClient(app, raise_server_exceptions=False)
+    for response in (client.post(COMPLETIONS, json={"prompt": "\x01\x02\x03"}), client.get("/v1/models")):
+        assert response.status_code == 500 and "secret" not in response.text
+        assert response.json()["error"]["type"] == "server_error"
+    assert "RuntimeError: secret" in caplog.text and "TypeError: " in caplog.text
+    assert complete(client)["usage"]["completion_tokens"] == 6
     worker.close()

@@ -75,9 +75,9 @@ def name_models(paths: list[Path], given: list[str]) -> list[str]:
     if len(given) > len(paths):
         raise ConfigError(f"{len(given)} names for {len(paths)} models", "give --name at most once per model")
     names = []
-    for path in map(Path.absolute, paths):
+    for path in map(Path, map(os.path.abspath, paths)):
         parts = 3 if path.suffix == ".pt" else 2 if path.name in PHASES else 1
-        names.append(escape_line("/".join(path.resolve().parts[-parts:])))
+        names.append(escape_line("/".join(path.parts[-parts:])))
     names[: len(given)] = given
     if double := [name for name, count in Counter(names).items() if count > 1]:
         raise ConfigError(f"two models have the name {double[0]}", "tell them apart by --name A --name B")
