@@ -84,11 +84,12 @@ def see(page: Page, selector: str) -> list[str]:
 
 def never_end(page: Page) -> None:
     """Have the server give answers that do not end by themselves."""
-    endless = {"ignore_eos": True, "max_tokens": 16384}
-    page.route(
-        "**/*completions",
-        lambda route: route.continue_(post_data=json.dumps(route.request.post_data_json | endless)),
-    )
+
+    def pass_on(route: Any) -> None:
+        asked = route.request.post_data_json | {"ignore_eos": True, "max_tokens": 16384}
+        route.continue_(post_data=json.dumps(asked))
+
+    page.route("**/*completions", pass_on)
 
 
 def make_chunk(text: str, logprob: float) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def test_a_chat_streams_with_the_settings_and_goes_on(page: Page, expect: Any) -
     say(page, "hi")
     (answer,) = see(page, ".text")
     assert answer == "".join(see(page, ".text .token")) and see(page, ".question") == ["hi"]
-    assert "tokens/s" in see(page, ".meta")[0] and "context used: " in see(page, ".meta")[0]
+    assert "tokens/s" in see(page, ".meta")[0] and "context " in see(page, ".meta")[0]
     with page.expect_request("**/v1/chat/completions") as sent:
         say(page, "why?")
     asked = sent.value.post_data_json
@@ -160,10 +161,7 @@ def test_two_models_stream_side_by_side_and_continue_their_own_texts(page: Page,
     page.get_by_label("Max tokens").fill("4")
     texts = see(page, ".text")
     prompts = dict[str, str]()
-    page.on(
-        "request",
-        lambda request: prompts.update({request.post_data_json["model"]: request.post_data_json["prompt"]}),
-    )
+    page.on("request", lambda sent: prompts.update({sent.post_data_json["model"]: sent.post_data_json["prompt"]}))
     say(page, " upon")
     assert see(page, "h2") == ["tuned", "base"] * 2 and texts[0] != texts[1]
     assert prompts == {"tuned": texts[0] + " upon", "base": texts[1] + " upon"}
@@ -171,6 +169,7 @@ def test_two_models_stream_side_by_side_and_continue_their_own_texts(page: Page,
 
 def test_keyboard_and_pointer_show_the_alternatives_to_a_token(page: Page, expect: Any) -> None:
     choose(page, "tuned")
+    page.get_by_label("Seed").fill("7")
     say(page, "hi")
     while not page.locator(".text .token:focus").count():
         page.keyboard.press("Shift+Tab")
@@ -191,9 +190,7 @@ def test_keyboard_and_pointer_show_the_alternatives_to_a_token(page: Page, expec
 
 def test_likelier_tokens_are_shaded_less_and_shading_can_be_switched_off(page: Page) -> None:
     choose(page, "tuned")
-    answer_with(
-        page, *(make_chunk(text, logprob) for text, logprob in (("a", 0.0), ("b", -1.0), ("c", -9.0))), "[DONE]"
-    )
+    answer_with(page, make_chunk("a", 0.0), make_chunk("b", -1.0), make_chunk("c", -9.0), "[DONE]")
     say(page, "hi")
     shade = "token => Number(getComputedStyle(token).backgroundColor.split('/')[1]?.replace(')', '') ?? 0)"
     first, second, third = (token.evaluate(shade) for token in page.locator(".text .token").all())
@@ -238,11 +235,8 @@ def test_nothing_is_lost_on_an_error_and_words_say_which(page: Page, expect: Any
 def test_the_page_asks_for_the_key_and_keeps_it(page: Page, expect: Any) -> None:
     page.evaluate("() => sessionStorage.setItem('key', '')")
     page.reload()
-    for problem, key in (
-        ("This server needs an API key.", "wrong"),
-        ("The server does not accept this API key.", "sesame"),
-    ):
-        expect(page.locator("#problem")).to_have_text(problem)
+    for problem, key in {"needs an API key": "wrong", "does not accept this API key": "sesame"}.items():
+        expect(page.locator("#problem")).to_contain_text(problem)
         expect(page.get_by_label("API key")).to_be_focused()
         page.get_by_label("API key").fill(key)
         page.keyboard.press("Enter")
@@ -271,4 +265,4 @@ def test_a_phone_scrolls_down_only(page: Page) -> None:
     wide = "() => [document.documentElement, log, settings].map(part => part.scrollWidth - part.clientWidth)"
     assert page.evaluate(wide) == [0, 0, 0]
     left, right = (page.locator("section").nth(column).bounding_box() for column in range(2))
-    assert left["x"] == right["x"] and left["y"] + left["height"] <= right["y"]
+    assert left["x"] == right["x"] and left["width"] > 340 and left["y"] + left["height"] <= right["y"]
