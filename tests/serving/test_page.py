@@ -256,6 +256,24 @@ def test_what_models_and_people_write_is_text(page: Page) -> None:
     assert page.locator("img").count() == 0 and page.title() == "niels_gpt"
 
 
+def test_the_end_of_a_long_answer_stays_in_view_unless_the_reader_scrolls_up(page: Page, expect: Any) -> None:
+    choose(page, "tuned")
+    never_end(page)
+    for question in ("first", "second"):
+        page.locator("#box").fill(question)
+        page.keyboard.press("Enter")
+        expect(page.locator("article:last-child .token").nth(400)).to_be_in_viewport()
+        page.keyboard.press("Escape")
+        expect(page.locator("article:last-child .error")).to_be_in_viewport()
+    page.locator("#box").fill("third")
+    page.keyboard.press("Enter")
+    page.locator(".question").first.scroll_into_view_if_needed()
+    expect(page.locator("article:last-child .token").nth(100)).to_be_attached()
+    page.keyboard.press("Escape")
+    expect(page.locator("#send")).to_have_text("Send")
+    expect(page.locator(".question").first).to_be_in_viewport()
+
+
 def test_a_phone_scrolls_down_only(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     choose(page, "tuned", "base")
