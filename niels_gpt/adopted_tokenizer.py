@@ -44,9 +44,9 @@ def adopt_tokenizer(path: Path) -> Adopted:
 def _adopt(path: Path, _stamps: tuple[Any, ...]) -> Adopted:
     try:
         settings = read_json(path, MAX_FILE)
-        if settings == BYTES_FILE:
+        bpe = None if settings == BYTES_FILE else build_bpe(settings)
+        if bpe is None or bpe.get_vocab() == BytesTokenizer().symbols():  # the second in an export
             return Adopted(BytesTokenizer(), {token: token for token in SPECIAL_TOKENS})
-        bpe = build_bpe(settings)
         names = _choose_names(bpe, path)
         return Adopted(BpeTokenizer(_rename(bpe, names)), names)
     except (ValueError, DataError) as error:

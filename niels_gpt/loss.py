@@ -66,9 +66,7 @@ class _HeadLoss(torch.autograd.Function):
             p = torch.softmax(logits, 1, out=logits if in_place else None)
             log_sum = largest - p.amax(1, keepdim=True).log()  # the largest probability is exp(largest - log_sum)
             total += ((log_sum - logit) * is_target).sum()
-            p.scatter_add_(
-                1, y, p.new_full((len(x), 1), -1.0)
-            )  # softmax minus one-hot: the gradient of the logits
+            p.scatter_add_(1, y, p.new_full((len(x), 1), -1.0))  # minus one-hot: the gradient of the logits
             torch.mm(p, weight, out=d_hidden[part]).mul_(is_target)
             d_weight.addmm_(p.t(), x * is_target, beta=float(first > 0))  # 0 at first: d_weight is not initialised
         ctx.save_for_backward(d_hidden, d_weight)

@@ -1,4 +1,4 @@
-"""Escape control characters in untrusted text."""
+"""Escape control characters in untrusted text, and write numbers with their nouns."""
 
 
 def escape_line(line: str) -> str:
@@ -9,3 +9,8 @@ def escape_line(line: str) -> str:
 def escape_text(text: str) -> str:
     """Return text of several lines with its control characters escaped, but for white space."""
     return "".join(c if c.isspace() else escape_line(c) for c in text)
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun, as in 1 token and 2,000 tokens."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

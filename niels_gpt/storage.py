@@ -24,7 +24,7 @@ def make_part_path(target: Path) -> Path:
 def replace_atomically(target: Path, *, resume: bool = False) -> Iterator[Path]:
     """Yield a temporary path, renamed to `target` at the end; a failure leaves nothing.
 
-    With `resume` it is a folder, which a signal or a kill leaves to the next process.
+    With `resume` it is a folder, which a signal, a kill or a full disk leaves to the next process.
     """
     part = make_part_path(target)
     if not resume or not part.is_dir() or part.is_symlink():
@@ -35,7 +35,8 @@ def replace_atomically(target: Path, *, resume: bool = False) -> Iterator[Path]:
         yield part
         part.replace(target)
     except BaseException as error:
-        if not resume or isinstance(error, Exception):
+        may_go_on = isinstance(error, OSError) or not isinstance(error, Exception)
+        if not (resume and may_go_on):
             _remove(part)
         raise
 

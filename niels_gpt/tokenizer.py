@@ -106,10 +106,13 @@ class BytesTokenizer(Tokenizer):
     def _definition(self) -> Any:
         return BYTES_FILE
 
+    def symbols(self) -> dict[str, int]:
+        """Return the entries of a byte-level BPE without merges that keeps the id of each byte."""
+        return {symbol: b for symbol, b in map_symbols().items() if b not in self.special.values()} | self.special
+
     def library_text(self) -> str:
-        """Return a byte-level BPE without merges that keeps the id of each byte."""
-        own = {symbol: b for symbol, b in map_symbols().items() if b not in self.special.values()}
-        return str(_make_byte_level(own | self.special).to_str())
+        """Return this byte-level BPE."""
+        return str(_make_byte_level(self.symbols()).to_str())
 
     def save(self, path: Path) -> None:
         """Write its definition alone, from which it can be made again."""

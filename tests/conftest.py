@@ -75,7 +75,8 @@ def plan(composed: Compose, tmp_path: Path, cache_dir: Path) -> Plan:
     """Load the plan of a smoke experiment with overrides; its run folder is tmp_path/NAME."""
 
     def load(*overrides: str, experiment: str = "smoke_pretrain", name: str = "run") -> list[RunCfg]:
-        return load_plan(composed(*smoke(experiment, tmp_path / name, cache_dir), *overrides))
+        words = [*smoke(experiment, tmp_path / name, cache_dir), *overrides]
+        return load_plan(composed(*words), words)
 
     return load
 

@@ -106,7 +106,7 @@ def test_there_are_commands_to_check_and_the_readme_is_short() -> None:
     assert len(COMMANDS) > 50 and {"make train", "make test"} <= LINES
     assert {kind for kind, _ in FENCES} == {"sh", "text", "json", "python", "yaml"}
     modes = {line.split()[2] for line in LINES if line.startswith("niels_gpt bench")}
-    assert modes == {"race", "growth", "steady", "overhead", "spinning", "tokenize"}
+    assert modes == {"race", "growth", "steady", "overhead", "spinning", "tokenize", "generate"}
     assert len(page("README.md").splitlines()) <= 150
 
 
@@ -150,13 +150,15 @@ def test_the_examples_in_python_are_python_and_the_notebook_runs(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     examples = [body for kind, body in FENCES if kind == "python" and compile(body, "docs", "exec")]
-    (notebook,) = [example for example in examples if "load_session" in example]
+    loading = [example for example in examples if "niels_gpt.load(" in example]
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "default").symlink_to(finished_run)
     monkeypatch.chdir(tmp_path)
-    capsys.readouterr()
-    exec(notebook, {})
-    assert capsys.readouterr().out
+    assert len(loading) > 1
+    for example in loading:
+        capsys.readouterr()
+        exec(example, {})
+        assert capsys.readouterr().out
 
 
 def test_the_rows_of_json_are_read(tmp_path: Path) -> None:

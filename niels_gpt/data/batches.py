@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from niels_gpt.data.cache.token_files import TokenFiles
+from niels_gpt.data.cache.token_files import FIND_DAMAGE, TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE
 from niels_gpt.seeds import derive_seed
@@ -50,9 +50,7 @@ def require_valid_ids(batch: Batch, V: int) -> None:
     """Raise DataError unless all ids are in 0 .. V-1. Checked on the CPU: mps would accept others silently."""
     low, high = int(batch.x.min()), int(torch.maximum(batch.x.max(), batch.y.max()))
     if low < 0 or high >= V:
-        raise DataError(
-            f"token ids {low} .. {high} in a batch, but model.V={V}", "delete the cache; it will be rebuilt"
-        )
+        raise DataError(f"token ids {low} .. {high} in a batch, but model.V={V}", FIND_DAMAGE)
 
 
 class Source(Protocol):

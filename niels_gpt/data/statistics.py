@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from niels_gpt.data.cache.token_files import REBUILD, TokenCache, TokenFiles
+from niels_gpt.data.cache.token_files import FIND_DAMAGE, TokenCache, TokenFiles
 from niels_gpt.errors import DataError
 from niels_gpt.tokenizer import Tokenizer
 
@@ -64,7 +64,7 @@ def count_split(files: TokenFiles, token_bytes: Sequence[int]) -> tuple[dict[str
     for begin in range(0, len(files.ids), CHUNK):
         ids, mask = (column[begin : begin + CHUNK].long() for column in files[:2])  # (n); the mask may be empty
         if ids.max() >= len(sizes):
-            raise DataError(f"token id {ids.max()}, but the tokenizer has {len(sizes)} entries", REBUILD)
+            raise DataError(f"token id {ids.max()}, but the tokenizer has {len(sizes)} entries", FIND_DAMAGE)
         for count, chosen in zip(counts, (ids, ids[mask.bool()] if len(mask) else ids), strict=True):
             count += chosen.bincount(minlength=len(sizes))
     hashes, near_empty, all_ids = array("q"), 0, files.ids.numpy()

@@ -73,7 +73,7 @@ class ChatSession:
         return [*ids, self.tokenizer.special[ASSISTANT]]
 
 
-def load(
+def load_session(
     path: str | Path, *, step: int | None = None, average: int | None = None, ema: bool = False
 ) -> ChatSession:
     """Load what `open_model` opens, such as a run folder; nothing is written there. Errors as of `open_model`."""
@@ -81,4 +81,4 @@ def load(
     return ChatSession(model, tokenizer, chats=chats)
 
 
-load_session = load  # its name before
+load = load_session  # as niels_gpt.load

@@ -14,6 +14,7 @@ from niels_gpt.model.kv_cache import KVCache
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
 
 INCOMPLETE = "\ufffd"  # what part of a character decodes to
+FinishReason = Literal["stop", "length"] | None
 log = logging.getLogger("niels_gpt")
 
 
@@ -28,7 +29,7 @@ class Token(NamedTuple):
     text: str
     logprob: float
     alternatives: list[tuple[int, str, float]]
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason
 
 
 def draw_token(logits: Tensor, seen: Collection[int], sampling: Sampling, random: torch.Generator) -> int:
@@ -59,6 +60,7 @@ class Generator:
 
     def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer, self.cache = model, tokenizer, KVCache(model)
+        self._warned = False
         self.ends = frozenset(tokenizer.special[end] for end in (END_OF_TEXT, END_OF_TURN))
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Token]:
@@ -66,13 +68,13 @@ class Generator:
 
         The last may be the end of the text or turn, whose text is empty. Beyond T tokens the model sees a Window.
         """
-        window, random = Window(self.model.cfg.T, self.tokenizer.special), _seed(sampling)
+        window = Window(self.model.cfg.T, self.tokenizer.special)
         window.extend(prompt)
-        if window.dropped:
-            log.warning(
-                "the prompt has %d tokens, more than the model sees (%d): left out the oldest %d",
-                len(prompt), self.model.cfg.T, window.dropped,
-            )  # fmt: skip
+        if window.dropped and not self._warned:
+            self._warned = True
+            counts = len(prompt), window.T, window.dropped
+            log.warning("the prompt has %d tokens, more than the model sees (%d): left out the oldest %d", *counts)
+        random = torch.Generator().manual_seed(sampling.seed)
         text = _TextStream(self.tokenizer, sampling.stop)
         for left in reversed(range(sampling.max_tokens)):
             logits = self.cache.logits(window.ids).float().cpu()  # (V)
@@ -86,7 +88,7 @@ class Generator:
                 piece += text.flush()
             likely = zip(*(part.tolist() for part in logprobs.topk(sampling.alternatives)), strict=True)
             alternatives = [(other, self.tokenizer.decode([other]), logprob) for logprob, other in likely]
-            reason: Literal["stop", "length"] | None = "stop" if stopped else "length" if left == 0 else None
+            reason: FinishReason = "stop" if stopped else "length" if left == 0 else None
             yield Token(id, piece, float(logprobs[id]), alternatives, reason)
             if stopped:
                 return
@@ -118,10 +120,6 @@ class _TextStream:
         return self._held + self._tokenizer.decode(self._ids)
 
 
-def _seed(sampling: Sampling) -> torch.Generator:
-    return torch.Generator().manual_seed(sampling.seed)
-
-
 def generate(
     model: GPT,
     prompt: Sequence[int],
@@ -136,8 +134,8 @@ def generate(
 
     For a model without a tokenizer; otherwise a Generator can do more.
     """
-    sampling = Sampling(temperature=temperature, top_k=top_k, seed=seed)
-    cache, window, random = KVCache(model), Window(model.cfg.T), _seed(sampling)
+    sampling, random = Sampling(temperature=temperature, top_k=top_k), torch.Generator().manual_seed(seed)
+    cache, window = KVCache(model), Window(model.cfg.T)
     window.extend(prompt)
     for _ in range(max_tokens):
         id = draw_token(cache.logits(window.ids).float().cpu(), window.ids, sampling, random)

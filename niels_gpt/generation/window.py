@@ -37,5 +37,6 @@ class Window:
             rest = self.ids[next((n for n in questions if n >= half), questions[-1]) :]
         else:
             role = [self.ids[n] for n in begins if fixed <= n <= half][-1:]
-            rest = role + self.ids[half + len(role) :]
+            rest = self.ids[half:]
+            rest[:1] = role[: len(rest)] or rest[:1]
         self.ids = self.ids[:fixed] + rest

@@ -59,14 +59,14 @@ class KVCache:
             return logits
 
     def _make_mask(self, positions: Tensor, seen: int) -> Tensor | None:
-        """Return what to add to the scores of the keys in view, (1 or H_kv, G n, S); None if that is 0."""
-        hidden = torch.arange(seen) > positions.unsqueeze(1)  # (n, S)
-        if not hidden.any() and self._device.type == DEVICE:
+        """Return what to add to the scores, (1 or H_kv, G n, S); None where causal attention has a kernel."""
+        n, H_kv, on_cpu = len(positions), self._cfg.kv_heads, self._device.type == DEVICE
+        if on_cpu and (n == 1 or (n == seen and H_kv == self._cfg.H)):
             return None
+        hidden = torch.arange(seen) > positions.unsqueeze(1)  # (n, S)
         mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         # Versions of mps are wrong about masks of booleans, and about those that heads share.
-        heads = 1 if self._device.type == DEVICE else self._cfg.kv_heads
-        return mask.repeat(heads, self._cfg.H // self._cfg.kv_heads, 1).to(self._device)
+        return mask.repeat(1 if on_cpu else H_kv, self._cfg.H // H_kv, 1).to(self._device)
 
     def _read(self, ids: Tensor, positions: Tensor, seen: int, mask: Tensor | None) -> Tensor:
         """Return the residual stream (n, C) after the last block; keep the keys and values."""
@@ -80,8 +80,9 @@ class KVCache:
             keys.index_copy_(1, positions, k.transpose(0, 1).to(keys.dtype))
             values.index_copy_(1, positions, v.transpose(0, 1).to(values.dtype))
             q = q.unflatten(1, (H_kv, -1)).permute(1, 2, 0, 3).flatten(1, 2)  # (H_kv, G n, D)
-            # With a batch of one: the fast kernel takes nothing less.
-            y = F.scaled_dot_product_attention(q[None], keys[None, :, :seen], values[None, :, :seen], mask)
+            y = F.scaled_dot_product_attention(  # with a batch of one: the fast kernel takes nothing less
+                q[None], keys[None, :, :seen], values[None, :, :seen], mask, is_causal=mask is None and n > 1
+            )
             y = y.view(H_kv, -1, n, y.shape[-1]).permute(2, 0, 1, 3).reshape(n, -1)  # (n, C)
             x = x + y @ block.out
             gate, up = (F.rms_norm(x, C, block.feed_forward_norm, eps) @ block.gate_up).chunk(2, dim=-1)

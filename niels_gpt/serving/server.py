@@ -79,9 +79,7 @@ class _Server(uvicorn.Server):
 
 def run_server(app: Starlette, worker: Worker, listening: socket.socket, stop: Callable[[], bool]) -> None:
     """Serve until `stop`; then end the answers, and return when they are sent or five seconds are over."""
-    # Clients could fill the terminal with bad requests and long prompts; faults are still told.
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    logging.getLogger("niels_gpt").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # or any client could fill the terminal
     config = uvicorn.Config(
         app, http=Connection, loop="asyncio", ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=5,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import find_misfit, read_checkpoint
-from niels_gpt.weights.paths import BEST, step_files, step_path
+from niels_gpt.weights.paths import BEST, find_phase, step_files, step_path
 
 NAME_A_RUN = "name the folder of a trained run, such as runs/default, or a checkpoint in it"
 
@@ -45,8 +45,7 @@ def find_checkpoints(
             raise CheckpointError(f"{path} is a single checkpoint", f"to choose others, name {path.parent}")
         return [path]
     wanted = BEST if step is None and average is None and not ema else "step_*.pt"
-    folder = next((path / phase for phase in ("sft", "pretrain", ".") if any((path / phase).glob(wanted))), None)
-    if folder is None:
+    if (folder := find_phase(path, wanted)) is None:
         raise CheckpointError(f"{path} has no sft/{wanted} or pretrain/{wanted}", NAME_A_RUN)
     if wanted == BEST:
         return [folder / BEST]

@@ -1,9 +1,12 @@
 """Names of files in a phase's folder: checkpoints, one for each step, the latest and the best; its data."""
 
+import os
 from pathlib import Path
 
 LATEST, BEST = "latest.pt", "best.pt"
-DATA = "data.json"  # the sources and token caches that a phase reads
+DATA = "data.json"  # the shape of a phase's model, and the sources and token caches that it reads
+TOKENIZER = "tokenizer.json"
+CONFIG = "config.json"  # of a Hugging Face folder
 
 
 def step_path(folder: Path, step: int) -> Path:
@@ -21,6 +24,16 @@ def parse_step(path: Path) -> int | None:
     """Return the step in a checkpoint's name, or None if it has another name."""
     number = path.stem.removeprefix("step_")
     return int(number) if path.stem != number and number.isdecimal() else None
+
+
+def find_phase(path: Path, wanted: str = BEST) -> Path | None:
+    """Return the folder of a run's last phase that has `wanted` checkpoints, or `path` if it is such a folder."""
+    return next((path / phase for phase in ("sft", "pretrain", ".") if any((path / phase).glob(wanted))), None)
+
+
+def is_hugging_face(path: Path) -> bool:
+    """Return whether a path is a Hugging Face folder, ours or others'."""
+    return os.path.exists(path / CONFIG)
 
 
 def has_checkpoint(folder: Path) -> bool:

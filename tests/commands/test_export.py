@@ -29,6 +29,7 @@ def test_an_export_has_every_file_and_its_card_says_how_each_phase_went(
     assert [line for line in card.splitlines() if line.startswith("#")] == ["# run", "## Pretraining", "## SFT"]
     for phase in phases:
         assert f"{phase['best_val_loss']:.4f} nats per token, {phase['bits_per_byte']:.3f} bits per byte" in card
+    assert "Weights: best.pt.\n" in card
     assert card.count(r"train.total\_steps=4, train.eval\_every=2") == 2 and "train.B" not in card
     assert card.count("\n|  2,048 |") == 2, "the last evaluation of each phase"
     assert json.loads((out / "tokenizer_config.json").read_text())["eos_token"] == "<|end_of_turn|>"

@@ -60,6 +60,29 @@ def test_its_json_has_all_that_it_shows_of_every_phase_and_source(tmp_path: Path
     assert [len(phase["batch"]) for phase in phases] == [0, 2]
 
 
+def test_each_source_of_a_mixture_has_its_weight_and_the_epochs_it_makes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("one two three four. " * 400)
+    (tmp_path / "b").write_text("Five, six, seven, eight! " * 200)
+    sources = "data.sources=[{kind:text,files:[a],weight:3},{kind:text,name:b,files:[b]}]"
+    words = [
+        "phase=pretrain",
+        sources,
+        "data.tokenizer=bytes",
+        "model.V=null",
+        "model.T=16",
+        "train.total_steps=30",
+    ]
+    done = cli(*words, "train.B=2", "train.accum_steps=4", "--json", cwd=tmp_path, script="prepare")
+    (phase,) = json.loads(done.stdout)
+    assert [source["weight"] for source in phase["sources"]] == [3, 1]
+    for source, share in zip(phase["sources"], (0.75, 0.25), strict=True):
+        tokens = 30 * 2 * 4 * 16 * share
+        assert source["epochs"] == pytest.approx(tokens / source["train"]["tokens"], rel=0.02)
+        assert re.search(rf"weight +{source['weight']:g}\b.*\n *epochs +{source['epochs']:.2g}\b", done.stderr)
+    assert re.search(r"data: tokenizing text: 1 document, 8\.0 kB", done.stderr), done.stderr
+    assert re.search(r"[1-9],\d{3} tokens in train", done.stderr)
+
+
 def test_targets_are_marked_and_nothing_that_a_user_wrote_acts_on_the_terminal(
     tmp_path: Path, chats: list[str]
 ) -> None:

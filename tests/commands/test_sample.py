@@ -51,9 +51,10 @@ def test_json_has_each_prompt_of_a_file_with_tokens_seconds_and_probabilities(fo
         for token in answer["logprobs"]:
             first, second = (other["logprob"] for other in token["alternatives"])
             assert second <= first <= 0 and token["logprob"] <= first
-    alone = processes.cli(*ask, "--prompt", "What is a tuple?", cwd=folder, script="sample")
-    assert json.loads(alone.stdout)["text"] == answers[1]["text"], "an answer depends on its own prompt alone"
-    assert "logprobs" not in json.loads(alone.stdout)
+    words = [*ask, "--prompt", "What is a tuple?"]
+    alone = json.loads(processes.cli(*words, "--logprobs", "2", cwd=folder, script="sample").stdout)
+    assert alone["logprobs"] == answers[1]["logprobs"], "an answer depends on its own prompt alone"
+    assert "logprobs" not in json.loads(processes.cli(*words, cwd=folder, script="sample").stdout)
 
 
 def test_a_system_message_and_a_stop_text_change_the_answer(folder: Path) -> None:
@@ -69,7 +70,7 @@ def test_a_system_message_and_a_stop_text_change_the_answer(folder: Path) -> Non
     assert ask("--stop", stop)["finish_reason"] == "stop"
     pretrained = ["runs/smoke_pipeline/pretrain/best.pt", "--prompt", "hi", "--system", "Be brief."]
     done = processes.cli(*pretrained, cwd=folder, script="sample")
-    assert done.returncode == 4 and "is only pretrained, so it reads no system message" in done.stderr
+    assert done.returncode == 4 and "reads no system message: it is only pretrained" in done.stderr
 
 
 def test_a_prompt_beyond_the_context_is_cut_and_said_once(folder: Path) -> None:

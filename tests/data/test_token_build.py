@@ -104,6 +104,21 @@ def test_an_interrupted_build_goes_on_and_ends_as_one_that_was_not(case: str) ->
         assert len(straight.open("train").ids) - budget in (0, 1), "a budget cuts a document, which ends"
 
 
+def test_the_speed_of_a_build_that_goes_on_leaves_out_what_was_tokenized_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="niels_gpt")
+    write_rows("a")
+    with (
+        mock.patch.object(token_build, "write_meta", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        build(data(), "documents")
+    build(data(), "documents", again := Counting())
+    speeds = [message.rpartition(", ")[2] for message in caplog.messages if "data: tokenized" in message]
+    assert again.seen == 0 and speeds[1] == "0 bytes/s" != speeds[0]
+
+
 def interrupt_build(limit: int = 90_000) -> DataCfg:
     """Begin to build the token files of some rows, and return their settings."""
     write_rows("a")

@@ -1,6 +1,7 @@
 """F5, F6, F28: a disk that is full, read-only or gone, while checkpoints, metrics, logs and caches are written."""
 
 import errno
+import logging
 import os
 import re
 import resource
@@ -19,9 +20,10 @@ import torch._dynamo  # an optimizer does so, and a user who may read nothing co
 from conftest import Plan, Run, carry_out
 from support.processes import cli
 
-from faults.folders import leftovers, opened, require_equal, synthetic
+from faults.folders import hashes, leftovers, opened, require_equal, synthetic
 from faults.scale import scaled
 from niels_gpt.config import ModelCfg
+from niels_gpt.data.cache import token_build
 from niels_gpt.data.cache.token_files import write_meta
 from niels_gpt.errors import DiskError
 from niels_gpt.model.gpt import GPT
@@ -132,7 +134,6 @@ def test_a_log_and_metrics_that_find_no_room_are_warned_of_once_and_training_goe
 
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
-    r"\.documents-synthetic-\w+\.part/unsorted-train\.ids": lambda folder: opened(synthetic(folder, size=2000)),
     "tokenizer.json": lambda folder: train_bpe([], 261).save(folder / "tokenizer.json"),
     "meta.json": lambda folder: write_meta(folder, {"name": "x" * 4096}),
     "doctor.json": lambda folder: write_result(folder / "doctor.json", "x" * 4096),
@@ -151,6 +152,26 @@ def test_whatever_finds_no_room_is_named_with_what_is_there_and_leaves_nothing_h
     said = str(disk.make_disk_error(caught.value))
     assert re.fullmatch(rf"disk full: \d+\.\d MB are free now at {tmp_path}\S* for {name}", said), said
     assert not leftovers(tmp_path) and not (tmp_path / "out").exists()
+
+
+def test_token_files_whose_disk_is_full_again_and_again_end_as_if_it_never_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="niels_gpt")
+    cfg, straight = synthetic(tmp_path / "full", size=2000), synthetic(tmp_path / "straight", size=2000)
+    opened(straight)
+    largest = max(path.stat().st_size for path in (tmp_path / "straight").rglob("train.ids"))
+    rooms = [largest // 3, largest // 2, largest - 1]
+    with mock.patch.multiple(token_build, BATCH=3000, BUFFER=1500):
+        for room in rooms:
+            with allowed(room), pytest.raises(OSError) as caught:
+                opened(cfg)
+            said = str(disk.make_disk_error(caught.value))
+            assert re.search(r"^disk full: .*/\.documents-\S+\.part for unsorted-train\.ids$", said), said
+        assert len(leftovers(tmp_path)) == 1
+        opened(cfg)
+    assert sum("going on where an earlier build ended" in message for message in caplog.messages) == len(rooms)
+    assert hashes(Path(cfg.cache_dir)) == hashes(Path(straight.cache_dir)) and not leftovers(tmp_path)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from faults.folders import opened, synthetic
 from faults.hostile_bytes import BYTES, JSON, Damage, other_json, other_value
 from faults.scale import scaled
 from niels_gpt.config import SourceCfg
-from niels_gpt.data.cache.token_files import DTYPES, REBUILD, write_meta
+from niels_gpt.data.cache.token_files import DTYPES, write_meta
 from niels_gpt.data.readers import local_files
 from niels_gpt.errors import ConfigError, DataError, NielsError
 from niels_gpt.tokenizer import load_tokenizer, train_bpe
@@ -149,7 +149,10 @@ def test_a_damaged_meta_is_refused_by_its_name_or_changes_no_token(tmp_path: Pat
         except DataError as error:
             said = str(error)
             ended["refused"] += 1
-            assert f"{path.parent}/" in said and error.hint == REBUILD, (number, said)
+            assert f"{path.parent}/" in said and error.hint == f"delete {path.parent}; it will be rebuilt", (
+                number,
+                said,
+            )
             assert all(line.isprintable() for line in said.splitlines()) and len(said) < 500, (number, said)
         else:
             ended["harmless"] += 1

@@ -23,6 +23,8 @@ REFUSED = [
     ("sample", ["nothing", "--prompt", "a", "--top-k", "few"], 2),
     ("sample", ["nothing", "--prompt", "a"], 4),
     ("serve", ["nothing", "--port", "0"], 4),
+    ("eval", ["nothing", "--stride", "8"], 2),
+    ("eval", ["nothing", "--files", "nowhere.txt"], 4),
     ("export", ["nothing", "out"], 4),
     ("compare", ["nothing"], 2),
     ("checkpoints", ["nothing"], 4),
@@ -58,7 +60,7 @@ def test_text_shorter_than_a_sequence_is_reported_with_both_numbers(tmp_path: Pa
 
 
 def fail() -> None:
-    vars(runner)["describe_start"] = None  # which cannot be called
+    vars(runner)["log_start"] = None  # which cannot be called
 
 
 def test_a_fault_of_the_program_has_its_form_too_and_the_log_has_the_traceback(tmp_path: Path) -> None:

@@ -169,8 +169,10 @@ def test_ignoring_the_end_no_answer_ends_early() -> None:
         assert len(stream(generator, [97], seed=seed, ignore_eos=True, **sampling)) == 60
 
 
-def test_a_prompt_that_is_too_long_is_cut_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    stream(Generator(MODEL, BYTES), [1] * 8, max_tokens=3)
+def test_a_prompt_that_is_too_long_is_cut_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    generator = Generator(MODEL, BYTES)
+    stream(generator, [1] * 8, max_tokens=3)
     assert not caplog.messages
-    stream(Generator(MODEL, BYTES), [1] * 9, max_tokens=3)
+    for count in (9, 10):
+        stream(generator, [1] * count, max_tokens=3)
     assert caplog.messages == ["the prompt has 9 tokens, more than the model sees (8): left out the oldest 4"]

@@ -73,3 +73,11 @@ def test_a_system_message_longer_than_half_keeps_its_beginning() -> None:
     ids = encode_prompt([Message("system", "abcdefghijklmnopqrstuvwxyz" * 2), Message("user", "hi?")], BYTES)
     seen = see(32, ids)
     assert seen[:16] == ids[:16] and BYTES.decode(seen).endswith("hi?")
+
+
+@pytest.mark.parametrize("T", range(1, 16))
+def test_any_context_has_room_for_the_next_token(T: int) -> None:
+    window = Window(T, BYTES.special)
+    for id in [*talk("a", "bcd" * 9, "", "e"), *b"x" * 40, *talk(*"fgh")]:
+        window.extend([id])
+        assert len(window.ids) <= T and window.ids[-1] == id

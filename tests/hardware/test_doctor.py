@@ -102,6 +102,6 @@ def test_what_mps_computes_wrongly_is_not_measured(plan: Plan) -> None:
 @pytest.mark.mps
 @pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs mps")
 def test_on_mps_every_variant_is_measured(plan: Plan) -> None:
-    report = examine_machine(plan("device=mps")[0], 1, lambda text: None)
+    report = examine_machine(plan("device=mps")[0], 1)
     assert [cost["trouble"] for cost in report["costs"]] == [""] * 6
     assert all(cost["peak"] > 0 and cost["driver"] > 0 for cost in report["costs"])

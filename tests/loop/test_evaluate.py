@@ -106,8 +106,9 @@ def test_the_unigram_model_knows_how_often_each_token_occurs() -> None:
     assert measure.unigram_loss == pytest.approx(-math.log(2 / counts.sum().item()))
     assert measure.bytes_per_target == 2
     assert measure.bits_per_byte(math.log(2)) == pytest.approx(0.5)
-    with pytest.raises(DataError, match=r"token ids \d+ \.\. 160 in a batch, but model.V=160"):
+    with pytest.raises(DataError, match=r"token ids \d+ \.\. 160 in a batch, but model.V=160") as caught:
         fit_unigram_baseline(source, allocate_sequences({"text": (source, 1.0)}, 1000), [2] * 160, 4)
+    assert caught.value.hint == "add data.verify=true, which names the damaged file"
 
 
 def test_validation_targets_without_a_byte_of_text_are_refused_with_the_way_out(

@@ -102,7 +102,7 @@ def test_a_complete_run_is_left_as_it_is_and_says_what_to_do_next(
         caplog.at_level(logging.INFO, logger="niels_gpt"),
         mock.patch.object(run_module, "make_model", side_effect=AssertionError),
     ):
-        run_folder(experiment="smoke_pipeline")
+        run_folder("data.verify=true", experiment="smoke_pipeline")  # which decides nothing
     assert {path: path.stat().st_mtime_ns for path in before} == before
     for phase in ("pretrain", "sft"):
         assert f"{phase}: complete at step 4, nothing to do" in caplog.messages

@@ -37,4 +37,25 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-print(json.dumps(answer(json.load(sys.stdin))))
+def measure_loss(question: dict[str, Any]) -> dict[str, Any]:
+    """Return the loss per token over texts in sliding windows, as in the library's guide to perplexity."""
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(question["folder"], dtype=torch.float32)
+    nats, count = 0.0, 0
+    for ids in torch.tensor(question["ids"]).split(question["lengths"]):
+        previous = 1  # the first token has nothing before it
+        for begin in range(0, len(ids), question["stride"]):
+            end = min(begin + question["max_length"], len(ids))
+            inputs = ids[None, begin:end]
+            targets = inputs.clone()
+            targets[:, : previous - begin] = -100
+            with torch.no_grad():
+                nats += model(inputs, labels=targets).loss.item() * (end - previous)
+            count += end - previous
+            previous = end
+            if end == len(ids):
+                break
+    return {"loss": nats / count, "tokens": count}
+
+
+question = json.load(sys.stdin)
+print(json.dumps((measure_loss if "stride" in question else answer)(question)))

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Self
 from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import read_checkpoint
+from niels_gpt.weights.llama import hash_weights, read_llama
+from niels_gpt.weights.paths import is_hugging_face
 from train.config.suggest import format_value
 
 # The values of older checkpoints.
@@ -15,15 +17,15 @@ PATHS = {"files", "val_files", "repo"}  # settings of a source, which do not mat
 
 
 class LoadedCheckpoint(NamedTuple):
-    """A loaded checkpoint and its path."""
+    """A loaded checkpoint and its path, which may be a Hugging Face folder."""
 
     path: Path
     saved: dict[str, Any]
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a checkpoint. CheckpointError if it cannot be used."""
-        return cls(path, read_checkpoint(path))
+        """Read a checkpoint. CheckpointError or DataError if it cannot be used."""
+        return cls(path, read_llama(path) if is_hugging_face(path) else read_checkpoint(path))
 
     @property
     def sequences(self) -> int:
@@ -33,8 +35,10 @@ class LoadedCheckpoint(NamedTuple):
 
     @property
     def description(self) -> str:
-        """Phase, step and best loss, which identify the checkpoint wherever it is."""
+        """Phase, step and best loss, or a hash of other weights, which identify the checkpoint wherever it is."""
         saved = self.saved
+        if not saved["optimizer_state"]:
+            return f"weights {hash_weights(saved['model_state'])}"
         return f"{saved['train_cfg'].get('phase')} step {saved['step']} (best loss {saved['best_val_loss']})"
 
 

@@ -19,7 +19,7 @@ from train.config.schema import PhaseName, RunCfg
 from train.config.suggest import format_value
 
 RESULT = "result.json"
-NO_EFFECT = {"log_every", "ckpt_every", "keep_last", "max_minutes", "cache_dir"}  # on what is learned
+NO_EFFECT = {"log_every", "ckpt_every", "keep_last", "max_minutes", "cache_dir", "verify"}  # on what is learned
 MAY_CHANGE = NO_EFFECT | {"total_steps"}  # under a complete phase
 log = logging.getLogger("niels_gpt")
 

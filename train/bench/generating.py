@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from niels_gpt.generation.chat import ChatSession, load
+from niels_gpt.errors import ConfigError
+from niels_gpt.generation.chat import ChatSession, load_session
 from niels_gpt.generation.sampling import Sampling
 from niels_gpt.weights.gguf import export_gguf
 from niels_gpt.weights.llama import export_llama
@@ -25,10 +26,13 @@ HEAD = ("", "prompt s", "tokens/s", "ours to it")
 def race_generation(run: Path, rounds: int, tokens: int) -> dict[str, Any]:
     """Let each engine continue the same ids up to the end of the context, in turns; print and return medians.
 
-    All take the likeliest token, in float32, with the same weights and number of threads.
+    All take the likeliest token, in float32, with the same weights and number of threads. ConfigError if the
+    context has no room for a prompt before so many tokens.
     """
-    session = load(run)
-    prompt = torch.randint(session.tokenizer.V, (session.model.cfg.T - tokens,)).tolist()
+    session = load_session(run)
+    if tokens >= (T := session.model.cfg.T):
+        raise ConfigError(f"--tokens {tokens} leave no room for a prompt: the context has {T}", "ask for fewer")
+    prompt = torch.randint(session.tokenizer.V, (T - tokens,)).tolist()
     with tempfile.TemporaryDirectory() as folder:
         takes = {
             name: open_engine(session, Path(folder, name))
@@ -44,7 +48,7 @@ def race_generation(run: Path, rounds: int, tokens: int) -> dict[str, Any]:
         ratio = median(theirs[1] / own[1] for theirs, own in zip(taken, turns["ours"], strict=True))
         first, each = (median(seconds) for seconds in zip(*taken, strict=True))
         rows.append((name, f"{first:.3f}", f"{1 / each:.1f}", f"{ratio:.2f}"))
-        engines[name] = {"prompt": first, "token": each, "ours_is_faster": ratio, "turns": taken}
+        engines[name] = {"prompt": first, "token": each, "ours_to_it": ratio, "turns": taken}
     print(format_table(rows, right=range(1, len(HEAD))), end="")
     return {"run": str(run), "tokens": tokens, "threads": torch.get_num_threads(), "engines": engines}
 

@@ -79,8 +79,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
 
     NielsError if the checkpoint, its settings or its data cannot be used.
     """
-    folders = (path / "sft", path / "pretrain")
-    checkpoint = resolve_checkpoint(str(next((folder for folder in folders if folder.is_dir()), path)))
+    checkpoint = resolve_checkpoint(str(path))
     found = LoadedCheckpoint.load(checkpoint)
     cfg, device = read_settings(checkpoint), resolve_device("auto")
     check_device(device, cfg)

@@ -20,7 +20,7 @@ from train.bench.tokenizing import build_token_files, encode_batches
 from train.cli.subprocesses import end_with_parent
 from train.hardware.cpu import prefer_onednn, prepare_cpu
 from train.hardware.memory_tracker import LiveBytes
-from train.hardware.step_cost import StepTimer, time_steps
+from train.hardware.step_cost import read_clocks, subtract_times, time_steps
 
 STATUS = "/proc/self/status"  # VmRSS is the resident size now, VmHWM its peak
 WARMUP_STEPS = 2  # steps of a turn that do not count: the first compiles and allocates
@@ -33,12 +33,12 @@ def take_turn(asked: dict[str, Any]) -> dict[str, Any]:
     "resident" is the process's resident size in the timed steps, "tensors" the bytes of tensors in a warm-up step.
     """
     contestant, how = CONTESTANTS[asked["contestant"]], asked["peak"]
-    timer, live, counting, before = StepTimer(CPU), LiveBytes(), ExitStack(), 0
+    stamps, live, counting, before = [read_clocks(CPU)], LiveBytes(), ExitStack(), 0
 
     def lap() -> None:
         nonlocal before
-        timer()
-        taken = len(timer.stamps) - 1
+        taken = len(stamps)
+        stamps.append(read_clocks(CPU))
         if how == "tensors" and taken == WARMUP_STEPS - 1:
             counting.enter_context(live)
         elif how == "tensors" and taken == WARMUP_STEPS:
@@ -52,8 +52,9 @@ def take_turn(asked: dict[str, Any]) -> dict[str, Any]:
     contestant.take(Shape(**asked["shape"]), contestant.settings, WARMUP_STEPS + asked["steps"], lap)
     resident = read_proc_bytes(STATUS, "VmHWM") - before if before else None
     peak = {"tensors": live.peak, "resident": resident}.get(how)
-    wall, cpu = map(median, zip(*timer.seconds[WARMUP_STEPS:], strict=True))
-    return {"wall": wall, "cpu": cpu, "first": timer.seconds[0].wall, "peak": peak}
+    first, *seconds = subtract_times(stamps)
+    wall, cpu = map(median, zip(*seconds[WARMUP_STEPS - 1 :], strict=True))
+    return {"wall": wall, "cpu": cpu, "first": first.wall, "peak": peak}
 
 
 def watch_memory(asked: dict[str, Any]) -> list[dict[str, int]]:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +22,7 @@ from train.cli.output import add_json_flag, format_table, report
 DAY = 24 * 60 * 60.0  # seconds
 KEY = "[0-9a-f]" * 16  # at the end of the name of each cache
 GRACE = 1  # days that a run may take to build its caches, before it refers to any
+STOPPED = "(of a stopped build, to go on with)"
 SINCE = f"remove what was not used for so many days ({GRACE} with --unused alone, for runs that are starting)"
 
 
@@ -32,11 +33,10 @@ class Entry:
     `runs` refer to it, and `days` have passed since its last use.
     """
 
-    path: str
+    path: Path
     bytes: int
     days: float
     runs: list[str]
-    location: Path = field(repr=False)
 
 
 def main() -> None:
@@ -62,12 +62,14 @@ def main() -> None:
         if prune:
             entries = [e for e in entries if e.days >= least and not (options.unused and e.runs)]
         lines = [("cache", "MB", "days unused", "runs")]
-        lines += [(e.path, f"{e.bytes / 1e6:,.1f}", f"{e.days:.0f}", ", ".join(e.runs)) for e in entries]
+        for e in entries:
+            use = STOPPED if e.path.name.startswith(".") else ", ".join(e.runs)
+            lines.append((escape_line(str(e.path)), f"{e.bytes / 1e6:,.1f}", f"{e.days:.0f}", use))
         nothing = f"nothing to remove with --older-than {least:g}" if prune else f"{options.folder} has no caches"
         print(format_table(lines, right=(1, 2)) if entries else nothing + "\n", end="")
         if prune and entries and not remove(options.folder, entries, ask=not options.yes):
             return []
-        return [{name: vars(entry)[name] for name in ("path", "bytes", "days", "runs")} for entry in entries]
+        return [vars(entry) | {"path": escape_line(str(entry.path))} for entry in entries]
 
     report(options.json, list_or_prune)
 
@@ -79,12 +81,12 @@ def list_entries(folder: Path, runs: Path) -> Iterator[Entry]:
     """
     users: dict[str, set[str]] = {}
     for path in (path for child in runs.glob("*/") for path in child.rglob(f"*/{DATA}")):
-        caches = _read_object(path).get("caches")
+        caches = _read_value(path, "caches")
         for cache in caches if isinstance(caches, list) else ():
             users.setdefault(Path(str(cache)).name, set()).add(escape_line(str(path.parent.parent)))
     tokenizers: dict[str, set[str]] = {}
     for path in _find_paths(folder, f"d*-*-{KEY}"):
-        tokenizer = str(_read_object(path / "meta.json").get("tokenizer_sha256"))
+        tokenizer = str(_read_value(path / "meta.json", "tokenizer_sha256"))
         tokenizers.setdefault(tokenizer, set()).update(users.get(path.name, ()))
         yield _make_entry(path, users.get(path.name, ()))
     for path in _find_paths(folder, f"tokenizer-{KEY}.json"):
@@ -112,16 +114,13 @@ def _is_being_built(path: Path) -> bool:
 
 def _make_entry(path: Path, runs: Iterable[str]) -> Entry:
     days = (time.time() - path.stat().st_mtime) / DAY
-    return Entry(escape_line(str(path)), measure_size(path), round(days, 1), sorted(runs), path)
+    return Entry(path, measure_size(path), round(days, 1), sorted(runs))
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, empty if there is none."""
-    try:
-        content = read_json(path)
-    except UnreadableFile:
-        return {}
-    return content if isinstance(content, dict) else {}
+def _read_value(path: Path, key: str) -> Any:
+    """Return a value of a JSON file, None if it is not there."""
+    with suppress(UnreadableFile, KeyError, TypeError):
+        return read_json(path)[key]
 
 
 def remove(folder: Path, entries: Sequence[Entry], *, ask: bool) -> bool:
@@ -136,7 +135,7 @@ def remove(folder: Path, entries: Sequence[Entry], *, ask: bool) -> bool:
             return False
     # Renamed first, so that no run finds half of a cache, whenever this ends.
     with TemporaryDirectory(prefix=".removed-", dir=folder) as removed:
-        for path in (entry.location for entry in entries):
+        for path in (entry.path for entry in entries):
             path.rename(Path(removed, path.name))
             path.with_suffix(".sha256").unlink(missing_ok=True)
     print(f"removed {total}")

@@ -1,7 +1,7 @@
 """List a run's checkpoints, and choose among them for the commands that use its weights."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,15 @@ def add_weight_flags(parser: ArgumentParser) -> None:
 def choose_weights(options: Namespace) -> dict[str, Any]:
     """Return the arguments of `load_session` that the flags stand for."""
     return {name: vars(options)[name] for name in ("step", "average", "ema")}
+
+
+def describe_weights(checkpoints: Sequence[Path], *, ema: bool) -> str:
+    """Return which weights `read_weights` takes from these checkpoints, of which the newest is first."""
+    step = parse_step(checkpoints[0])
+    at = checkpoints[0].name if step is None else f"step {step}"
+    if ema:
+        at = f"the moving average at {at}"
+    return at if len(checkpoints) == 1 else f"the mean of {len(checkpoints)} checkpoints up to {at}"
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from niels_gpt.errors import ConfigError
 from train.cli.command import Parser, defer_signals
-from train.commands.checkpoints import add_weight_flags, choose_weights
+from train.commands.checkpoints import add_weight_flags, choose_weights, describe_weights
 from train.config.legacy import describe_sources, format_experiment, plan_from_json
 from train.config.suggest import CONF
 from train.report.model_card import make_model_card
@@ -27,6 +27,11 @@ def run_export() -> None:
         "--dtype", choices=DTYPES["gguf"], help="type of the weights (default float32, float16 for gguf)"
     )
     add_weight_flags(parser)
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the export with the run in transformers, mlx-lm or xllamacpp",
+    )
     options = parser.parse_args()
     if options.dtype == "q8_0" and options.to == "hf":
         parser.error("--dtype q8_0 goes with --to gguf")
@@ -37,18 +42,27 @@ def run_export() -> None:
         from niels_gpt.weights.checkpoint import get_phase_folder
         from niels_gpt.weights.gguf import export_gguf
         from niels_gpt.weights.llama import export_llama
+        from niels_gpt.weights.verify import verify_export
 
     choice = choose_weights(options)
     session = load_session(options.run, **choice)
-    phase = get_phase_folder(find_checkpoints(options.run, **choice)[0])
+    checkpoints = find_checkpoints(options.run, **choice)
+    phase = get_phase_folder(checkpoints[0])
     model, tokenizer = session.model, session.tokenizer
-    card = make_model_card(phase, model.cfg, model.parameter_count())
+    card = make_model_card(
+        phase, model.cfg, model.parameter_count(), describe_weights(checkpoints, ema=options.ema)
+    )
     more: Any = {"dtype": dtype, "chats": session.chats, "card": card}
     if options.to == "gguf":
         export_gguf(model, tokenizer, options.folder, phase.parent.resolve().name, **more)
     else:
         export_llama(model, tokenizer, options.folder, **more)
-    print(f"wrote {options.folder}")
+    print(f"wrote {options.folder}", flush=True)
+    if options.verify:
+        for line in verify_export(
+            model, tokenizer, options.folder, to=options.to, dtype=dtype, chats=session.chats
+        ):
+            print(line, flush=True)
 
 
 def run_import_json() -> None:

@@ -12,7 +12,7 @@ from rich.rule import Rule
 from rich.table import Column, Table
 from rich.text import Text
 
-from niels_gpt.printable import escape_line
+from niels_gpt.printable import escape_line, format_count
 from niels_gpt.tokenizer import Tokenizer
 from train.cli.command import Parser, defer_signals
 from train.cli.console import ConsoleHandler
@@ -47,6 +47,7 @@ def main() -> None:
 
 def show_phase(cfg: RunCfg, tokenizer: Tokenizer) -> dict[str, Any]:
     """Open the data of a phase, built if it is missing; print what is in it, and return that for JSON."""
+    from niels_gpt.data.batches import Mixture
     from niels_gpt.data.statistics import describe_cache, split_text
     from niels_gpt.loss import IGNORE
     from train.run.data import WANTS, open_data
@@ -61,15 +62,20 @@ def show_phase(cfg: RunCfg, tokenizer: Tokenizer) -> dict[str, Any]:
             parts = (slice(*bounds) for bounds in pairwise([0, *begins, end]))
             texts = [split_text(ids[part], mask[part], tokenizer) for part in parts]
             batch.append({"padding": len(ids) - end, "segments": texts})
+    streams = data.train.sources if isinstance(data.train, Mixture) else [data.train]
+    drawn = cfg.train.total_steps * cfg.train.effective_batch  # sequences
+    weights = sum(source.weight for source, _ in data.caches)
     phase = {
         "phase": cfg.phase,
         "items": WANTS[cfg.phase],
         "tokenizer": {"entries": tokenizer.V, "sha256": tokenizer.hash()},
         "sequences": len(data.train),
-        "epochs": cfg.train.total_steps * cfg.train.effective_batch / len(data.train),
+        "epochs": drawn / len(data.train),
         "sources": [
-            {"source": source.label, "cache": str(cache.folder)} | describe_cache(cache, tokenizer)
-            for source, cache in data.caches
+            {"source": source.label, "cache": str(cache.folder), "weight": source.weight}
+            | {"epochs": drawn * source.weight / weights / len(stream)}
+            | describe_cache(cache, tokenizer)
+            for (source, cache), stream in zip(data.caches, streams, strict=True)
         ],
         "batch": batch,
     }
@@ -93,12 +99,13 @@ def draw_phase(phase: dict[str, Any]) -> None:
             lines = [line for line in wrapped if line.plain.strip()]
             is_cut = len(lines) > LINES or example["is_cut"]
             shown = Text("\n").join([*lines[:LINES], *[Text("...", "dim")] * is_cut])
-            console.print(Text(f"\nexample, {example['tokens']:,} tokens", "bold"), shown, sep="\n")
+            tokens = format_count(example["tokens"], "token")
+            console.print(Text(f"\nexample, {tokens}", "bold"), shown, sep="\n")
     legend = draw_text([{"text": "targets", "target": True, "special": False}])
     for sequence in phase["batch"]:
-        title = Text.assemble(
-            "\na sequence with its ", legend, f", then {sequence['padding']:,} tokens of padding"
-        )
+        padding = format_count(sequence["padding"], "token")
+        rest = f", then {padding} of padding" if sequence["padding"] else ""
+        title = Text.assemble("\na sequence with its ", legend, rest)
         console.print(title, Text("\n\n").join(map(draw_text, sequence["segments"])), sep="\n")
     console.print()
 
@@ -107,6 +114,8 @@ def draw_numbers(source: dict[str, Any]) -> Table:
     """Return a table of the numbers of both splits."""
     right = [Column(split, justify="right") for split in ("train", "val")]
     table = Table(source["source"], *right, box=None, pad_edge=False)
+    table.add_row("weight", f"{source['weight']:g}")
+    table.add_row("epochs", f"{source['epochs']:.2g}")
     for key, number in source["val"].items():
         if not isinstance(number, list):
             form = ".1%" if "share" in key else ","

@@ -55,15 +55,16 @@ def main() -> None:
     sampling = read_sampling(parser, options, alternatives=options.logprobs or 0)
     prompts = read_prompts(options.prompts) if options.prompts else [options.prompt]
     with defer_signals():  # imports torch, which takes seconds
-        from niels_gpt.generation.chat import load
+        from niels_gpt.generation.chat import load_session
 
     if options.run.is_dir() and not is_run(options.run) and (rows := read_rows(options.run)):
         raise explain_folder(options.run, rows)
-    session = load(options.run, **choose_weights(options))
+    session = load_session(options.run, **choose_weights(options))
     if not session.chats and (options.chat or options.system):
         unable = "cannot chat" if options.chat else "reads no system message"
         raise CheckpointError(
-            f"{options.run} is only pretrained, so it {unable}", "use --prompt, or train phase=sft"
+            f"{options.run} {unable}: it is only pretrained, or has another chat template than ours",
+            "use --prompt, or train phase=sft",
         )
     session.system = options.system
     if options.chat:

@@ -4,6 +4,7 @@ import logging
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from train.cli.command import defer_signals, exit_on_error
@@ -50,7 +51,7 @@ def train_composed(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
         return run_job(job, carry_out)
     with exit_on_error():
-        carry_out(PlanCallback.plan or load_plan(cfg))
+        carry_out(PlanCallback.plan or load_plan(cfg, HydraConfig.get().overrides.task))
     return None
 
 

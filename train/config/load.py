@@ -1,5 +1,6 @@
 """Check a composed Hydra config and turn it into a plan."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from niels_gpt.errors import ConfigError
 from train.config.describe import describe_setting
 from train.config.hydra_schema import register
+from train.config.model_shape import follow_weights
 from train.config.plan import ComposedCfg
 from train.config.schema import RunCfg
 from train.config.suggest import CONF, did_you_mean, format_value, list_settings, point_to_help
@@ -17,23 +19,25 @@ Settings = dict[str, Any]
 MAX_RULE = 400  # characters of a sentence in a message
 
 
-def load_plan(cfg: DictConfig, folder: str | None = None) -> list[RunCfg]:
+def load_plan(cfg: DictConfig, overrides: Sequence[str] = (), folder: str | None = None) -> list[RunCfg]:
     """Return the runs of a composed config, in the run folder that Hydra chose, or in cfg.dir.
 
-    ConfigError has one line per bad setting, in Hydra's dotted form.
+    With init_from, `overrides` are needed: what they do not set of the model's shape is that of the weights.
+
+    ConfigError has one line per bad setting, in Hydra's dotted form. Other errors as of `follow_weights`.
     """
     tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
     settings: Settings = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
     if folder is not None:
         settings["dir"] = folder
-    return plan_from_settings(settings)
+    return plan_from_settings(follow_weights(settings, overrides))
 
 
 def compose_plan(overrides: list[str]) -> list[RunCfg]:
     """Return the runs for these overrides, as `load_plan` does for a composed config."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load_plan(compose("config", overrides=overrides))
+        return load_plan(compose("config", overrides=overrides), overrides)
 
 
 def plan_from_settings(settings: Settings) -> list[RunCfg]:

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from niels_gpt.config import Cfg, DataCfg, ModelCfg
 from niels_gpt.errors import DataError
+from train.config.model_shape import count_entries
 from train.config.schema import MOST, BatchChoice, PhaseName, RunCfg, TrainCfgSchema, list_microbatch_sizes
 
 
@@ -18,15 +18,6 @@ class ModelSettings(ModelCfg):
     V: int | None = Field(  # type: ignore[assignment]  # RunCfg has a number
         ge=256, le=1 << 20, description="vocabulary size; null: as data.tokenizer has, if it is not bpe"
     )
-
-
-def count_entries(tokenizer: str) -> int | None:
-    """Return the V of data.tokenizer, None for a BPE that is yet to be trained. DataError if a file is no use."""
-    if tokenizer in ("bpe", "bytes"):
-        return 256 if tokenizer == "bytes" else None
-    from niels_gpt.adopted_tokenizer import adopt_tokenizer  # only now: takes time to import
-
-    return adopt_tokenizer(Path(tokenizer)).tokenizer.V
 
 
 class SftCfg(Cfg):
@@ -59,7 +50,7 @@ class ComposedCfg(Cfg):
     resume: str = Field(
         "auto", min_length=1, description="auto: resume an existing run; never: refuse to; PATH: resume from it"
     )
-    init_from: str | None = Field(None, min_length=1, description="start at step 0 with this checkpoint's weights")
+    init_from: str | None = Field(None, min_length=1, description="start at step 0 with the weights at this path")
     model: ModelSettings
     data: DataCfg
     train: TrainCfgSchema

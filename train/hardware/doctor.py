@@ -3,7 +3,7 @@
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,18 +21,18 @@ UNCHECKED = {
 }
 
 
-def examine_machine(cfg: RunCfg, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Report piece by piece on this machine and on steps of `cfg`; return all of it for JSON.
+def examine_machine(cfg: RunCfg, steps: int) -> dict[str, Any]:
+    """Print what there is to say of this machine and of steps of `cfg`, piece by piece; return all of it for JSON.
 
     ConfigError if the asked device is not there.
     """
     device, m, t = resolve_device(cfg.device), cfg.model, cfg.train
     machine = describe_machine(device)
     step = f"V={m.V} T={m.T} C={m.C} L={m.L} H={m.H} d_ff={m.d_ff} B={t.B} accum_steps={t.accum_steps}"
-    say(format_table([*((name, str(value)) for name, value in machine.items()), ("step", step)]))
+    print(format_table([*((name, str(value)) for name, value in machine.items()), ("step", step)]))
     costs = [measure_cost(device, variant, steps) for variant in list_variants(device, cfg)]
-    say(format_costs(costs))
-    say(f"not checked: {UNCHECKED[device.type]}")
+    print(format_costs(costs))
+    print(f"not checked: {UNCHECKED[device.type]}")
     return {
         "machine": machine,
         "costs": [asdict(cost) for cost in costs],

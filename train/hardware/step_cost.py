@@ -4,7 +4,7 @@ N is the number of tokens in a microbatch; other letters are ModelCfg's.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -42,32 +42,25 @@ class StepTime(NamedTuple):
     cpu: float
 
 
-class StepTimer:
-    """Time steps: call it at the end of each."""
+def read_clocks(device: torch.device) -> StepTime:
+    """Return the time once the device has done its work."""
+    if device.type == "mps":
+        torch.mps.synchronize()
+    return StepTime(time.perf_counter(), time.process_time())
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.stamps = [StepTime(time.perf_counter(), time.process_time())]
 
-    def __call__(self) -> None:
-        """Note the end of a step."""
-        if self.device.type == "mps":
-            torch.mps.synchronize()
-        self.stamps.append(StepTime(time.perf_counter(), time.process_time()))
-
-    @property
-    def seconds(self) -> list[StepTime]:
-        """Seconds of each step."""
-        return [StepTime(b.wall - a.wall, b.cpu - a.cpu) for a, b in pairwise(self.stamps)]
+def subtract_times(stamps: Sequence[StepTime]) -> list[StepTime]:
+    """Return the seconds between the times."""
+    return [StepTime(b.wall - a.wall, b.cpu - a.cpu) for a, b in pairwise(stamps)]
 
 
 def time_steps(step: Callable[[], object], count: int, device: torch.device) -> list[StepTime]:
     """Take `count` steps and return the seconds of each."""
-    timer = StepTimer(device)
+    stamps = [read_clocks(device)]
     for _ in range(count):
         step()
-        timer()
-    return timer.seconds
+        stamps.append(read_clocks(device))
+    return subtract_times(stamps)
 
 
 @dataclass(frozen=True)

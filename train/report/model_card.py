@@ -33,13 +33,17 @@ PLACES = {"files", "val_files", "repo", "hub_dir", "cache_dir"}  # on one machin
 POINTS = 10  # of a curve, at most
 
 
-def make_model_card(phase: Path, cfg: ModelCfg, parameters: int) -> str:
-    """Return the card of a model from a phase's folder, as far as the files of its run can be read."""
+def make_model_card(phase: Path, cfg: ModelCfg, parameters: int, weights: str) -> str:
+    """Return the card of a model from a phase's folder, as far as the files of its run can be read.
+
+    `weights` says which of the phase's weights the model has, as in "step 100".
+    """
     run, results = phase.parent, read_results(phase.parent)
     parts = [
         f"# {_escape(run.resolve().name)}",
         f"A GPT of {parameters:,} parameters, trained with niels_gpt: {cfg.L} layers of width {cfg.C} with "
-        f"{cfg.H} heads, {cfg.V:,} tokens in the vocabulary, and a context of {cfg.T:,} tokens.",
+        f"{cfg.H} heads, {cfg.V:,} tokens in the vocabulary, and a context of {cfg.T:,} tokens. "
+        f"Weights: {_escape(weights)}.",
     ]
     for name in PHASES[: PHASES.index(phase.name) + 1] if phase.name in PHASES else ():
         with suppress(ValueError, TypeError, KeyError, AttributeError):  # damaged files

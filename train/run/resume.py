@@ -11,10 +11,10 @@ from niels_gpt.config import Cfg
 from niels_gpt.data.cache.token_cache import build_tokenizer
 from niels_gpt.data.chat_template import DIALOGUES_VERSION
 from niels_gpt.data.validation_split import SPLIT_VERSION
-from niels_gpt.errors import CheckpointError, is_out_of_memory
+from niels_gpt.errors import CheckpointError, NielsError, is_out_of_memory
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from niels_gpt.weights.checkpoint import get_phase_folder
-from niels_gpt.weights.paths import BEST, LATEST, parse_step, step_files, step_path
+from niels_gpt.weights.paths import BEST, LATEST, find_phase, is_hugging_face, parse_step, step_files, step_path
 from train.artifacts.checkpointing import TrainState, link_checkpoint
 from train.artifacts.compatibility import LoadedCheckpoint, require_same_model, require_same_origin
 from train.artifacts.results import NO_EFFECT
@@ -49,7 +49,7 @@ def find_starting_point(cfg: RunCfg, previous: Path | None) -> StartingPoint:
     def read(path: Path) -> LoadedCheckpoint | None:
         try:
             return LoadedCheckpoint.load(path)
-        except (CheckpointError, OSError) as error:
+        except (NielsError, OSError) as error:
             if not own:
                 raise
             log.warning("warning: %s; %s resumes from its own checkpoint", error, cfg.phase)
@@ -98,8 +98,12 @@ def restore(
             _remeasure_best(state, best, cfg, data)
     elif init_from:
         require_same_origin(init_from, {"tokenizer": origin["tokenizer"]})
+        step, shape = init_from.saved["step"], init_from.saved["model_cfg"]
+        log.info("%s: weights from %s%s", cfg.phase, init_from.path, f", step {step}" if step else "")
+        if (T := cfg.model.T) != shape["T"]:
+            log.info("%s: model.T=%d; these weights have learned from sequences of %d", cfg.phase, T, shape["T"])
+            shape["T"] = T  # no weight depends on it
         load_weights(state, init_from)
-        log.info("%s: weights from %s, step %d", cfg.phase, init_from.path, init_from.saved["step"])
     elif cfg.phase == "sft":
         log.warning("sft: starts from random weights; use init_from=PATH to start from a pretrained run")
     return origin | {"val_hash": data.val_hash}
@@ -252,7 +256,8 @@ def choose_tokenizer(cfg: RunCfg) -> tuple[Tokenizer, Path | None]:
     asked = cfg.init_from if cfg.resume in ("auto", "never") else cfg.resume
     if not begun and asked:
         checkpoint = resolve_checkpoint(asked)
-        path, whose, other = get_phase_folder(checkpoint).parent / path.name, f"the tokenizer of {checkpoint}", ""
+        folder = checkpoint if is_hugging_face(checkpoint) else get_phase_folder(checkpoint).parent
+        path, whose, other = folder / path.name, f"the tokenizer of {checkpoint}", ""
         if not path.exists():
             raise CheckpointError(
                 f"{checkpoint} has no tokenizer at {path}",
@@ -260,7 +265,11 @@ def choose_tokenizer(cfg: RunCfg) -> tuple[Tokenizer, Path | None]:
             )
     elif not begun or not path.exists():
         return build_tokenizer(cfg.data, WANTS[cfg.phase], cfg.model.V), None
-    tokenizer = load_tokenizer(path)
+    if is_hugging_face(path.parent):
+        adopting = cfg.data.model_copy(update={"tokenizer": str(path)})
+        tokenizer = build_tokenizer(adopting, WANTS[cfg.phase], cfg.model.V)
+    else:
+        tokenizer = load_tokenizer(path)
     if tokenizer.V != cfg.model.V:
         raise CheckpointError(
             f"model.V={cfg.model.V}, but {whose} has {tokenizer.V} entries", f"use model.V={tokenizer.V}{other}"
@@ -275,6 +284,9 @@ def choose_tokenizer(cfg: RunCfg) -> tuple[Tokenizer, Path | None]:
 
 
 def resolve_checkpoint(asked: str) -> Path:
-    """Return the path of the checkpoint that a setting names; a folder stands for its best.pt."""
+    """Return the path of the checkpoint that a setting names, or a Hugging Face folder.
+
+    A phase's folder stands for its best.pt, and a run's for that of its last phase.
+    """
     path = Path(asked)
-    return path / BEST if path.is_dir() else path
+    return path if is_hugging_face(path) or not path.is_dir() else (find_phase(path) or path) / BEST

@@ -3,25 +3,16 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from niels_gpt.data.batches import Source
 from niels_gpt.device import reset_peak_memory, resolve_device
 from niels_gpt.errors import Interrupted, TimeIsUp
 from niels_gpt.storage import write_json
-from niels_gpt.weights.paths import BEST, DATA
+from niels_gpt.weights.paths import DATA
 from train.artifacts.checkpointing import TrainState, estimate_size
 from train.artifacts.disk import require_writable
-from train.artifacts.metrics import METRICS, read_metrics
-from train.artifacts.results import (
-    PhaseResult,
-    find_reusable_result,
-    read_results,
-    select_outcome_settings,
-    write_results,
-)
+from train.artifacts.results import PhaseResult, find_reusable_result, read_results, write_results
 from train.artifacts.run_folder import claim_run_folder, remove_stale_files
 from train.cli.signals import stop_on_signals
 from train.config.schema import PhaseName, RunCfg
@@ -29,16 +20,15 @@ from train.hardware.batch_search import choose_batch
 from train.hardware.cpu import prepare_cpu
 from train.hardware.out_of_memory import explain_out_of_memory
 from train.hardware.preflight import check_device
-from train.loop.amp import advise_precision, uses_autocast
-from train.loop.baseline import UnigramBaseline, fit_unigram_baseline
+from train.loop.baseline import fit_unigram_baseline
 from train.loop.logger import RunLogger
-from train.loop.model import make_model, require_compiler, will_compile
+from train.loop.model import make_model, require_compiler
 from train.loop.optim import make_optimizer
 from train.loop.steps import train_loop
 from train.run.data import open_data
 from train.run.resume import find_starting_point, open_tokenizer, restore
 from train.run.sample import log_sample
-from train.run.summary import log_summary
+from train.run.summary import log_start, log_summary, make_result
 from train.run.time_limit import TimeLimit
 
 log = logging.getLogger("niels_gpt")
@@ -92,14 +82,12 @@ def run_phase(
     data = open_data(cfg, tokenizer)
     origin = restore(state, start, cfg, tokenizer, data)
     del start  # frees the memory of the checkpoints
-    log.info(describe_start(cfg, state, data.train))
-    if advice := advise_precision(device, cfg.train, cfg.model.T):
-        log.warning("warning: %s", advice)
+    log_start(cfg, state, sequences_per_epoch=len(data.train))
     baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
     cfg.out.mkdir(parents=True, exist_ok=True)
     require_writable(cfg.out, estimate_size(model, ema=cfg.train.ema is not None))
     folders = [str(cache.folder.resolve()) for _, cache in data.caches]
-    write_json(cfg.out / DATA, {"caches": folders, "sources": data.sources})
+    write_json(cfg.out / DATA, {"model": cfg.model.model_dump(), "caches": folders, "sources": data.sources})
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
     started, limit = time.monotonic(), TimeLimit(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, logger.progress:
@@ -141,46 +129,3 @@ def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None
             f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} reached, {stopped}",
             f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=...",
         )
-
-
-def make_result(
-    cfg: RunCfg, state: TrainState, baseline: UnigramBaseline, origin: dict[str, Any], seconds: float
-) -> PhaseResult:
-    """Return the result of a phase that took so many `seconds`."""
-    losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
-    best = state.best_val_loss
-    return PhaseResult(
-        phase=cfg.phase,
-        step=state.step,
-        val_loss=losses[-1] if losses else None,
-        best_val_loss=best,
-        bits_per_byte=None if best is None else baseline.bits_per_byte(best),
-        unigram_loss=baseline.unigram_loss,
-        unigram_bits_per_byte=baseline.bits_per_byte(baseline.unigram_loss),
-        tokens=state.sequences * cfg.model.T,
-        seconds=round(seconds, 1),
-        checkpoint=f"{cfg.phase}/{BEST}",
-        settings=select_outcome_settings(cfg),
-        tokenizer=origin["tokenizer"],
-        changes=origin.get("changes", []),
-    )
-
-
-def describe_start(cfg: RunCfg, state: TrainState, train_source: Source) -> str:
-    """Return the startup line: device, precision, batch and steps of the phase."""
-    facts = {
-        "device": state.model.device.type,
-        "amp": "on" if uses_autocast(state.model.device, cfg.train) else "off",
-        "amp_dtype": cfg.train.amp_dtype,
-        "activation_checkpointing": str(cfg.train.activation_checkpointing).lower(),
-        "micro_B": cfg.train.B,
-        "accum_steps": cfg.train.accum_steps,
-        "effective_batch": cfg.train.effective_batch,
-        "T": cfg.model.T,
-        "parameters": f"{state.model.parameter_count():,}",
-        "steps": f"{state.step}..{cfg.train.total_steps}",
-        "sequences_per_epoch": len(train_source),
-        "compile": "on" if will_compile(state.model.device, cfg.train) else "off",
-        "threads": torch.get_num_threads(),
-    }
-    return f"{cfg.phase}: " + " ".join(f"{key}={value}" for key, value in facts.items())

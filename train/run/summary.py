@@ -1,15 +1,69 @@
-"""Log the end of a run: its results, where they are, how long it took, and what to do next."""
+"""Log the start of a phase and the end of a run, and make the result of a phase."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from niels_gpt.weights.paths import BEST
+from train.artifacts.checkpointing import TrainState
 from train.artifacts.job_record import JOB
-from train.artifacts.results import PhaseResult
+from train.artifacts.metrics import METRICS, read_metrics
+from train.artifacts.results import PhaseResult, select_outcome_settings
 from train.cli.output import format_duration
 from train.config.schema import RunCfg
 from train.config.suggest import name_train_command
+from train.loop.amp import advise_precision, uses_autocast
+from train.loop.baseline import UnigramBaseline
+from train.loop.model import will_compile
 
 log = logging.getLogger("niels_gpt")
+
+
+def log_start(cfg: RunCfg, state: TrainState, sequences_per_epoch: int) -> None:
+    """Log the startup line of a phase: device, precision, batch and steps; and advice on the precision."""
+    facts = {
+        "device": state.model.device.type,
+        "amp": "on" if uses_autocast(state.model.device, cfg.train) else "off",
+        "amp_dtype": cfg.train.amp_dtype,
+        "activation_checkpointing": str(cfg.train.activation_checkpointing).lower(),
+        "micro_B": cfg.train.B,
+        "accum_steps": cfg.train.accum_steps,
+        "effective_batch": cfg.train.effective_batch,
+        "T": cfg.model.T,
+        "parameters": f"{state.model.parameter_count():,}",
+        "steps": f"{state.step}..{cfg.train.total_steps}",
+        "sequences_per_epoch": sequences_per_epoch,
+        "compile": "on" if will_compile(state.model.device, cfg.train) else "off",
+        "threads": torch.get_num_threads(),
+    }
+    log.info("%s: %s", cfg.phase, " ".join(f"{key}={value}" for key, value in facts.items()))
+    if advice := advise_precision(state.model.device, cfg.train, cfg.model.T):
+        log.warning("warning: %s", advice)
+
+
+def make_result(
+    cfg: RunCfg, state: TrainState, baseline: UnigramBaseline, origin: dict[str, Any], seconds: float
+) -> PhaseResult:
+    """Return the result of a phase that took so many `seconds`."""
+    losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
+    best = state.best_val_loss
+    return PhaseResult(
+        phase=cfg.phase,
+        step=state.step,
+        val_loss=losses[-1] if losses else None,
+        best_val_loss=best,
+        bits_per_byte=None if best is None else baseline.bits_per_byte(best),
+        unigram_loss=baseline.unigram_loss,
+        unigram_bits_per_byte=baseline.bits_per_byte(baseline.unigram_loss),
+        tokens=state.sequences * cfg.model.T,
+        seconds=round(seconds, 1),
+        checkpoint=f"{cfg.phase}/{BEST}",
+        settings=select_outcome_settings(cfg),
+        tokenizer=origin["tokenizer"],
+        changes=origin.get("changes", []),
+    )
 
 
 def log_summary(plan: list[RunCfg], results: list[PhaseResult], seconds: float) -> None:

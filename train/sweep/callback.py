@@ -34,7 +34,8 @@ class PlanCallback(Callback):
         """Refuse a plan that cannot be carried out."""
         with exit_on_error():
             folder = config.hydra.run.dir
-            PlanCallback.plan = load_plan(config, os.path.abspath(folder) if config.hydra.job.chdir else folder)
+            folder = os.path.abspath(folder) if config.hydra.job.chdir else folder
+            PlanCallback.plan = load_plan(config, config.hydra.overrides.task, folder)
             claim_run_folder(PlanCallback.plan)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

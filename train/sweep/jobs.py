@@ -157,7 +157,7 @@ def find_job(cfg: DictConfig) -> PlannedJob | None:
 
 
 def _make_job(cfg: DictConfig, hydra: Any, folder: Path, index: int) -> PlannedJob:
-    overrides, plan = tuple(hydra.overrides.task), load_plan(cfg, str(folder))
+    overrides, plan = tuple(hydra.overrides.task), load_plan(cfg, hydra.overrides.task, str(folder))
     named = parse_number(folder.name)
     own_hash = config_hash(plan)
     hydra_words = [word for word in hydra.overrides.hydra if not word.lstrip("+~").startswith(OF_THE_SWEEP)]

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from rich.filesize import decimal
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data.cache.progress import show_progress
@@ -25,6 +26,7 @@ from niels_gpt.data.chat_template import encode_dialogue
 from niels_gpt.data.readers.records import Document
 from niels_gpt.data.sources import Want, describe, encode_content, list_texts
 from niels_gpt.data.validation_split import Record, Split, SplitPlan, read_split
+from niels_gpt.printable import format_count
 from niels_gpt.storage import add_file_name, flush_to_disk, replace_atomically, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, Tokenizer
 from niels_gpt.untrusted import read_text
@@ -68,24 +70,23 @@ def _tokenize(
     part: Path, source: SourceCfg, want: Want, tokenizer: Tokenizer, plan: SplitPlan, limit: int
 ) -> dict[str, Any]:
     """Write the files into `part`, and return the content of meta.json."""
-    progress, task, began = _read_progress(part), f"tokenizing {source.label}", time.monotonic()
+    progress, task = _read_progress(part), f"tokenizing {source.label}"
     rest = ", going on where an earlier build ended" if progress.records else ""
-    log.info("data: %s, %s: %d, %.1f MB%s", task, want, plan.records, plan.size / 1e6, rest)
+    log.info("data: %s: %s, %s%s", task, format_count(plan.records, want[:-1]), decimal(plan.size), rest)
     budgets = _list_budgets(source, plan)
     writers = {
         split: TokenWriter(part, split, tokenizer.V, budgets[split], progress.sizes.get(split, {}))
         for split in SPLITS
     }
-    saved = began
 
     def save() -> None:
-        nonlocal saved
         progress.sizes = {split: writer.flush() for split, writer in writers.items()}
         write_text(part / PROGRESS_FILE, progress.model_dump_json())
-        saved = time.monotonic()
 
     with show_progress(task, plan.size) as advance:
-        records = islice(_read_keyed(source, want, plan, advance), progress.records, None)
+        records = _read_keyed(source, want, plan, advance)
+        done = sum(len(encode_content(record)) for _, record, _ in islice(records, progress.records))
+        began = saved = time.monotonic()
         for (split, record, key), texts in _encode_batches(records, tokenizer):
             if all(writer.room <= 0 for writer in writers.values()):
                 break
@@ -107,10 +108,12 @@ def _tokenize(
                 log.info("data: %s stops at data.max_tokens=%d of training", source.label, source.max_tokens)
             if time.monotonic() - saved > SAVE_EVERY or len(writer.buffers["ids"]) >= BUFFER:
                 save()
+                saved = time.monotonic()
     save()
     splits = {split: writer.write_sorted() for split, writer in writers.items()}
     seconds = time.monotonic() - began
-    log.info("data: tokenized %s in %.0f s, %.1f MB/s", source.label, seconds, plan.size / 1e6 / seconds)
+    speed = decimal(int((plan.size - done) / seconds))
+    log.info("data: tokenized %s in %.0f s, %s/s", source.label, seconds, speed)
     return {
         "format": FORMAT,
         "source": describe(source),

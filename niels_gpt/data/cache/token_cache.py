@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 from rich import get_console
+from rich.filesize import decimal
 
 from niels_gpt.adopted_tokenizer import adopt_tokenizer
 from niels_gpt.config import DataCfg, SourceCfg
@@ -21,15 +23,16 @@ from niels_gpt.data.sources import Want, fingerprint, list_texts, select_sources
 from niels_gpt.data.text_sample import sample_texts
 from niels_gpt.data.validation_split import SplitPlan, plan_split, read_split
 from niels_gpt.errors import DataError
+from niels_gpt.printable import format_count
 from niels_gpt.storage import write_text
 from niels_gpt.tokenizer import SPECIAL_TOKENS, BytesTokenizer, Tokenizer, load_tokenizer, train_bpe
 from niels_gpt.untrusted import read_text
 
 MAX_PLAN = 1 << 28  # bytes of the file of a split
 OUTCOMES = {  # of dialogues that do not fit into a sequence, or have nothing to learn
-    "continued": "{continued} are longer than model.T={T} and go on in {further_items} further items",
-    "cut_items": "in {cut_items} items, words before an answer are cut: raise model.T to keep them",
-    "left_out": "{left_out} are left out, without an answer to learn",
+    "continued": "{continued:,} are longer than model.T={T} and go on in {further_items:,} further items",
+    "cut_items": "in {cut_items:,} items, words before an answer are cut: raise model.T to keep them",
+    "left_out": "{left_out:,} are left out, without an answer to learn",
 }
 log = logging.getLogger("niels_gpt")
 
@@ -57,7 +60,7 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     hash_path = path.with_suffix(".sha256")  # a damaged tokenizer may still load, as another one
     with lock_build(path) as missing:
         if missing:
-            plans = [_plan_once(source, want, cfg, index) for source in sources]
+            plans = [_plan_once(source, want, cfg, index)[0] for source in sources]
             texts = (
                 text
                 for source, plan in zip(sources, plans, strict=True)
@@ -67,8 +70,8 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
             )
             with get_console().status("tokenizer: reading the training split") as status:
                 sample = sample_texts(texts, cfg.tokenizer_sample)
-                megabytes = sum(len(text.encode("utf-8", "replace")) for text in sample) / 1e6
-                task = f"tokenizer: training a BPE of {V} entries on {megabytes:.1f} MB of the training split"
+                size = decimal(sum(len(text.encode("utf-8", "replace")) for text in sample))
+                task = f"tokenizer: training a BPE of {V:,} entries on {size} of the training split"
                 log.info(task)
                 status.update(task)
                 trained = train_bpe(sample, V)
@@ -97,13 +100,13 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
     folder = Path(cfg.cache_dir) / f"{want}-{source.kind}-{key}"  # key: everything that affects the content
     with lock_build(folder) as missing:
         if missing:
-            plan = _plan_once(source, want, cfg, index)
+            plan, path = _plan_once(source, want, cfg, index)
             build_files(folder, source, want, tokenizer, plan, chat[0])
-            _plan_path(source, want, cfg, index).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
     meta = read_meta(folder)
     _mark_used(folder)
     counts = {split: columns.ids.count for split, columns in meta.splits.items()}
-    tokens = ", ".join(f"{count} tokens in {split}" for split, count in counts.items())
+    tokens = ", ".join(f"{format_count(count, 'token')} in {split}" for split, count in counts.items())
     log.info("data: %s from %s: %s, content hash %s", want, source.label, tokens, meta.content_sha256[:16])
     share = counts["val"] / max(1, sum(counts.values()))
     if not source.held_out() and not cfg.val_fraction / 2 <= share <= cfg.val_fraction * 1.5:
@@ -112,11 +115,12 @@ def open_cache(source: SourceCfg, want: Want, tokenizer: Tokenizer, cfg: DataCfg
             "its %s are too few or too unequal",
             *(100 * share, source.label, 100 * cfg.val_fraction, want),
         )
-    outcomes = meta.dialogues.model_dump()
-    said = [text.format(T=limit - 1, **outcomes) for key, text in OUTCOMES.items() if outcomes[key]]
+    outcomes = Counter(meta.dialogues | {"T": limit - 1})
+    said = [text.format_map(outcomes) for key, text in OUTCOMES.items() if outcomes[key]]
     if said:
         level = logging.WARNING if outcomes["left_out"] or outcomes["cut_items"] else logging.INFO
-        log.log(level, "data: %s: of %d dialogues, %s", source.label, meta.records, "; ".join(said))
+        dialogues = format_count(meta.records, "dialogue")
+        log.log(level, "data: %s: of %s, %s", source.label, dialogues, "; ".join(said))
     return TokenCache(folder, meta, tokenizer.V, index)
 
 
@@ -131,22 +135,19 @@ def _mark_used(path: Path) -> None:
         os.utime(path)
 
 
-def _plan_path(source: SourceCfg, want: Want, cfg: DataCfg, index: HashIndex) -> Path:
-    return Path(cfg.cache_dir) / f".split-{hash_parts(fingerprint(source, index), want, cfg.val_fraction)}.json"
-
-
-def _plan_once(source: SourceCfg, want: Want, cfg: DataCfg, index: HashIndex) -> SplitPlan:
-    """Return the split of a source, kept from the training of the tokenizer until the token files are built."""
-    path, plans = _plan_path(source, want, cfg, index), TypeAdapter(SplitPlan)
+def _plan_once(source: SourceCfg, want: Want, cfg: DataCfg, index: HashIndex) -> tuple[SplitPlan, Path]:
+    """Return the split of a source, and the file that keeps it until the token files are built."""
+    key, plans = hash_parts(fingerprint(source, index), want, cfg.val_fraction), TypeAdapter(SplitPlan)
+    path = Path(cfg.cache_dir) / f".split-{key}.json"
     with lock_build(path):
         with suppress(OSError, ValueError):
             sha256, _, content = read_text(path, MAX_PLAN).partition("\n")
             if sha256 == hashlib.sha256(content.encode()).hexdigest():
-                return plans.validate_json(content)
+                return plans.validate_json(content), path
         plan = plan_split(source, want, cfg.val_fraction)
         content = plans.dump_json(plan).decode()
         write_text(path, f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}")
-        return plan
+        return plan, path
 
 
 @contextmanager

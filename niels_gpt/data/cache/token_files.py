@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from torch import Tensor
 
 from niels_gpt.data.cache.hash_index import HashIndex
@@ -18,7 +18,7 @@ from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_json
 
 DTYPES = {"uint16": torch.uint16, "uint32": torch.uint32, "uint8": torch.uint8, "int64": torch.int64}
 META_FILE = "meta.json"
-REBUILD = "delete the folder; it will be rebuilt"
+FIND_DAMAGE = "add data.verify=true, which names the damaged file"
 
 
 class TokenFiles(NamedTuple):
@@ -39,7 +39,7 @@ class _Record(BaseModel):
 class FileEntry(_Record):
     """A file of numbers."""
 
-    count: int = Field(ge=0)
+    count: NonNegativeInt
     sha256: str
 
 
@@ -51,21 +51,12 @@ class SplitEntry(_Record):
     offsets: FileEntry
 
 
-class DialogueCounts(_Record):
-    """What became of dialogues that do not fit into a sequence, or have nothing to learn."""
-
-    left_out: int = 0
-    continued: int = 0
-    further_items: int = 0
-    cut_items: int = 0
-
-
 class Meta(_Record):
     """The part of meta.json that is read back; the rest is for people."""
 
     folder: str
     records: int
-    dialogues: DialogueCounts
+    dialogues: dict[str, NonNegativeInt]  # what became of them: the keys of OUTCOMES
     content_sha256: str
     splits: dict[Annotated[str, Field(pattern="^(train|val)$")], SplitEntry] = Field(min_length=2)
 
@@ -96,9 +87,9 @@ class TokenCache:
             path, final=True, check=lambda part: largest.append(int(np.frombuffer(part, dtype).max()))
         )
         if known != sha256:
-            raise DataError(f"{path} is damaged: its sha256 differs from meta.json", REBUILD)
+            raise DataError(f"{path} is damaged: its sha256 differs from meta.json", suggest_rebuild(path))
         if path.suffix == ".ids" and max(largest, default=0) >= self.V:
-            raise DataError(f"{path} has the id {max(largest)}, but V is {self.V}", REBUILD)
+            raise DataError(f"{path} has the id {max(largest)}, but V is {self.V}", suggest_rebuild(path))
 
 
 def _map_file(path: Path, dtype: str, count: int) -> Tensor:
@@ -106,10 +97,16 @@ def _map_file(path: Path, dtype: str, count: int) -> Tensor:
     expected = count * DTYPES[dtype].itemsize
     size = path.stat().st_size if path.is_file() else 0
     if size != expected:
-        raise DataError(f"{path}: {size} bytes, but {count} x {dtype} are {expected} bytes", REBUILD)
+        said = f"{path}: {size} bytes, but {count} x {dtype} are {expected} bytes"
+        raise DataError(said, suggest_rebuild(path))
     if not count:
         return torch.empty(0, dtype=DTYPES[dtype])
     return torch.from_file(str(path), size=count, dtype=DTYPES[dtype])
+
+
+def suggest_rebuild(path: Path) -> str:
+    """Return the hint for a damaged file of a cache."""
+    return f"delete {path.parent}; it will be rebuilt"
 
 
 def get_dtypes(V: int) -> dict[str, str]:
@@ -124,19 +121,19 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
 
 def read_meta(folder: Path) -> Meta:
     """Return the meta.json of a folder. DataError if it is damaged, or describes another folder."""
-    path = folder / META_FILE
+    path, hint = folder / META_FILE, suggest_rebuild(folder / META_FILE)
     try:
         content = read_json(path)
         if not isinstance(content, dict) or content.pop("sha256", None) != _hash_meta(content):
-            raise DataError(f"{path} is damaged: its content does not match its hash", REBUILD)
+            raise DataError(f"{path} is damaged: its content does not match its hash", hint)
         meta = Meta.model_validate(content)
     except UnreadableFile as error:
-        raise DataError(str(error), REBUILD) from None
+        raise DataError(str(error), hint) from None
     except ValidationError as error:
         setting, why = explain_first_error(error)
-        raise DataError(f"{path}: {setting:.80} does not describe token files ({why})", REBUILD) from None
+        raise DataError(f"{path}: {setting:.80} does not describe token files ({why})", hint) from None
     if meta.folder != folder.name:
-        raise DataError(f"{path} belongs to {meta.folder:.80}", REBUILD)
+        raise DataError(f"{path} belongs to {meta.folder:.80}", hint)
     return meta
 
 

@@ -133,7 +133,7 @@ def _read_texts(cfg: SourceCfg) -> Iterator[Document]:
             yield document
     if not count:
         raise DataError(f"{', '.join(cfg.files):.300}: no text", "name files with text in data.files")
-    log_once(logging.INFO, f"data: {cfg.label}: files: {len(paths)}, documents: {count}")
+    log_once(logging.INFO, f"data: {cfg.label}: files: {len(paths):,}, documents: {count:,}")
     if cfg.separator and not marks[cfg.separator]:
         log_once(logging.WARNING, f"data: {cfg.label}: data.separator={cfg.separator!r} is nowhere in the text")
     for mark, often in marks.most_common(1):

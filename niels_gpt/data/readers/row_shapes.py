@@ -163,13 +163,13 @@ class RowParser:
             raise DataError(f"{where}: {why}", self.hint)
         if not files:
             return
-        shapes = ", ".join(f"{count} {shape}" for shape, count in self.shapes.most_common())
-        keys = [f"{escape_line(key):.60} ({count})" for key, count in self.ignored.most_common()]
+        shapes = ", ".join(f"{count:,} {shape}" for shape, count in self.shapes.most_common())
+        keys = [f"{escape_line(key):.60} ({count:,})" for key, count in self.ignored.most_common()]
         ignored = f"; ignored keys, with the rows that have them: {', '.join(keys)}" if keys else ""
-        log_once(logging.INFO, f"data: {self.label}: files: {files}, rows: {shapes}{ignored}")
+        log_once(logging.INFO, f"data: {self.label}: files: {files:,}, rows: {shapes}{ignored}")
         if bad := self.bad.total():
             named = f" ({n} {'a dialogue' if n == 1 else 'dialogues'} with tools)" if (n := self.bad[True]) else ""
-            said = f"skipped {bad} of {bad + self.shapes.total()} rows{named}; the first: {self.first_bad}"
+            said = f"skipped {bad:,} of {bad + self.shapes.total():,} rows{named}; the first: {self.first_bad}"
             log_once(logging.WARNING, f"data: {self.label}: {escape_line(said)}")
 
 

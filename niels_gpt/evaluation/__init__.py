@@ -1,0 +1,1 @@
+"""Measure trained models on text, dialogues and questions."""
