@@ -22,6 +22,7 @@ REFUSED = [
     ("prepare", ["phase=pretrain", "data=text", "data.files=nowhere.txt"], 3),
     ("sample", ["nothing", "--prompt", "a", "--top-k", "few"], 2),
     ("sample", ["nothing", "--prompt", "a"], 4),
+    ("serve", ["nothing", "--port", "0"], 4),
     ("eval", ["nothing", "--stride", "8"], 2),
     ("eval", ["nothing", "--files", "nowhere.txt"], 4),
     ("export", ["nothing", "out"], 4),

@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("train a model, continue a run, or sweep over settings", "train.commands.train:main"),
     "prepare": ("tokenize a run's data, and show what is in it", "train.commands.prepare:main"),
     "sample": ("complete a prompt, answer a question, or chat", "train.commands.sample:main"),
+    "serve": ("serve models to OpenAI's clients and in the browser", "train.commands.serve:main"),
     "eval": ("measure models on text or questions, side by side", "train.commands.evaluate:main"),
     "compare": ("compare runs, or list those in runs/", "train.commands.compare:main"),
     "checkpoints": ("list a run's checkpoints: step, loss, size, damage", "train.commands.checkpoints:main"),

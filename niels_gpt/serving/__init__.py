@@ -1,0 +1,1 @@
+"""Serve trained models over HTTP, as OpenAI's API does."""
