@@ -143,6 +143,7 @@ def test_a_client_that_does_not_read_its_answer_is_left(finished_run: Path, tmp_
     body = json.dumps({"prompt": "a", "max_tokens": 16384, "ignore_eos": True, "logprobs": 20, "stream": True})
     with serving(str(finished_run), cwd=tmp_path) as served:
         files = f"/proc/{served.child.pid}/fd"
+        time.sleep(1)  # until the connection that asked for its health is closed
         before = len(os.listdir(files))
         with socket.create_connection(("127.0.0.1", served.port)) as connection:
             connection.sendall(with_body(body.encode()))
