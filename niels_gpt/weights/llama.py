@@ -166,7 +166,10 @@ def _read_weights(folder: Path, cfg: ModelCfg) -> dict[str, Tensor]:
                     if int.from_bytes(header.read(8), "little") > MAX_HEADER:
                         raise CheckpointError(f"{path}: its header is larger than {MAX_HEADER} bytes", HINT)
                 file = stack.enter_context(safe_open(path, "pt"))
-                found |= {name: file.get_slice(name) for name in [*file.keys()] if not name.endswith(UNUSED)}
+                names = [name for name in [*file.keys()] if not name.endswith(UNUSED)]
+                if twice := sorted(found.keys() & names):
+                    raise CheckpointError(f"{path}: {twice[0]:.80} is in another file too", HINT)
+                found |= {name: file.get_slice(name) for name in names}
             wanted = {to_llama_name(name): shape for name, shape in expected.items()}
             for name in wanted | found:
                 shape, dtype = (found[name].get_shape(), found[name].get_dtype()) if name in found else (None, "")

@@ -69,6 +69,12 @@ def test_the_context_may_differ_and_is_said_and_other_misfits_are_refused_by_nam
         run_folder(*own, experiment="smoke_sft", name="another")
 
 
+def test_a_run_that_has_a_config_json_of_its_own_is_still_a_run(copied_run: Path, run_folder: Run) -> None:
+    (copied_run / "config.json").write_text("{}")
+    assert open_model(copied_run).chats
+    run_folder(*OWN, f"init_from={copied_run}", "train.total_steps=1", experiment="smoke_sft", name="second")
+
+
 def test_sft_from_a_run_folder_needs_nothing_typed_again(run_folder: Run) -> None:
     shape = ("model.C=48", "model.L=1", "model.H_kv=1", "model.tie_embeddings=true")
     first = run_folder(*OWN, *shape, "train.total_steps=2")
