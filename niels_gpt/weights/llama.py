@@ -1,4 +1,4 @@
-"""Write a folder of Hugging Face's Llama, and read one, ours or another's, as a checkpoint; nothing is executed."""
+"""Write a folder of Hugging Face's Llama, and read one, ours or another's, as a checkpoint; nothing is run."""
 
 import json
 import logging

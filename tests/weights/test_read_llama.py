@@ -202,6 +202,14 @@ FILES: list[tuple[str, Callable[[Path], object]]] = [
 CHANGES = [(said, partial(change_config, **changes)) for said, changes in CONFIG.items()] + FILES
 
 
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The first folder that is read loads more of torch, which takes a second."""
+    make_llama(folder := tmp_path_factory.mktemp("first") / "theirs")
+    open_model(folder)
+
+
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize(("said", "change"), CHANGES)
 def test_a_folder_that_does_not_fit_is_refused_by_name_within_a_second(
     tmp_path: Path, said: str, change: Callable[[Path], object]
