@@ -26,8 +26,7 @@ def follow_weights(settings: dict[str, Any], overrides: Sequence[str]) -> dict[s
     """Return composed settings with the shape of the weights of init_from; dropout stays.
 
     So does what the `overrides` of the command line set: everything if model=OPTION is among them. The shape is in
-    a Hugging Face folder's config.json, or in the records of a run. If init_from is gone or damaged, it is in those
-    of this run.
+    a Hugging Face folder's config.json, or in the records of a run: of this run, if init_from is gone or damaged.
 
     ConfigError if `resume` names a Hugging Face folder. CheckpointError or DataError if one cannot be used.
     """
