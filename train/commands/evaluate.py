@@ -49,14 +49,11 @@ def main() -> None:
                     f"--stride {options.stride} is more than the context of {name}, {trained.model.cfg.T} tokens"
                 )
                 raise ConfigError(reason, "use less, such as half of the context")
-        results = []
-        if options.files:
-            results.append(compare_models(models, open_documents(options.files, options.stride)))
-        if options.chat:
-            results.append(compare_models(models, open_dialogues(options.chat)))
+        texts = [open_documents(options.files, options.stride)] if options.files else []
+        texts += [open_dialogues(options.chat)] if options.chat else []
+        results = [compare_models(models, text) for text in texts]
         if not results:
-            for kind in SOURCES:
-                results.append(compare_models(models, *open_questions(kind)))
+            results = [compare_models(models, *open_questions(kind)) for kind in SOURCES]
         print("± is a standard error; ranges are intervals of 95 %")
         return results
 
