@@ -120,6 +120,8 @@ def describe_difference(model: str, base: str, value: float, error: float, low: 
     model, base = escape_line(model), escape_line(base)
     if value == error == 0:
         return f"{model} and {base} are equal"
+    if math.isnan(value):
+        return f"{model} and {base} cannot be compared: a loss is not a number"
     found = f"{model} - {base}: {value:+.4f} bits per byte"
     if math.isnan(error):
         return f"{found}; one document or dialogue is too few for an interval"
