@@ -15,8 +15,7 @@ from train.cli.output import add_json_flag, format_table, report
 from train.report.model_card import make_model_card
 from train.report.rows import PHASES
 
-HF_DTYPES = ("float32", "bfloat16", "float16")
-DTYPES = {"hf": HF_DTYPES, "gguf": (*HF_DTYPES, "q8_0")}
+DTYPES = ("float32", "bfloat16", "float16", "q8_0")
 
 
 def add_weight_flags(parser: ArgumentParser) -> None:
@@ -39,11 +38,9 @@ def run_export() -> None:
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
     parser.add_argument(
-        "--to", choices=DTYPES, default="hf", help="hf: Hugging Face's Llama (default); gguf: llama.cpp's"
+        "--to", choices=("hf", "gguf"), default="hf", help="hf: Hugging Face's Llama (default); gguf: llama.cpp's"
     )
-    parser.add_argument(
-        "--dtype", choices=DTYPES["gguf"], help="type of the weights (default float32, float16 for gguf)"
-    )
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default float32, float16 for gguf)")
     add_weight_flags(parser)
     parser.add_argument(
         "--verify",
