@@ -11,7 +11,7 @@ from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import escape_text
 from train.cli.command import Parser, at_least, defer_signals
 from train.cli.output import add_json_flag, report
-from train.commands.checkpoints import add_weight_flags, choose_weights
+from train.commands.weights import add_weight_flags, choose_weights
 from train.report.findings import analyze_runs
 from train.report.rows import Row, is_run, read_rows
 from train.report.tables import describe_row
