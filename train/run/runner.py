@@ -21,6 +21,7 @@ from train.hardware.cpu import prepare_cpu
 from train.hardware.out_of_memory import explain_out_of_memory
 from train.hardware.preflight import check_device
 from train.loop.baseline import fit_unigram_baseline
+from train.loop.early_stopping import is_out_of_patience
 from train.loop.logger import RunLogger
 from train.loop.model import make_model, require_compiler
 from train.loop.optim import make_optimizer
@@ -124,7 +125,8 @@ def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None
     if signum is not None:
         way_out = "continue with resume=auto" if never else "the same command continues from there"
         raise Interrupted(f"{cfg.phase}: {stopped}", way_out, signum)
-    if state.step < cfg.train.total_steps or not state.evaluated:
+    complete = state.step >= cfg.train.total_steps and state.evaluated
+    if not complete and not is_out_of_patience(state, cfg.train.patience, cfg.out):
         raise TimeIsUp(
             f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} reached, {stopped}",
             f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=...",
