@@ -26,6 +26,7 @@ from train.loop.logger import RunLogger
 from train.loop.model import make_model, require_compiler
 from train.loop.optim import make_optimizer
 from train.loop.steps import train_loop
+from train.report.diagnosis import watch_phase
 from train.run.data import open_data
 from train.run.resume import find_starting_point, open_tokenizer, restore
 from train.run.sample import log_sample
@@ -83,13 +84,14 @@ def run_phase(
     data = open_data(cfg, tokenizer)
     origin = restore(state, start, cfg, tokenizer, data)
     del start  # frees the memory of the checkpoints
-    log_start(cfg, state, sequences_per_epoch=len(data.train))
+    log_start(cfg, state, data)
     baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
     cfg.out.mkdir(parents=True, exist_ok=True)
     require_writable(cfg.out, estimate_size(model, ema=cfg.train.ema is not None))
     folders = [str(cache.folder.resolve()) for _, cache in data.caches]
     write_json(cfg.out / DATA, {"model": cfg.model.model_dump(), "caches": folders, "sources": data.sources})
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
+    logger.observers.append(watch_phase(cfg.out, cfg.train.total_steps, baseline.unigram_loss))
     started, limit = time.monotonic(), TimeLimit(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, logger.progress:
         reset_peak_memory(device)

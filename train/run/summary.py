@@ -18,12 +18,14 @@ from train.loop.amp import advise_precision, uses_autocast
 from train.loop.baseline import UnigramBaseline
 from train.loop.early_stopping import count_evaluations_since_best
 from train.loop.model import will_compile
+from train.report.diagnosis import warn_of_repetition
+from train.run.data import PhaseData
 
 log = logging.getLogger("niels_gpt")
 
 
-def log_start(cfg: RunCfg, state: TrainState, sequences_per_epoch: int) -> None:
-    """Log the startup line of a phase: device, precision, batch and steps; and advice on the precision."""
+def log_start(cfg: RunCfg, state: TrainState, data: PhaseData) -> None:
+    """Log the startup line of a phase: device, precision, batch, steps; and advice on precision and data."""
     facts = {
         "device": state.model.device.type,
         "amp": "on" if uses_autocast(state.model.device, cfg.train) else "off",
@@ -35,13 +37,16 @@ def log_start(cfg: RunCfg, state: TrainState, sequences_per_epoch: int) -> None:
         "T": cfg.model.T,
         "parameters": f"{state.model.parameter_count():,}",
         "steps": f"{state.step}..{cfg.train.total_steps}",
-        "sequences_per_epoch": sequences_per_epoch,
+        "sequences_per_epoch": len(data.train),
         "compile": "on" if will_compile(state.model.device, cfg.train) else "off",
         "threads": torch.get_num_threads(),
     }
     log.info("%s: %s", cfg.phase, " ".join(f"{key}={value}" for key, value in facts.items()))
     if advice := advise_precision(state.model.device, cfg.train, cfg.model.T):
         log.warning("warning: %s", advice)
+    epochs = data.count_epochs(cfg.train.total_steps * cfg.train.effective_batch)
+    if not state.step and (advice := warn_of_repetition(epochs)):
+        log.warning("warning: %s: %s", cfg.phase, advice)
 
 
 def make_result(
