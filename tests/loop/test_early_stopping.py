@@ -144,6 +144,13 @@ def test_a_pipeline_goes_on_from_the_best_and_does_not_go_back(run_folder: Run) 
 
 
 @pytest.mark.slow
+def test_with_less_patience_a_run_stops_at_its_next_evaluation(run_folder: Run) -> None:
+    with stopped_after(5), pytest.raises(Interrupted):
+        run_folder(*PATIENT)
+    assert results(run_folder(*WORSE, "train.patience=1"))["pretrain"]["step"] == 6
+
+
+@pytest.mark.slow
 def test_a_damaged_best_checkpoint_is_replaced_and_counted_from(run_folder: Run, tmp_path: Path) -> None:
     with stopped_after(7), pytest.raises(Interrupted):
         run_folder(*PATIENT)

@@ -17,7 +17,7 @@ Event = dict[str, Any]
 STEPS = 400
 TINY_TEXT = (
     *("data=text", "data.files=tiny.txt", "data.val_fraction=0.2", "model.V=512", "model.C=64", "model.T=64"),
-    *("train.B=4", "train.accum_steps=1", "train.total_steps=50", "train.eval_every=10", "train.log_every=5"),
+    *("train.B=4", "train.accum_steps=1", "train.total_steps=70", "train.eval_every=10", "train.log_every=5"),
 )
 
 
@@ -78,7 +78,8 @@ def test_an_exploding_gradient_is_named_and_a_spike_is_not() -> None:
 def test_a_speed_that_stays_halved_is_named() -> None:
     usual = [line(1, tokens_per_second=20_000.0), *(line(step) for step in range(2, 14))]
     slow = [line(step, tokens_per_second=400.0) for step in range(14, 18)]  # 25 s each
-    assert not diagnose(*usual, *slow[:2], line(16), *slow[:2], line(16)), "evaluations between lines"
+    evaluations = [line(step, tokens_per_second=100.0) for step in (14, 15)]  # in whose time they lie
+    assert not diagnose(*usual, *evaluations, line(16), *evaluations)
     assert not diagnose(*usual, *(line(step, tokens_per_second=2000.0) for step in range(14, 20))), "5 s each"
     assert diagnose(*usual, *slow)["speed"].startswith(
         "400 tokens/s, 5,000 until 1 min 15 s ago (step 16); heat, swapping or other programs slow it down"
@@ -93,7 +94,7 @@ def test_text_that_is_repeated_too_often_is_named() -> None:
 
 
 def test_an_event_that_is_damaged_is_left_out() -> None:
-    events: list[Event] = [{"event": "train", "step": 3}, {"event": "val", "step": 3, "loss": None}]
+    events: list[Event] = [{"event": "train", "step": 3, "loss": 4.0}, {"event": "val", "step": 3, "loss": None}]
     assert not diagnose(*events, {"event": "other", "step": 4}, evaluation(200, float("nan")))
 
 
@@ -108,7 +109,7 @@ def tiny_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_on_little_text_is_warned_of_once_also_when_it_is_resumed(
     run_folder: Run, tiny_text: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with stopped_after(45), pytest.raises(Interrupted):
+    with stopped_after(35), pytest.raises(Interrupted):
         run_folder(*TINY_TEXT)
     before = [text for text in caplog.messages if text.startswith("warning: pretrain: ")]
     assert [text.split(" ")[2:4] for text in before] == [["the", "text"], ["overfitting", "since"]]

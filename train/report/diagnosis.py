@@ -84,7 +84,7 @@ class Diagnosis:
                 yield "speed", f"{text} (step {step}); heat, swapping or other programs slow it down"
         else:
             self._slow.clear()
-            self._speeds.extend([speed] * bool(self._lines))  # not the first, which warms up
+            self._speeds.append(speed)
         self._lines.append(line)
 
     def _check_evaluation(self, event: Event) -> Iterator[tuple[str, str]]:
