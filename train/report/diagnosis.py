@@ -4,6 +4,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -26,8 +27,9 @@ log = logging.getLogger("niels_gpt")
 def watch_phase(out: Path, total_steps: int, unigram_loss: float) -> Callable[[Event], None]:
     """Return an observer of the events to come in a phase's folder that logs each warning once in the phase."""
     diagnosis = Diagnosis(total_steps, unigram_loss)
-    for event in read_metrics(out / METRICS):  # those of earlier processes, which have said their warnings
-        diagnosis.add(event)
+    with suppress(Exception):  # an odd file must not stop the run
+        for event in read_metrics(out / METRICS):  # of earlier processes, which have said their warnings
+            diagnosis.add(event)
 
     def observe(event: Event) -> None:
         for warning in diagnosis.add(event):
