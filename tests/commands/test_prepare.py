@@ -70,13 +70,16 @@ def test_each_source_of_a_mixture_has_its_weight_and_the_epochs_it_makes(tmp_pat
         "data.tokenizer=bytes",
         "model.V=null",
         "model.T=16",
-        "train.total_steps=30",
+        "train.total_steps=500",
     ]
     done = cli(*words, "train.B=2", "train.accum_steps=4", "--json", cwd=tmp_path, script="prepare")
     (phase,) = json.loads(done.stdout)
     assert [source["weight"] for source in phase["sources"]] == [3, 1]
+    (warning,) = phase["warnings"]
+    assert warning.startswith("the text is repeated (text 6 times); after about 4 times")
+    assert f"\nwarning: {warning[:50]}" in done.stderr
     for source, share in zip(phase["sources"], (0.75, 0.25), strict=True):
-        tokens = 30 * 2 * 4 * 16 * share
+        tokens = 500 * 2 * 4 * 16 * share
         assert source["epochs"] == pytest.approx(tokens / source["train"]["tokens"], rel=0.02)
         assert re.search(rf"weight +{source['weight']:g}\b.*\n *epochs +{source['epochs']:.2g}\b", done.stderr)
     assert re.search(r"data: tokenizing text: 1 document, 8\.0 kB", done.stderr), done.stderr

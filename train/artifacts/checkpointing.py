@@ -23,14 +23,15 @@ TENSOR_OVERHEAD = 512  # bytes that a tensor takes besides its numbers: header, 
 class TrainState:
     """The state of a phase: `step` counts optimizer updates, `sequences` the sequences trained on.
 
-    `evaluated` is false until this step has been evaluated. `loss_sum` and `loss_steps` belong to the steps since
-    the last logged one; the sum stays on the device.
+    `evaluated` is false until this step has been evaluated; `best_step` is the step in best.pt. `loss_sum`
+    and `loss_steps` belong to the steps since the last logged one; the sum stays on the device.
     """
 
     model: GPT
     optimizer: Optimizer
     step: int = 0
     best_val_loss: float | None = None
+    best_step: int = 0
     sequences: int = 0
     evaluated: bool = True
     loss_sum: torch.Tensor | float = 0.0

@@ -20,7 +20,7 @@ from train.config.suggest import format_value
 
 RESULT = "result.json"
 NO_EFFECT = {"log_every", "ckpt_every", "keep_last", "max_minutes", "cache_dir", "verify"}  # on what is learned
-MAY_CHANGE = NO_EFFECT | {"total_steps"}  # under a complete phase
+MAY_CHANGE = NO_EFFECT | {"total_steps", "patience"}  # under a complete phase
 log = logging.getLogger("niels_gpt")
 
 
@@ -30,7 +30,8 @@ class PhaseResult:
 
     Seconds are those of the last process. `checkpoint` is the best one's path within the run folder.
     `settings` are those of the last process that decide the outcome; `changes` lists earlier ones, with the steps
-    at which they changed. Older results lack the fields that have defaults.
+    at which they changed. `evaluations_since_best` is given where train.patience stopped the phase. Older results
+    lack the fields that have defaults.
     """
 
     phase: PhaseName
@@ -46,6 +47,7 @@ class PhaseResult:
     settings: dict[str, Any]
     tokenizer: str | None = None  # its hash
     changes: list[dict[str, Any]] = field(default_factory=list)
+    evaluations_since_best: int | None = None
 
 
 RESULTS = TypeAdapter(list[PhaseResult])
@@ -80,14 +82,17 @@ def write_results(cfg: RunCfg, results: list[PhaseResult]) -> None:
 
 
 def find_reusable_result(cfg: RunCfg) -> PhaseResult | None:
-    """Return the result of an earlier process if it took all the steps, unless resume=never."""
+    """Return the result of an earlier process if it is complete, unless resume=never."""
     return None if cfg.resume == "never" else find_complete_result(cfg)
 
 
 def find_complete_result(cfg: RunCfg) -> PhaseResult | None:
-    """Return the result of a phase if it took all the steps that the settings ask for."""
+    """Return the result of a phase if it took all the steps, or had all the patience, of the settings."""
     result = read_results(Path(cfg.dir)).get(cfg.phase)
-    if result is None or result.step < cfg.train.total_steps:
+    if result is None:
+        return None
+    waited, patience = result.evaluations_since_best, cfg.train.patience
+    if result.step < cfg.train.total_steps and (waited is None or patience is None or waited < patience):
         return None
     return result if (Path(cfg.dir) / result.checkpoint).exists() else None
 
@@ -118,7 +123,7 @@ def require_unchanged(plan: list[RunCfg]) -> None:
             if saved < asked:  # else only its result is missing
                 raise CheckpointError(
                     f"{cfg.out} has {saved} of {asked} steps, but {later[0]} has already started from its weights",
-                    f"use phase={later[0]} alone, the original train.total_steps, or another name=...",
+                    f"use phase={later[0]} alone, the original total_steps and patience, or another name=...",
                 )
 
 

@@ -20,6 +20,7 @@ from train.cli.output import add_report_flags, report
 from train.config import compose_plan
 from train.config.schema import RunCfg
 from train.config.suggest import point_to_help
+from train.report.diagnosis import warn_of_repetition
 
 EXAMPLE = f"example: niels_gpt prepare phase=pretrain data=text data.files=notes; {point_to_help()}"
 SEQUENCES, LINES, BAR = 2, 6, 14  # sequences of SFT, lines of an example at most, characters of the longest bar
@@ -47,7 +48,6 @@ def main() -> None:
 
 def show_phase(cfg: RunCfg, tokenizer: Tokenizer) -> dict[str, Any]:
     """Open the data of a phase, built if it is missing; print what is in it, and return that for JSON."""
-    from niels_gpt.data.batches import Mixture
     from niels_gpt.data.statistics import describe_cache, split_text
     from niels_gpt.loss import IGNORE
     from train.run.data import WANTS, open_data
@@ -62,9 +62,8 @@ def show_phase(cfg: RunCfg, tokenizer: Tokenizer) -> dict[str, Any]:
             parts = (slice(*bounds) for bounds in pairwise([0, *begins, end]))
             texts = [split_text(ids[part], mask[part], tokenizer) for part in parts]
             batch.append({"padding": len(ids) - end, "segments": texts})
-    streams = data.train.sources if isinstance(data.train, Mixture) else [data.train]
     drawn = cfg.train.total_steps * cfg.train.effective_batch  # sequences
-    weights = sum(source.weight for source, _ in data.caches)
+    epochs = data.count_epochs(drawn)
     phase = {
         "phase": cfg.phase,
         "items": WANTS[cfg.phase],
@@ -73,10 +72,11 @@ def show_phase(cfg: RunCfg, tokenizer: Tokenizer) -> dict[str, Any]:
         "epochs": drawn / len(data.train),
         "sources": [
             {"source": source.label, "cache": str(cache.folder), "weight": source.weight}
-            | {"epochs": drawn * source.weight / weights / len(stream)}
+            | {"epochs": times}
             | describe_cache(cache, tokenizer)
-            for (source, cache), stream in zip(data.caches, streams, strict=True)
+            for (source, cache), (_, times) in zip(data.caches, epochs, strict=True)
         ],
+        "warnings": list(filter(None, [warn_of_repetition(epochs)])),
         "batch": batch,
     }
     draw_phase(phase)
@@ -87,6 +87,8 @@ def draw_phase(phase: dict[str, Any]) -> None:
     """Print a phase for people."""
     console = get_console()
     console.print("", Rule(f"{phase['phase']}: {phase['epochs']:.2g} epochs of {phase['items']}"), sep="\n")
+    for warning in phase["warnings"]:
+        console.print(f"\nwarning: {warning}", markup=False, highlight=False)
     for source in phase["sources"]:
         console.print("", Columns([draw_numbers(source), draw_lengths(source)], padding=(1, 3)), "", sep="\n")
         common = []

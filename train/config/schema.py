@@ -33,6 +33,9 @@ class TrainCfgSchema(Cfg):
     max_minutes: float | None = Field(
         None, gt=0, le=1e7, description="save and stop the phase after this many minutes, across resumes"
     )
+    patience: int | None = Field(
+        None, ge=1, le=10**9, description="stop after this many evaluations without a new best loss; null: never"
+    )
     keep_last: int = Field(2, ge=1, le=10**6, description="checkpoints to keep besides the best")
     optim: Literal["adamw", "muon"] = Field(
         "muon", description="muon: Muon for the matrices of the blocks, AdamW for the rest"

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rich import get_console
 from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from niels_gpt.device import measure_memory
+from niels_gpt.errors import first_line
 from niels_gpt.storage import replace_atomically
 from train.artifacts.checkpointing import TrainState
 from train.artifacts.disk import tolerate_disk_errors
@@ -33,6 +34,7 @@ class RunLogger:
 
     def __init__(self, out: Path, total_steps: int, state: TrainState, baseline: UnigramBaseline) -> None:
         """Continue after the step of `state`; later events in the file belong to a process that was killed."""
+        self.observers: list[Callable[[dict[str, Any]], None]] = []  # of events to come
         self.out, self.total_steps, self.baseline = out, total_steps, baseline
         self._last_time, self._last_step, self._last_sequences = time.monotonic(), state.step, state.sequences
         self._draw_from: float | None = None  # when an evaluation may draw: after the first line
@@ -123,8 +125,15 @@ class RunLogger:
 
     def _append(self, event: str, state: TrainState, **numbers: Any) -> None:
         tokens = state.sequences * state.model.cfg.T
+        line = {"event": event, "step": state.step, "tokens": tokens, **numbers}
         with tolerate_disk_errors(self.out / METRICS):
-            append_event(self.out / METRICS, {"event": event, "step": state.step, "tokens": tokens, **numbers})
+            append_event(self.out / METRICS, line)
+        for observe in [*self.observers]:
+            try:
+                observe(line)
+            except Exception as error:  # it must not stop the run
+                self.observers.remove(observe)
+                log.warning("warning: an observer failed (%s); continuing without it", first_line(error))
 
 
 def smooth(values: Sequence[float]) -> list[float]:

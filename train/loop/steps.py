@@ -16,6 +16,7 @@ from niels_gpt.seeds import derive_seed
 from train.artifacts.checkpointing import TrainState, save_step
 from train.config.schema import TrainCfgSchema
 from train.loop.amp import Amp, amp_factory, choose_loss_scale
+from train.loop.early_stopping import is_out_of_patience
 from train.loop.evaluate import ValSource, evaluate
 from train.loop.logger import RunLogger
 from train.loop.nonfinite import find_first_nonfinite
@@ -38,7 +39,7 @@ def train_loop(
     origin: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Take steps until `cfg.total_steps` or until `stop()`; log, evaluate and save when due.
+    """Take steps until `cfg.total_steps`, `cfg.patience` or `stop()` end them; log, evaluate and save when due.
 
     Checkpoints go to `out`; their train_cfg is `cfg` plus `origin`, the history of the weights.
 
@@ -55,7 +56,7 @@ def train_loop(
     cut_short = not state.evaluated and is_due(state.step, cfg.eval_every, cfg)  # by a stop
     if cut_short and evaluate_state(state, cfg, val, amp, logger, stop):
         save(best=True)
-    stopping = stop()
+    stopping = stop() or is_out_of_patience(state, cfg.patience, out)
     while state.step < cfg.total_steps and not stopping:
         lr = lr_at(state.step, cfg)
         loss, grad_norm = optimizer_step(state, cfg, train_source, amp, lr)
@@ -65,7 +66,7 @@ def train_loop(
             logger.log_step(state, state.take_mean_loss(), lr, grad_norm.item())
         if is_due(state.step, cfg.eval_every, cfg):
             improved = evaluate_state(state, cfg, val, amp, logger, stop)
-        stopping = stop()  # polled once a step
+        stopping = stop() or is_out_of_patience(state, cfg.patience, out)  # polled once a step
         if improved or stopping or is_due(state.step, cfg.ckpt_every, cfg):
             save(best=improved)
         logger.advance(state.step)
@@ -97,7 +98,7 @@ def evaluate_state(
     state.evaluated = True
     improved = state.best_val_loss is None or loss.mean < state.best_val_loss
     if improved:
-        state.best_val_loss = loss.mean
+        state.best_val_loss, state.best_step = loss.mean, state.step
     return improved
 
 

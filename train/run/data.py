@@ -33,6 +33,13 @@ class PhaseData(NamedTuple):
     sources: dict[str, dict[str, Any]]
     caches: list[tuple[SourceCfg, TokenCache]]
 
+    def count_epochs(self, sequences: int) -> list[tuple[str, float]]:
+        """Return how often so many training sequences go through each source, with its label."""
+        streams = self.train.sources if isinstance(self.train, Mixture) else [self.train]
+        share = sequences / sum(source.weight for source, _ in self.caches)
+        pairs = zip(self.caches, streams, strict=True)
+        return [(source.label, share * source.weight / len(stream)) for (source, _), stream in pairs]
+
 
 def open_data(cfg: RunCfg, tokenizer: Tokenizer) -> PhaseData:
     """Open the token files of a phase as sequences of T tokens; build missing ones.

@@ -174,7 +174,9 @@ def repair_links_and_load_best(state: TrainState, folder: Path) -> LoadedCheckpo
     if state.best_val_loss is None:
         return None
     try:
-        return LoadedCheckpoint.load(folder / BEST)
+        best = LoadedCheckpoint.load(folder / BEST)
+        state.best_step = best.saved["step"]
+        return best
     except CheckpointError as error:
         state.best_val_loss, state.evaluated = None, False
         if (folder / LATEST).exists():

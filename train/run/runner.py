@@ -21,10 +21,12 @@ from train.hardware.cpu import prepare_cpu
 from train.hardware.out_of_memory import explain_out_of_memory
 from train.hardware.preflight import check_device
 from train.loop.baseline import fit_unigram_baseline
+from train.loop.early_stopping import is_out_of_patience
 from train.loop.logger import RunLogger
 from train.loop.model import make_model, require_compiler
 from train.loop.optim import make_optimizer
 from train.loop.steps import train_loop
+from train.report.diagnosis import watch_phase
 from train.run.data import open_data
 from train.run.resume import find_starting_point, open_tokenizer, restore
 from train.run.sample import log_sample
@@ -82,13 +84,14 @@ def run_phase(
     data = open_data(cfg, tokenizer)
     origin = restore(state, start, cfg, tokenizer, data)
     del start  # frees the memory of the checkpoints
-    log_start(cfg, state, sequences_per_epoch=len(data.train))
+    log_start(cfg, state, data)
     baseline = fit_unigram_baseline(data.train, data.val, tokenizer.token_bytes(), cfg.train.B)
     cfg.out.mkdir(parents=True, exist_ok=True)
     require_writable(cfg.out, estimate_size(model, ema=cfg.train.ema is not None))
     folders = [str(cache.folder.resolve()) for _, cache in data.caches]
     write_json(cfg.out / DATA, {"model": cfg.model.model_dump(), "caches": folders, "sources": data.sources})
     logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
+    logger.observers.append(watch_phase(cfg.out, cfg.train.total_steps, baseline.unigram_loss))
     started, limit = time.monotonic(), TimeLimit(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, logger.progress:
         reset_peak_memory(device)
@@ -124,7 +127,8 @@ def require_complete(cfg: RunCfg, state: TrainState, signum: int | None) -> None
     if signum is not None:
         way_out = "continue with resume=auto" if never else "the same command continues from there"
         raise Interrupted(f"{cfg.phase}: {stopped}", way_out, signum)
-    if state.step < cfg.train.total_steps or not state.evaluated:
+    complete = state.step >= cfg.train.total_steps and state.evaluated
+    if not complete and not is_out_of_patience(state, cfg.train.patience, cfg.out):
         raise TimeIsUp(
             f"{cfg.phase}: train.max_minutes={cfg.train.max_minutes} reached, {stopped}",
             f"continue with {'resume=auto and ' if never else ''}a larger train.max_minutes=...",

@@ -16,13 +16,16 @@ from train.config.schema import RunCfg
 from train.config.suggest import name_train_command
 from train.loop.amp import advise_precision, uses_autocast
 from train.loop.baseline import UnigramBaseline
+from train.loop.early_stopping import count_evaluations_since_best
 from train.loop.model import will_compile
+from train.report.diagnosis import warn_of_repetition
+from train.run.data import PhaseData
 
 log = logging.getLogger("niels_gpt")
 
 
-def log_start(cfg: RunCfg, state: TrainState, sequences_per_epoch: int) -> None:
-    """Log the startup line of a phase: device, precision, batch and steps; and advice on the precision."""
+def log_start(cfg: RunCfg, state: TrainState, data: PhaseData) -> None:
+    """Log the startup line of a phase: device, precision, batch, steps; and advice on precision and data."""
     facts = {
         "device": state.model.device.type,
         "amp": "on" if uses_autocast(state.model.device, cfg.train) else "off",
@@ -34,21 +37,30 @@ def log_start(cfg: RunCfg, state: TrainState, sequences_per_epoch: int) -> None:
         "T": cfg.model.T,
         "parameters": f"{state.model.parameter_count():,}",
         "steps": f"{state.step}..{cfg.train.total_steps}",
-        "sequences_per_epoch": sequences_per_epoch,
+        "sequences_per_epoch": len(data.train),
         "compile": "on" if will_compile(state.model.device, cfg.train) else "off",
         "threads": torch.get_num_threads(),
     }
     log.info("%s: %s", cfg.phase, " ".join(f"{key}={value}" for key, value in facts.items()))
     if advice := advise_precision(state.model.device, cfg.train, cfg.model.T):
         log.warning("warning: %s", advice)
+    epochs = data.count_epochs(cfg.train.total_steps * cfg.train.effective_batch)
+    if not state.step and (advice := warn_of_repetition(epochs)):
+        log.warning("warning: %s: %s", cfg.phase, advice)
 
 
 def make_result(
     cfg: RunCfg, state: TrainState, baseline: UnigramBaseline, origin: dict[str, Any], seconds: float
 ) -> PhaseResult:
-    """Return the result of a phase that took so many `seconds`."""
+    """Return the result of a phase that took so many `seconds`; log it if train.patience stopped the phase."""
     losses = [event["loss"] for event in read_metrics(cfg.out / METRICS) if event["event"] == "val"]
-    best = state.best_val_loss
+    best, waited = state.best_val_loss, None
+    if state.step < cfg.train.total_steps:  # stopped by train.patience
+        waited = count_evaluations_since_best(state, cfg.out)
+        log.info(
+            "%s: stopped at step %d: no improvement in %d evaluations since step %d",
+            *(cfg.phase, state.step, waited, state.best_step),
+        )
     return PhaseResult(
         phase=cfg.phase,
         step=state.step,
@@ -63,6 +75,7 @@ def make_result(
         settings=select_outcome_settings(cfg),
         tokenizer=origin["tokenizer"],
         changes=origin.get("changes", []),
+        evaluations_since_best=waited,
     )
 
 
@@ -79,9 +92,10 @@ def log_summary(plan: list[RunCfg], results: list[PhaseResult], seconds: float) 
     if (folder / JOB).exists():
         return  # the sweep says what to do next
     talk = "--chat" if last.phase == "sft" else '--prompt "..."'
-    setting = "sft.train.total_steps" if len(plan) > 1 else "train.total_steps"
+    stopped = results[-1].evaluations_since_best is not None
+    change = "patience=null" if stopped else f"total_steps={2 * last.train.total_steps}"
     log.info("  %-11s niels_gpt sample %s %s", "talk to it", folder, talk)
-    log.info("  %-11s the same command with %s=%d", "train more", setting, 2 * last.train.total_steps)
+    log.info("  %-11s the same command with %strain.%s", "train more", "sft." if len(plan) > 1 else "", change)
     if all(source.kind == "synthetic" for source in last.data.mixture()):
         log.info(
             "  %-11s this was a smoke test on made-up text; for real text: %s name=real",
