@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, final, same
 from support.environments import ask, make_environment
 from support.processes import wait_until
 
@@ -78,7 +78,9 @@ def watched(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return Watched(request.param, tmp_path, monkeypatch)
 
 
-def test_after_kills_a_stop_and_a_resume_each_point_is_there_once(watched: Watched) -> None:
+def test_after_kills_a_stop_and_a_resume_each_point_is_there_once_and_the_weights_are_the_same(
+    watched: Watched,
+) -> None:
     for phase, step, signum in (
         ("pretrain", 20, signal.SIGKILL), ("pretrain", 40, signal.SIGTERM), ("sft", 20, signal.SIGKILL),
     ):  # fmt: skip
@@ -99,6 +101,9 @@ def test_after_kills_a_stop_and_a_resume_each_point_is_there_once(watched: Watch
     assert facts.get("name", "watched") == "watched" and facts.get("status", "FINISHED") == "FINISHED"
     steps = facts.get("steps", [])
     assert steps == sorted(set(steps)), "one axis for both phases"
+    watched.finish("logger=[]", "name=alone")
+    logged, alone = (final(watched.folder / "runs" / name / "sft") for name in ("watched", "alone"))
+    assert same(logged, alone)
 
 
 def test_a_logger_that_is_killed_before_its_note_never_has_a_point_twice(watched: Watched) -> None:
@@ -108,3 +113,10 @@ def test_a_logger_that_is_killed_before_its_note_never_has_a_point_twice(watched
     numbers, expected = watched.read()[0], watched.expected()
     assert numbers.items() <= expected.items() if watched.logger == "wandb" else numbers == expected
     assert ("pretrain/train/loss", 60) in numbers
+
+
+def test_runs_side_by_side_make_one_database(watched: Watched) -> None:
+    short = ("phase=pretrain", "train.total_steps=10", "train.ckpt_every=1")
+    started = [watched.start(*short, f"name={name}") for name in ("one", "two", "three")]
+    for output, errors in [run.communicate() for run in started]:
+        assert "finished in" in output and "failed" not in output, errors

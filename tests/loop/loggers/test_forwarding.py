@@ -74,6 +74,7 @@ def test_points_wait_for_their_checkpoint(run_folder: Run, told: Told) -> None:
     assert told() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("logger", "again"), [("trackio", [1, 2, 3, 4]), ("wandb", [])])
 def test_a_logger_that_dies_before_its_note_repeats_or_leaves_out_points_as_it_is_safe(
     run_folder: Run, told: Told, tmp_path: Path, logger: str, again: list[int]
@@ -129,7 +130,7 @@ def test_a_package_that_is_missing_is_refused_with_its_extra(plan: Plan) -> None
     ("how", "reason"),
     [
         ("raises", "RuntimeError: no such table: runs"),
-        ("full", "OSError: [Errno 28] No space left on device"),
+        pytest.param("full", "OSError: [Errno 28] No space left on device", marks=pytest.mark.slow),
         pytest.param("blocks", "no answer for 3 s", marks=pytest.mark.slow),
     ],
 )

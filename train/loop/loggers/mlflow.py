@@ -3,7 +3,9 @@
 import os
 import re
 from pathlib import Path
+from tempfile import gettempdir
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
@@ -19,10 +21,12 @@ class Logger:
     repeated = "ignored"
 
     def __init__(self, phase: LoggedPhase) -> None:
-        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"))
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        with FileLock(Path(gettempdir(), f"{PROJECT}.mlflow.{os.getuid()}.lock")):  # jobs would both make tables
+            self._client = MlflowClient(uri)
+            found = self._client.get_experiment_by_name(name)
+            experiment = found.experiment_id if found else self._client.create_experiment(name)
         runs = self._client.search_runs([experiment], f"tags.`{ID}` = '{phase.id}'")
         tags = {ID: phase.id, "group": phase.group, "mlflow.source.git.commit": phase.config["commit"]}
         tags = {key: tag for key, tag in tags.items() if tag}
