@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -11,12 +11,15 @@ from niels_gpt.printable import escape_line
 SourceKind = Literal["pydocs", "text", "jsonl", "synthetic", "hf"]
 MIN_SHARE = 0.002  # of a mixture: two sequences of the 1024 over which weights are honoured
 MAX_ROPE_TABLE = 1 << 24  # numbers in the table of rotary cosines, as in that of sines: 64 MiB each
-# Not strict: what a validator returns counts as Python's, and a list from JSON would be refused.
-Texts = Annotated[
-    tuple[str, ...],
+Item = TypeVar("Item")
+# A list that may be written as a single item. Not strict: what a validator returns counts as Python's, and a list
+# from JSON would be refused.
+Several = Annotated[
+    tuple[Item, ...],
     Field(strict=False),
     BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
 ]
+Texts = Several[str]
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 

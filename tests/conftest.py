@@ -34,7 +34,7 @@ CONF = ROOT / "conf"
 Compose = Callable[..., DictConfig]
 Plan = Callable[..., list[RunCfg]]
 Run = Callable[..., Path]
-TIMED = ("tokens_per_second", "memory")  # what a metrics event says of the machine
+TIMED = ("time", "tokens_per_second", "memory")  # what a metrics event says of the machine
 
 
 @pytest.fixture(scope="session")

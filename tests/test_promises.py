@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import CONF, Compose, Plan, Run, carry_out, final, metrics, same, stopped_after
+from support.fake_loggers import install_fakes, set_behaviour
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
@@ -281,3 +282,18 @@ def test_logging_drawing_and_samples_change_no_bit(plan: Plan, run_folder: Run) 
     assert metrics(watched / "sft") and not metrics(alone / "sft")
     for phase in ("pretrain", "sft"):
         assert same(final(watched / phase), final(alone / phase))
+
+
+def test_no_logger_changes_or_stops_a_run(
+    run_folder: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loggers that block are in tests/loop/loggers, the real ones too."""
+    told, own = install_fakes(tmp_path, monkeypatch), ("model.dropout=0.2", "train.log_every=1")
+    alone = run_folder(*own, name="alone") / "pretrain"
+    for how, hears in (("works", True), ("raises", False), ("full", False), ("dies", True)):
+        set_behaviour(tmp_path, how)
+        before = len(told())
+        watched = run_folder(*own, "logger=[trackio,wandb]", name=how) / "pretrain"
+        assert (len(told()) > before) is hears
+        assert same(final(watched), final(alone))
+        assert metrics(watched) == metrics(alone)

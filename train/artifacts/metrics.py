@@ -15,7 +15,7 @@ METRICS = "metrics.jsonl"
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the events of a metrics file, without lines that are not events, such as one cut by a kill."""
     if path.is_file():  # reading a FIFO would wait for a writer
-        yield from filter(None, map(_parse_event, path.read_bytes().splitlines()))
+        yield from filter(None, map(parse_event, path.read_bytes().splitlines()))
 
 
 def append_event(path: Path, event: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ def truncate_metrics(path: Path, step: int, *, evaluated: bool) -> None:
         line
         for line in lines
         if line.endswith(b"\n")
-        and (event := _parse_event(line))
+        and (event := parse_event(line))
         and event["step"] <= last.get(event["event"], step)
     ]
     if lines[: len(kept)] == kept:
@@ -55,7 +55,8 @@ def truncate_metrics(path: Path, step: int, *, evaluated: bool) -> None:
         write_text(path, b"".join(kept).decode())
 
 
-def _parse_event(line: bytes) -> dict[str, Any] | None:
+def parse_event(line: bytes) -> dict[str, Any] | None:
+    """Return the event of a line, or None if it has none."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):

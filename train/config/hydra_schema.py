@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from train.config.describe import format_groups, format_settings
+from train.config.loggers import LoggerName
 from train.config.plan import ComposedCfg, SftCfg
 from train.config.suggest import name_train_command
 
@@ -59,7 +60,7 @@ def _translate_type(annotation: Any) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return type(arguments[0])
-    if annotation == tuple[str, ...]:
+    if annotation in (tuple[str, ...], tuple[LoggerName, ...]):
         return Any  # OmegaConf has no type for a list that may be written as a single text
     if origin is tuple:
         return list[_translate_type(arguments[0])]  # type: ignore[misc]

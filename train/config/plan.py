@@ -8,6 +8,7 @@ from pydantic import Field
 
 from niels_gpt.config import Cfg, DataCfg, ModelCfg
 from niels_gpt.errors import DataError
+from train.config.loggers import Loggers
 from train.config.model_shape import count_entries
 from train.config.schema import MOST, BatchChoice, PhaseName, RunCfg, TrainCfgSchema, list_microbatch_sizes
 
@@ -51,6 +52,7 @@ class ComposedCfg(Cfg):
         "auto", min_length=1, description="auto: resume an existing run; never: refuse to; PATH: resume from it"
     )
     init_from: str | None = Field(None, min_length=1, description="start at step 0 with the weights at this path")
+    logger: Loggers = Field((), description="programs to log to besides metrics.jsonl")
     model: ModelSettings
     data: DataCfg
     train: TrainCfgSchema
@@ -122,7 +124,7 @@ class ComposedCfg(Cfg):
         if self.batch != "fixed" and self.global_B:
             train = train.split(self.global_B, train.B if self.batch == "iso" else 1)  # 1 until one is measured
         shared = self.model_dump(
-            include={"name", "dir", "device", "batch", "memory_budget_gb", "resume", "init_from"}
+            include={"name", "dir", "device", "batch", "memory_budget_gb", "resume", "init_from", "logger"}
         )
         model = settings.model.model_dump()
         model["V"] = model["V"] or count_entries(settings.data.tokenizer)

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from niels_gpt.config import Cfg, DataCfg, ModelCfg
+from train.config.loggers import Loggers
 
 PhaseName = Literal["pretrain", "sft"]
 BatchChoice = Literal["fixed", "iso", "auto"]
@@ -102,6 +103,7 @@ class RunCfg(Cfg):
     memory_budget_gb: float | None = None
     resume: str = "auto"
     init_from: str | None = None
+    logger: Loggers = ()
     model: ModelCfg
     data: DataCfg
     train: TrainCfgSchema

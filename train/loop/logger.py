@@ -17,8 +17,10 @@ from train.artifacts.checkpointing import TrainState
 from train.artifacts.disk import tolerate_disk_errors
 from train.artifacts.metrics import METRICS, append_event, read_metrics, sync_metrics, truncate_metrics
 from train.cli.console import FILE_ONLY
+from train.config.schema import RunCfg
 from train.loop.baseline import UnigramBaseline
 from train.loop.evaluate import ValLoss
+from train.loop.loggers.forwarding import Loggers
 
 CURVES = "curves.png"
 DRAW_SHARE = 0.05  # of the time, at most, for drawing at evaluations
@@ -32,8 +34,13 @@ class RunLogger:
     then go to the log file alone.
     """
 
-    def __init__(self, out: Path, total_steps: int, state: TrainState, baseline: UnigramBaseline) -> None:
-        """Continue after the step of `state`; later events in the file belong to a process that was killed."""
+    def __init__(
+        self, out: Path, total_steps: int, state: TrainState, baseline: UnigramBaseline, cfg: RunCfg | None = None
+    ) -> None:
+        """Continue after the step of `state`; later events in the file belong to a process that was killed.
+
+        The loggers of `cfg` are told of all events that a checkpoint covers.
+        """
         self.observers: list[Callable[[dict[str, Any]], None]] = []  # of events to come
         self.out, self.total_steps, self.baseline = out, total_steps, baseline
         self._last_time, self._last_step, self._last_sequences = time.monotonic(), state.step, state.sequences
@@ -51,6 +58,8 @@ class RunLogger:
         self._task = self.progress.add_task(out.name, total=total_steps, completed=state.step, facts="")
         with tolerate_disk_errors(out / METRICS):
             truncate_metrics(out / METRICS, state.step, evaluated=state.evaluated)
+        self._loggers = Loggers(cfg) if cfg and cfg.logger else None
+        self.forward(state.step)
 
     def log_step(self, state: TrainState, loss: float, lr: float, grad_norm: float) -> None:
         """Log an optimizer step; `loss` is the mean since the last line, in nats per target."""
@@ -90,6 +99,17 @@ class RunLogger:
         with tolerate_disk_errors(self.out / METRICS):
             sync_metrics(self.out / METRICS)
 
+    def forward(self, step: int) -> None:
+        """Hand the events up to `step`, which a checkpoint covers, to the loggers."""
+        if self._loggers:
+            self._loggers.forward(step)
+
+    def close(self) -> None:
+        """Draw the curves a last time, and let the loggers finish."""
+        self.draw_curves()
+        if self._loggers:
+            self._loggers.close()
+
     def advance(self, step: int) -> None:
         """Move the progress bar, if there is one."""
         self.progress.update(self._task, completed=step)
@@ -125,7 +145,7 @@ class RunLogger:
 
     def _append(self, event: str, state: TrainState, **numbers: Any) -> None:
         tokens = state.sequences * state.model.cfg.T
-        line = {"event": event, "step": state.step, "tokens": tokens, **numbers}
+        line = {"event": event, "step": state.step, "tokens": tokens, "time": round(time.time(), 3), **numbers}
         with tolerate_disk_errors(self.out / METRICS):
             append_event(self.out / METRICS, line)
         for observe in [*self.observers]:

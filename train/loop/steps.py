@@ -52,6 +52,7 @@ def train_loop(
     def save(*, best: bool) -> None:
         logger.sync()
         save_step(out, state, train_cfg, best=best, keep_last=cfg.keep_last)
+        logger.forward(state.step)
 
     cut_short = not state.evaluated and is_due(state.step, cfg.eval_every, cfg)  # by a stop
     if cut_short and evaluate_state(state, cfg, val, amp, logger, stop):

@@ -90,7 +90,7 @@ def run_phase(
     require_writable(cfg.out, estimate_size(model, ema=cfg.train.ema is not None))
     folders = [str(cache.folder.resolve()) for _, cache in data.caches]
     write_json(cfg.out / DATA, {"model": cfg.model.model_dump(), "caches": folders, "sources": data.sources})
-    logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline)
+    logger = RunLogger(cfg.out, cfg.train.total_steps, state, baseline, cfg)
     logger.observers.append(watch_phase(cfg.out, cfg.train.total_steps, baseline.unigram_loss))
     started, limit = time.monotonic(), TimeLimit(cfg.out, cfg.train.max_minutes)
     with stop_on_signals() as stop, logger.progress:
@@ -107,7 +107,7 @@ def run_phase(
                 stop=lambda: stop() or limit.is_reached(),
             )
         finally:  # a loss that became nan is worth a picture too
-            logger.draw_curves()
+            logger.close()
     seconds = time.monotonic() - started
     limit.save()
     require_complete(cfg, state, stop.signum)
