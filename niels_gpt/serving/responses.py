@@ -61,8 +61,8 @@ class Answer:
 
     def _make_entry(self, id: int, logprob: float) -> dict[str, Any]:
         text = self._show(id)
-        content = None if "\ufffd" in text else [*text.encode()]  # a part of a character has no text
-        return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": content}
+        content = self._generator.tokenizer.decode_bytes([id]) or text.encode()
+        return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": [*content]}
 
     def _list_columns(self, n: int, tokens: Sequence[Token]) -> dict[str, Any]:
         """Return log probabilities in the form of completions; offsets count from the answer's beginning."""
