@@ -20,7 +20,7 @@ log = logging.getLogger("niels_gpt")
 
 
 class Token(NamedTuple):
-    """A chosen token, the text that is complete with it, and the model's own log probabilities, in nats.
+    """A chosen token, the text that it completes, and the model's own log probabilities, in nats.
 
     `text` may be empty, or have that of tokens before; together the texts are the answer, without the stop text.
     `alternatives` are the likeliest tokens: id, text and log probability. Only the last token has a reason.
@@ -60,8 +60,8 @@ def draw_token(logits: Tensor, seen: Collection[int], sampling: Sampling, random
 class Generator:
     """A trained model with its tokenizer, for one stream at a time.
 
-    It keeps what it has computed for the last text, so that a text which begins alike costs only the rest. Draws
-    are made on the CPU, so they are equal on every device.
+    It caches the last text, so that a text with the same beginning costs only the rest. Draws are made on the CPU,
+    so they are equal on every device.
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
@@ -100,7 +100,7 @@ class Generator:
 
 
 class _TextStream:
-    """Text from tokens: held back are part of a character, and what may be the beginning of a stop text."""
+    """Decode tokens, holding back part of a character and what may be the beginning of a stop text."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._tokenizer, self._stop, self._held = tokenizer, stop, ""

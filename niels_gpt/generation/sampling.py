@@ -1,4 +1,4 @@
-"""How to choose the tokens of an answer. It does without torch, so that commands can show it in their help."""
+"""Settings of sampling. This file does not import torch, so that commands can show them in their help."""
 
 from collections.abc import Iterator
 

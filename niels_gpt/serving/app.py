@@ -115,7 +115,7 @@ class Api:
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body of a request. ApiError if it is too large, too slow or not called JSON."""
+    """Return the body of a request. ApiError if it is too large, too slow or not declared as JSON."""
     too_large = ApiError(413, f"the body is larger than {MAX_BODY} bytes")
     if int(request.headers.get("content-length", 0)) > MAX_BODY:
         raise too_large
@@ -172,10 +172,10 @@ def make_app(
     hosts: Sequence[str] = ("*",),
     seconds: float = 120.0,
 ) -> Starlette:
-    """Return the application. The worker runs already.
+    """Return the application; start the worker yourself.
 
-    `hosts` are the names under which clients may reach it: the page of a site that has made its own name lead to
-    this machine sends that name. `seconds` is the time for an answer, from the end of the request.
+    `hosts` are the names that clients may use for it: a site whose name was rebound to this machine sends its own.
+    `seconds` is the time for an answer, from the end of the request.
     """
     api = Api(models, worker, api_key, seconds)
     routes = [

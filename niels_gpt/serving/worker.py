@@ -1,4 +1,4 @@
-"""Generate in one thread for all requests, of each model one at a time, in the order in which they came."""
+"""Generate for all requests in one thread. Each model answers one at a time, in the order of arrival."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ Event = tuple[int, Token] | ApiError | None  # a token of an answer, by its numb
 
 @dataclass(eq=False)
 class Job:
-    """A request to answer. It is made in the event loop that reads its events."""
+    """A request to answer. Create it in the event loop that reads its events."""
 
     request: ApiRequest
     generator: Generator
