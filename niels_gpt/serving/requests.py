@@ -132,8 +132,8 @@ def parse_request(kind: type[ApiRequest], body: bytes) -> ApiRequest:
         asked = kind.model_validate(given | {"sampling": sampling})
     except ValidationError as error:
         where, message = explain_first_error(error)
-        where = where.removeprefix("sampling").lstrip(".")
-        raise ApiError(400, f"{where}: {message}".removeprefix(": "), param=where or None) from None
+        where = where.removeprefix("sampling.")
+        raise ApiError(400, f"{where}: {message}", param=where) from None
     answers = asked.n * (len(asked.prompt) if isinstance(asked, CompletionRequest) else 1)
     if answers > MAX_ANSWERS or answers * asked.sampling.max_tokens > MAX_TOKENS:
         limit = f"at most {MAX_ANSWERS} answers (n for each prompt), of at most {MAX_TOKENS} tokens together"

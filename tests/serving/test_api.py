@@ -234,7 +234,7 @@ REFUSED: list[tuple[str, Any, int, str | None]] = [
     (COMPLETIONS, {"prompt": "a", "temperature": "hot"}, 400, "temperature"),
     (COMPLETIONS, {"prompt": "a", "top_p": 1.5}, 400, "top_p"),
     (COMPLETIONS, {"prompt": "a", "seed": 1 << 64}, 400, "seed"),
-    (COMPLETIONS, {"prompt": "a", "stop": [""]}, 400, None),
+    (COMPLETIONS, {"prompt": "a", "stop": [""]}, 400, "stop"),
     (COMPLETIONS, {"prompt": "a", "stop": ["a"] * 17}, 400, "stop"),
     (COMPLETIONS, {"prompt": "a", "stop": {"a": 1}}, 400, "stop"),
     (COMPLETIONS, {"prompt": "a", "logprobs": 21}, 400, "logprobs"),

@@ -101,8 +101,7 @@ def read_sampling(parser: ArgumentParser, options: Namespace, **others: Any) -> 
         return Sampling.model_validate(given | others)
     except ValidationError as error:
         where, reason = explain_first_error(error)
-        flag = "--logprobs" if where == "alternatives" else f"--{where.replace('_', '-')}" if where else "--stop:"
-        parser.error(f"{flag} {reason}")
+        parser.error(f"--{where.replace('alternatives', 'logprobs').replace('_', '-')} {reason}")
 
 
 def read_prompts(path: Path) -> list[str]:
