@@ -7,8 +7,8 @@ def escape_line(line: str) -> str:
 
 
 def escape_text(text: str) -> str:
-    """Return text of several lines with its control characters escaped, but for white space."""
-    return "".join(c if c.isspace() else escape_line(c) for c in text)
+    """Return text of several lines with its control characters escaped, but for line feeds and tabs."""
+    return "".join(c if c in "\n\t" or (c.isspace() and c > "\x9f") else escape_line(c) for c in text)
 
 
 def format_count(number: int, noun: str) -> str:

@@ -76,7 +76,11 @@ class Tokenizer(ABC):
         if len(ids) and not 0 <= min(ids) <= max(ids) < self.V:
             message = f"ids {min(ids)} .. {max(ids)} were given, but this tokenizer has 0 .. {self.V - 1}"
             raise DataError(message, "use the tokenizer that made them")
-        return b"".join(self._entries[i] for i in ids).decode("utf-8", "replace")
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Return the text of ids in 0 .. V-1 as UTF-8; of part of a character, its bytes."""
+        return b"".join(self._entries[i] for i in ids)
 
     def token_bytes(self) -> list[int]:
         """Return the number of bytes of text per id: V numbers, 0 for special tokens."""

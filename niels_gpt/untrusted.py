@@ -47,4 +47,5 @@ def _refuse_constant(name: str) -> None:
 def explain_first_error(error: ValidationError, *within: str) -> tuple[str, str]:
     """Return the location, as a dotted path below `within`, and the message of the first validation error."""
     first = error.errors()[0]
-    return ".".join([*within, *map(str, first["loc"])]), first["msg"]
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    return ".".join([*within, *map(str, first["loc"])]), message

@@ -1,5 +1,6 @@
 """Generate text with a trained model, one token at a time."""
 
+import codecs
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -7,19 +8,19 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from niels_gpt.errors import NonFiniteError
 from niels_gpt.generation.sampling import Sampling
 from niels_gpt.generation.window import Window
 from niels_gpt.model.gpt import GPT
 from niels_gpt.model.kv_cache import KVCache
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
 
-INCOMPLETE = "\ufffd"  # what part of a character decodes to
 FinishReason = Literal["stop", "length"] | None
 log = logging.getLogger("niels_gpt")
 
 
 class Token(NamedTuple):
-    """A chosen token, the text that is complete with it, and the model's own log probabilities, in nats.
+    """A chosen token, the text that it completes, and the model's own log probabilities, in nats.
 
     `text` may be empty, or have that of tokens before; together the texts are the answer, without the stop text.
     `alternatives` are the likeliest tokens: id, text and log probability. Only the last token has a reason.
@@ -36,8 +37,13 @@ def draw_token(logits: Tensor, seen: Collection[int], sampling: Sampling, random
     """Return a token id for `logits` (V), in fp32 on the CPU; `seen` has the ids in the context.
 
     The steps are those of transformers, in its order: repetition penalty (Keskar et al., CTRL, 2019),
-    temperature, top-k, top-p (Holtzman et al., 2020), and min-p (Nguyen et al., 2024).
+    temperature, top-k, top-p (Holtzman et al., 2020), and min-p (Nguyen et al., 2024). NonFiniteError if the best
+    logit is nan or inf.
     """
+    if not logits.max().isfinite():
+        raise NonFiniteError(
+            "the model's logits are nan or inf", "its weights are damaged; use another checkpoint"
+        )
     if sampling.repetition_penalty != 1:
         ids = torch.tensor(sorted(set(seen)))
         old, by = logits[ids], sampling.repetition_penalty
@@ -54,8 +60,8 @@ def draw_token(logits: Tensor, seen: Collection[int], sampling: Sampling, random
 class Generator:
     """A trained model with its tokenizer, for one stream at a time.
 
-    It keeps what it has computed for the last text, so that a text which begins alike costs only the rest. Draws
-    are made on the CPU, so they are equal on every device.
+    It caches the last text, so that a text with the same beginning costs only the rest. Draws are made on the CPU,
+    so they are equal on every device.
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
@@ -82,42 +88,32 @@ class Generator:
             if sampling.ignore_eos:
                 logits = logits.index_fill(0, torch.tensor([*self.ends]), -torch.inf)
             id = draw_token(logits, window.ids, sampling, random)
-            piece, stopped = text.add(id)
-            stopped = stopped or id in self.ends
-            if left == 0 or stopped:
-                piece += text.flush()
+            ended = id in self.ends
+            piece, stopped = text.add(id, final=ended or left == 0)
             likely = zip(*(part.tolist() for part in logprobs.topk(sampling.alternatives)), strict=True)
             alternatives = [(other, self.tokenizer.decode([other]), logprob) for logprob, other in likely]
-            reason: FinishReason = "stop" if stopped else "length" if left == 0 else None
+            reason: FinishReason = "stop" if stopped or ended else "length" if left == 0 else None
             yield Token(id, piece, float(logprobs[id]), alternatives, reason)
-            if stopped:
+            if reason:
                 return
             window.extend([id])
 
 
 class _TextStream:
-    """Text from tokens: held back are part of a character, and what may be the beginning of a stop text."""
+    """Decode tokens, holding back part of a character and what may be the beginning of a stop text."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._tokenizer, self._stop = tokenizer, stop
-        self._ids, self._held = list[int](), ""
+        self._tokenizer, self._stop, self._held = tokenizer, stop, ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def add(self, id: int) -> tuple[str, bool]:
-        """Return the text that is complete with a token, and whether a stop text is; then nothing is held."""
-        self._ids.append(id)
-        text = self._tokenizer.decode(self._ids)
-        if text.endswith(INCOMPLETE):
-            return "", False
-        self._ids, text = [], self._held + text
+    def add(self, id: int, *, final: bool) -> tuple[str, bool]:
+        """Return the text that is complete with a token, or all text if `final`, and whether a stop text is."""
+        text = self._held + self._decoder.decode(self._tokenizer.decode_bytes([id]), final)
         found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        begun = (n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
-        shown = min(found, default=len(text) - max(begun, default=0))
-        self._held = "" if found else text[shown:]
+        begun = [n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        shown = min(found, default=len(text) - (0 if final else max(begun, default=0)))
+        self._held = text[shown:]
         return text[:shown], bool(found)
-
-    def flush(self) -> str:
-        """Return what is held back."""
-        return self._held + self._tokenizer.decode(self._ids)
 
 
 def generate(

@@ -1,8 +1,6 @@
-"""How to choose the tokens of an answer. It does without torch, so that commands can show it in their help."""
+"""Settings of sampling. This file does not import torch, so that commands can show them in their help."""
 
-from collections.abc import Iterator
-
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from niels_gpt.config import Cfg, Texts
 
@@ -31,7 +29,9 @@ class Sampling(Cfg):
     seed: int = Field(0, ge=0, lt=1 << 64, description="random seed: equal seeds give equal answers")
     alternatives: int = Field(0, ge=0, le=20, description="report so many likely tokens beside each chosen one")
 
-    def rules(self) -> Iterator[str]:
-        """Stop texts have a reasonable length."""
-        if any(not 1 <= len(text) <= LONGEST_STOP for text in self.stop):
-            yield f"a stop text has 1 to {LONGEST_STOP} characters"
+    @field_validator("stop")
+    @classmethod
+    def _limit_length(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not 1 <= len(text) <= LONGEST_STOP for text in stop):
+            raise ValueError(f"must have 1 to {LONGEST_STOP} characters")
+        return stop

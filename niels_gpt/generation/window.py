@@ -6,7 +6,7 @@ from niels_gpt.tokenizer import ASSISTANT, SYSTEM, USER
 
 
 class Window:
-    """The end of a text, in `ids`. When a token has no room the oldest half goes, of a dialogue at a question.
+    """The end of a text, in `ids`. When it is full, the oldest half is dropped; a dialogue is cut at a question.
 
     A system message stays, or its beginning if it is longer than T/2. An exchange that is longer than the room
     loses its beginning. As this depends on the tokens before alone, a longer prompt has the same cuts.
@@ -18,7 +18,7 @@ class Window:
         self._system, self._user, self._assistant = (special.get(role) for role in (SYSTEM, USER, ASSISTANT))
 
     def extend(self, ids: Iterable[int]) -> None:
-        """Append ids one by one; `dropped` counts those that had to go."""
+        """Append ids one by one; `dropped` counts those that were dropped."""
         for id in ids:
             if len(self.ids) == self.T:
                 self._drop_half()

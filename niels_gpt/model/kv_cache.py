@@ -1,4 +1,4 @@
-"""The logits after a text, without computing again what it has in common with the text before.
+"""Compute the logits after a text, reusing the keys and values of what it shares with the text before.
 
 Shapes: n new tokens, S keys in view; H_kv heads of keys, each shared by G = H / H_kv heads of queries; D channels.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from niels_gpt.model.blocks import Block, rotate
 from niels_gpt.model.gpt import GPT
 
-DEVICE = "cpu"  # that takes tensors of any shape; on mps, memory would grow with each new one
+DEVICE = "cpu"  # takes tensors of any shape; on mps, each new shape would keep memory
 
 
 class KVCache:
@@ -37,7 +37,7 @@ class KVCache:
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Return the logits (V), in fp32, of the token after `ids`, 1 to T: GPT.forward's, up to rounding.
 
-        It computes the ids from the first that differs from the last text, in one pass.
+        It computes only the ids from the first that differs from the last text, in one pass.
         """
         count, T = len(ids), self._cfg.T
         if not 1 <= count <= T:

@@ -6,6 +6,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -64,14 +65,6 @@ class Api:
             return JSONResponse(self._describe(self._find_model(name)))
         return JSONResponse({"object": "list", "data": [*map(self._describe, self._models.values())]})
 
-    async def complete(self, request: Request) -> Response:
-        """Continue text."""
-        return await self._answer(request, CompletionRequest)
-
-    async def chat(self, request: Request) -> Response:
-        """Answer a conversation."""
-        return await self._answer(request, ChatRequest)
-
     def _authorize(self, request: Request) -> None:
         given = request.headers.get("authorization", "").encode()
         if self._key and not hmac.compare_digest(given, b"Bearer " + self._key):
@@ -92,7 +85,8 @@ class Api:
             **model.details,
         }  # fmt: skip
 
-    async def _answer(self, request: Request, kind: type[ApiRequest]) -> Response:
+    async def answer(self, kind: type[ApiRequest], request: Request) -> Response:
+        """Continue texts, or answer a conversation."""
         self._authorize(request)
         asked = parse_request(kind, await read_body(request))
         model = self._find_model(asked.model)
@@ -108,8 +102,7 @@ class Api:
                 first = await anext(tokens)
             if asked.stream:
                 sent = _stream(answer, job, first, tokens)
-                headers = {"Cache-Control": "no-store"}
-                return StreamingResponse(sent, media_type="text/event-stream", headers=headers)
+                return StreamingResponse(sent, 200, {"Cache-Control": "no-store"}, "text/event-stream")
             choices = defaultdict[int, list[Token]](list, {first[0]: [first[1]]})
             async for n, token in tokens:
                 choices[n].append(token)
@@ -122,7 +115,7 @@ class Api:
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body of a request. ApiError if it is too large, too slow or not called JSON."""
+    """Return the body of a request. ApiError if it is too large, too slow or not declared as JSON."""
     too_large = ApiError(413, f"the body is larger than {MAX_BODY} bytes")
     if int(request.headers.get("content-length", 0)) > MAX_BODY:
         raise too_large
@@ -179,10 +172,10 @@ def make_app(
     hosts: Sequence[str] = ("*",),
     seconds: float = 120.0,
 ) -> Starlette:
-    """Return the application. The worker runs already.
+    """Return the application; start the worker yourself.
 
-    `hosts` are the names under which clients may reach it: the page of a site that has made its own name lead to
-    this machine sends that name. `seconds` is the time for an answer, from the end of the request.
+    `hosts` are the names that clients may use for it: a site whose name was rebound to this machine sends its own.
+    `seconds` is the time for an answer, from the end of the request.
     """
     api = Api(models, worker, api_key, seconds)
     routes = [
@@ -190,8 +183,8 @@ def make_app(
         Route("/health", api.show_health),
         Route("/v1/models", api.list_models),
         Route("/v1/models/{name:path}", api.list_models),
-        Route("/v1/completions", api.complete, methods=["POST"]),
-        Route("/v1/chat/completions", api.chat, methods=["POST"]),
+        Route("/v1/completions", partial(api.answer, CompletionRequest), methods=["POST"]),
+        Route("/v1/chat/completions", partial(api.answer, ChatRequest), methods=["POST"]),
     ]
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts], www_redirect=False)
     handlers = {HTTPException: render_error, Exception: render_error}

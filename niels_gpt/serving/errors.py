@@ -15,7 +15,7 @@ log = logging.getLogger("niels_gpt")
 
 
 class ApiError(HTTPException):
-    """A request without an answer: its HTTP status, the reason, the field at fault, and a code for programs."""
+    """An error response: its HTTP status and message, the field at fault, and a code for programs."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None, **headers: str
@@ -32,7 +32,7 @@ def describe_error(error: HTTPException) -> dict[str, Any]:
 
 
 def render_error(_: Request, error: Exception) -> JSONResponse:
-    """Return the response to an error, which for others than ours says nothing of the server."""
+    """Return the response to an error. It reveals nothing about an error that is not an HTTPException."""
     if not isinstance(error, HTTPException):
         error = log_fault(error)
     return JSONResponse(describe_error(error), error.status_code, error.headers)

@@ -1,7 +1,6 @@
 """Requests of OpenAI's API, checked. Fields that are not known here are ignored, as clients send many."""
 
 import secrets
-from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -65,7 +64,7 @@ class _ChatMessage(_Fields):
         return Message("system" if self.role == "developer" else self.role, self.content)
 
 
-class _Shared(_Fields, ABC):
+class _Shared(_Fields):
     """The fields that both kinds have. Without `model`, the first one answers."""
 
     model: str = ""
@@ -75,28 +74,12 @@ class _Shared(_Fields, ABC):
     seed: int = Field(default_factory=lambda: secrets.randbits(32), ge=-(1 << 63), lt=1 << 64)
     sampling: Sampling  # from the fields that have its names
 
-    @property
-    @abstractmethod
-    def alternatives(self) -> int | None:
-        """Likely tokens to report beside each chosen one, None for no log probabilities."""
-
-    def choose_samplings(self) -> list[Sampling]:
-        """Return how to draw each of the `n` answers to a prompt."""
-        seeds = ((self.seed + n) % (1 << 64) for n in range(self.n))
-        each = self.sampling.model_copy(update={"alternatives": self.alternatives or 0})
-        return [each.model_copy(update={"seed": seed}) for seed in seeds]
-
 
 class CompletionRequest(_Shared):
     """A text to continue, or several."""
 
     prompt: Annotated[list[Text], Field(min_length=1), BeforeValidator(_make_list)]
-    logprobs: int | None = Field(None, ge=0, le=20)
-
-    @property
-    def alternatives(self) -> int | None:
-        """As above."""
-        return self.logprobs
+    alternatives: int | None = Field(None, alias="logprobs", ge=0, le=20)  # None: no log probabilities
 
     def encode(self, tokenizer: Tokenizer) -> list[list[int]]:
         """Return the ids of each prompt."""
@@ -112,7 +95,7 @@ class ChatRequest(_Shared):
 
     @property
     def alternatives(self) -> int | None:
-        """As above."""
+        """Likely tokens to report beside each chosen one, None for no log probabilities."""
         return self.top_logprobs if self.logprobs else None
 
     def encode(self, tokenizer: Tokenizer) -> list[list[int]]:
@@ -121,6 +104,13 @@ class ChatRequest(_Shared):
 
 
 ApiRequest = CompletionRequest | ChatRequest
+
+
+def choose_samplings(request: ApiRequest) -> list[Sampling]:
+    """Return how to draw each of the `n` answers to a prompt."""
+    seeds = [(request.seed + n) % (1 << 64) for n in range(request.n)]
+    each = request.sampling.model_copy(update={"alternatives": request.alternatives or 0})
+    return [each.model_copy(update={"seed": seed}) for seed in seeds]
 
 
 def parse_request(kind: type[ApiRequest], body: bytes) -> ApiRequest:
@@ -142,8 +132,8 @@ def parse_request(kind: type[ApiRequest], body: bytes) -> ApiRequest:
         asked = kind.model_validate(given | {"sampling": sampling})
     except ValidationError as error:
         where, message = explain_first_error(error)
-        where, message = where.removeprefix("sampling").lstrip("."), message.removeprefix("Value error, ")
-        raise ApiError(400, f"{where}: {message}".removeprefix(": "), param=where or None) from None
+        where = where.removeprefix("sampling.")
+        raise ApiError(400, f"{where}: {message}", param=where) from None
     answers = asked.n * (len(asked.prompt) if isinstance(asked, CompletionRequest) else 1)
     if answers > MAX_ANSWERS or answers * asked.sampling.max_tokens > MAX_TOKENS:
         limit = f"at most {MAX_ANSWERS} answers (n for each prompt), of at most {MAX_TOKENS} tokens together"

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -47,34 +48,27 @@ class Answer:
         logprobs = None
         if self._request.alternatives is not None:
             shown = [token for token in tokens if token.id not in self._generator.ends]
-            logprobs = self._list_entries(shown) if self._chats else self._list_columns(n, shown)
+            logprobs = self._list_logprobs(n, shown)
         return {"index": n, **said, "logprobs": logprobs, "finish_reason": tokens[-1].finish_reason}
 
-    def _list_entries(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        """Return log probabilities in the form of chats."""
-        entries = [
-            self._make_entry(token.id, token.logprob)
-            | {"top_logprobs": [self._make_entry(id, logprob) for id, _, logprob in token.alternatives]}
-            for token in tokens
-        ]
-        return {"content": entries, "refusal": None}
+    def _list_logprobs(self, n: int, tokens: Sequence[Token]) -> dict[str, Any]:
+        """Return log probabilities in the form of the endpoint; offsets count from the answer's beginning."""
+        entries = [self._make_entry(token.id, token.logprob) for token in tokens]
+        likely = [[self._make_entry(id, logprob) for id, _, logprob in token.alternatives] for token in tokens]
+        if self._chats:
+            content = [entry | {"top_logprobs": top} for entry, top in zip(entries, likely, strict=True)]
+            return {"content": content, "refusal": None}
+        texts = [entry["token"] for entry in entries]
+        *offsets, self._characters[n] = accumulate(map(len, texts), initial=self._characters[n])
+        return {
+            "tokens": texts,
+            "token_logprobs": [entry["logprob"] for entry in entries],
+            "top_logprobs": [{other["token"]: other["logprob"] for other in top} for top in likely],
+            "text_offset": offsets,
+        }
 
     def _make_entry(self, id: int, logprob: float) -> dict[str, Any]:
-        text = self._show(id)
-        content = None if "\ufffd" in text else [*text.encode()]  # a part of a character has no text
-        return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": content}
-
-    def _list_columns(self, n: int, tokens: Sequence[Token]) -> dict[str, Any]:
-        """Return log probabilities in the form of completions; offsets count from the answer's beginning."""
-        columns: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        for token in tokens:
-            text = self._show(token.id)
-            likely = {self._show(id): max(logprob, LEAST_LOGPROB) for id, _, logprob in token.alternatives}
-            row = text, max(token.logprob, LEAST_LOGPROB), likely, self._characters[n]
-            for column, value in zip(columns.values(), row, strict=True):
-                column.append(value)
-            self._characters[n] += len(text)
-        return columns
-
-    def _show(self, id: int) -> str:
-        return self._names.get(id) or self._generator.tokenizer.decode([id])
+        tokenizer = self._generator.tokenizer
+        text = self._names.get(id) or tokenizer.decode([id])
+        content = tokenizer.decode_bytes([id]) or text.encode()
+        return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": [*content]}

@@ -1,4 +1,4 @@
-"""Generate in one thread for all requests, of each model one at a time, in the order in which they came."""
+"""Generate for all requests in one thread. Each model answers one at a time, in the order of arrival."""
 
 import asyncio
 import threading
@@ -9,14 +9,14 @@ from itertools import product
 
 from niels_gpt.generation.generate import Generator, Token
 from niels_gpt.serving.errors import ApiError, log_fault
-from niels_gpt.serving.requests import ApiRequest
+from niels_gpt.serving.requests import ApiRequest, choose_samplings
 
 Event = tuple[int, Token] | ApiError | None  # a token of an answer, by its number; an error; or the end
 
 
 @dataclass(eq=False)
 class Job:
-    """A request to answer. It is made in the event loop that reads its events."""
+    """A request to answer. Create it in the event loop that reads its events."""
 
     request: ApiRequest
     generator: Generator
@@ -100,7 +100,7 @@ class Worker(threading.Thread):
         try:
             prompts = job.request.encode(job.generator.tokenizer)  # here, as a long text takes its time
             job.prompt_tokens = sum(map(len, prompts))
-            for n, (prompt, sampling) in enumerate(product(prompts, job.request.choose_samplings())):
+            for n, (prompt, sampling) in enumerate(product(prompts, choose_samplings(job.request))):
                 for token in job.generator.stream(prompt, sampling):
                     if late := self._closed or time.monotonic() > job.deadline:
                         token = token._replace(finish_reason=token.finish_reason or "length")

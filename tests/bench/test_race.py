@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from niels_gpt.loss import next_token_loss
 from niels_gpt.model.gpt import GPT
-from train.bench import overhead, race, spinning
+from train.bench import overhead, race
 from train.bench.contestants import CONTESTANTS, Contestant
 from train.bench.shapes import SHAPES
 
@@ -129,7 +129,7 @@ def test_memory_does_not_grow_over_many_steps(tmp_path: Path) -> None:
 
 
 def two_spin_counts() -> None:
-    spinning.COUNTS = spinning.COUNTS[::5]
+    overhead.SPIN_COUNTS = overhead.SPIN_COUNTS[::5]
 
 
 @pytest.mark.slow

@@ -166,7 +166,7 @@ def test_settings_are_shown_changed_and_refused(folder: Path) -> None:
         "temperature: must be a valid number",
         "top_p: must be less than or equal to 1",
         "there is no setting heat",
-        "stop: a stop text has 1 to 256 characters",
+        "stop: must have 1 to 256 characters",
     ]
     assert answers(shown) == answers(chat(folder, "hi", flags=("--max-tokens", "3", "--temperature", "0.3"))[0])
 

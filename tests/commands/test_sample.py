@@ -112,7 +112,7 @@ def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_p
         (["nothing", "--chat", "--json"], 2, "--json goes with --prompt TEXT or --prompts FILE"),
         ([*ASK, "--logprobs", "1"], 2, "--logprobs goes with --json"),
         ([*ASK, "--logprobs", "21", "--json"], 2, "--logprobs must be less than or equal to 20"),
-        ([*ASK, "--stop", ""], 2, "--stop: a stop text has 1 to 256 characters"),
+        ([*ASK, "--stop", ""], 2, "--stop must have 1 to 256 characters"),
         ([*ASK, "--temperature", "-1"], 2, "--temperature must be greater than or equal to 0"),
         *(([*ASK, "--temperature", t], 2, "--temperature must be a finite number") for t in ("nan", "inf")),
         *(([*ASK, "--seed", seed], 2, "--seed must be ") for seed in ("-1", str(2**64))),

@@ -123,6 +123,12 @@ def test_beyond_this_machine_it_warns_and_wants_a_key(finished_run: Path, tmp_pa
         assert served.child.end().stderr.count("warning: ") == 2
 
 
+def test_another_address_of_this_machine_answers(finished_run: Path, tmp_path: Path) -> None:
+    with serving(str(finished_run), "--host", "127.0.0.2", cwd=tmp_path, host="127.0.0.2") as served:
+        assert served.ask().status_code == 200
+        assert served.client.get("/", headers={"Host": "evil.example"}).status_code == 400
+
+
 def test_a_port_in_use_is_named(tmp_path: Path, finished_run: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

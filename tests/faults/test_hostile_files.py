@@ -167,7 +167,7 @@ def unfolding(saved: Saved) -> Saved:
 ENORMOUS: list[tuple[Change, str]] = [
     (partial(asking, L=10**6), "model_cfg.L cannot be used"),
     (partial(asking, **WIDE), "fit its model_cfg: embedding.weight is 256 x 16, not"),
-    (partial(asking, T=1 << 24), "model_cfg cannot be used (Value error, T=16777216 times"),
+    (partial(asking, T=1 << 24), "model_cfg cannot be used (T=16777216 times"),
     (repeating, "its tensors are larger than the file"),
     (unfolding, "its tensors are larger than the file"),
 ]

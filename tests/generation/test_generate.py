@@ -9,6 +9,7 @@ import torch
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.chat_template import encode_prompt
 from niels_gpt.data.readers.records import Message
+from niels_gpt.errors import NonFiniteError
 from niels_gpt.generation.generate import Generator, Token, draw_token, generate
 from niels_gpt.generation.sampling import Sampling
 from niels_gpt.generation.window import Window
@@ -157,6 +158,21 @@ def test_text_that_was_held_back_comes_with_the_end_of_the_turn(monkeypatch: pyt
     tokens = stream(script(monkeypatch, [*b"a tw", 0xC3, end, 97]), [1], stop=["two"])
     assert [token.text for token in tokens] == ["a", " ", "", "", "", "tw\ufffd"]
     assert (tokens[-1].id, tokens[-1].finish_reason) == (end, "stop")
+
+
+@pytest.mark.parametrize("said", ["a\ufffdb".encode(), b"a\x80\x80\xffb"])
+def test_bytes_that_are_no_characters_hold_nothing_back(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    tokens = stream(script(monkeypatch, said), [1], max_tokens=len(said))
+    assert "".join(token.text for token in tokens) == said.decode(errors="replace")
+    assert "\ufffd" in "".join(token.text for token in tokens[:4])
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_damaged_model_is_named(temperature: float) -> None:
+    model = make_model()
+    model.embedding.weight.data[97] = torch.nan
+    with pytest.raises(NonFiniteError, match="logits are nan or inf"):
+        stream(Generator(model, BYTES), [97], temperature=temperature)
 
 
 def test_ignoring_the_end_no_answer_ends_early() -> None:

@@ -67,6 +67,17 @@ def test_keys_of_shared_heads_are_kept_once() -> None:
     assert cache.keys.shape == cache.values.shape == (3, 1, T, 16)
 
 
+def test_a_pass_that_fails_half_way_spoils_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = make_model(), torch.randint(300, (T,)).tolist()
+    cache = KVCache(model)
+    cache.logits(ids[:20])
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.nn.functional.silu", lambda _: 1 / 0)  # the keys of the first block are written
+        with pytest.raises(ZeroDivisionError):
+            cache.logits([*ids[:9], *ids[20:]])
+    assert (cache.logits(ids[:20]) - read_whole(model, ids[:20])).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("count", [0, T + 1])
 def test_a_text_that_the_model_cannot_read_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"{count} ids, but the model reads 1 to {T}"):

@@ -14,9 +14,9 @@ from support.processes import Child, start, wait_until
 class Served:
     """A server process, and a client of it."""
 
-    def __init__(self, child: Child, port: int) -> None:
+    def __init__(self, child: Child, port: int, host: str) -> None:
         self.child, self.port = child, port
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        self.client = httpx2.Client(base_url=f"http://{host}:{port}", timeout=60)
 
     def is_up(self) -> bool:
         with suppress(httpx2.TransportError):
@@ -29,12 +29,12 @@ class Served:
 
 
 @contextmanager
-def serving(*words: str, cwd: Path) -> Iterator[Served]:
-    """Serve, and end the server."""
+def serving(*words: str, cwd: Path, host: str = "127.0.0.1") -> Iterator[Served]:
+    """Serve, and end the server; it is reached at `host`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     child = start(*words, "--port", str(port), script="serve", cwd=cwd)
-    served = Served(child, port)
+    served = Served(child, port, host)
     try:
         wait_until(lambda: served.is_up() or not child.process.is_alive())
         yield served

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -74,16 +75,10 @@ def open_transformers(session: ChatSession, folder: Path) -> Take:
 
     def take(prompt: list[int], count: int) -> tuple[float, float]:
         stamps: list[float] = []
-
-        class Stopwatch(transformers.generation.streamers.BaseStreamer):  # type: ignore[misc]
-            def put(self, value: object) -> None:
-                stamps.append(time.perf_counter())
-
-            def end(self) -> None: ...
-
+        watch = SimpleNamespace(put=lambda _: stamps.append(time.perf_counter()), end=lambda: None)
         began = time.perf_counter()
         length = {"max_new_tokens": count, "min_new_tokens": count}
-        model.generate(torch.tensor([prompt]), do_sample=False, streamer=Stopwatch(), **length)
+        model.generate(torch.tensor([prompt]), do_sample=False, streamer=watch, **length)
         return stamps[1] - began, (stamps[-1] - stamps[1]) / (count - 1)  # the first is of the prompt
 
     return take

@@ -1,11 +1,13 @@
-"""Measure the overhead of a run: per-step checks, saving checkpoints, and memory growth over many steps."""
+"""Measure the overhead of a run: per-step checks, saving, memory growth, and threads that spin at barriers."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 import timeit
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count, cycle
 from pathlib import Path
@@ -20,7 +22,7 @@ from niels_gpt.weights.checkpoint import read_checkpoint
 from niels_gpt.weights.paths import step_path
 from train.artifacts.checkpointing import save_step
 from train.bench.contestants import CPU, make_train_cfg
-from train.bench.race import run_worker
+from train.bench.race import run_worker, take_turn
 from train.bench.shapes import SHAPES, Shape
 from train.bench.worker import WARMUP_STEPS
 from train.cli.output import format_mib, format_table
@@ -32,6 +34,8 @@ from train.loop.steps import optimizer_step
 SAVED = ModelCfg(V=16384, T=512, C=512, L=5, H=8, d_ff=1488, tie_embeddings=True)  # 25 million parameters
 SAVES = 3  # and as many loads; the median counts
 BATCHES, REPEATS = 7, 1000  # of a part; the median batch counts
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # it ends with its parent
+SPIN_COUNTS = [300_000, 30_000, 10_000, 3_000, 1_000, 0]  # first libgomp's own without OMP_WAIT_POLICY
 
 
 def measure_overhead(shape: str, steps: int) -> dict[str, Any]:
@@ -114,3 +118,34 @@ def watch_memory(name: str, contestants: Sequence[str], steps: int) -> list[dict
             rows.append((contestant, str(sample["step"]), resident, str(sample["tensors"]), held))
     print(format_table(rows))
     return samples
+
+
+def measure_spinning(name: str, rounds: int, steps: int) -> dict[str, Any]:
+    """Time steps at a shape with each spin count, in turns; print medians and shares of the first one, alone."""
+    shape, rows = SHAPES[name], [("spin count", "quiet tokens/s", "share", "busy tokens/s", "share")]
+    speeds: dict[int, dict[str, list[float]]] = {n: {"quiet": [], "busy": []} for n in SPIN_COUNTS}
+    for number in range(rounds):
+        for spins, found in speeds.items():
+            for load, processes in (("quiet", 0), ("busy", os.cpu_count() or 1)):
+                with busy_processes(processes):
+                    turn = take_turn("ours", shape, steps, variables={"GOMP_SPINCOUNT": str(spins)})
+                found[load].append(shape.tokens / turn.wall)
+                print(f"{name} round {number + 1}: spin count {spins:<9,} {load}: {found[load][-1]:,.0f} tokens/s")
+    whole = median(speeds[SPIN_COUNTS[0]]["quiet"])
+    for spins, found in speeds.items():
+        quiet, busy = (median(found[load]) for load in ("quiet", "busy"))
+        rows.append((f"{spins:,}", f"{quiet:,.0f}", f"{quiet / whole:.0%}", f"{busy:,.0f}", f"{busy / whole:.0%}"))
+    print(format_table(rows))
+    return {"shape": name, "steps": steps, "tokens_per_second": speeds}
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Keep so many cores busy with a process each."""
+    started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

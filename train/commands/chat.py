@@ -25,6 +25,7 @@ from train.cli.output import require_new_file
 
 if TYPE_CHECKING:
     from niels_gpt.generation.chat import ChatSession
+    from niels_gpt.generation.generate import Token
 
 USAGE = "/help lists the commands, Ctrl-D ends the chat"
 QUOTES = '"""'  # around text of several lines, as in Ollama
@@ -91,21 +92,16 @@ class Chat:
 
     def _ask(self, question: str) -> None:
         self._question, self._start = question, len(self.session.conversation)
-        label, tokens, began = "model: ", 0, time.perf_counter()
-        self._stopped = False
+        self._stopped, began = False, time.perf_counter()
         try:
-            for token in self.session.stream_reply(question, self.sampling):
-                print(label + escape_text(token.text), end="", flush=True)
-                label, tokens = "", tokens + 1
-                if self._stopped:
-                    break
+            stream = self.session.stream_reply(question, self.sampling)
+            tokens = print_tokens("model: ", stream, lambda: bool(self._stopped))
         finally:
             self._stopped = None
-        print()
         if sys.stdout.isatty():
-            speed, used = tokens / (time.perf_counter() - began), len(self.session.generator.cache.ids)
-            line = f"{tokens} tokens, {speed:,.0f} tokens/s, context {used} of {self.session.model.cfg.T}"
-            line += ", cut at max_tokens" * (token.finish_reason == "length")
+            speed, used = len(tokens) / (time.perf_counter() - began), len(self.session.generator.cache.ids)
+            line = f"{len(tokens)} tokens, {speed:,.0f} tokens/s, context {used} of {self.session.model.cfg.T}"
+            line += ", cut at max_tokens" * (tokens[-1].finish_reason == "length")
             get_console().print(line, style="" if get_console().no_color else "dim", highlight=False)
 
     def _set_system(self, text: str) -> None:
@@ -152,9 +148,7 @@ class Chat:
             try:
                 self.sampling = Sampling.model_validate(settings | {name: given})
             except ValidationError as error:
-                reason = explain_first_error(error)[1].removeprefix("Value error, ")
-                message = f"{name}: {reason.replace('Input should', 'must')}"
-                raise ConfigError(message, "/set shows the settings") from None
+                raise ConfigError(f"{name}: {explain_first_error(error)[1]}", "/set shows the settings") from None
         for shown in [name] if name else settings:
             print(shown, json.dumps(getattr(self.sampling, shown)))
 
@@ -210,6 +204,21 @@ def keep_history() -> Iterator[None]:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             readline.set_history_length(HISTORY)
             readline.write_history_file(path)  # with mode 0600
+
+
+def print_tokens(
+    start: str, stream: Iterator["Token"], is_stopped: Callable[[], bool] = lambda: False
+) -> list["Token"]:
+    """Print an answer as it comes, after `start`, until it ends or is stopped; return its tokens."""
+    tokens: list[Token] = []
+    for token in stream:
+        print(start + escape_text(token.text), end="", flush=True)
+        start = ""
+        tokens.append(token)
+        if is_stopped():
+            break
+    print()
+    return tokens
 
 
 def unquote(text: str) -> str:

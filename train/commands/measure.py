@@ -145,7 +145,7 @@ def run_overhead(options: Namespace) -> dict[str, Any]:
 
 def run_spinning(options: Namespace) -> dict[str, Any]:
     """Time steps with several OpenMP spin counts, alone and beside a busy process per core."""
-    from train.bench.spinning import measure_spinning
+    from train.bench.overhead import measure_spinning
 
     return {"spinning": [measure_spinning(name, options.rounds, options.steps) for name in options.shapes]}
 

@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from niels_gpt.printable import escape_text
 from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_text
 from train.cli.command import Parser, defer_signals
 from train.cli.output import add_json_flag, report
-from train.commands.chat import chat
+from train.commands.chat import chat, print_tokens
 from train.commands.weights import add_weight_flags, choose_weights
 from train.report.findings import analyze_runs
 from train.report.rows import Row, is_run, read_rows
@@ -73,10 +73,8 @@ def main() -> None:
         return
 
     def answer() -> dict[str, Any]:
-        answers = [answer_prompt(session, prompt, sampling) for prompt in prompts]
-        if options.logprobs is None:
-            for found in answers:
-                del found["logprobs"]
+        with_logprobs = options.logprobs is not None
+        answers = [answer_prompt(session, prompt, sampling, with_logprobs) for prompt in prompts]
         return {"run": str(options.run)} | ({"answers": answers} if options.prompts else answers[0])
 
     report(options.json, answer)
@@ -103,8 +101,7 @@ def read_sampling(parser: ArgumentParser, options: Namespace, **others: Any) -> 
         return Sampling.model_validate(given | others)
     except ValidationError as error:
         where, reason = explain_first_error(error)
-        flag = "--logprobs" if where == "alternatives" else f"--{where.replace('_', '-')}" if where else "--stop:"
-        parser.error(f"{flag} {reason.removeprefix('Value error, ').replace('Input should', 'must')}")
+        parser.error(f"--{where.replace('alternatives', 'logprobs').replace('_', '-')} {reason}")
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -118,30 +115,22 @@ def read_prompts(path: Path) -> list[str]:
     return lines
 
 
-def answer_prompt(session: "ChatSession", prompt: str, sampling: Sampling) -> dict[str, Any]:
+def answer_prompt(session: "ChatSession", prompt: str, sampling: Sampling, with_logprobs: bool) -> dict[str, Any]:
     """Print a prompt and its answer as it comes, and return it with its length and time."""
     began = time.perf_counter()
     if session.chats:
         print(f"you: {escape_text(prompt)}")
-        start, stream = "model: ", session.chat(session.system).stream_reply(prompt, sampling)
+        tokens = print_tokens("model: ", session.chat(session.system).stream_reply(prompt, sampling))
     else:
-        start, stream = prompt, session.stream_completion(prompt, sampling)
-    tokens: list[Token] = []
-
-    def show() -> Iterator[str]:
-        for token in stream:
-            tokens.append(token)
-            yield token.text
-
-    text = print_stream(start, show())
-    return {
+        tokens = print_tokens(escape_text(prompt), session.stream_completion(prompt, sampling))
+    answer = {
         "prompt": prompt,
-        "text": text,
+        "text": "".join(token.text for token in tokens),
         "finish_reason": tokens[-1].finish_reason,
         "tokens": len(tokens),
         "seconds": round(time.perf_counter() - began, 4),
-        "logprobs": [describe_token(token) for token in tokens],
     }
+    return answer | ({"logprobs": [*map(describe_token, tokens)]} if with_logprobs else {})
 
 
 def describe_token(token: "Token") -> dict[str, Any]:
@@ -158,14 +147,3 @@ def explain_folder(folder: Path, rows: Sequence[Row]) -> CheckpointError:
     if ranking := analyze_runs(rows, None).ranking:
         hint = f"sample the best: niels_gpt sample {shlex.quote(ranking[0].folder)} --prompt TEXT"
     return CheckpointError(f"{folder} is a folder of runs, not a run", hint)
-
-
-def print_stream(start: str, pieces: Iterator[str]) -> str:
-    """Print pieces of text as they come, after a start of the line; return what they make together."""
-    whole = ""
-    print(escape_text(start), end="", flush=True)
-    for piece in pieces:
-        print(escape_text(piece), end="", flush=True)
-        whole += piece
-    print()
-    return whole

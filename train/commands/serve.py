@@ -58,11 +58,11 @@ def main() -> None:
         if not key:
             print(f"warning: anyone who reaches it can use it; set --api-key or {KEY}", file=sys.stderr)
     worker = Worker(options.queue)
-    hosts = LOCAL_HOSTS if local and not key else ("*",)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    hosts = (*LOCAL_HOSTS, host.lower()) if local and not key else ("*",)
     app = make_app(models, worker, api_key=key, hosts=hosts, seconds=options.timeout)
     worker.start()
     with stop_on_signals() as stop:
-        host = f"[{options.host}]" if ":" in options.host else options.host
         url = f"http://{host}:{listening.getsockname()[1]}"
         print(f"serving {', '.join(names)} at {url} (OpenAI's API: {url}/v1); Ctrl-C stops", flush=True)
         run_server(app, worker, listening, stop)
