@@ -53,5 +53,5 @@ def load_session(
     path: Path, *, step: int | None = None, average: int | None = None, ema: bool = False
 ) -> ChatSession:
     """Load the weights that `read_weights` chooses, with the run's tokenizer. Errors as of `open_model`."""
-    model, tokenizer, chats = open_model(path, step=step, average=average, ema=ema)
-    return ChatSession(model, tokenizer, chats=chats)
+    trained = open_model(path, step=step, average=average, ema=ema)
+    return ChatSession(trained.model, trained.tokenizer, chats=trained.chats)

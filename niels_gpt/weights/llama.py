@@ -19,7 +19,7 @@ from niels_gpt.storage import add_file_name, make_folder, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, Tokenizer
 from niels_gpt.untrusted import read_json
 from niels_gpt.weights.llama_config import NAMES, SUPPORTED, read_llama_config
-from niels_gpt.weights.paths import TOKENIZER
+from niels_gpt.weights.paths import TOKENIZER, WEIGHTS
 
 LLAMA_NAMES = {
     "embedding": "model.embed_tokens",
@@ -32,7 +32,7 @@ LLAMA_NAMES = {
     "head": "lm_head",
 }
 Dtype = Literal["float32", "bfloat16", "float16"]
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 DTYPES = ("F32", "BF16", "F16")
 UNUSED = "rotary_emb.inv_freq"  # ends the names of buffers in older files
 MAX_HEADER = 4 << 20  # bytes; a thousand blocks need one million

@@ -65,7 +65,9 @@ def test_people_get_a_table_with_a_verdict_for_each_model(
     words = [finished_run, finished_run / "pretrain", "--files", *texts, "--stride", "20", "--chat", "chat.jsonl"]
     done = processes.cli(*map(str, words), cwd=tmp_path, script="eval")
     assert (done.returncode, done.stderr) == (0, "")
-    about, head, *rows, difference, blank = done.stdout.splitlines()[:6]
+    *weights, about, head, one, other, difference, blank = done.stdout.splitlines()[:8]
+    rows = [one, other]
+    assert weights == [f"{finished_run}: sft/best.pt, step 4", f"{words[1]}: pretrain/best.pt, step 4"]
     assert about.startswith("folder rows.jsonl: documents: 51, bytes: ") and head.split()[:2] == [
         "model",
         "tokens",

@@ -8,7 +8,9 @@ from conftest import cli
 from support import processes
 from support.made_runs import made_job, made_run
 
-MISSING = "error: nothing does not exist\nhint: name the folder of a trained run, such as runs/default, or a che"
+MISSING = (
+    "error: nothing does not exist\nhint: give a run folder, a phase's folder, a checkpoint or a Hugging Face "
+)
 ASK = ["nothing", "--prompt", "a"]
 ASCII = os.environ | {"PYTHONIOENCODING": "ascii"}
 
@@ -70,7 +72,7 @@ def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_p
     ("arguments", "code", "said"),
     [
         (ASK, 4, MISSING),
-        ([".", "--prompt", "a"], 4, "error: . has no sft/best.pt or pretrain/best.pt"),
+        ([".", "--prompt", "a"], 4, "error: . has no checkpoints"),
         (["nothing"], 2, "give either --prompt TEXT or --chat"),
         *(([*ASK, "--temperature", t], 2, "--temperature must be at least 0") for t in ("-1", "nan", "inf")),
         *(([*ASK, "--seed", seed], 2, "--seed must be 0 to 2**64 - 1") for seed in ("-1", str(2**64))),

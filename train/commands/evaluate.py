@@ -25,7 +25,12 @@ Models = Sequence[tuple[str, "TrainedModel"]]
 def main() -> None:
     """Measure models on text, dialogues or, without either, on questions; compare each with the first."""
     parser = Parser(description=main.__doc__)
-    parser.add_argument("models", nargs="+", type=Path, help="run folders, such as runs/default, or checkpoints")
+    parser.add_argument(
+        "models",
+        nargs="+",
+        type=Path,
+        help="run folders, such as runs/default, checkpoints or Hugging Face folders",
+    )
     parser.add_argument("--files", nargs="+", metavar="PATH", help="text: files, folders, globs, or JSON rows")
     parser.add_argument("--chat", nargs="+", metavar="PATH", help="dialogues in JSON rows, as for data=jsonl")
     parser.add_argument(
@@ -51,6 +56,8 @@ def main() -> None:
                 raise ConfigError(reason, "use less, such as half of the context")
         texts = [open_documents(options.files, options.stride)] if options.files else []
         texts += [open_dialogues(options.chat)] if options.chat else []
+        for name, trained in models:
+            print(escape_line(f"{name}: {trained.weights}"))
         results = [compare_models(models, text) for text in texts]
         if not results:
             results = [compare_models(models, *open_questions(kind)) for kind in SOURCES]
@@ -75,7 +82,10 @@ def compare_models(models: Models, text: "TextSet", chance: dict[str, int] | Non
         print(describe_difference(**differences[-1]))
     print()
     about = {"text": text.name, "about": text.about, "bytes": text.size, "units": text.units}
-    return about | {"models": [figures for figures, _ in measured], "bits_per_byte_differences": differences}
+    entries = [
+        found | {"weights": trained.weights} for (found, _), (_, trained) in zip(measured, models, strict=True)
+    ]
+    return about | {"models": entries, "bits_per_byte_differences": differences}
 
 
 def measure_model(
