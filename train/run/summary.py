@@ -79,7 +79,7 @@ def log_summary(plan: list[RunCfg], results: list[PhaseResult], seconds: float) 
     if (folder / JOB).exists():
         return  # the sweep says what to do next
     talk = "--chat" if last.phase == "sft" else '--prompt "..."'
-    setting = "sft.train.total_steps" if len(plan) > 1 else "train.total_steps"
+    setting = "sft.train.total_steps" if last.phase == "sft" else "train.total_steps"
     log.info("  %-11s niels_gpt sample %s %s", "talk to it", folder, talk)
     log.info("  %-11s the same command with %s=%d", "train more", setting, 2 * last.train.total_steps)
     if all(source.kind == "synthetic" for source in last.data.mixture()):
