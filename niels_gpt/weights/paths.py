@@ -61,8 +61,9 @@ def explain_path(path: Path) -> CheckpointError:
     if not path.is_dir():
         return CheckpointError(f"{path} {'is not a checkpoint' if path.exists() else 'does not exist'}", HINT)
     if runs := sorted(str(child) for child in path.iterdir() if find_phase(child)):
-        more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
-        return CheckpointError(f"{path} is a folder of runs: {', '.join(runs[:3])}{more}", "name one of them")
+        named = ", ".join(runs[:3]) + f" and {len(runs) - 3} more" * (len(runs) > 3)
+        hint = f"name one of them; niels_gpt compare {path} ranks them"
+        return CheckpointError(f"{path} is a folder of runs: {named}", hint)
     if any(path.glob("*.gguf")):
         hint = "name the run that it is from, or export that with --to hf"
         return CheckpointError(f"{path} has a GGUF file, which cannot be read back", hint)

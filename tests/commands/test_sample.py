@@ -53,19 +53,16 @@ def test_on_a_terminal_that_lacks_a_character_it_is_escaped(folder: Path) -> Non
     assert (chat.returncode, chat.stderr) == (0, "") and chat.stdout.isascii()
 
 
-def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_path: Path) -> None:
-    for name, loss in (("lr=1", 3.0), ("lr=2", 2.0), ("lr=3", 4.0)):
-        made_run(tmp_path / "sw" / name, [loss])
-    made_job(tmp_path / "sw" / "lr=4", "failed")
+def test_a_folder_of_runs_is_refused_with_the_command_that_ranks_them(tmp_path: Path) -> None:
+    for n in range(5):
+        made_run(tmp_path / "sw" / f"lr={n}", [n])
+        (tmp_path / "sw" / f"lr={n}" / "pretrain" / "latest.pt").touch()
+    made_job(tmp_path / "sw" / "lr=5", "failed")
     done = processes.cli("sw", "--prompt", "a", cwd=tmp_path, script="sample")
-    assert done.returncode == 4
-    *listed, error, hint = done.stderr.splitlines()
-    assert [line.partition(",")[0] for line in listed] == [
-        *(f"sw/lr={n}: finished" for n in (1, 2, 3)),
-        "sw/lr=4: failed",
-    ]
-    assert error == "error: sw is a folder of runs, not a run" and done.stdout == ""
-    assert hint == "hint: sample the best: niels_gpt sample sw/lr=2 --prompt TEXT"
+    error, hint = done.stderr.splitlines()
+    assert error == "error: sw is a folder of runs: sw/lr=0, sw/lr=1, sw/lr=2 and 2 more"
+    assert hint == "hint: name one of them; niels_gpt compare sw ranks them"
+    assert (done.returncode, done.stdout) == (4, "")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,7 @@
 """Complete a prompt, answer a question, or chat with a trained model."""
 
 import math
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 from niels_gpt.errors import CheckpointError
@@ -12,9 +9,6 @@ from niels_gpt.printable import escape_text
 from train.cli.command import Parser, at_least, defer_signals
 from train.cli.output import add_json_flag, report
 from train.commands.weights import add_weight_flags, choose_weights
-from train.report.findings import analyze_runs
-from train.report.rows import Row, is_run, read_rows
-from train.report.tables import describe_row
 
 SEEDS = 2**64  # that torch can tell apart
 
@@ -43,8 +37,6 @@ def main() -> None:
     with defer_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
 
-    if options.run.is_dir() and not is_run(options.run) and (rows := read_rows(options.run)):
-        raise explain_folder(options.run, rows)
     session = load_session(options.run, **choose_weights(options))
     sampling = {name: vars(options)[name] for name in ("max_tokens", "temperature", "top_k", "seed")}
 
@@ -70,16 +62,6 @@ def main() -> None:
                 print_stream("model: ", session.reply(question, **sampling))
         except (EOFError, KeyboardInterrupt):
             print()
-
-
-def explain_folder(folder: Path, rows: Sequence[Row]) -> CheckpointError:
-    """Print the runs in a folder to stderr, and return an error whose hint is how to sample the best."""
-    for row in rows:
-        print(describe_row(replace(row, name=row.folder)), file=sys.stderr)
-    hint = "name one of these runs"
-    if ranking := analyze_runs(rows, None).ranking:
-        hint = f"sample the best: niels_gpt sample {shlex.quote(ranking[0].folder)} --prompt TEXT"
-    return CheckpointError(f"{folder} is a folder of runs, not a run", hint)
 
 
 def print_stream(start: str, pieces: Iterator[str]) -> str:

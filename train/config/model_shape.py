@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import ConfigError, NielsError
+from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from niels_gpt.untrusted import read_json
 from niels_gpt.weights.llama_config import read_llama_config
-from niels_gpt.weights.paths import DATA, TOKENIZER, find_phase, is_hugging_face
+from niels_gpt.weights.paths import DATA, TOKENIZER, find_phase, has_checkpoint, is_hugging_face
+from train.config.schema import RunCfg
+
+FREE = ("V", "T", "dropout")  # V is checked with the tokenizer
 
 
 def count_entries(tokenizer: str) -> int | None:
@@ -48,6 +51,24 @@ def follow_weights(settings: dict[str, Any], overrides: Sequence[str]) -> dict[s
             if f"sft.model.{name}" not in given:
                 settings["sft"]["model"][name] = value
     return settings
+
+
+def require_shape(cfg: RunCfg, overrides: Sequence[str]) -> None:
+    """Require the shape of the weights of init_from, as far as it is known, but for V, T and dropout.
+
+    CheckpointError has a line for each setting that differs. A phase that has begun needs these weights no more.
+    """
+    if not cfg.init_from or cfg.resume not in ("auto", "never") or has_checkpoint(cfg.out):
+        return
+    shape = read_shape(Path(cfg.init_from)) or cfg.model
+    if wrong := [name for name, value in cfg.model if name not in FREE and value != getattr(shape, name)]:
+        rows = [f"model.{name}={getattr(shape, name)}, not {getattr(cfg.model, name)}" for name in wrong]
+        keys = {"model", *(f"{path}model.{name}" for name in wrong for path in ("", "sft."))}
+        words = " and ".join(word for word in overrides if word.partition("=")[0].lstrip("+~") in keys)
+        raise CheckpointError(
+            "\n".join([f"{cfg.init_from} and this run have different models:", *rows]),
+            f"leave out {words}: the shape follows the weights",
+        )
 
 
 def read_shape(path: Path) -> ModelCfg | None:
