@@ -9,6 +9,8 @@ import pytest
 from safetensors.torch import load_file
 from support import processes
 
+from niels_gpt.weights import verify
+
 FILES = {"config.json", "generation_config.json", "model.safetensors", "chat_template.jinja", "README.md"}
 FILES |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 
@@ -82,3 +84,16 @@ def test_an_export_that_is_exported_again_is_the_same_to_the_byte(finished_run: 
     assert (again / "README.md").read_text().count("# first\n") == 1
     refused = processes.cli("first", "new", "--step", "2", cwd=tmp_path, script="export")
     assert "first has one set of weights, so --step, --average and --ema do not apply" in refused.stderr
+
+
+def hide_programs() -> None:
+    verify.READERS["hf"] = {"transformers": "no_such_module", "mlx-lm": "nor_this"}
+
+
+def test_nothing_is_written_if_no_program_could_verify_it(finished_run: Path, tmp_path: Path) -> None:
+    words = [str(finished_run), "out", "--verify"]
+    done = processes.cli(*words, cwd=tmp_path, script="export", before=hide_programs)
+    reason = "no program could check out: transformers or mlx-lm is not installed"
+    hint = "install one beside niels_gpt, or leave out --verify"
+    assert (done.returncode, done.stderr) == (1, f"error: {reason}\nhint: {hint}\n")
+    assert [*tmp_path.iterdir()] == []

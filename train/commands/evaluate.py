@@ -61,7 +61,8 @@ def main() -> None:
         results = [compare_models(models, text) for text in texts]
         if not results:
             results = [compare_models(models, *open_questions(kind)) for kind in SOURCES]
-        print("± is a standard error; ranges are intervals of 95 %")
+        if any(result["units"] > 1 for result in results):
+            print("± is a standard error; ranges are intervals of 95 %")
         return results
 
     report(options.json, evaluate)

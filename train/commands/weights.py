@@ -58,8 +58,10 @@ def run_export() -> None:
         from niels_gpt.weights.gguf import export_gguf
         from niels_gpt.weights.llama import export_llama
         from niels_gpt.weights.trained_model import open_model
-        from niels_gpt.weights.verify import verify_export
+        from niels_gpt.weights.verify import require_program, verify_export
 
+    if options.verify:
+        require_program(options.to, options.folder)
     model, tokenizer, chats, path, weights = open_model(options.run, **choose_weights(options))
     phase = get_phase_folder(path)
     run = phase if is_hugging_face(options.run) else phase.parent
