@@ -64,8 +64,7 @@ def estimate_losses(sums: Sums) -> dict[str, Estimate]:
         value, low, high = (math.exp(min(nats, 700)) for nats in (loss.value, loss.low, loss.high))
         losses["perplexity"] = Estimate(value, value * loss.error, low, high)
     losses["bits_per_byte"] = estimate_ratio(sums[:, NATS] / math.log(2), sums[:, BYTES])
-    least = {key: float(key == "perplexity") for key in losses}
-    return {key: found._replace(low=max(found.low, least[key])) for key, found in losses.items()}
+    return {key: found._replace(low=max(found.low, float(key == "perplexity"))) for key, found in losses.items()}
 
 
 def estimate_difference(sums: Sums, base: Sums) -> Estimate:

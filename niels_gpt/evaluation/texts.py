@@ -118,8 +118,7 @@ def _read_files(files: tuple[str, ...], flag: str, *, kind: Any, want: Any) -> I
                 raise DataError(f"{' '.join(files):.300}: more than {LIMIT >> 20} MiB of text", "name fewer files")
     except DataError as error:
         hint = re.sub("use data=hf .*", "give text, or rows of JSON", error.hint)
-        for setting in (", or set data.on_bad_line=skip", "for data=text, "):
-            hint = hint.replace(setting, "")
+        hint = re.sub(", or set data.on_bad_line=skip|for data=text, ", "", hint)
         raise DataError(*(text.replace("data.files", flag) for text in (str(error), hint))) from None
 
 

@@ -1,5 +1,6 @@
 """Choose the weights of a run: the best, those of a step, the mean of the last ones, or train.ema's average."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def read_weights(
         mean = {name: weight.float().lerp(weights[name].float(), 1 / n) for name, weight in mean.items()}
     at = f"{get_phase_folder(checkpoint).name}/{checkpoint.name}, step {chosen['step']}"
     at = f"the moving average in {at}" if ema else at
-    source = f"the mean of {len(others) + 1} checkpoints up to {at}" if others else at
-    return checkpoint, chosen | {"model_state": mean}, source
+    at = f"the mean of {len(others) + 1} checkpoints up to {at}" if others else at
+    return checkpoint, chosen | {"model_state": mean}, at
 
 
 def find_checkpoints(
@@ -39,11 +40,9 @@ def find_checkpoints(
 ) -> list[Path]:
     """Return the checkpoints that `read_weights` reads, the newest first. CheckpointError as above."""
     chooses = step is not None or average is not None
-    if not path.is_dir():
-        if chooses and path.exists():
-            raise CheckpointError(f"{path} is a single checkpoint", f"to choose others, name {path.parent}")
-        return [locate_best(path)]
-    if not chooses and not ema:
+    if chooses and os.path.isfile(path):
+        raise CheckpointError(f"{path} is a single checkpoint", f"to choose others, name {path.parent}")
+    if not os.path.isdir(path) or not (chooses or ema):
         return [locate_best(path)]
     if (folder := find_phase(path)) is None:
         raise explain_path(path)
@@ -54,8 +53,8 @@ def find_checkpoints(
                 return [best]
             near = sorted(filter(None, map(parse_step, files)), key=lambda kept: abs(kept - step))[:5]
             hint = f"niels_gpt checkpoints {path} lists its steps; train.ckpt_every and train.keep_last keep more"
-            reason = f"{folder} has no step {step}; the nearest are {', '.join(map(str, sorted(near)))}"
-            raise CheckpointError(reason if near else f"{folder} has no steps", hint)
+            nearest = ", ".join(map(str, sorted(near))) or "none"
+            raise CheckpointError(f"{folder} has no step {step}; nearest: {nearest}", hint)
         files = files[files.index(asked) :]
     if len(files) < (count := average or 1):
         hint = f"train with train.keep_last={count}, and train.ckpt_every small enough for as many"

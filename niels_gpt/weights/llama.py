@@ -154,11 +154,8 @@ def _read_weights(folder: Path, cfg: ModelCfg) -> dict[str, Tensor]:
         with ExitStack() as stack:
             for path in _list_files(folder):
                 if not path.is_file():  # opening a FIFO would wait
-                    hint = "convert pytorch_model.bin to safetensors first"
-                    raise CheckpointError(
-                        f"{path} is missing, or not a file",
-                        hint if any(folder.glob("pytorch_model*.bin")) else HINT,
-                    )
+                    hint = "convert the .bin file to safetensors first" if any(folder.glob("*.bin")) else HINT
+                    raise CheckpointError(f"{path} is missing, or not a file", hint)
                 with path.open("rb") as header:
                     if int.from_bytes(header.read(8), "little") > MAX_HEADER:
                         raise CheckpointError(f"{path}: its header is larger than {MAX_HEADER} bytes", HINT)

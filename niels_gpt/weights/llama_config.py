@@ -44,12 +44,13 @@ def read_llama_config(folder: Path) -> ModelCfg:
     config = DEFAULTS | SUPPORTED | {"rope_theta": 10000.0} | content
     odd = {key: config[key] for key, value in SUPPORTED.items() if config[key] != value}
     for key in ("rope_scaling", "rope_parameters"):  # the second since transformers 5, with rope_theta in it
-        given = config.get(key)
-        rope = dict(given) if isinstance(given, dict) else {}
-        odd |= {key: given} if given is not None and not isinstance(given, dict) else {}
-        config["rope_theta"] = rope.pop("rope_theta", config["rope_theta"])
-        usual = ("type", "default"), ("rope_type", "default")
-        odd |= {f"{key}.{name}": value for name, value in rope.items() if (name, value) not in usual}
+        given = config.get(key) or {}
+        rope = (
+            {f"{key}.{name}": value for name, value in given.items()} if isinstance(given, dict) else {key: given}
+        )
+        config["rope_theta"] = rope.pop(f"{key}.rope_theta", config["rope_theta"])
+        usual = [(f"{key}.type", "default"), (f"{key}.rope_type", "default")]
+        odd |= {name: value for name, value in rope.items() if (name, value) not in usual}
     for key in sorted(odd, key=lambda key: not key.endswith("type")):  # which says most
         raise CheckpointError(f"{path}: {key:.60}={odd[key]!s:.60} is not supported", HINT)
     shape = {setting: config.get(name) for setting, name in NAMES.items()}

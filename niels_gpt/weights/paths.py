@@ -46,9 +46,9 @@ def locate_best(path: Path) -> Path:
 
     CheckpointError says what else is at the path.
     """
-    if not path.is_dir() and (path.suffix == ".pt" or zipfile.is_zipfile(path)):
+    if (os.path.isfile(path) and zipfile.is_zipfile(path)) or (path.suffix == ".pt" and not os.path.isdir(path)):
         return path
-    if not (phase := find_phase(path)):
+    if not os.path.isdir(path) or not (phase := find_phase(path)):
         raise explain_path(path)
     if (phase / BEST).exists():
         return phase / BEST
@@ -58,8 +58,10 @@ def locate_best(path: Path) -> Path:
 
 def explain_path(path: Path) -> CheckpointError:
     """Return an error that says what is at a path where no weights can be read."""
-    if not path.is_dir():
-        return CheckpointError(f"{path} {'is not a checkpoint' if path.exists() else 'does not exist'}", HINT)
+    if not os.path.isdir(path):
+        return CheckpointError(
+            f"{path} {'is not a checkpoint' if os.path.exists(path) else 'does not exist'}", HINT
+        )
     if runs := sorted(str(child) for child in path.iterdir() if find_phase(child)):
         named = ", ".join(runs[:3]) + f" and {len(runs) - 3} more" * (len(runs) > 3)
         hint = f"name one of them; niels_gpt compare {path} ranks them"

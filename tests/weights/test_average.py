@@ -57,7 +57,7 @@ def test_the_chosen_weights_are_loaded(run_folder: Run) -> None:
     [
         ("", {"average": 3}, "/sft has 2 of the 3 checkpoints to average", "train.keep_last=3,"),
         ("", {"average": 2, "step": 2}, "/sft has 1 of the 2 checkpoints to average", "train.keep_last=2,"),
-        ("pretrain", {"step": 3}, "/pretrain has no step 3; the nearest are 2, 4", "niels_gpt checkpoints "),
+        ("pretrain", {"step": 3}, "/pretrain has no step 3; nearest: 2, 4", "niels_gpt checkpoints "),
         ("", {"ema": True}, "/sft/step_0000004.pt has no average of the weights", "train.ema=0.999"),
         ("sft/best.pt", {"step": 4}, "/sft/best.pt is a single checkpoint", "name /"),
     ],
@@ -77,7 +77,7 @@ def test_a_phase_without_its_best_weights_does_not_become_the_phase_before(copie
             load_session(path)
         others = "latest.pt, step_0000004.pt, step_0000002.pt"
         assert str(caught.value) == f"{copied_run / 'sft'} has no best.pt; there are {others}"
-    with pytest.raises(CheckpointError, match="/sft has no step 3; the nearest are 2, 4"):
+    with pytest.raises(CheckpointError, match="/sft has no step 3; nearest: 2, 4"):
         load_session(copied_run, step=3)
     for path in (copied_run / "sft").glob("*.pt"):
         path.unlink()

@@ -25,12 +25,7 @@ Models = Sequence[tuple[str, "TrainedModel"]]
 def main() -> None:
     """Measure models on text, dialogues or, without either, on questions; compare each with the first."""
     parser = Parser(description=main.__doc__)
-    parser.add_argument(
-        "models",
-        nargs="+",
-        type=Path,
-        help="run folders, such as runs/default, checkpoints or Hugging Face folders",
-    )
+    parser.add_argument("models", nargs="+", type=Path, help="run folders, checkpoints, Hugging Face folders")
     parser.add_argument("--files", nargs="+", metavar="PATH", help="text: files, folders, globs, or JSON rows")
     parser.add_argument("--chat", nargs="+", metavar="PATH", help="dialogues in JSON rows, as for data=jsonl")
     parser.add_argument(
@@ -82,11 +77,10 @@ def compare_models(models: Models, text: "TextSet", chance: dict[str, int] | Non
         differences.append({"model": figures["model"], "base": first["model"]} | change)
         print(describe_difference(**differences[-1]))
     print()
+    for (figures, _), (_, trained) in zip(measured, models, strict=True):
+        figures["weights"] = trained.weights
     about = {"text": text.name, "about": text.about, "bytes": text.size, "units": text.units}
-    entries = [
-        found | {"weights": trained.weights} for (found, _), (_, trained) in zip(measured, models, strict=True)
-    ]
-    return about | {"models": entries, "bits_per_byte_differences": differences}
+    return about | {"models": [figures for figures, _ in measured], "bits_per_byte_differences": differences}
 
 
 def measure_model(

@@ -35,9 +35,7 @@ def choose_weights(options: Namespace) -> dict[str, Any]:
 def run_export() -> None:
     """Export a trained model for other programs, with its tokenizer, chat template and a model card."""
     parser = Parser(description=run_export.__doc__)
-    parser.add_argument(
-        "run", type=Path, help="a run folder, such as runs/default, a checkpoint or a Hugging Face folder"
-    )
+    parser.add_argument("run", type=Path, help="a run folder, a checkpoint or a Hugging Face folder")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
     parser.add_argument(
         "--to", choices=("hf", "gguf"), default="hf", help="hf: Hugging Face's Llama (default); gguf: llama.cpp's"

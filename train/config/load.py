@@ -24,8 +24,7 @@ def load_plan(cfg: DictConfig, overrides: Sequence[str] = (), folder: str | None
 
     With init_from, `overrides` are needed: what they do not set of the model's shape is that of the weights.
 
-    ConfigError has one line per bad setting, in Hydra's dotted form. Other errors as of `follow_weights`, and of
-    `require_shape`.
+    ConfigError has a line per bad setting, in Hydra's form. Other errors as of `follow_weights`, `require_shape`.
     """
     tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
     settings: Settings = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]

@@ -65,10 +65,8 @@ def require_shape(cfg: RunCfg, overrides: Sequence[str]) -> None:
         rows = [f"model.{name}={getattr(shape, name)}, not {getattr(cfg.model, name)}" for name in wrong]
         keys = {"model", *(f"{path}model.{name}" for name in wrong for path in ("", "sft."))}
         words = " and ".join(word for word in overrides if word.partition("=")[0].lstrip("+~") in keys)
-        raise CheckpointError(
-            "\n".join([f"{cfg.init_from} and this run have different models:", *rows]),
-            f"leave out {words}: the shape follows the weights",
-        )
+        reason = "\n".join([f"{cfg.init_from} and this run have different models:", *rows])
+        raise CheckpointError(reason, f"leave out {words}: the shape follows the weights")
 
 
 def read_shape(path: Path) -> ModelCfg | None:

@@ -34,7 +34,6 @@ HELD_OUT = re.compile("(?<![a-z])(validation|valid|val|dev|test|eval)(?![a-z])")
 BLOCK = 1 << 18  # characters that are searched for separators at once
 MANY_MARKS = 20  # in the texts of a source: more than an article about such marks has
 
-NUL = "\0"
 _NOT_TEXT = re.compile("[\0\udc80-\udcff]")  # surrogateescape decodes bytes that are not UTF-8 to these
 _MARKS = re.compile(r"<\|endoftext\|>|<\|end_of_text\|>|</s>")
 Row = Document | Dialogue
@@ -172,7 +171,7 @@ def _read_lines(path: Path, marks: Counter[str]) -> Iterator[str]:
         number = 1
         while line := text.readline(SECTION):
             if _NOT_TEXT.search(line):
-                message = f"{path}:{number}: {'NUL bytes, ' * (NUL in line)}not text in UTF-8"
+                message = f"{path}:{number}: " + "NUL bytes, " * ("\0" in line) + "not text in UTF-8"
                 raise DataError(message, "save the file as UTF-8, or leave it out of data.files")
             if "<" in line:
                 marks.update(_MARKS.findall(line))
