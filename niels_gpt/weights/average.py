@@ -23,7 +23,7 @@ def read_weights(
 
     CheckpointError if there are no such weights, or a checkpoint is damaged. OSError as of `read_checkpoint`.
     """
-    checkpoint, *others = find_checkpoints(path, step=step, average=average, ema=ema)
+    checkpoint, *others = _find_checkpoints(path, step, average, ema=ema)
     chosen = read_checkpoint(checkpoint)
     mean = _get_weights(chosen, checkpoint, chosen, ema=ema)
     for n, other in enumerate(others, 2):
@@ -35,9 +35,7 @@ def read_weights(
     return checkpoint, chosen | {"model_state": mean}, at
 
 
-def find_checkpoints(
-    path: Path, *, step: int | None = None, average: int | None = None, ema: bool = False
-) -> list[Path]:
+def _find_checkpoints(path: Path, step: int | None, average: int | None, *, ema: bool) -> list[Path]:
     """Return the checkpoints that `read_weights` reads, the newest first. CheckpointError as above."""
     chooses = step is not None or average is not None
     if chooses and os.path.isfile(path):
@@ -51,10 +49,10 @@ def find_checkpoints(
         if (asked := step_path(folder, step)) not in files:
             if average is None and best.exists() and read_checkpoint(best)["step"] == step:
                 return [best]
-            near = sorted(filter(None, map(parse_step, files)), key=lambda kept: abs(kept - step))[:5]
+            steps = sorted(filter(None, map(parse_step, files)), key=lambda kept: abs(kept - step))[:5]
+            near = ", ".join(map(str, sorted(steps))) or "none"
             hint = f"niels_gpt checkpoints {path} lists its steps; train.ckpt_every and train.keep_last keep more"
-            nearest = ", ".join(map(str, sorted(near))) or "none"
-            raise CheckpointError(f"{folder} has no step {step}; nearest: {nearest}", hint)
+            raise CheckpointError(f"{folder} has no step {step}; nearest: {near}", hint)
         files = files[files.index(asked) :]
     if len(files) < (count := average or 1):
         hint = f"train with train.keep_last={count}, and train.ckpt_every small enough for as many"

@@ -76,8 +76,3 @@ def explain_path(path: Path) -> CheckpointError:
 def is_hugging_face(path: Path) -> bool:
     """Return whether a path is a Hugging Face folder, ours or others'; a run may have a config.json of its own."""
     return os.path.exists(path / CONFIG) and not find_phase(path)
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Return whether a phase has saved a checkpoint in this folder."""
-    return any(folder.glob("*.pt"))

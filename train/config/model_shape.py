@@ -10,7 +10,7 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from niels_gpt.untrusted import read_json
 from niels_gpt.weights.llama_config import read_llama_config
-from niels_gpt.weights.paths import DATA, TOKENIZER, find_phase, has_checkpoint, is_hugging_face
+from niels_gpt.weights.paths import DATA, TOKENIZER, find_phase, is_hugging_face, list_checkpoints
 from train.config.schema import RunCfg
 
 FREE = ("V", "T", "dropout")  # V is checked with the tokenizer
@@ -58,7 +58,7 @@ def require_shape(cfg: RunCfg, overrides: Sequence[str]) -> None:
 
     CheckpointError has a line for each setting that differs. A phase that has begun needs these weights no more.
     """
-    if not cfg.init_from or cfg.resume not in ("auto", "never") or has_checkpoint(cfg.out):
+    if not cfg.init_from or cfg.resume not in ("auto", "never") or list_checkpoints(cfg.out):
         return
     shape = read_shape(Path(cfg.init_from)) or cfg.model
     if wrong := [name for name, value in cfg.model if name not in FREE and value != getattr(shape, name)]:
