@@ -47,10 +47,8 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
     if cfg.tokenizer != "bpe":
         adopted, names = adopt_tokenizer(Path(cfg.tokenizer))
         new = ", ".join(token for token in SPECIAL_TOKENS if token not in names)
-        parts = [f"{token} is {name}" for token, name in names.items() if token != name] + [f"new: {new}"] * bool(
-            new
-        )
-        log.info("tokenizer: %s has %s", cfg.tokenizer, "; ".join([f"{adopted.V} entries", *parts]))
+        parts = "".join(f"; {token} is {name}" for token, name in names.items() if token != name)
+        log.info("tokenizer: %s has %d entries%s", cfg.tokenizer, adopted.V, parts + f"; new: {new}" * bool(new))
         return adopted
     sources = select_sources(cfg.mixture(), want)
     index = HashIndex(Path(cfg.cache_dir), cfg.verify)
