@@ -30,9 +30,7 @@ def load_plan(cfg: DictConfig, overrides: Sequence[str] = (), folder: str | None
     settings: Settings = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
     if folder is not None:
         settings["dir"] = folder
-    plan = plan_from_settings(follow_weights(settings, overrides))
-    require_shape(plan[0], overrides)
-    return plan
+    return require_shape(plan_from_settings(follow_weights(settings, overrides)), overrides)
 
 
 def compose_plan(overrides: list[str]) -> list[RunCfg]:

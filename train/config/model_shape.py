@@ -53,13 +53,14 @@ def follow_weights(settings: dict[str, Any], overrides: Sequence[str]) -> dict[s
     return settings
 
 
-def require_shape(cfg: RunCfg, overrides: Sequence[str]) -> None:
-    """Require the shape of the weights of init_from, as far as it is known, but for V, T and dropout.
+def require_shape(plan: list[RunCfg], overrides: Sequence[str]) -> list[RunCfg]:
+    """Return a plan if its shape is that of the weights of init_from, as far as it is known; V, T, dropout are free.
 
     CheckpointError has a line for each setting that differs. A phase that has begun needs these weights no more.
     """
+    cfg = plan[0]
     if not cfg.init_from or cfg.resume not in ("auto", "never") or list_checkpoints(cfg.out):
-        return
+        return plan
     shape = read_shape(Path(cfg.init_from)) or cfg.model
     if wrong := [name for name, value in cfg.model if name not in FREE and value != getattr(shape, name)]:
         rows = [f"model.{name}={getattr(shape, name)}, not {getattr(cfg.model, name)}" for name in wrong]
@@ -67,6 +68,7 @@ def require_shape(cfg: RunCfg, overrides: Sequence[str]) -> None:
         words = " and ".join(word for word in overrides if word.partition("=")[0].lstrip("+~") in keys)
         reason = "\n".join([f"{cfg.init_from} and this run have different models:", *rows])
         raise CheckpointError(reason, f"leave out {words}: the shape follows the weights")
+    return plan
 
 
 def read_shape(path: Path) -> ModelCfg | None:
