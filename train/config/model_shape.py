@@ -54,7 +54,7 @@ def follow_weights(settings: dict[str, Any], overrides: Sequence[str]) -> dict[s
 
 
 def require_shape(plan: list[RunCfg], overrides: Sequence[str]) -> list[RunCfg]:
-    """Return a plan if its shape is that of the weights of init_from, as far as it is known; V, T, dropout are free.
+    """Return a plan whose shape is that of the weights of init_from, where it is known; V, T, dropout may differ.
 
     CheckpointError has a line for each setting that differs. A phase that has begun needs these weights no more.
     """
