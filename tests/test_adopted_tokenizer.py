@@ -110,7 +110,9 @@ def test_tokens_of_our_names_then_shown_then_reserved_then_new_ones_are_ours(
     assert tokenizer.V == theirs.get_vocab_size() + len(new)
     caplog.set_level(logging.INFO, "niels_gpt")
     build_tokenizer(DataCfg(tokenizer=str(tmp_path / "tokenizer.json")), "documents", tokenizer.V)
-    logged = [f"{token} is {name}" for token, name in names.items()] + [f"new: {', '.join(new) or 'none'}"]
+    logged = [f"{token} is {name}" for token, name in names.items() if token != name] + [
+        f"new: {', '.join(new)}"
+    ] * bool(new)
     assert caplog.messages[0].endswith(f"has {tokenizer.V} entries; {'; '.join(logged)}")
 
 

@@ -63,7 +63,8 @@ def estimate_losses(sums: Sums) -> dict[str, Estimate]:
     else:
         value, low, high = (math.exp(min(nats, 700)) for nats in (loss.value, loss.low, loss.high))
         losses["perplexity"] = Estimate(value, value * loss.error, low, high)
-    return losses | {"bits_per_byte": estimate_ratio(sums[:, NATS] / math.log(2), sums[:, BYTES])}
+    losses["bits_per_byte"] = estimate_ratio(sums[:, NATS] / math.log(2), sums[:, BYTES])
+    return {key: found._replace(low=max(found.low, float(key == "perplexity"))) for key, found in losses.items()}
 
 
 def estimate_difference(sums: Sums, base: Sums) -> Estimate:

@@ -1,6 +1,7 @@
 """Read text to score: documents in blocks or sliding windows, and dialogues."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -116,7 +117,9 @@ def _read_files(files: tuple[str, ...], flag: str, *, kind: Any, want: Any) -> I
             if (size := size + sum(map(len, list_texts(record)))) > LIMIT:
                 raise DataError(f"{' '.join(files):.300}: more than {LIMIT >> 20} MiB of text", "name fewer files")
     except DataError as error:
-        raise DataError(*(text.replace("data.files", flag) for text in (str(error), error.hint))) from None
+        hint = re.sub("use data=hf .*", "give text, or rows of JSON", error.hint)
+        hint = re.sub(", or set data.on_bad_line=skip|for data=text, ", "", hint)
+        raise DataError(*(text.replace("data.files", flag) for text in (str(error), hint))) from None
 
 
 def _require_text(sizes: list[int], what: str, files: Sequence[str]) -> list[int]:

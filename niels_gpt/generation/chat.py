@@ -77,8 +77,8 @@ def load_session(
     path: str | Path, *, step: int | None = None, average: int | None = None, ema: bool = False
 ) -> ChatSession:
     """Load what `open_model` opens, such as a run folder; nothing is written there. Errors as of `open_model`."""
-    model, tokenizer, chats = open_model(Path(path), step=step, average=average, ema=ema)
-    return ChatSession(model, tokenizer, chats=chats)
+    trained = open_model(Path(path), step=step, average=average, ema=ema)
+    return ChatSession(trained.model, trained.tokenizer, chats=trained.chats)
 
 
 load = load_session  # as niels_gpt.load

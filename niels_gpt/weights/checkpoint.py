@@ -15,6 +15,7 @@ from niels_gpt.config import ModelCfg
 from niels_gpt.errors import CheckpointError, first_line, is_out_of_memory
 from niels_gpt.model.gpt import GPT
 from niels_gpt.untrusted import explain_first_error
+from niels_gpt.weights.paths import HINT
 
 CHECKPOINT_KEYS: dict[str, Any] = {
     "model_cfg": dict,
@@ -39,7 +40,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     bad.
     """
     if path.exists() and not path.is_file():  # opening a FIFO would wait
-        raise CheckpointError(f"{path}: not a regular file", "give a .pt file in a run folder")
+        raise CheckpointError(f"{path}: not a regular file", HINT)
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
@@ -79,7 +80,7 @@ def _check_content(saved: Any, path: Path) -> dict[str, Any]:
 def _suggest_others(path: Path) -> str:
     """Suggest the other checkpoints in the folder."""
     others = sorted(other.name for other in path.parent.glob("*.pt") if other != path)
-    return f"others in its folder: {', '.join(others)}" if others else "give a .pt file in a run folder"
+    return f"others in its folder: {', '.join(others)}" if others else HINT
 
 
 def load_model(path: Path) -> tuple[GPT, dict[str, Any]]:

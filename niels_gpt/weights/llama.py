@@ -19,7 +19,7 @@ from niels_gpt.storage import add_file_name, make_folder, write_text
 from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, Tokenizer
 from niels_gpt.untrusted import read_json
 from niels_gpt.weights.llama_config import NAMES, SUPPORTED, read_llama_config
-from niels_gpt.weights.paths import TOKENIZER
+from niels_gpt.weights.paths import CONFIG, TOKENIZER, WEIGHTS
 
 LLAMA_NAMES = {
     "embedding": "model.embed_tokens",
@@ -32,11 +32,11 @@ LLAMA_NAMES = {
     "head": "lm_head",
 }
 Dtype = Literal["float32", "bfloat16", "float16"]
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 DTYPES = ("F32", "BF16", "F16")
 UNUSED = "rotary_emb.inv_freq"  # ends the names of buffers in older files
 MAX_HEADER = 4 << 20  # bytes; a thousand blocks need one million
-HINT = "give a folder that transformers' save_pretrained wrote; convert a pytorch_model.bin to safetensors first"
+HINT, AGAIN = "give a folder that transformers' save_pretrained wrote", "download the file again"
 log = logging.getLogger("niels_gpt")
 
 
@@ -154,7 +154,8 @@ def _read_weights(folder: Path, cfg: ModelCfg) -> dict[str, Tensor]:
         with ExitStack() as stack:
             for path in _list_files(folder):
                 if not path.is_file():  # opening a FIFO would wait
-                    raise CheckpointError(f"{path} is missing, or not a file", HINT)
+                    hint = "convert the .bin file to safetensors first" if any(folder.glob("*.bin")) else HINT
+                    raise CheckpointError(f"{path} is missing, or not a file", hint)
                 with path.open("rb") as header:
                     if int.from_bytes(header.read(8), "little") > MAX_HEADER:
                         raise CheckpointError(f"{path}: its header is larger than {MAX_HEADER} bytes", HINT)
@@ -163,14 +164,21 @@ def _read_weights(folder: Path, cfg: ModelCfg) -> dict[str, Tensor]:
                 if twice := sorted(found.keys() & names):
                     raise CheckpointError(f"{path}: {twice[0]:.80} is in another file too", HINT)
                 found |= {name: file.get_slice(name) for name in names}
+            layers = len({name.split(".")[2] for name in found if name.startswith("model.layers.")})
+            if layers != cfg.L:
+                raise CheckpointError(f"{folder}: {CONFIG} says {cfg.L} layers, the weights have {layers}", HINT)
             for name in wanted | found:
                 shape, dtype = (found[name].get_shape(), found[name].get_dtype()) if name in found else (None, "")
                 if shape != wanted.get(name) or dtype not in DTYPES:
                     is_, not_ = f"{dtype}{shape}" if dtype else "missing", wanted.get(name, "expected")
                     raise CheckpointError(f"{folder}: {name:.80} is {is_:.80}, not {not_}", HINT)
-            return {name: found[to_llama_name(name)][:].float() for name in shapes}
+            weights = {name: found[to_llama_name(name)][:].float() for name in shapes}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({first_line(error)})", HINT) from None
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)})", AGAIN) from None
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise CheckpointError(f"{folder}: {to_llama_name(name)} has values that are not finite", AGAIN)
+    return weights
 
 
 def _list_shapes(cfg: ModelCfg) -> dict[str, list[int]]:

@@ -13,15 +13,20 @@ from niels_gpt.untrusted import read_json, read_text
 from niels_gpt.weights.average import read_weights
 from niels_gpt.weights.checkpoint import get_phase_folder, make_model
 from niels_gpt.weights.llama import read_llama
-from niels_gpt.weights.paths import TOKENIZER, is_hugging_face
+from niels_gpt.weights.paths import TOKENIZER, WEIGHTS, is_hugging_face
 
 
 class TrainedModel(NamedTuple):
-    """A model, on the CPU and in evaluation mode, with its tokenizer; after SFT it `chats`."""
+    """A model, on the CPU and in evaluation mode, with its tokenizer; after SFT it `chats`.
+
+    `weights` says which of the weights in a run these are, as in "sft/best.pt, step 200"; `path` is their file.
+    """
 
     model: GPT
     tokenizer: Tokenizer
     chats: bool
+    path: Path
+    weights: str
 
 
 def open_model(
@@ -37,12 +42,11 @@ def open_model(
     """
     if is_hugging_face(path):
         if step is not None or average is not None or ema:
-            raise CheckpointError(
-                f"{path} has only one choice of weights", "name the run that it was exported from"
-            )
+            reason = f"{path} has one set of weights, so --step, --average and --ema do not apply"
+            raise CheckpointError(reason, "name the run that it was exported from")
         model, tokenizer = make_model(read_llama(path)), adopt_tokenizer(path / TOKENIZER).tokenizer
-        return TrainedModel(model, tokenizer, _chats(path))
-    checkpoint, saved = read_weights(path, step=step, average=average, ema=ema)
+        return TrainedModel(model, tokenizer, _chats(path), path / WEIGHTS, WEIGHTS)
+    checkpoint, saved, weights = read_weights(path, step=step, average=average, ema=ema)
     phase = get_phase_folder(checkpoint)
     tokenizer = load_tokenizer(phase.parent / TOKENIZER)
     model = make_model(saved)
@@ -51,7 +55,7 @@ def open_model(
             f"{checkpoint} was trained with a different tokenizer than {phase.parent / TOKENIZER}",
             "restore the run's own tokenizer.json",
         )
-    return TrainedModel(model, tokenizer, phase.name == "sft")
+    return TrainedModel(model, tokenizer, phase.name == "sft", checkpoint, weights)
 
 
 def _chats(folder: Path) -> bool:

@@ -37,20 +37,26 @@ class Finding(NamedTuple):
     agrees: bool
 
 
+def require_program(to: str, folder: Path) -> None:
+    """Require a program that could check an export, before it is written. NielsError if none is installed."""
+    if not any(map(find_spec, READERS[to].values())):
+        reason = f"no program could check {folder}: {' or '.join(READERS[to])} is not installed"
+        raise NielsError(reason, "install one beside niels_gpt, or leave out --verify")
+
+
 def verify_export(
     model: GPT, tokenizer: Tokenizer, folder: Path, *, to: str, dtype: str, chats: bool
 ) -> Iterator[str]:
     """Yield lines on how far the installed programs that read a format agree with the model about its export.
 
     The programs run in subprocesses and without a network. NielsError, at the end, if one of them cannot read the
-    export, if it disagrees by more than the type of the weights explains, or if none is installed.
+    export, or if it disagrees by more than the type of the weights explains.
     """
-    question, wrong, asked = make_question(model, tokenizer, chats=chats), [], False
+    question, wrong = make_question(model, tokenizer, chats=chats), []
     for program, module in READERS[to].items():
         if find_spec(module) is None:
             yield f"{program} is not installed; pip install {program}"
             continue
-        asked = True
         done = subprocess.run(
             [sys.executable, "-P", other_programs.__file__],
             input=json.dumps(question | {"program": program, "folder": str(folder)}),
@@ -66,9 +72,8 @@ def verify_export(
         for finding in compare_answer(model, tokenizer, question, answer, dtype):
             yield f"  {finding.subject}: {finding.result}"
             wrong += [] if finding.agrees else [f"{program} differs: {finding.subject}, {finding.result}"]
-    if wrong or not asked:
-        message = "\n".join(wrong) or f"nothing compared {folder}: {' or '.join(READERS[to])} is not installed"
-        raise NielsError(message, f"do not rely on {folder}" if wrong else "install one beside niels_gpt")
+    if wrong:
+        raise NielsError("\n".join(wrong), f"do not rely on {folder}")
 
 
 def make_question(model: GPT, tokenizer: Tokenizer, *, chats: bool) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def compare_answer(
                 greedy.append(id == (other_programs.END if best in ends else best))
             else:
                 unclear += 1
-    close = f"; {unclear} within {margin:g} of another do not count" if unclear else ""
+    close = f"; {unclear} not counted: two logits within {margin:g}" if unclear else ""
     yield Finding("greedy tokens", f"equal for {sum(greedy):,} of {len(greedy):,}{close}", all(greedy))
     ours, theirs = zip(*(pair for pair in scored if pair[1] is not None), strict=True)
     loss, other = (-sum(scores) / len(scores) for scores in (ours, theirs))

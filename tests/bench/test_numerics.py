@@ -82,7 +82,7 @@ def test_a_run_whose_B_was_found_is_compared_on_as_many_sequences_as_its_steps_h
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["empty"], 4, "error: empty/best.pt: there is no such checkpoint"),
+        (["empty"], 4, "error: empty has no checkpoints"),
         (["stray/pretrain/best.pt"], 4, "stray/pretrain/best.pt cannot be read (File is not a zip file)"),
         (["empty", "--out", "taken.json"], 2, "error: taken.json already exists"),
         (["empty", "--sequences", "0"], 2, "error: argument --sequences: must be at least 1, got 0"),

@@ -60,9 +60,11 @@ def test_sample_and_export_take_the_chosen_weights(run_folder: Run, tmp_path: Pa
     done = processes.cli("run", "out", *choice, cwd=tmp_path, script="export")
     assert (done.returncode, done.stderr) == (0, "")
     weights = load_file(tmp_path / "out" / "model.safetensors")
-    named = {"--step": "step 2", "--average": "the mean of 2 checkpoints up to step 4"}
+    named = {"--step": "pretrain/step\\_0000002.pt, step 2"}
+    named["--average"] = "the mean of 2 checkpoints up to pretrain/step\\_0000004.pt, step 4"
+    named["--ema"] = "the moving average in pretrain/step\\_0000004.pt, step 4"
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"Weights: {named.get(choice[0], 'the moving average at step 4')}.\n" in card
+    assert f"Weights: {named[choice[0]]}.\n" in card
     assert (weights["model.embed_tokens.weight"] - expected).abs().max() < 1e-6
     assert (second - fourth).abs().max() > 1e-3
     said = processes.cli("run", "--prompt", "a", "--max-tokens", "3", *choice, cwd=tmp_path, script="sample")

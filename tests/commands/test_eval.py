@@ -65,7 +65,9 @@ def test_people_get_a_table_with_a_verdict_for_each_model(
     words = [finished_run, finished_run / "pretrain", "--files", *texts, "--stride", "20", "--chat", "chat.jsonl"]
     done = processes.cli(*map(str, words), cwd=tmp_path, script="eval")
     assert (done.returncode, done.stderr) == (0, "")
-    about, head, *rows, difference, blank = done.stdout.splitlines()[:6]
+    *weights, about, head, one, other, difference, blank = done.stdout.splitlines()[:8]
+    rows = [one, other]
+    assert weights == [f"{finished_run}: sft/best.pt, step 4", f"{words[1]}: pretrain/best.pt, step 4"]
     assert about.startswith("folder rows.jsonl: documents: 51, bytes: ") and head.split()[:2] == [
         "model",
         "tokens",
@@ -94,6 +96,10 @@ def test_without_text_it_asks_questions(finished_run: Path, tmp_path: Path) -> N
         (["--files", "chat.jsonl"], 3, "error: chat.jsonl: no documents\nhint: --files is for text, --chat for"),
         (["--chat", "rows.jsonl"], 3, "error: rows.jsonl: no answers to learn\nhint: --files is for text"),
         (["--chat", "none.jsonl"], 3, "error: --chat: no file matches 'none.jsonl'"),
+        (["--files", "nul.txt"], 3, "error: nul.txt:1: NUL bytes, not text in UTF-8"),
+        (["--files", "none"], 3, "error: --files: no file matches 'none'\nhint: paths are relative to "),
+        (["--chat", "odd.jsonl"], 3, "error: odd.jsonl:1: "),
+        (["--files", "one.txt", "--step", "x"], 2, "error: argument --step: must be a whole number, got 'x'\n"),
         (["--files", "one.txt", "--stride", "65"], 2, "error: --stride 65 is more than the context of "),
         (["--files", "one.txt", "--step", "77"], 4, "error: "),
     ],
@@ -103,11 +109,16 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     (tmp_path / "blank.txt").write_text(" \n\n")
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfa")
+    (tmp_path / "nul.txt").write_bytes(bytes(99))
+    (tmp_path / "odd.jsonl").write_text('{"prompt": 1}\n')
     (tmp_path / "one.txt").write_text("one")
     (tmp_path / "chat.jsonl").write_text(DIALOGUES[0])
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
     done = processes.cli(str(finished_run), *words, cwd=tmp_path, script="eval")
     assert (done.returncode, done.stdout) == (code, "") and done.stderr.startswith(said), done.stderr
+    assert "data." not in done.stderr.replace("data.jsonl", "") and "data=" not in done.stderr.replace(
+        "as for data=", ""
+    )
 
 
 def test_a_model_whose_loss_is_not_a_number_is_not_compared(
@@ -124,7 +135,7 @@ def test_a_single_document_has_figures_without_an_error(finished_run: Path, tmp_
     (tmp_path / "one.txt").write_text("a")
     words = [str(finished_run), str(finished_run / "pretrain"), "--files", "one.txt"]
     done = processes.cli(*words, cwd=tmp_path, script="eval")
-    assert done.returncode == 0 and "nan" not in done.stdout
+    assert done.returncode == 0 and "nan" not in done.stdout and "±" not in done.stdout
     assert "one document or dialogue is too few" in done.stdout
     (result,) = evaluate(*words, cwd=tmp_path)
     assert result["models"][0]["tokens"] == 1 and result["models"][0]["loss_per_token"]["error"] is None

@@ -11,7 +11,9 @@ from conftest import cli
 from support import processes
 from support.made_runs import made_job, made_run
 
-MISSING = "error: nothing does not exist\nhint: name the folder of a trained run, such as runs/default, or a che"
+MISSING = (
+    "error: nothing does not exist\nhint: give a run folder, a phase's folder, a checkpoint or a Hugging Face "
+)
 ASK = ["nothing", "--prompt", "a"]
 ASCII = os.environ | {"PYTHONIOENCODING": "ascii"}
 
@@ -88,26 +90,23 @@ def test_on_a_terminal_that_lacks_a_character_it_is_escaped(folder: Path) -> Non
     assert (chat.returncode, chat.stderr) == (0, "") and chat.stdout.isascii()
 
 
-def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_path: Path) -> None:
-    for name, loss in (("lr=1", 3.0), ("lr=2", 2.0), ("lr=3", 4.0)):
-        made_run(tmp_path / "sw" / name, [loss])
-    made_job(tmp_path / "sw" / "lr=4", "failed")
+def test_a_folder_of_runs_is_refused_with_the_command_that_ranks_them(tmp_path: Path) -> None:
+    for n in range(5):
+        made_run(tmp_path / "sw" / f"lr={n}", [n])
+        (tmp_path / "sw" / f"lr={n}" / "pretrain" / "latest.pt").touch()
+    made_job(tmp_path / "sw" / "lr=5", "failed")
     done = processes.cli("sw", "--prompt", "a", cwd=tmp_path, script="sample")
-    assert done.returncode == 4
-    *listed, error, hint = done.stderr.splitlines()
-    assert [line.partition(",")[0] for line in listed] == [
-        *(f"sw/lr={n}: finished" for n in (1, 2, 3)),
-        "sw/lr=4: failed",
-    ]
-    assert error == "error: sw is a folder of runs, not a run" and done.stdout == ""
-    assert hint == "hint: sample the best: niels_gpt sample sw/lr=2 --prompt TEXT"
+    error, hint = done.stderr.splitlines()
+    assert error == "error: sw is a folder of runs: sw/lr=0, sw/lr=1, sw/lr=2 and 2 more"
+    assert hint == "hint: name one of them; niels_gpt compare sw ranks them"
+    assert (done.returncode, done.stdout) == (4, "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (ASK, 4, MISSING),
-        ([".", "--prompt", "a"], 4, "error: . has no sft/best.pt or pretrain/best.pt"),
+        ([".", "--prompt", "a"], 4, "error: . has no checkpoints"),
         (["nothing"], 2, "one of the arguments --prompt --prompts --chat is required"),
         (["nothing", "--chat", "--json"], 2, "--json goes with --prompt TEXT or --prompts FILE"),
         ([*ASK, "--logprobs", "1"], 2, "--logprobs goes with --json"),

@@ -10,12 +10,12 @@ from conftest import Compose
 from support.llama_folders import GROUPED, make_llama
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import ConfigError
+from niels_gpt.errors import CheckpointError, ConfigError
 from train.config import compose_plan, load_plan
 from train.config.schema import RunCfg
 
 Load = Callable[..., list[RunCfg]]
-TINY, SMALL = (compose_plan([f"model={name}"])[0].model for name in ("tiny", "small"))
+TINY = compose_plan(["model=tiny"])[0].model
 
 
 @pytest.fixture
@@ -59,11 +59,18 @@ def test_what_the_command_line_sets_stays_and_an_option_of_an_experiment_gives_w
 ) -> None:
     (cfg,) = load(f"init_from={llama}", "experiment=full_sft", "model.T=1024", "model.V=400")
     assert cfg.model == GROUPED.model_copy(update={"V": 400, "T": 1024, "dropout": cfg.model.dropout})
-    (cfg,) = load(f"init_from={llama}", "phase=sft", "model=small")
-    assert cfg.model == SMALL
-    first, second = load(f"init_from={llama}", "model.norm_eps=1e-4", "sft.model.dropout=0.2")
-    assert first.model.norm_eps == second.model.norm_eps == 1e-4
+    first, second = load(f"init_from={llama}", "model.T=32", "sft.model.dropout=0.2")
+    assert first.model.T == second.model.T == 32
     assert (first.model.dropout, second.model.dropout) == (0.0, 0.2)
+
+
+def test_another_shape_than_that_of_the_weights_is_refused_at_once(load: Load, llama: Path) -> None:
+    for word, wrong in {"model=small": "C=36, not 384", "model.H_kv=3": "H_kv=2, not 3"}.items():
+        with pytest.raises(
+            CheckpointError, match=f"llama and this run have different models:\nmodel.{wrong}"
+        ) as caught:
+            load(f"init_from={llama}", "phase=sft", word)
+        assert caught.value.hint == f"leave out {word}: the shape follows the weights"
 
 
 def test_a_run_that_has_begun_keeps_its_shape_when_the_weights_are_gone(

@@ -380,7 +380,7 @@ def test_skipped_lines_are_counted_and_the_first_is_named_even_one_over_the_cap(
 
 BAD: list[tuple[str, bytes, str, str]] = [  # name, content, error and a part of the hint
     ("a.txt", b"\xef\xbb\xbfab\n\xff", ":2: not text in UTF-8", "as UTF-8"),
-    ("a.txt", b"one\r\n\0two", ":2: not text in UTF-8", ""),
+    ("a.txt", b"one\r\n\0two", ":2: NUL bytes, not text in UTF-8", ""),
     ("a.txt", b"a\n" * 50_000 + b"\xff", ":50001: not text in UTF-8", ""),
     ("a.txt", b"a" * (SECTION - 1) + b"\xc3(", ":1: not text in UTF-8", ""),  # the bad sequence spans two blocks
     ("a.txt", b"\xef\xbb\xbf \n\t\n", ": no text", "data.files"),
@@ -469,7 +469,7 @@ def test_a_bomb_takes_the_memory_of_a_row(monkeypatch: pytest.MonkeyPatch) -> No
     try:
         assert str(refuse(jsonl("rows.jsonl"))).startswith("rows.jsonl: row 1: not JSON (")
         assert str(refuse(jsonl("lines.jsonl"))) == "lines.jsonl:1: longer than 1 MB"
-        assert str(refuse(text("a.txt"))) == "a.txt:1: not text in UTF-8"
+        assert str(refuse(text("a.txt"))) == "a.txt:1: NUL bytes, not text in UTF-8"
         assert tracemalloc.get_traced_memory()[1] < size
     finally:
         tracemalloc.stop()

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from niels_gpt.evaluation.estimates import Estimate, estimate_difference, estimate_ratio, estimate_share
+from niels_gpt.evaluation.estimates import (
+    Estimate,
+    estimate_difference,
+    estimate_losses,
+    estimate_ratio,
+    estimate_share,
+)
 from niels_gpt.evaluation.scoring import BYTES, COLUMNS, NATS
 
 TRIALS = 2000
@@ -50,6 +56,12 @@ def test_a_paired_difference_is_seen_where_the_models_own_intervals_overlap() ->
     own = [estimate_ratio(sums[:, NATS], sums[:, BYTES]) for sums in (base, worse)]
     assert own[0].high > own[1].low
     assert estimate_difference(base, base.copy()) == Estimate(0, 0, 0, 0)
+
+
+def test_an_interval_of_a_loss_has_only_losses_that_can_be() -> None:
+    sums = np.array([[1.0, 1, 1, 0, 0], [9.0, 2, 2, 0, 0]])
+    found = estimate_losses(sums)
+    assert (found["loss_per_token"].low, found["bits_per_byte"].low, found["perplexity"].low) == (0, 0, 1)
 
 
 STUDENT = [(2, 12.7062), (3, 4.30265), (5, 2.77645), (10, 2.26216), (100, 1.98422)]  # SciPy's t.ppf(0.975, N - 1)

@@ -17,7 +17,7 @@ from support.processes import KILLED, start_run
 from faults.folders import TINY, hashes, leftovers, require_equal, require_whole
 from faults.scale import WHOLE, scaled
 from niels_gpt.errors import Interrupted
-from niels_gpt.weights.paths import has_checkpoint, parse_step, step_files
+from niels_gpt.weights.paths import list_checkpoints, parse_step, step_files
 from train.artifacts.metrics import METRICS, read_metrics
 from train.config.schema import RunCfg
 
@@ -164,7 +164,7 @@ def test_killed_at_any_point_of_a_save_or_a_prune_a_run_ends_as_if_it_had_not_be
         run = Path(loaded[0].dir)
         assert start_run(loaded, Tripwire(run, at)).end().returncode == KILLED, points[at]
         require_whole(run)
-        assert has_checkpoint(run / "pretrain") or at < first_good, points[at]
+        assert list_checkpoints(run / "pretrain") or at < first_good, points[at]
         left, done = leftovers(run), start_run(loaded).end()
         assert done.returncode == 0, points[at]
         assert ("removed partial files" in done.stderr) == bool(left), points[at]

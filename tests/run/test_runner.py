@@ -119,6 +119,14 @@ def test_a_complete_run_is_left_as_it_is_and_says_what_to_do_next(
     assert final(copied_run / "sft")["step"] == 8
 
 
+def test_sft_alone_advises_the_setting_that_trains_more(run_folder: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="niels_gpt")
+    run_folder("data.size=200", "sft.train.total_steps=2", experiment="smoke_sft")
+    (advice,) = [line for line in caplog.messages if "train more" in line]
+    run = run_folder("data.size=200", "sft.train.total_steps=2", advice.split()[-1], experiment="smoke_sft")
+    assert final(run / "sft")["step"] == 4
+
+
 def test_resume_from_a_path_goes_on_exactly_from_there(run_folder: Run) -> None:
     overrides = ["train.total_steps=6", "train.ckpt_every=3", "train.keep_last=9"]
     whole = run_folder(*overrides, name="whole")

@@ -25,7 +25,7 @@ LONG = {"prompt": "a", "max_tokens": 16384, "ignore_eos": True}
 @pytest.fixture(scope="module")
 def models(finished_run: Path) -> list[ServedModel]:
     """A model that chats and one that is pretrained only."""
-    opened = {"chat": open_model(finished_run), "base": open_model(finished_run / "pretrain")}
+    opened = {"chat": open_model(finished_run)[:3], "base": open_model(finished_run / "pretrain")[:3]}
     return [
         ServedModel(name, Generator(m, t), chats, {"best_val_loss": 2.5}) for name, (m, t, chats) in opened.items()
     ]

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, same
+from conftest import Plan, Run, same
 from torch import Tensor
 
 from niels_gpt import load_session
 from niels_gpt.errors import CheckpointError
 from niels_gpt.weights.checkpoint import read_checkpoint
 from niels_gpt.weights.paths import step_path
+from train.run.resume import choose_tokenizer
 
 KEPT = ("train.total_steps=6", "train.ckpt_every=1", "train.eval_every=6", "train.keep_last=5", "train.ema=0.9")
 
@@ -56,7 +57,7 @@ def test_the_chosen_weights_are_loaded(run_folder: Run) -> None:
     [
         ("", {"average": 3}, "/sft has 2 of the 3 checkpoints to average", "train.keep_last=3,"),
         ("", {"average": 2, "step": 2}, "/sft has 1 of the 2 checkpoints to average", "train.keep_last=2,"),
-        ("pretrain", {"step": 3}, "/pretrain has no step 3", "niels_gpt checkpoints "),
+        ("pretrain", {"step": 3}, "/pretrain has no step 3; nearest: 2, 4", "niels_gpt checkpoints "),
         ("", {"ema": True}, "/sft/step_0000004.pt has no average of the weights", "train.ema=0.999"),
         ("sft/best.pt", {"step": 4}, "/sft/best.pt is a single checkpoint", "name /"),
     ],
@@ -67,6 +68,49 @@ def test_weights_that_were_not_kept_are_refused_with_the_setting_that_keeps_them
     with pytest.raises(CheckpointError) as caught:
         load_session(finished_run / within, **choice)
     assert said in str(caught.value) and hint in caught.value.hint
+
+
+def test_a_phase_without_its_best_weights_does_not_become_the_phase_before(copied_run: Path) -> None:
+    (copied_run / "sft" / "best.pt").unlink()
+    for path in (copied_run, copied_run / "sft"):
+        with pytest.raises(CheckpointError) as caught:
+            load_session(path)
+        others = "latest.pt, step_0000004.pt, step_0000002.pt"
+        assert str(caught.value) == f"{copied_run / 'sft'} has no best.pt; there are {others}"
+    with pytest.raises(CheckpointError, match="/sft has no step 3; nearest: 2, 4"):
+        load_session(copied_run, step=3)
+    for path in (copied_run / "sft").glob("*.pt"):
+        path.unlink()
+    assert not load_session(copied_run).chats, "a pipeline whose SFT has saved nothing yet"
+
+
+AT: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "runs": (lambda at: [shutil.copytree(at, at.with_name("runs") / name) for name in "ab"], "a folder of runs: "),
+    "nosuch": (lambda at: None, "does not exist"),
+    "empty": (lambda at: at.with_name("empty").mkdir(), "has no checkpoints"),
+    "one.txt": (lambda at: at.with_name("one.txt").write_text("one"), "is not a checkpoint"),
+    "gguf": (lambda at: write(at.with_name("gguf") / "a.gguf"), "has a GGUF file, which cannot be read back"),
+    "part": (lambda at: write(at.with_name("part") / "model.safetensors"), "has model.safetensors, but no config"),
+}
+
+
+def write(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+
+
+@pytest.mark.parametrize("name", AT)
+def test_a_path_without_weights_is_refused_with_what_is_there(copied_run: Path, plan: Plan, name: str) -> None:
+    make, said = AT[name]
+    make(copied_run)
+    path = copied_run.with_name(name)
+    for read in (load_session, lambda path: choose_tokenizer(*plan(f"init_from={path}", name="new"))):
+        with pytest.raises(CheckpointError) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path} ") and said in str(caught.value)
+        assert caught.value.hint.startswith(
+            ("name ", "give a run folder, a phase's folder, a checkpoint or a Hug")
+        )
 
 
 FORGED: list[Callable[[dict[str, Any]], Any]] = [

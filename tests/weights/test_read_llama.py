@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import math
 import os
 import shutil
 import struct
@@ -48,7 +49,7 @@ def test_an_export_that_is_imported_and_exported_is_the_same_to_the_byte(
     tokenizer = TOKENIZERS[kind](tmp_path)
     cfg = GROUPED.model_copy(update={"V": tokenizer.V, "tie_embeddings": tied, "H_kv": 3 if tied else None})
     export_llama(GPT(cfg), tokenizer, tmp_path / "first", chats=tied)
-    model, read, chats = open_model(tmp_path / "first")
+    model, read, chats = open_model(tmp_path / "first")[:3]
     assert (model.cfg, read.hash(), chats) == (cfg, tokenizer.hash(), tied)
     export_llama(model, read, tmp_path / "second", chats=chats)
     names = os.listdir(tmp_path / "first")
@@ -93,7 +94,7 @@ def test_the_forms_that_others_write_give_the_same_logits(tmp_path: Path, form: 
     change, tolerance = FORMS[form]
     made = make_llama(tmp_path / "theirs")
     change(tmp_path / "theirs")
-    model, tokenizer, chats = open_model(tmp_path / "theirs")
+    model, tokenizer, chats = open_model(tmp_path / "theirs")[:3]
     assert (tokenizer.V, chats, model.cfg) == (305, False, GROUPED.model_copy(update={"V": 305}))
     assert {weight.dtype for weight in read_llama(tmp_path / "theirs")["model_state"].values()} == {torch.float32}
     torch.testing.assert_close(model(IDS)[..., :301], made(IDS)[..., :301], rtol=tolerance, atol=tolerance)
@@ -105,7 +106,7 @@ def test_new_special_tokens_take_the_mean_row_and_rows_without_a_token_are_left_
 ) -> None:
     caplog.set_level("INFO", logger="niels_gpt")
     made = make_llama(tmp_path / "theirs", GROUPED.model_copy(update={"tie_embeddings": tied}))
-    model, tokenizer, _ = open_model(tmp_path / "theirs")
+    model, tokenizer, _ = open_model(tmp_path / "theirs")[:3]
     assert (
         tokenizer.V == 305
         and "rows of 4 new tokens are the mean of the others; 19 rows had no token" in caplog.text
@@ -127,25 +128,25 @@ def change_header(folder: Path, change: Callable[[Any], object]) -> None:
 
 
 HEAD, HEAD_NAME = torch.zeros(320, 36), "lm_head.weight"
-SCALED = {"type": "linear", "factor": 2.0}
+SCALED = {"factor": 2.0, "type": "linear"}
 CONFIG: dict[str, dict[str, Any]] = {
     "model_type=mistral is not supported": {"model_type": "mistral"},
-    "model_type=None is not supported": {"model_type": None},
-    "rope_type=yarn": {"rope_parameters": NEWER | {"rope_type": "yarn"}},
-    "type=linear": {"rope_scaling": SCALED},
-    "factor=2.0": {"rope_parameters": NEWER | {"factor": 2.0}},
+    "config.json has no model_type": {"model_type": None},
+    "rope_parameters.rope_type=yarn is not": {"rope_parameters": NEWER | {"rope_type": "yarn"}},
+    "rope_scaling.type=linear is not": {"rope_scaling": SCALED},
+    "rope_parameters.factor=2.0 is not": {"rope_parameters": NEWER | {"factor": 2.0}},
     "rope_scaling=3": {"rope_scaling": 3},
     "attention_bias=True": {"attention_bias": True},
     "mlp_bias=True": {"mlp_bias": True},
     "hidden_act=gelu": {"hidden_act": "gelu"},
     "head_dim=12": {"head_dim": 12},
-    "num_key_value_heads cannot be used": {"num_key_value_heads": "two"},
-    "vocab_size cannot be used": {"vocab_size": None},
-    "num_hidden_layers cannot be used": {"num_hidden_layers": 10**9},
-    "H=6 is not divisible by H_kv=4": {"num_key_value_heads": 4},
+    "num_key_value_heads=two cannot be used (Input": {"num_key_value_heads": "two"},
+    "vocab_size=None cannot be used": {"vocab_size": None},
+    "num_hidden_layers=1000000000 cannot be used": {"num_hidden_layers": 10**9},
+    "config.json: num_attention_heads=6 is not divisible by num_key_value_heads=4": {"num_key_value_heads": 4},
     "tokenizer.json has 301 entries, but vocab_size is 300": {"vocab_size": 300},
     "model.embed_tokens.weight is F32[320, 36], not [400, 36]": {"vocab_size": 400},
-    "model.layers.2.input_layernorm.weight is missing, not [36]": {"num_hidden_layers": 3},
+    "config.json says 3 layers, the weights have 2": {"num_hidden_layers": 3},
     "model.layers.0.mlp.gate_proj.weight is F32[48, 36], not [16777216, 36]": {"intermediate_size": 1 << 24},
     "lm_head.weight is F32[320, 36], not expected": {"tie_word_embeddings": True},
 }
@@ -166,6 +167,11 @@ def repeat_a_shard(folder: Path) -> None:
     shutil.copy(folder / "model-1.safetensors", folder / "model-0.safetensors")
 
 
+def spoil(folder: Path) -> None:
+    change_weights(folder, model__norm__weight=torch.tensor([math.inf, *range(35)]))
+
+
+NOT_FINITE = "model.norm.weight has values that are not finite"
 UNREADABLE = "theirs/model.safetensors cannot be read (Error while deserializing header"
 FILES: list[tuple[str, Callable[[Path], object]]] = [
     ("lm_head.weight is missing", lambda f: change_weights(f, lm_head__weight=None)),
@@ -194,6 +200,8 @@ FILES: list[tuple[str, Callable[[Path], object]]] = [
     ),
     ("model-1.safetensors: model.embed_tokens.weight is in another file too", repeat_a_shard),
     ("index.json has no weight_map", lambda f: write_index(f, '{"weight_map": [1]}')),
+    (NOT_FINITE, spoil),
+    ("config.json is not a JSON object", lambda f: (f / "config.json").write_text("[]")),
     ("config.json:1:2: invalid JSON", lambda f: (f / "config.json").write_text("{")),
     ("config.json: not a regular file", lambda f: make_pipe(f / "config.json")),
     ("tokenizer.json: cannot be used", lambda f: (f / "tokenizer.json").write_text("[]")),
@@ -221,6 +229,8 @@ def test_a_folder_that_does_not_fit_is_refused_by_name_within_a_second(
         open_model(tmp_path / "theirs")
     assert time.process_time() - started < 1
     assert said in str(caught.value) and str(tmp_path / "theirs") in str(caught.value) and caught.value.hint
+    assert ("convert" in caught.value.hint) == (tmp_path / "theirs" / "pytorch_model.bin").exists()
+    assert (caught.value.hint == "download the file again") == (said in (UNREADABLE, NOT_FINITE))
 
 
 def test_a_chat_template_is_never_run_and_that_of_others_does_not_chat(tmp_path: Path) -> None:
@@ -234,5 +244,5 @@ def test_a_chat_template_is_never_run_and_that_of_others_does_not_chat(tmp_path:
 def test_a_folder_has_one_choice_of_weights(tmp_path: Path) -> None:
     make_llama(tmp_path / "theirs")
     for choice in ({"step": 3}, {"average": 2}, {"ema": True}):
-        with pytest.raises(CheckpointError, match="has only one choice of weights"):
+        with pytest.raises(CheckpointError, match="has one set of weights, so --step"):
             open_model(tmp_path / "theirs", **choice)

@@ -77,15 +77,10 @@ def test_whatever_differs_is_found(
     assert [finding.subject for finding in found if not finding.agrees] == [changed] * bool(changed)
 
 
-def test_programs_that_are_missing_or_die_are_named(
-    model: GPT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_that_dies_is_named(model: GPT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def check() -> list[str]:
         return list(verify.verify_export(model, TOKENIZER, tmp_path, to="gguf", dtype="float32", chats=True))
 
-    monkeypatch.setitem(verify.READERS, "gguf", {"xllamacpp": "no_such_module"})
-    with pytest.raises(NielsError, match="nothing compared .*: xllamacpp is not installed"):
-        check()
     monkeypatch.setitem(verify.READERS, "gguf", {"xllamacpp": "xllamacpp"})
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

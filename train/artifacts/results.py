@@ -14,7 +14,7 @@ from niels_gpt.config import DataCfg
 from niels_gpt.errors import CheckpointError
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from niels_gpt.weights.paths import has_checkpoint, parse_step, step_files
+from niels_gpt.weights.paths import list_checkpoints, parse_step, step_files
 from train.config.schema import PhaseName, RunCfg
 from train.config.suggest import format_value
 
@@ -99,7 +99,7 @@ def find_complete_result(cfg: RunCfg) -> PhaseResult | None:
 
 def has_begun(plan: Iterable[RunCfg]) -> bool:
     """Return whether any of the phases has saved a step."""
-    return any(has_checkpoint(cfg.out) for cfg in plan)
+    return any(list_checkpoints(cfg.out) for cfg in plan)
 
 
 def require_unchanged(plan: list[RunCfg]) -> None:

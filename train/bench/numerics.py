@@ -79,7 +79,7 @@ def compare_precisions(path: Path, sequences: int | None = None) -> PrecisionCom
 
     NielsError if the checkpoint, its settings or its data cannot be used.
     """
-    checkpoint = resolve_checkpoint(str(path))
+    checkpoint = resolve_checkpoint(path)
     found = LoadedCheckpoint.load(checkpoint)
     cfg, device = read_settings(checkpoint), resolve_device("auto")
     check_device(device, cfg)

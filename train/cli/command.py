@@ -75,6 +75,8 @@ def at_least(least: int) -> Callable[[str], int]:
     """Return the type of an argument: a whole number from `least`."""
 
     def number(text: str) -> int:
+        if not text.lstrip("-").isdecimal():
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}")
         if (value := int(text)) < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
         return value

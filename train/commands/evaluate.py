@@ -25,7 +25,7 @@ Models = Sequence[tuple[str, "TrainedModel"]]
 def main() -> None:
     """Measure models on text, dialogues or, without either, on questions; compare each with the first."""
     parser = Parser(description=main.__doc__)
-    parser.add_argument("models", nargs="+", type=Path, help="run folders, such as runs/default, or checkpoints")
+    parser.add_argument("models", nargs="+", type=Path, help="run folders, checkpoints, Hugging Face folders")
     parser.add_argument("--files", nargs="+", metavar="PATH", help="text: files, folders, globs, or JSON rows")
     parser.add_argument("--chat", nargs="+", metavar="PATH", help="dialogues in JSON rows, as for data=jsonl")
     parser.add_argument(
@@ -51,10 +51,13 @@ def main() -> None:
                 raise ConfigError(reason, "use less, such as half of the context")
         texts = [open_documents(options.files, options.stride)] if options.files else []
         texts += [open_dialogues(options.chat)] if options.chat else []
+        for name, trained in models:
+            print(escape_line(f"{name}: {trained.weights}"))
         results = [compare_models(models, text) for text in texts]
         if not results:
             results = [compare_models(models, *open_questions(kind)) for kind in SOURCES]
-        print("± is a standard error; ranges are intervals of 95 %")
+        if any(result["units"] > 1 for result in results):
+            print("± is a standard error; ranges are intervals of 95 %")
         return results
 
     report(options.json, evaluate)
@@ -74,6 +77,8 @@ def compare_models(models: Models, text: "TextSet", chance: dict[str, int] | Non
         differences.append({"model": figures["model"], "base": first["model"]} | change)
         print(describe_difference(**differences[-1]))
     print()
+    for (figures, _), (_, trained) in zip(measured, models, strict=True):
+        figures["weights"] = trained.weights
     about = {"text": text.name, "about": text.about, "bytes": text.size, "units": text.units}
     return about | {"models": [figures for figures, _ in measured], "bits_per_byte_differences": differences}
 

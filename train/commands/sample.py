@@ -1,11 +1,7 @@
 """Complete a prompt, answer a question, or chat with a trained model."""
 
-import shlex
-import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +15,6 @@ from train.cli.command import Parser, defer_signals
 from train.cli.output import add_json_flag, report
 from train.commands.chat import chat, print_tokens
 from train.commands.weights import add_weight_flags, choose_weights
-from train.report.findings import analyze_runs
-from train.report.rows import Row, is_run, read_rows
-from train.report.tables import describe_row
 
 if TYPE_CHECKING:
     from niels_gpt.generation.chat import ChatSession
@@ -58,8 +51,6 @@ def main() -> None:
     with defer_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
 
-    if options.run.is_dir() and not is_run(options.run) and (rows := read_rows(options.run)):
-        raise explain_folder(options.run, rows)
     session = load_session(options.run, **choose_weights(options))
     if not session.chats and (options.chat or options.system):
         unable = "cannot chat" if options.chat else "reads no system message"
@@ -137,13 +128,3 @@ def describe_token(token: "Token") -> dict[str, Any]:
     """Return a token for JSON."""
     likely = [dict(zip(("id", "text", "logprob"), other, strict=True)) for other in token.alternatives]
     return {"id": token.id, "text": token.text, "logprob": token.logprob, "alternatives": likely}
-
-
-def explain_folder(folder: Path, rows: Sequence[Row]) -> CheckpointError:
-    """Print the runs in a folder to stderr, and return an error whose hint is how to sample the best."""
-    for row in rows:
-        print(describe_row(replace(row, name=row.folder)), file=sys.stderr)
-    hint = "name one of these runs"
-    if ranking := analyze_runs(rows, None).ranking:
-        hint = f"sample the best: niels_gpt sample {shlex.quote(ranking[0].folder)} --prompt TEXT"
-    return CheckpointError(f"{folder} is a folder of runs, not a run", hint)

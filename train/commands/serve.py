@@ -47,7 +47,7 @@ def main() -> None:
     listening = open_socket(options.host, options.port)
     models = []
     for name, path in zip(names, options.models, strict=True):
-        model, tokenizer, chats = open_model(path, **choose_weights(options))
+        model, tokenizer, chats = open_model(path, **choose_weights(options))[:3]
         details = {"best_val_loss": read_row(path).val_loss if is_run(path) else None}
         models.append(ServedModel(name, Generator(model, tokenizer), chats, details))
     local = is_loopback(options.host)

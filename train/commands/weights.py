@@ -1,14 +1,14 @@
 """List a run's checkpoints, choose among them, and export their weights: niels_gpt checkpoints and export."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from niels_gpt.errors import CheckpointError
 from niels_gpt.printable import escape_line
-from niels_gpt.weights.paths import BEST, LATEST, parse_step, step_files
+from niels_gpt.weights.paths import BEST, LATEST, is_hugging_face, parse_step, step_files
 from train.artifacts.metrics import METRICS, read_metrics
 from train.cli.command import Parser, at_least, defer_signals
 from train.cli.output import add_json_flag, format_table, report
@@ -35,7 +35,7 @@ def choose_weights(options: Namespace) -> dict[str, Any]:
 def run_export() -> None:
     """Export a trained model for other programs, with its tokenizer, chat template and a model card."""
     parser = Parser(description=run_export.__doc__)
-    parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
+    parser.add_argument("run", type=Path, help="a run folder, a checkpoint or a Hugging Face folder")
     parser.add_argument("folder", type=Path, help="a new folder for the export")
     parser.add_argument(
         "--to", choices=("hf", "gguf"), default="hf", help="hf: Hugging Face's Llama (default); gguf: llama.cpp's"
@@ -52,37 +52,27 @@ def run_export() -> None:
         parser.error("--dtype q8_0 goes with --to gguf")
     dtype = options.dtype or ("float32" if options.to == "hf" else "float16")
     with defer_signals():  # imports torch, which takes seconds
-        from niels_gpt.weights.average import find_checkpoints
         from niels_gpt.weights.checkpoint import get_phase_folder
         from niels_gpt.weights.gguf import export_gguf
         from niels_gpt.weights.llama import export_llama
         from niels_gpt.weights.trained_model import open_model
-        from niels_gpt.weights.verify import verify_export
+        from niels_gpt.weights.verify import require_program, verify_export
 
-    choice = choose_weights(options)
-    checkpoints = find_checkpoints(options.run, **choice)
-    phase = get_phase_folder(checkpoints[0])
-    model, tokenizer, chats = open_model(options.run, **choice)
-    source = describe_weights(checkpoints, ema=options.ema)
-    card = make_model_card(phase, model.cfg, model.parameter_count(), source)
+    if options.verify:
+        require_program(options.to, options.folder)
+    model, tokenizer, chats, path, weights = open_model(options.run, **choose_weights(options))
+    phase = get_phase_folder(path)
+    run = phase if is_hugging_face(options.run) else phase.parent
+    card = make_model_card(run, phase.name, model.cfg, model.parameter_count(), weights)
     more: Any = {"dtype": dtype, "chats": chats, "card": card}
     if options.to == "gguf":
-        export_gguf(model, tokenizer, options.folder, phase.parent.resolve().name, **more)
+        export_gguf(model, tokenizer, options.folder, run.resolve().name, **more)
     else:
         export_llama(model, tokenizer, options.folder, **more)
-    print(f"wrote {options.folder}", flush=True)
+    print(f"wrote {escape_line(f'{options.folder} from {weights}')}", flush=True)
     if options.verify:
         for line in verify_export(model, tokenizer, options.folder, to=options.to, dtype=dtype, chats=chats):
             print(line, flush=True)
-
-
-def describe_weights(checkpoints: Sequence[Path], *, ema: bool) -> str:
-    """Return which weights `read_weights` takes from these checkpoints, of which the newest is first."""
-    step = parse_step(checkpoints[0])
-    at = checkpoints[0].name if step is None else f"step {step}"
-    if ema:
-        at = f"the moving average at {at}"
-    return at if len(checkpoints) == 1 else f"the mean of {len(checkpoints)} checkpoints up to {at}"
 
 
 def run_checkpoints() -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from niels_gpt.errors import ConfigError
 from train.config.describe import describe_setting
 from train.config.hydra_schema import register
-from train.config.model_shape import follow_weights
+from train.config.model_shape import follow_weights, require_shape
 from train.config.plan import ComposedCfg
 from train.config.schema import RunCfg
 from train.config.suggest import CONF, did_you_mean, format_value, list_settings, point_to_help
@@ -24,13 +24,13 @@ def load_plan(cfg: DictConfig, overrides: Sequence[str] = (), folder: str | None
 
     With init_from, `overrides` are needed: what they do not set of the model's shape is that of the weights.
 
-    ConfigError has one line per bad setting, in Hydra's dotted form. Other errors as of `follow_weights`.
+    ConfigError has a line per bad setting, in Hydra's form. Other errors as of `follow_weights`, `require_shape`.
     """
     tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
     settings: Settings = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
     if folder is not None:
         settings["dir"] = folder
-    return plan_from_settings(follow_weights(settings, overrides))
+    return require_shape(plan_from_settings(follow_weights(settings, overrides)), overrides)
 
 
 def compose_plan(overrides: list[str]) -> list[RunCfg]:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import ConfigError, NielsError
+from niels_gpt.errors import CheckpointError, ConfigError, NielsError
 from niels_gpt.untrusted import read_json
 from niels_gpt.weights.llama_config import read_llama_config
-from niels_gpt.weights.paths import DATA, TOKENIZER, find_phase, is_hugging_face
+from niels_gpt.weights.paths import DATA, TOKENIZER, find_phase, is_hugging_face, list_checkpoints
+from train.config.schema import RunCfg
+
+FREE = ("V", "T", "dropout")  # V is checked with the tokenizer
 
 
 def count_entries(tokenizer: str) -> int | None:
@@ -48,6 +51,24 @@ def follow_weights(settings: dict[str, Any], overrides: Sequence[str]) -> dict[s
             if f"sft.model.{name}" not in given:
                 settings["sft"]["model"][name] = value
     return settings
+
+
+def require_shape(plan: list[RunCfg], overrides: Sequence[str]) -> list[RunCfg]:
+    """Return a plan whose shape is that of the weights of init_from, where it is known; V, T, dropout may differ.
+
+    CheckpointError has a line for each setting that differs. A phase that has begun needs these weights no more.
+    """
+    cfg = plan[0]
+    if not cfg.init_from or cfg.resume not in ("auto", "never") or list_checkpoints(cfg.out):
+        return plan
+    shape = read_shape(Path(cfg.init_from)) or cfg.model
+    if wrong := [name for name, value in cfg.model if name not in FREE and value != getattr(shape, name)]:
+        rows = [f"model.{name}={getattr(shape, name)}, not {getattr(cfg.model, name)}" for name in wrong]
+        keys = {"model", *(f"{path}model.{name}" for name in wrong for path in ("", "sft."))}
+        words = " and ".join(word for word in overrides if word.partition("=")[0].lstrip("+~") in keys)
+        reason = "\n".join([f"{cfg.init_from} and this run have different models:", *rows])
+        raise CheckpointError(reason, f"leave out {words}: the shape follows the weights")
+    return plan
 
 
 def read_shape(path: Path) -> ModelCfg | None:

@@ -33,19 +33,19 @@ PLACES = {"files", "val_files", "repo", "hub_dir", "cache_dir"}  # on one machin
 POINTS = 10  # of a curve, at most
 
 
-def make_model_card(phase: Path, cfg: ModelCfg, parameters: int, weights: str) -> str:
-    """Return the card of a model from a phase's folder, as far as the files of its run can be read.
+def make_model_card(run: Path, phase: str, cfg: ModelCfg, parameters: int, weights: str) -> str:
+    """Return the card of a model from a phase of a run, or another folder, as far as its files can be read.
 
-    `weights` says which of the phase's weights the model has, as in "step 100".
+    `weights` says which of the phase's weights the model has, as in "sft/best.pt, step 100".
     """
-    run, results = phase.parent, read_results(phase.parent)
+    results = read_results(run)
     parts = [
         f"# {_escape(run.resolve().name)}",
-        f"A GPT of {parameters:,} parameters, trained with niels_gpt: {cfg.L} layers of width {cfg.C} with "
+        f"A GPT of {parameters:,} parameters, exported by niels_gpt: {cfg.L} layers of width {cfg.C} with "
         f"{cfg.H} heads, {cfg.V:,} tokens in the vocabulary, and a context of {cfg.T:,} tokens. "
         f"Weights: {_escape(weights)}.",
     ]
-    for name in PHASES[: PHASES.index(phase.name) + 1] if phase.name in PHASES else ():
+    for name in PHASES[: PHASES.index(phase) + 1] if phase in PHASES else ():
         with suppress(ValueError, TypeError, KeyError, AttributeError):  # damaged files
             if result := results.get(name):
                 facts = "\n".join(f"- {_escape(fact)}" for fact in _list_facts(result))

@@ -14,7 +14,7 @@ from niels_gpt.data.validation_split import SPLIT_VERSION
 from niels_gpt.errors import CheckpointError, NielsError, is_out_of_memory
 from niels_gpt.tokenizer import Tokenizer, load_tokenizer
 from niels_gpt.weights.checkpoint import get_phase_folder
-from niels_gpt.weights.paths import BEST, LATEST, find_phase, is_hugging_face, parse_step, step_files, step_path
+from niels_gpt.weights.paths import BEST, LATEST, is_hugging_face, locate_best, parse_step, step_files, step_path
 from train.artifacts.checkpointing import TrainState, link_checkpoint
 from train.artifacts.compatibility import LoadedCheckpoint, require_same_model, require_same_origin
 from train.artifacts.results import NO_EFFECT
@@ -48,7 +48,7 @@ def find_starting_point(cfg: RunCfg, previous: Path | None) -> StartingPoint:
 
     def read(path: Path) -> LoadedCheckpoint | None:
         try:
-            return LoadedCheckpoint.load(path)
+            return LoadedCheckpoint.load(resolve_checkpoint(path))
         except (NielsError, OSError) as error:
             if not own:
                 raise
@@ -57,11 +57,11 @@ def find_starting_point(cfg: RunCfg, previous: Path | None) -> StartingPoint:
 
     resume = init_from = None
     if cfg.resume not in ("auto", "never"):
-        resume = read(resolve_checkpoint(cfg.resume))
+        resume = read(Path(cfg.resume))
     if previous:
         init_from = read(previous / BEST) if own else find_best(previous)
     elif cfg.init_from:
-        init_from = read(resolve_checkpoint(cfg.init_from))
+        init_from = read(Path(cfg.init_from))
     return StartingPoint(own, resume, init_from)
 
 
@@ -258,7 +258,7 @@ def choose_tokenizer(cfg: RunCfg) -> tuple[Tokenizer, Path | None]:
     adopts = False
     asked = cfg.init_from if cfg.resume in ("auto", "never") else cfg.resume
     if not begun and asked:
-        checkpoint = resolve_checkpoint(asked)
+        checkpoint = resolve_checkpoint(Path(asked))
         adopts = is_hugging_face(checkpoint)
         folder = checkpoint if adopts else get_phase_folder(checkpoint).parent
         path, whose, other = folder / path.name, f"the tokenizer of {checkpoint}", ""
@@ -287,10 +287,6 @@ def choose_tokenizer(cfg: RunCfg) -> tuple[Tokenizer, Path | None]:
     return tokenizer, path
 
 
-def resolve_checkpoint(asked: str) -> Path:
-    """Return the path of the checkpoint that a setting names, or a Hugging Face folder.
-
-    A phase's folder stands for its best.pt, and a run's for that of its last phase.
-    """
-    path = Path(asked)
-    return path if is_hugging_face(path) or not path.is_dir() else (find_phase(path) or path) / BEST
+def resolve_checkpoint(path: Path) -> Path:
+    """Return the path of the best checkpoint in a folder, or a Hugging Face folder. Errors as of `locate_best`."""
+    return path if is_hugging_face(path) else locate_best(path)

@@ -95,7 +95,7 @@ def log_summary(plan: list[RunCfg], results: list[PhaseResult], seconds: float) 
     stopped = results[-1].evaluations_since_best is not None
     change = "patience=null" if stopped else f"total_steps={2 * last.train.total_steps}"
     log.info("  %-11s niels_gpt sample %s %s", "talk to it", folder, talk)
-    log.info("  %-11s the same command with %strain.%s", "train more", "sft." if len(plan) > 1 else "", change)
+    log.info("  %-11s the same command with %strain.%s", "train more", "sft." * (last.phase == "sft"), change)
     if all(source.kind == "synthetic" for source in last.data.mixture()):
         log.info(
             "  %-11s this was a smoke test on made-up text; for real text: %s name=real",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from niels_gpt.storage import write_json
 from niels_gpt.untrusted import read_json
-from niels_gpt.weights.paths import has_checkpoint
+from niels_gpt.weights.paths import list_checkpoints
 from train.artifacts.disk import tolerate_disk_errors
 
 TIME = "time.json"
@@ -21,7 +21,7 @@ class TimeLimit:
         self.path, self.minutes = folder / TIME, minutes
         self._before = 0.0
         with suppress(OSError, ValueError, TypeError, KeyError):  # a missing or damaged file
-            if has_checkpoint(folder):
+            if list_checkpoints(folder):
                 self._before = max(0.0, float(read_json(self.path)["seconds"]))
         self._noted = self._before
         self._started = time.monotonic()

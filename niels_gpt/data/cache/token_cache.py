@@ -46,9 +46,9 @@ def build_tokenizer(cfg: DataCfg, want: Want, V: int) -> Tokenizer:
         return BytesTokenizer()
     if cfg.tokenizer != "bpe":
         adopted, names = adopt_tokenizer(Path(cfg.tokenizer))
-        new = ", ".join(token for token in SPECIAL_TOKENS if token not in names) or "none"
-        parts = "; ".join([*(f"{token} is {name}" for token, name in names.items()), f"new: {new}"])
-        log.info("tokenizer: %s has %d entries; %s", cfg.tokenizer, adopted.V, parts)
+        new = ", ".join(token for token in SPECIAL_TOKENS if token not in names)
+        parts = "".join(f"; {token} is {name}" for token, name in names.items() if token != name)
+        log.info("tokenizer: %s has %d entries%s", cfg.tokenizer, adopted.V, parts + f"; new: {new}" * bool(new))
         return adopted
     sources = select_sources(cfg.mixture(), want)
     index = HashIndex(Path(cfg.cache_dir), cfg.verify)

@@ -171,7 +171,7 @@ def _read_lines(path: Path, marks: Counter[str]) -> Iterator[str]:
         number = 1
         while line := text.readline(SECTION):
             if _NOT_TEXT.search(line):
-                message = f"{path}:{number}: not text in UTF-8"
+                message = f"{path}:{number}: " + "NUL bytes, " * ("\0" in line) + "not text in UTF-8"
                 raise DataError(message, "save the file as UTF-8, or leave it out of data.files")
             if "<" in line:
                 marks.update(_MARKS.findall(line))
