@@ -140,7 +140,7 @@ CONFIG: dict[str, dict[str, Any]] = {
     "mlp_bias=True": {"mlp_bias": True},
     "hidden_act=gelu": {"hidden_act": "gelu"},
     "head_dim=12": {"head_dim": 12},
-    "num_key_value_heads=two cannot be used (Input": {"num_key_value_heads": "two"},
+    "num_key_value_heads=two cannot be used (must": {"num_key_value_heads": "two"},
     "vocab_size=None cannot be used": {"vocab_size": None},
     "num_hidden_layers=1000000000 cannot be used": {"num_hidden_layers": 10**9},
     "config.json: num_attention_heads=6 is not divisible by num_key_value_heads=4": {"num_key_value_heads": 4},
