@@ -29,21 +29,16 @@ def estimate_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.flo
     """Return the ratio of two totals of clusters (N), such as nats per token.
 
     The error is that of a ratio of totals (Cochran, Sampling Techniques, 1977). The interval is Student's, with
-    the degrees of freedom of `count_clusters`, so that a few large clusters make it wide.
+    the degrees of freedom of `count_clusters`, so that a few large clusters make it wide. Its quantile is
+    Wallace's (1959), which is a little too high: by 0.5 % at 4 degrees, by 4 % at 2.
     """
     count, total = np.count_nonzero(denominators), denominators.sum()
-    value, freedom = float(numerators.sum() / total), count_clusters(denominators) - 1
+    value, freedom = float(numerators.sum() / total), max(1.0, count_clusters(denominators) - 1)
     if count < 2:
         return Estimate(value, math.nan, math.nan, math.nan)
     error = math.sqrt(count / (count - 1) * float(((numerators - value * denominators) ** 2).sum())) / float(total)
-    # The quantile 0.975 of Student's distribution by Abramowitz and Stegun, 26.7.5: 0.3 % too low at 4 degrees.
-    terms = (
-        Z,
-        (Z**3 + Z) / 4,
-        (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96,
-        (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384,
-    )
-    margin = error * sum(term / max(1.0, freedom) ** power for power, term in enumerate(terms))
+    z = Z * (8 * freedom + 3) / (8 * freedom + 1)
+    margin = error * math.sqrt(freedom * math.expm1(z * z / freedom))
     return Estimate(value, error, value - margin, value + margin)
 
 

@@ -40,7 +40,7 @@ def find_checkpoints(
     """Return the checkpoints that `read_weights` reads, the newest first. CheckpointError as above."""
     if not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist", NAME_A_RUN)
-    if path.suffix == ".pt" and not path.is_dir():
+    if not path.is_dir():
         if step is not None or average is not None:
             raise CheckpointError(f"{path} is a single checkpoint", f"to choose others, name {path.parent}")
         return [path]

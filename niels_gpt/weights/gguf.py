@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from niels_gpt.config import ModelCfg
 from niels_gpt.data.chat_template import JINJA
 from niels_gpt.errors import DataError
 from niels_gpt.model.gpt import GPT
@@ -74,8 +75,7 @@ def export_gguf(
         writer = gguf.GGUFWriter(path, "llama")
         writer.add_name(name)
         writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
-        _add_shape(writer, model)
-        _add_vocabulary(writer, vocabulary, tokenizer)
+        _add_metadata(writer, model.cfg, tokenizer, vocabulary)
         names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.cfg.L)
         for key, weight in weights.items():
             if ".q_proj" in key or ".k_proj" in key:
@@ -134,8 +134,7 @@ def _list_patterns(pre_tokenizer: Any) -> list[str]:
     return ["another"]
 
 
-def _add_shape(writer: Any, model: GPT) -> None:
-    cfg = model.cfg
+def _add_metadata(writer: Any, cfg: ModelCfg, tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     writer.add_vocab_size(cfg.V)
     writer.add_context_length(cfg.T)
     writer.add_embedding_length(cfg.C)
@@ -146,9 +145,6 @@ def _add_shape(writer: Any, model: GPT) -> None:
     writer.add_rope_dimension_count(cfg.C // cfg.H)
     writer.add_rope_freq_base(cfg.rope_theta)
     writer.add_layer_norm_rms_eps(cfg.norm_eps)
-
-
-def _add_vocabulary(writer: Any, vocabulary: Vocabulary, tokenizer: Tokenizer) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre_tokenizer)
     writer.add_token_list(vocabulary.tokens)

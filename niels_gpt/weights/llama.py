@@ -53,24 +53,6 @@ def map_llama_weights(model: GPT, dtype: Dtype) -> dict[str, Tensor]:
     }
 
 
-def make_llama_config(cfg: ModelCfg, tokenizer: Tokenizer, dtype: Dtype) -> dict[str, Any]:
-    """Return the config.json of a LlamaForCausalLM with this shape."""
-    shape = cfg.model_dump() | {"H_kv": cfg.kv_heads}
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        **SUPPORTED,
-        **{name: shape[setting] for setting, name in NAMES.items()},
-        "torch_dtype": dtype,
-        **list_ends(tokenizer),
-    }
-
-
-def list_ends(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the ids that begin, end and pad a text; the first end is that of a text, the second of an answer."""
-    end = tokenizer.special[END_OF_TEXT]
-    return {"bos_token_id": end, "eos_token_id": [end, tokenizer.special[END_OF_TURN]], "pad_token_id": end}
-
-
 def export_llama(
     model: GPT,
     tokenizer: Tokenizer,
@@ -82,12 +64,23 @@ def export_llama(
 ) -> None:
     """Write a folder that transformers, and programs that read its models, load as a Llama.
 
-    After SFT a model `chats`: its tokenizer's eos token ends a turn, not a text. `card` becomes README.md.
+    Generation stops where a text or a turn ends. After SFT a model `chats`: its tokenizer's eos token ends a turn,
+    not a text. `card` becomes README.md.
+
     ConfigError if the folder exists. OSError if it cannot be written; nothing is left of it.
     """
     from safetensors.torch import save  # save_file drops the errno of an OSError
 
-    end = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TURN if chats else END_OF_TEXT, "pad_token": END_OF_TEXT}
+    text, turn = tokenizer.special[END_OF_TEXT], tokenizer.special[END_OF_TURN]
+    end_ids = {"bos_token_id": text, "eos_token_id": [text, turn], "pad_token_id": text}
+    ends = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TURN if chats else END_OF_TEXT, "pad_token": END_OF_TEXT}
+    shape = model.cfg.model_dump() | {"H_kv": model.cfg.kv_heads}
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        **SUPPORTED,
+        **{name: shape[setting] for setting, name in NAMES.items()},
+        "torch_dtype": dtype,
+    }
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # any other would add tokens, and spaces
         "clean_up_tokenization_spaces": False,
@@ -96,18 +89,17 @@ def export_llama(
         "model_input_names": ["input_ids", "attention_mask"],
     }
     texts = {
-        "config.json": make_llama_config(model.cfg, tokenizer, dtype),
-        "generation_config.json": list_ends(tokenizer),
-        "tokenizer_config.json": settings | end,
-        "special_tokens_map.json": end,
+        "config.json": config | end_ids,
+        "generation_config.json": end_ids,
+        "tokenizer_config.json": settings | ends,
+        "special_tokens_map.json": ends,
         "tokenizer.json": tokenizer.library_text(),
         "chat_template.jinja": JINJA,
         "README.md": card,
     }
     with make_folder(folder) as part:
-        with add_file_name(part / "model.safetensors"):
-            data = save(map_llama_weights(model, dtype), metadata={"format": "pt"})
-            (part / "model.safetensors").write_bytes(data)
+        with add_file_name(part / WEIGHTS):
+            (part / WEIGHTS).write_bytes(save(map_llama_weights(model, dtype), metadata={"format": "pt"}))
         for name, content in texts.items():
             write_text(part / name, content if isinstance(content, str) else json.dumps(content, indent=2) + "\n")
 
@@ -154,7 +146,8 @@ def _read_weights(folder: Path, cfg: ModelCfg) -> dict[str, Tensor]:
     """Return the weights under our names. They are made only if all shapes in the files are those of `cfg`."""
     from safetensors import SafetensorError, safe_open
 
-    expected = _list_shapes(cfg)
+    shapes = _list_shapes(cfg)
+    wanted = {to_llama_name(name): shape for name, shape in shapes.items()}
     found: dict[str, Any] = {}
     path = folder
     try:
@@ -166,14 +159,16 @@ def _read_weights(folder: Path, cfg: ModelCfg) -> dict[str, Tensor]:
                     if int.from_bytes(header.read(8), "little") > MAX_HEADER:
                         raise CheckpointError(f"{path}: its header is larger than {MAX_HEADER} bytes", HINT)
                 file = stack.enter_context(safe_open(path, "pt"))
-                found |= {name: file.get_slice(name) for name in [*file.keys()] if not name.endswith(UNUSED)}
-            wanted = {to_llama_name(name): shape for name, shape in expected.items()}
+                names = [name for name in [*file.keys()] if not name.endswith(UNUSED)]
+                if twice := sorted(found.keys() & names):
+                    raise CheckpointError(f"{path}: {twice[0]:.80} is in another file too", HINT)
+                found |= {name: file.get_slice(name) for name in names}
             for name in wanted | found:
                 shape, dtype = (found[name].get_shape(), found[name].get_dtype()) if name in found else (None, "")
                 if shape != wanted.get(name) or dtype not in DTYPES:
                     is_, not_ = f"{dtype}{shape}" if dtype else "missing", wanted.get(name, "expected")
                     raise CheckpointError(f"{folder}: {name:.80} is {is_:.80}, not {not_}", HINT)
-            return {name: found[to_llama_name(name)][:].float() for name in expected}
+            return {name: found[to_llama_name(name)][:].float() for name in shapes}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({first_line(error)})", HINT) from None
 

@@ -32,8 +32,8 @@ def find_phase(path: Path, wanted: str = BEST) -> Path | None:
 
 
 def is_hugging_face(path: Path) -> bool:
-    """Return whether a path is a Hugging Face folder, ours or others'."""
-    return os.path.exists(path / CONFIG)
+    """Return whether a path is a Hugging Face folder, ours or others'; a run may have a config.json of its own."""
+    return os.path.exists(path / CONFIG) and not find_phase(path)
 
 
 def has_checkpoint(folder: Path) -> bool:

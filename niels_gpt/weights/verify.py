@@ -5,9 +5,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from niels_gpt.tokenizer import END_OF_TEXT, END_OF_TURN, Tokenizer
 from niels_gpt.weights import other_programs
 
 READERS = {"hf": {"transformers": "transformers", "mlx-lm": "mlx_lm"}, "gguf": {"xllamacpp": "xllamacpp"}}
-TEXTS, GREEDY, SAMPLED, AT_ONCE = 10_000, 200, 1_000, 250
+TEXTS, GREEDY, SAMPLED = 10_000, 200, 250  # strings, and at most so many tokens of each kind after a prompt
 PROMPTS = ["How many are there?", "The number", "What is it?", "def", "Why"]
 WORDS = ["the", "it's", "I'll", "they'RE", "'S", "café", "漢字", "1234", "½", "Ⅷ", "٣٤", "😀", "e\u0301", "ẞ", "İ"]
 WORDS += ["ſ", "<|user|>", "<|eot_id|>", "\0", "\x1b[0m"]
@@ -83,25 +82,22 @@ def make_question(model: GPT, tokenizer: Tokenizer, *, chats: bool) -> dict[str,
         for text in PROMPTS
     ]
     prompts = [prompt[-max(1, T // 2) :] for prompt in prompts]
-    rooms = [max(1, min(AT_ONCE, T - len(prompt))) for prompt in prompts]
-    requests: list[Any] = [(prompt, min(room, GREEDY), None) for prompt, room in zip(prompts, rooms, strict=True)]
-    seeds = range(1, 2 + SAMPLED // min(rooms))
-    sampled = [(prompt, room, seed) for seed, prompt, room in zip(seeds, cycle(prompts), cycle(rooms))]
+    requests = [
+        (prompt, max(1, min(most, T - len(prompt))), seed if sampled else None)
+        for sampled, most in ((False, GREEDY), (True, SAMPLED))
+        for seed, prompt in enumerate(prompts, 1)
+    ]
     chat = [{"role": "user", "content": PROMPTS[0]}]
-    return {"context": T, "texts": make_strings(TEXTS), "chat": chat, "requests": requests + sampled}
+    return {"context": T, "texts": make_strings(TEXTS), "chat": chat, "requests": requests}
 
 
 def make_strings(number: int) -> list[str]:
     """Return strings of words, spaces, marks and characters of all scripts."""
     draw = random.Random(0)  # noqa: S311
-    kinds: list[Callable[[], str]] = [
-        lambda: draw.choice(WORDS),
-        lambda: draw.choice(SPACES),
-        lambda: "".join(chr(draw.randrange(32, 127)) for _ in range(draw.randrange(1, 8))),
-        lambda: chr(draw.choice([draw.randrange(0x80, 0xD800), draw.randrange(0xE000, 0x110000)])),
-        lambda: chr(draw.randrange(0x80, 0x3000)),
-    ]
-    return ["".join(draw.choice(kinds)() for _ in range(draw.randrange(1, 12))) for _ in range(number)]
+    ascii_, scripts = range(32, 127), (range(0x80, 0x3000), range(0x80, 0xD800), range(0xE000, 0x110000))
+    kinds: list[Sequence[str | int]] = [WORDS, SPACES, ascii_, ascii_, ascii_, *scripts]
+    choices = ([draw.choice(draw.choice(kinds)) for _ in range(draw.randrange(1, 20))] for _ in range(number))
+    return ["".join(part if isinstance(part, str) else chr(part) for part in parts) for parts in choices]
 
 
 @torch.no_grad()

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Run
 from support import processes
 
 from niels_gpt.config import SourceCfg
 from niels_gpt.data import synthetic
+from niels_gpt.weights.checkpoint import read_checkpoint
 
 DIALOGUES = [f'{{"prompt": "What is {n} plus 1?", "completion": "It is {n + 1}."}}\n' for n in range(30)]
 
@@ -106,6 +108,16 @@ def test_what_cannot_be_measured_is_refused(
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
     done = processes.cli(str(finished_run), *words, cwd=tmp_path, script="eval")
     assert (done.returncode, done.stdout) == (code, "") and done.stderr.startswith(said), done.stderr
+
+
+def test_a_model_whose_loss_is_not_a_number_is_not_compared(
+    finished_run: Path, copied_run: Path, texts: list[str], tmp_path: Path
+) -> None:
+    saved = read_checkpoint(copied_run / "sft" / "best.pt")
+    saved["model_state"]["norm.weight"].fill_(math.nan)
+    torch.save(saved, copied_run / "sft" / "best.pt")
+    done = processes.cli(str(finished_run), str(copied_run), "--files", *texts, cwd=tmp_path, script="eval")
+    assert done.returncode == 0 and f"{copied_run} and {finished_run} cannot be compared" in done.stdout
 
 
 def test_a_single_document_has_figures_without_an_error(finished_run: Path, tmp_path: Path) -> None:

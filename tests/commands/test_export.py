@@ -42,12 +42,14 @@ def test_the_card_of_pretraining_alone_knows_nothing_of_sft(finished_run: Path, 
 
 def test_the_card_does_not_say_where_files_are(copied_run: Path, tmp_path: Path) -> None:
     result = json.loads((copied_run / "result.json").read_text())
+    result["phases"][0]["settings"]["init_from"] = "/home/me/secret/SmolLM2"
     files = {"kind": "text", "files": ["/home/me/secret/*.txt"], "cache_dir": "/home/me/cache", "learn": "all"}
     for phase in result["phases"]:
         phase["settings"]["data"] |= files | {"tokenizer": "/home/me/gpt2/tokenizer.json"}
     (copied_run / "result.json").write_text(json.dumps(result))
     card = (export(copied_run, cwd=tmp_path) / "README.md").read_text()
     assert "/home" not in card and "secret" not in card
+    assert card.count("- Started from the weights of SmolLM2\n") == 1
     assert r"Text: text files, \*.txt, learn=all" in card and "data.tokenizer=tokenizer.json" in card
 
 

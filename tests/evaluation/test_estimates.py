@@ -52,6 +52,17 @@ def test_a_paired_difference_is_seen_where_the_models_own_intervals_overlap() ->
     assert estimate_difference(base, base.copy()) == Estimate(0, 0, 0, 0)
 
 
+STUDENT = [(2, 12.7062), (3, 4.30265), (5, 2.77645), (10, 2.26216), (100, 1.98422)]  # SciPy's t.ppf(0.975, N - 1)
+
+
+@pytest.mark.parametrize(("clusters", "quantile"), STUDENT)
+def test_an_interval_of_a_few_clusters_is_students_or_wider(clusters: int, quantile: float) -> None:
+    found = estimate_ratio(np.arange(float(clusters)), np.ones(clusters))
+    margins = [found.value - found.low, found.high - found.value]
+    assert margins == pytest.approx([margins[0]] * 2)
+    assert 0.9999 * quantile < margins[0] / found.error < (1 + 4 / clusters**3) * quantile
+
+
 def test_a_single_cluster_has_no_error() -> None:
     found = estimate_ratio(np.array([6.0, 0.0]), np.array([2.0, 0.0]))
     assert found.value == 3 and all(map(math.isnan, found[1:]))

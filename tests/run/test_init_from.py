@@ -1,5 +1,6 @@
 """A run starts from others' weights, or from those of a run, with nothing typed again."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from niels_gpt.weights.trained_model import open_model
 OWN = ("data.size=200", "train.ckpt_every=1")
 
 
-@pytest.mark.parametrize("experiment", ["smoke_sft", "smoke_pipeline"])
-def test_a_run_from_a_folder_is_resumed_exactly_even_if_the_folder_is_gone(
-    run_folder: Run, tmp_path: Path, experiment: str
+@pytest.mark.parametrize(
+    ("experiment", "damaged"), [("smoke_sft", None), ("smoke_pipeline", None), ("smoke_sft", "tokenizer.json")]
+)
+def test_a_run_from_a_folder_is_resumed_exactly_even_if_the_folder_is_gone_or_damaged(
+    run_folder: Run, tmp_path: Path, experiment: str, damaged: str | None
 ) -> None:
     make_llama(theirs := tmp_path / "theirs")
     own = (*OWN, f"init_from={theirs}")
@@ -25,7 +28,11 @@ def test_a_run_from_a_folder_is_resumed_exactly_even_if_the_folder_is_gone(
     assert not same(final(straight / "sft")["model_state"], read_llama(theirs)["model_state"])
     with stopped_after(2), pytest.raises(Interrupted):
         run_folder(*own, experiment=experiment)
-    theirs.rename(tmp_path / "elsewhere")
+    shutil.copytree(theirs, tmp_path / "elsewhere")
+    if damaged:
+        (theirs / damaged).unlink()
+    else:
+        shutil.rmtree(theirs)
     run = run_folder(*own, experiment=experiment)
     for phase in (path.parent.name for path in straight.glob("*/latest.pt")):
         ours, other = final(run / phase), final(straight / phase)
@@ -67,6 +74,12 @@ def test_the_context_may_differ_and_is_said_and_other_misfits_are_refused_by_nam
     change_config(theirs, attention_bias=True)
     with pytest.raises(CheckpointError, match="attention_bias=True is not supported"):
         run_folder(*own, experiment="smoke_sft", name="another")
+
+
+def test_a_run_that_has_a_config_json_of_its_own_is_still_a_run(copied_run: Path, run_folder: Run) -> None:
+    (copied_run / "config.json").write_text("{}")
+    assert open_model(copied_run).chats
+    run_folder(*OWN, f"init_from={copied_run}", "train.total_steps=1", experiment="smoke_sft", name="second")
 
 
 def test_sft_from_a_run_folder_needs_nothing_typed_again(run_folder: Run) -> None:

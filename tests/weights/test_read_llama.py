@@ -3,6 +3,7 @@
 import filecmp
 import json
 import os
+import shutil
 import struct
 import time
 from collections.abc import Callable
@@ -160,6 +161,11 @@ def write_index(folder: Path, content: str) -> None:
     (folder / "model.safetensors.index.json").write_text(content)
 
 
+def repeat_a_shard(folder: Path) -> None:
+    shard(folder)
+    shutil.copy(folder / "model-1.safetensors", folder / "model-0.safetensors")
+
+
 UNREADABLE = "theirs/model.safetensors cannot be read (Error while deserializing header"
 FILES: list[tuple[str, Callable[[Path], object]]] = [
     ("lm_head.weight is missing", lambda f: change_weights(f, lm_head__weight=None)),
@@ -186,6 +192,7 @@ FILES: list[tuple[str, Callable[[Path], object]]] = [
         "x.safetensors is missing, or not a file",
         lambda f: write_index(f, '{"weight_map": {"a": "x.safetensors"}}'),
     ),
+    ("model-1.safetensors: model.embed_tokens.weight is in another file too", repeat_a_shard),
     ("index.json has no weight_map", lambda f: write_index(f, '{"weight_map": [1]}')),
     ("config.json:1:2: invalid JSON", lambda f: (f / "config.json").write_text("{")),
     ("config.json: not a regular file", lambda f: make_pipe(f / "config.json")),
@@ -195,6 +202,14 @@ FILES: list[tuple[str, Callable[[Path], object]]] = [
 CHANGES = [(said, partial(change_config, **changes)) for said, changes in CONFIG.items()] + FILES
 
 
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The first folder that is read loads more of torch, which takes a second."""
+    make_llama(folder := tmp_path_factory.mktemp("first") / "theirs")
+    open_model(folder)
+
+
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize(("said", "change"), CHANGES)
 def test_a_folder_that_does_not_fit_is_refused_by_name_within_a_second(
     tmp_path: Path, said: str, change: Callable[[Path], object]

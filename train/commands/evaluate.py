@@ -12,7 +12,7 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.printable import escape_line
 from train.cli.command import Parser, at_least, defer_signals
 from train.cli.output import add_json_flag, format_table, report
-from train.commands.checkpoints import add_weight_flags, choose_weights
+from train.commands.weights import add_weight_flags, choose_weights
 
 if TYPE_CHECKING:  # they import torch
     from niels_gpt.evaluation.scoring import Sums
@@ -49,14 +49,11 @@ def main() -> None:
                     f"--stride {options.stride} is more than the context of {name}, {trained.model.cfg.T} tokens"
                 )
                 raise ConfigError(reason, "use less, such as half of the context")
-        results = []
-        if options.files:
-            results.append(compare_models(models, open_documents(options.files, options.stride)))
-        if options.chat:
-            results.append(compare_models(models, open_dialogues(options.chat)))
+        texts = [open_documents(options.files, options.stride)] if options.files else []
+        texts += [open_dialogues(options.chat)] if options.chat else []
+        results = [compare_models(models, text) for text in texts]
         if not results:
-            for kind in SOURCES:
-                results.append(compare_models(models, *open_questions(kind)))
+            results = [compare_models(models, *open_questions(kind)) for kind in SOURCES]
         print("± is a standard error; ranges are intervals of 95 %")
         return results
 
@@ -123,6 +120,8 @@ def describe_difference(model: str, base: str, value: float, error: float, low: 
     model, base = escape_line(model), escape_line(base)
     if value == error == 0:
         return f"{model} and {base} are equal"
+    if math.isnan(value):
+        return f"{model} and {base} cannot be compared: a loss is not a number"
     found = f"{model} - {base}: {value:+.4f} bits per byte"
     if math.isnan(error):
         return f"{found}; one document or dialogue is too few for an interval"

@@ -14,14 +14,17 @@ COMMANDS = {
     "serve": ("serve models to OpenAI's clients and in the browser", "train.commands.serve:main"),
     "eval": ("measure models on text or questions, side by side", "train.commands.evaluate:main"),
     "compare": ("compare runs, or list those in runs/", "train.commands.compare:main"),
-    "checkpoints": ("list a run's checkpoints: step, loss, size, damage", "train.commands.checkpoints:main"),
-    "export": ("export a trained model for other programs", "train.commands.convert:run_export"),
+    "checkpoints": (
+        "list a run's checkpoints: step, loss, size, damage",
+        "train.commands.weights:run_checkpoints",
+    ),
+    "export": ("export a trained model for other programs", "train.commands.weights:run_export"),
     "doctor": ("examine this machine: precision, speed, memory", "train.commands.measure:run_doctor"),
     "numerics": ("compare precisions on a step of a trained run", "train.commands.measure:run_numerics"),
     "bench": ("measure training steps", "train.commands.measure:run_bench"),
     "cache": ("show the token caches, and remove old ones", "train.commands.cache:main"),
     "completion": ("print the completion of bash or zsh", "train.commands.program:print_completion"),
-    "import-json": ("turn an older JSON config into an experiment", "train.commands.convert:run_import_json"),
+    "import-json": ("turn an older JSON config into an experiment", "train.commands.train:run_import_json"),
 }
 FOOTER = "niels_gpt COMMAND --help explains a command, niels_gpt --version prints the version."
 

@@ -18,7 +18,7 @@ from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_text
 from train.cli.command import Parser, defer_signals
 from train.cli.output import add_json_flag, report
 from train.commands.chat import chat, print_tokens
-from train.commands.checkpoints import add_weight_flags, choose_weights
+from train.commands.weights import add_weight_flags, choose_weights
 from train.report.findings import analyze_runs
 from train.report.rows import Row, is_run, read_rows
 from train.report.tables import describe_row

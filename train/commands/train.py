@@ -1,22 +1,26 @@
-"""Compose a config with Hydra, check it, and train."""
+"""Compose a config with Hydra, check it, and train; turn an older JSON config into an experiment."""
 
 import logging
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from train.cli.command import defer_signals, exit_on_error
+from niels_gpt.errors import ConfigError
+from train.cli.command import Parser, defer_signals, exit_on_error
 from train.config import load_plan
 from train.config.describe import print_help
 from train.config.hydra_schema import register
+from train.config.legacy import describe_sources, format_experiment, plan_from_json
 from train.config.schema import RunCfg
 from train.config.suggest import CONF
 from train.sweep.callback import PlanCallback
 from train.sweep.jobs import find_job
 
 PATH_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--experimental-rerun")  # the next word is a path
+TO = "folder to write to (default: conf/experiment); any other must be named experiment, for --config-dir"
 log = logging.getLogger("niels_gpt")
 
 
@@ -61,3 +65,21 @@ def carry_out(plan: list[RunCfg]) -> None:
     with defer_signals():
         from train.run import run
     run(plan)
+
+
+def run_import_json() -> None:
+    """Turn an older JSON config into conf/experiment/NAME.yaml."""
+    parser = Parser(description=run_import_json.__doc__)
+    parser.add_argument("json", type=Path, help="the older config")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", default=Path("conf", "experiment"), help=TO)
+    parser.add_argument("--name", help="name of the experiment and its runs (default: the file's)")
+    options = parser.parse_args()
+    plan = plan_from_json(options.json, options.name)
+    target = options.to / f"{plan[0].name}.yaml"
+    for path in (CONF / "experiment" / target.name, target):  # Hydra would take niels_gpt's own instead
+        if path.exists():
+            raise ConfigError(f"{path} already exists", "choose another name with --name")
+    options.to.mkdir(parents=True, exist_ok=True)
+    target.write_text(format_experiment(options.json, options.name), encoding="utf-8")
+    print(f"wrote {target}; choose it with experiment={target.stem}")
+    print(*describe_sources(plan), sep="\n")

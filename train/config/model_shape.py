@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from niels_gpt.config import ModelCfg
-from niels_gpt.errors import ConfigError
+from niels_gpt.errors import ConfigError, NielsError
 from niels_gpt.untrusted import read_json
 from niels_gpt.weights.llama_config import read_llama_config
 from niels_gpt.weights.paths import DATA, TOKENIZER, find_phase, is_hugging_face
@@ -26,7 +26,7 @@ def follow_weights(settings: dict[str, Any], overrides: Sequence[str]) -> dict[s
     """Return composed settings with the shape of the weights of init_from; dropout stays.
 
     So does what the `overrides` of the command line set: everything if model=OPTION is among them. The shape is in
-    a Hugging Face folder's config.json, or in the records of a run; if init_from is gone, in those of this run.
+    a Hugging Face folder's config.json, or in the records of a run: of this run, if init_from is gone or damaged.
 
     ConfigError if `resume` names a Hugging Face folder. CheckpointError or DataError if one cannot be used.
     """
@@ -37,7 +37,11 @@ def follow_weights(settings: dict[str, Any], overrides: Sequence[str]) -> dict[s
     if not settings["init_from"] or "model" in given:
         return settings
     own = Path(settings["dir"], "sft" if settings["phase"] == "sft" else "pretrain")
-    shape = read_shape(Path(settings["init_from"])) or read_shape(own)
+    try:
+        shape = read_shape(Path(settings["init_from"])) or read_shape(own)
+    except NielsError:
+        if not (shape := read_shape(own)):
+            raise
     for name, value in shape.model_dump(exclude={"dropout"}).items() if shape else ():
         if f"model.{name}" not in given:
             settings["model"][name] = value

@@ -56,6 +56,8 @@ def make_model_card(phase: Path, cfg: ModelCfg, parameters: int, weights: str) -
 
 
 def _list_facts(result: PhaseResult) -> Iterator[str]:
+    if init_from := result.settings.get("init_from"):
+        yield f"Started from the weights of {Path(init_from).name}"
     data = DataCfg.model_validate_json(json.dumps(result.settings["data"]))
     for source in data.mixture():
         names = [Path(file).name for file in source.files] or ["/".join(Path(source.repo).parts[-2:])]

@@ -253,10 +253,12 @@ def choose_tokenizer(cfg: RunCfg) -> tuple[Tokenizer, Path | None]:
     """
     begun = any(Path(cfg.dir).glob("*/*.pt"))
     path, whose, other = cfg.tokenizer_path, str(cfg.tokenizer_path), ", or another name=..."
+    adopts = False
     asked = cfg.init_from if cfg.resume in ("auto", "never") else cfg.resume
     if not begun and asked:
         checkpoint = resolve_checkpoint(asked)
-        folder = checkpoint if is_hugging_face(checkpoint) else get_phase_folder(checkpoint).parent
+        adopts = is_hugging_face(checkpoint)
+        folder = checkpoint if adopts else get_phase_folder(checkpoint).parent
         path, whose, other = folder / path.name, f"the tokenizer of {checkpoint}", ""
         if not path.exists():
             raise CheckpointError(
@@ -265,7 +267,7 @@ def choose_tokenizer(cfg: RunCfg) -> tuple[Tokenizer, Path | None]:
             )
     elif not begun or not path.exists():
         return build_tokenizer(cfg.data, WANTS[cfg.phase], cfg.model.V), None
-    if is_hugging_face(path.parent):
+    if adopts:
         adopting = cfg.data.model_copy(update={"tokenizer": str(path)})
         tokenizer = build_tokenizer(adopting, WANTS[cfg.phase], cfg.model.V)
     else:

@@ -1,4 +1,4 @@
-"""List a run's checkpoints, and choose among them for the commands that use its weights."""
+"""List a run's checkpoints, choose among them, and export their weights: niels_gpt checkpoints and export."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,10 @@ from niels_gpt.weights.paths import BEST, LATEST, parse_step, step_files
 from train.artifacts.metrics import METRICS, read_metrics
 from train.cli.command import Parser, at_least, defer_signals
 from train.cli.output import add_json_flag, format_table, report
+from train.report.model_card import make_model_card
 from train.report.rows import PHASES
+
+DTYPES = ("float32", "bfloat16", "float16", "q8_0")
 
 
 def add_weight_flags(parser: ArgumentParser) -> None:
@@ -29,6 +32,50 @@ def choose_weights(options: Namespace) -> dict[str, Any]:
     return {name: vars(options)[name] for name in ("step", "average", "ema")}
 
 
+def run_export() -> None:
+    """Export a trained model for other programs, with its tokenizer, chat template and a model card."""
+    parser = Parser(description=run_export.__doc__)
+    parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a checkpoint in it")
+    parser.add_argument("folder", type=Path, help="a new folder for the export")
+    parser.add_argument(
+        "--to", choices=("hf", "gguf"), default="hf", help="hf: Hugging Face's Llama (default); gguf: llama.cpp's"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default float32, float16 for gguf)")
+    add_weight_flags(parser)
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the export with the run in transformers, mlx-lm or xllamacpp",
+    )
+    options = parser.parse_args()
+    if options.dtype == "q8_0" and options.to == "hf":
+        parser.error("--dtype q8_0 goes with --to gguf")
+    dtype = options.dtype or ("float32" if options.to == "hf" else "float16")
+    with defer_signals():  # imports torch, which takes seconds
+        from niels_gpt.weights.average import find_checkpoints
+        from niels_gpt.weights.checkpoint import get_phase_folder
+        from niels_gpt.weights.gguf import export_gguf
+        from niels_gpt.weights.llama import export_llama
+        from niels_gpt.weights.trained_model import open_model
+        from niels_gpt.weights.verify import verify_export
+
+    choice = choose_weights(options)
+    checkpoints = find_checkpoints(options.run, **choice)
+    phase = get_phase_folder(checkpoints[0])
+    model, tokenizer, chats = open_model(options.run, **choice)
+    source = describe_weights(checkpoints, ema=options.ema)
+    card = make_model_card(phase, model.cfg, model.parameter_count(), source)
+    more: Any = {"dtype": dtype, "chats": chats, "card": card}
+    if options.to == "gguf":
+        export_gguf(model, tokenizer, options.folder, phase.parent.resolve().name, **more)
+    else:
+        export_llama(model, tokenizer, options.folder, **more)
+    print(f"wrote {options.folder}", flush=True)
+    if options.verify:
+        for line in verify_export(model, tokenizer, options.folder, to=options.to, dtype=dtype, chats=chats):
+            print(line, flush=True)
+
+
 def describe_weights(checkpoints: Sequence[Path], *, ema: bool) -> str:
     """Return which weights `read_weights` takes from these checkpoints, of which the newest is first."""
     step = parse_step(checkpoints[0])
@@ -38,9 +85,9 @@ def describe_weights(checkpoints: Sequence[Path], *, ema: bool) -> str:
     return at if len(checkpoints) == 1 else f"the mean of {len(checkpoints)} checkpoints up to {at}"
 
 
-def main() -> None:
+def run_checkpoints() -> None:
     """List the checkpoints of a run: step, validation loss, size, and whether each can be read."""
-    parser = Parser(description=main.__doc__)
+    parser = Parser(description=run_checkpoints.__doc__)
     parser.add_argument("run", type=Path, help="a run folder, such as runs/default, or a phase's folder in it")
     add_json_flag(parser)
     options = parser.parse_args()
@@ -54,12 +101,10 @@ def main() -> None:
             raise CheckpointError(f"{options.run} has no checkpoints", "name a run folder, such as runs/default")
         lines = [("checkpoint", "step", "loss", "MB", "state")]
         for entry in entries:
-            names = ", ".join([entry["checkpoint"], *entry["also"]])
+            names = escape_line(", ".join([entry["checkpoint"], *entry["also"]]))
             loss = "" if entry["loss"] is None else f"{entry['loss']:.4f}"
             state = "good" if entry["damage"] is None else f"damaged: {entry['damage']}"
-            lines.append(
-                (escape_line(names), str(entry["step"] or ""), loss, f"{entry['bytes'] / 1e6:,.1f}", state)
-            )
+            lines.append((names, str(entry["step"] or ""), loss, f"{entry['bytes'] / 1e6:,.1f}", state))
         print(format_table(lines, right=(1, 2, 3)), end="")
         return entries
 
@@ -73,11 +118,11 @@ def examine_folder(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Iter
     """
     events = [event for event in read_metrics(folder / METRICS) if event["event"] == "val"]
     losses = {event["step"]: event["loss"] for event in events if isinstance(event.get("loss"), float)}
-    files: dict[int, list[Path]] = {}
+    names: dict[tuple[int, int], list[Path]] = {}  # by inode and size
     for path in (*folder.glob("*.damaged"), *reversed(step_files(folder)), folder / BEST, folder / LATEST):
         with suppress(FileNotFoundError, NotADirectoryError):
-            files.setdefault(path.stat().st_ino, []).append(path)
-    for path, *others in files.values():
+            names.setdefault(((stat := path.stat()).st_ino, stat.st_size), []).append(path)
+    for (_, size), (path, *others) in names.items():
         step, damage = parse_step(path), None
         try:
             saved = read(path)["step"]
@@ -93,6 +138,6 @@ def examine_folder(folder: Path, read: Callable[[Path], dict[str, Any]]) -> Iter
             "also": [other.name for other in others],
             "step": step,
             "loss": losses.get(step),
-            "bytes": path.stat().st_size,
+            "bytes": size,
             "damage": damage,
         }
