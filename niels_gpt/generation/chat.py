@@ -45,6 +45,7 @@ class ChatSession:
 
     def stream_completion(self, text: str, sampling: Sampling) -> Iterator[Token]:
         """Yield the tokens of `complete`."""
+        self.generator.warned = False
         prompt = [self.tokenizer.special[END_OF_TEXT], *self.tokenizer.encode(text)]
         return self.generator.stream(prompt, sampling)
 
@@ -52,6 +53,7 @@ class ChatSession:
         """Yield the tokens of `reply`."""
         message, start, answer = Message("user", question), len(self.conversation), ""
         prompt, said = self._encode([*self.conversation, message]), list[int]()
+        self.generator.warned &= bool(self.conversation)
         for token in self.generator.stream(prompt, sampling):
             answer += token.text
             if token.id not in self.generator.ends:

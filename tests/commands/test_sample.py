@@ -77,7 +77,14 @@ def test_a_prompt_beyond_the_context_is_cut_and_said_once(folder: Path) -> None:
     ask = ["runs/smoke_pipeline/pretrain", "--max-tokens", "100", "--prompt", "word " * 500]
     done = processes.cli(*ask, cwd=folder, script="sample")
     assert done.returncode == 0
-    assert re.fullmatch(r"the prompt has \d+ tokens, more than the model sees \(64\): .*\n", done.stderr)
+    warning = r"the prompt has \d+ tokens, more than the model sees \(64\): .*\n"
+    assert re.fullmatch(warning, done.stderr)
+    (folder / "long.txt").write_text(f"{'word ' * 500}\nshort\n{'more ' * 500}\n")
+    ask = ["runs/smoke_pipeline", "--max-tokens", "2", "--json", "--prompts", "long.txt"]
+    done = processes.cli(*ask, cwd=folder, script="sample")
+    assert len(re.findall(warning, done.stderr)) == 2
+    dropped = [answer["dropped_tokens"] for answer in json.loads(done.stdout)["answers"]]
+    assert dropped[0] > 100 < dropped[2] and dropped[1] == 0
 
 
 def test_on_a_terminal_that_lacks_a_character_it_is_escaped(folder: Path) -> None:
