@@ -108,6 +108,10 @@ def test_a_folder_of_runs_is_listed_with_the_command_that_samples_the_best(tmp_p
     ]
     assert error == "error: sw is a folder of runs, not a run" and done.stdout == ""
     assert hint == "hint: sample the best: niels_gpt sample sw/lr=2 --prompt TEXT"
+    served = processes.cli("sw", cwd=tmp_path, script="serve")
+    assert (served.returncode, served.stdout) == (4, "")
+    told = served.stderr.splitlines()
+    assert told == [*listed, error, "hint: serve the best: niels_gpt serve sw/lr=2"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import shlex
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from train.cli.output import add_json_flag, report
 from train.commands.chat import chat, print_tokens
 from train.commands.weights import add_weight_flags, choose_weights
 from train.report.findings import analyze_runs
-from train.report.rows import Row, is_run, read_rows
+from train.report.rows import is_run, read_rows
 from train.report.tables import describe_row
 
 if TYPE_CHECKING:
@@ -58,8 +57,7 @@ def main() -> None:
     with defer_signals():  # imports torch, which takes seconds
         from niels_gpt.generation.chat import load_session
 
-    if options.run.is_dir() and not is_run(options.run) and (rows := read_rows(options.run)):
-        raise explain_folder(options.run, rows)
+    refuse_folder(options.run, "sample", " --prompt TEXT")
     session = load_session(options.run, **choose_weights(options))
     if not session.chats and (options.chat or options.system):
         unable = "cannot chat" if options.chat else "reads no system message"
@@ -140,11 +138,13 @@ def describe_token(token: "Token") -> dict[str, Any]:
     return {"id": token.id, "text": token.text, "logprob": token.logprob, "alternatives": likely}
 
 
-def explain_folder(folder: Path, rows: Sequence[Row]) -> CheckpointError:
-    """Print the runs in a folder to stderr, and return an error whose hint is how to sample the best."""
+def refuse_folder(folder: Path, command: str, arguments: str = "") -> None:
+    """Print the runs in a folder of runs to stderr, and raise an error whose hint is a command for the best."""
+    if not folder.is_dir() or is_run(folder) or not (rows := read_rows(folder)):
+        return
     for row in rows:
         print(describe_row(replace(row, name=row.folder)), file=sys.stderr)
     hint = "name one of these runs"
     if ranking := analyze_runs(rows, None).ranking:
-        hint = f"sample the best: niels_gpt sample {shlex.quote(ranking[0].folder)} --prompt TEXT"
-    return CheckpointError(f"{folder} is a folder of runs, not a run", hint)
+        hint = f"{command} the best: niels_gpt {command} {shlex.quote(ranking[0].folder)}{arguments}"
+    raise CheckpointError(f"{folder} is a folder of runs, not a run", hint)
