@@ -66,8 +66,8 @@ class Api:
         return JSONResponse({"object": "list", "data": [*map(self._describe, self._models.values())]})
 
     def _authorize(self, request: Request) -> None:
-        given = request.headers.get("authorization", "").encode()
-        if self._key and not hmac.compare_digest(given, b"Bearer " + self._key):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if self._key and (scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._key)):
             message = "the API key is missing or wrong"
             raise ApiError(401, message, code="invalid_api_key", www_authenticate="Bearer")
 

@@ -89,6 +89,7 @@ def test_beyond_the_queue_clients_are_told_to_try_again_later(served: Served) ->
         refused = served.ask()
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
         assert refused.json()["error"]["code"] == "queue_full"
+        assert refused.json()["error"]["message"] == "1 request waits already; try again"
         assert served.client.get("/health").status_code == 200
     second.join()
     assert statuses == [200], "it had its turn"
