@@ -140,6 +140,8 @@ def test_a_stream_has_the_same_text_and_its_usage_if_asked_for(client: TestClien
     kind = "chat.completion.chunk" if ask is chat else "text_completion"
     assert {chunk["object"] for chunk in chunks} == {kind}
     assert "usage" not in ask(client, **body, stream=True)[-1]
+    counted = ask(client, **body, stream=True, stream_options={"continuous_usage_stats": True})
+    assert counted[-1]["usage"] == whole["usage"] and counted[0]["usage"]["completion_tokens"] == 1
 
 
 def test_log_probabilities_have_the_forms_of_both_endpoints(client: TestClient, models: list[ServedModel]) -> None:
