@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +88,16 @@ def test_a_prompt_beyond_the_context_is_cut_and_said_once(folder: Path) -> None:
     assert len(re.findall(warning, done.stderr)) == 2
     dropped = [answer["dropped_tokens"] for answer in json.loads(done.stdout)["answers"]]
     assert dropped[0] > 100 < dropped[2] and dropped[1] == 0
+
+
+def test_ctrl_c_in_an_answer_ends_its_line(folder: Path) -> None:
+    words = ["runs/smoke_pipeline", "--prompt", "hi", "--ignore-eos", "--max-tokens", "1000000"]
+    command = [sys.executable, "-P", "-m", "niels_gpt", "sample", *words]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+        assert child.stdout and child.stdout.read(100).startswith(b"you: hi\nmodel: ")
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.read().endswith(b"\nstopped; saved files are intact\n")
+    assert child.returncode == 130
 
 
 def test_on_a_terminal_that_lacks_a_character_it_is_escaped(folder: Path) -> None:
