@@ -221,14 +221,14 @@ def train_bpe(texts: Iterable[str], V: int) -> Tokenizer:
     return BpeTokenizer(bpe)
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a file that `save` wrote; nothing in it is executed. DataError naming any other file."""
+def load_tokenizer(path: Path, hint: str = "use the tokenizer.json of a niels_gpt run") -> Tokenizer:
+    """Load a file that `save` wrote; nothing in it is executed. DataError with `hint`, naming any other file."""
     try:
         settings = read_json(path, MAX_FILE)
         return BytesTokenizer() if settings == BYTES_FILE else BpeTokenizer(build_bpe(settings))
     except (ValueError, DataError) as error:
         reason = error if isinstance(error, UnreadableFile) else f"{path}: not a tokenizer of niels_gpt ({error})"
-        raise DataError(str(reason), "use the tokenizer.json of a niels_gpt run") from None
+        raise DataError(str(reason), hint) from None
 
 
 def _make_byte_level(vocab: dict[str, int]) -> tokenizers.Tokenizer:

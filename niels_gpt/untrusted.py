@@ -6,6 +6,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
+MESSAGES = {  # by pydantic's types of errors
+    "missing": "must be given",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "greater_than": "must be more than {gt}",
+    "less_than": "must be less than {lt}",
+    "too_short": "must have {min_length} or more",
+    "too_long": "must have {max_length} or fewer",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "tuple_type": "must be text, or a list of texts",
+    "model_type": "must be an object",
+}
+
 
 class UnreadableFile(ValueError):
     """A file that cannot be used; the message has its name, the place and the reason."""
@@ -48,4 +65,7 @@ def explain_first_error(error: ValidationError, *within: str) -> tuple[str, str]
     """Return the location, as a dotted path below `within`, and the message of the first validation error."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if template := MESSAGES.get(first["type"]):
+        limits = first.get("ctx", {}).items()
+        message = template.format_map({k: format(v, ".15g") if isinstance(v, float) else v for k, v in limits})
     return ".".join([*within, *map(str, first["loc"])]), message

@@ -7,8 +7,9 @@ from typing import Any
 
 from niels_gpt.data.chat_template import encode_prompt, make_turn
 from niels_gpt.data.readers.records import Message
+from niels_gpt.errors import CheckpointError
 from niels_gpt.generation.generate import Generator, Token
-from niels_gpt.generation.sampling import Sampling
+from niels_gpt.generation.sampling import Sampling, make_sampling
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import ASSISTANT, END_OF_TEXT, Tokenizer
 from niels_gpt.weights.trained_model import open_model
@@ -17,7 +18,7 @@ from niels_gpt.weights.trained_model import open_model
 class ChatSession:
     """A model with its tokenizer, a system message ("" for none) and a conversation. `chats` after SFT.
 
-    `sampling` of the methods is settings of Sampling, such as temperature=0.
+    `sampling` of the methods is settings of Sampling, such as temperature=0; ConfigError if one cannot be used.
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, *, chats: bool, system: str = "") -> None:
@@ -34,24 +35,29 @@ class ChatSession:
 
     def complete(self, text: str, **sampling: Any) -> Iterator[str]:
         """Yield the continuation of `text` piece by piece."""
-        return (token.text for token in self.stream_completion(text, Sampling(**sampling)) if token.text)
+        return (token.text for token in self.stream_completion(text, make_sampling(**sampling)) if token.text)
 
     def reply(self, question: str, **sampling: Any) -> Iterator[str]:
         """Yield the assistant's answer piece by piece.
 
-        The question and the yielded part of the answer join the conversation with the first piece.
+        The question and the yielded part of the answer join the conversation with the first piece. CheckpointError
+        if the model is only pretrained.
         """
-        return (token.text for token in self.stream_reply(question, Sampling(**sampling)) if token.text)
+        return (token.text for token in self.stream_reply(question, make_sampling(**sampling)) if token.text)
 
     def stream_completion(self, text: str, sampling: Sampling) -> Iterator[Token]:
         """Yield the tokens of `complete`."""
+        self.generator.warned = False
         prompt = [self.tokenizer.special[END_OF_TEXT], *self.tokenizer.encode(text)]
         return self.generator.stream(prompt, sampling)
 
     def stream_reply(self, question: str, sampling: Sampling) -> Iterator[Token]:
         """Yield the tokens of `reply`."""
+        if not self.chats:
+            raise CheckpointError("the model is only pretrained, so it cannot reply", "use complete(text)")
         message, start, answer = Message("user", question), len(self.conversation), ""
         prompt, said = self._encode([*self.conversation, message]), list[int]()
+        self.generator.warned &= bool(self.conversation)
         for token in self.generator.stream(prompt, sampling):
             answer += token.text
             if token.id not in self.generator.ends:

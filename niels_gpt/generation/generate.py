@@ -66,7 +66,8 @@ class Generator:
 
     def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer, self.cache = model, tokenizer, KVCache(model)
-        self._warned = False
+        self.window = Window(model.cfg.T, tokenizer.special)  # of the last stream
+        self.warned = False  # that a prompt was cut: once, until this is set to False
         self.ends = frozenset(tokenizer.special[end] for end in (END_OF_TEXT, END_OF_TURN))
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Token]:
@@ -74,12 +75,13 @@ class Generator:
 
         The last may be the end of the text or turn, whose text is empty. Beyond T tokens the model sees a Window.
         """
-        window = Window(self.model.cfg.T, self.tokenizer.special)
+        self.window = window = Window(self.model.cfg.T, self.tokenizer.special)
         window.extend(prompt)
-        if window.dropped and not self._warned:
-            self._warned = True
+        if window.dropped and not self.warned:
+            self.warned = True
             counts = len(prompt), window.T, window.dropped
-            log.warning("the prompt has %d tokens, more than the model sees (%d): left out the oldest %d", *counts)
+            message = "the prompt has %d tokens, more than the model sees (%d): left out the oldest %d"
+            log.warning(message, *counts, extra={"repeats": True})
         random = torch.Generator().manual_seed(sampling.seed)
         text = _TextStream(self.tokenizer, sampling.stop)
         for left in reversed(range(sampling.max_tokens)):

@@ -1,8 +1,12 @@
 """Settings of sampling. This file does not import torch, so that commands can show them in their help."""
 
-from pydantic import Field, field_validator
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
 
 from niels_gpt.config import Cfg, Texts
+from niels_gpt.errors import ConfigError
+from niels_gpt.untrusted import explain_first_error
 
 LONGEST_STOP = 256  # characters
 
@@ -35,3 +39,14 @@ class Sampling(Cfg):
         if any(not 1 <= len(text) <= LONGEST_STOP for text in stop):
             raise ValueError(f"must have 1 to {LONGEST_STOP} characters")
         return stop
+
+
+def make_sampling(**settings: Any) -> Sampling:
+    """Return settings of sampling. ConfigError names one that is unknown or cannot be used."""
+    hint = f"the settings are {', '.join(Sampling.model_fields)}"
+    if unknown := settings.keys() - Sampling.model_fields.keys():
+        raise ConfigError(f"there is no setting {min(unknown)}", hint)
+    try:
+        return Sampling(**settings)
+    except ValidationError as error:
+        raise ConfigError(" ".join(explain_first_error(error)), hint) from None

@@ -66,8 +66,8 @@ class Api:
         return JSONResponse({"object": "list", "data": [*map(self._describe, self._models.values())]})
 
     def _authorize(self, request: Request) -> None:
-        given = request.headers.get("authorization", "").encode()
-        if self._key and not hmac.compare_digest(given, b"Bearer " + self._key):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if self._key and (scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._key)):
             message = "the API key is missing or wrong"
             raise ApiError(401, message, code="invalid_api_key", www_authenticate="Bearer")
 
@@ -146,11 +146,12 @@ async def _stream(
     answer: Answer, job: Job, first: tuple[int, Token], rest: AsyncIterator[tuple[int, Token]]
 ) -> AsyncIterator[str]:
     """Yield the server-sent events of an answer."""
+    used = job.prompt_tokens if job.request.stream_options.continuous_usage_stats else None
     try:
         n, token = first
-        yield _format_event(answer.render([(n, [token])], "delta"))
+        yield _format_event(answer.render([(n, [token])], "delta", used))
         async for n, token in rest:
-            chunk = answer.render([(n, [token])], "delta")  # in any case: it counts
+            chunk = answer.render([(n, [token])], "delta", used)  # in any case: it counts
             if token.text or token.finish_reason or job.request.alternatives is not None:
                 yield _format_event(chunk)
         if job.request.stream_options.include_usage:

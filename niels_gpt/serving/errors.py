@@ -31,10 +31,13 @@ def describe_error(error: HTTPException) -> dict[str, Any]:
     return {"error": {"message": error.detail, "type": kind, **place}}
 
 
-def render_error(_: Request, error: Exception) -> JSONResponse:
+def render_error(request: Request, error: Exception) -> JSONResponse:
     """Return the response to an error. It reveals nothing about an error that is not an HTTPException."""
     if not isinstance(error, HTTPException):
         error = log_fault(error)
+    if error.status_code == 404 and not isinstance(error, ApiError):
+        endpoints = ", ".join(path for route in request.app.routes if "{" not in (path := route.path))
+        error = ApiError(404, f"there is no {request.url.path[:100]}; the endpoints are {endpoints}")
     return JSONResponse(describe_error(error), error.status_code, error.headers)
 
 

@@ -53,6 +53,7 @@ class _Fields(BaseModel):
 
 class _StreamOptions(_Fields):
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # in each chunk, as in vLLM
 
 
 class _ChatMessage(_Fields):

@@ -62,9 +62,8 @@ class Worker(threading.Thread):
             if self._closed:
                 raise ApiError(503, "the server is stopping")
             if self.count_waiting() >= self._queue:
-                raise ApiError(
-                    429, f"{self._queue} requests wait already; try again", code="queue_full", retry_after="1"
-                )
+                wait = "1 request waits" if self._queue == 1 else f"{self._queue} requests wait"
+                raise ApiError(429, f"{wait} already; try again", code="queue_full", retry_after="1")
             self._waiting.append(job)
             self._changed.notify()
 

@@ -15,6 +15,8 @@ from niels_gpt.weights.checkpoint import get_phase_folder, make_model
 from niels_gpt.weights.llama import read_llama
 from niels_gpt.weights.paths import TOKENIZER, WEIGHTS, is_hugging_face
 
+RESTORE = "restore the run's own tokenizer.json"
+
 
 class TrainedModel(NamedTuple):
     """A model, on the CPU and in evaluation mode, with its tokenizer; after SFT it `chats`.
@@ -48,12 +50,12 @@ def open_model(
         return TrainedModel(model, tokenizer, _chats(path), path / WEIGHTS, WEIGHTS)
     checkpoint, saved, weights = read_weights(path, step=step, average=average, ema=ema)
     phase = get_phase_folder(checkpoint)
-    tokenizer = load_tokenizer(phase.parent / TOKENIZER)
+    tokenizer = load_tokenizer(phase.parent / TOKENIZER, RESTORE)
     model = make_model(saved)
     if saved["train_cfg"].get("tokenizer", tokenizer.hash()) != tokenizer.hash() or model.cfg.V != tokenizer.V:
         raise CheckpointError(
             f"{checkpoint} was trained with a different tokenizer than {phase.parent / TOKENIZER}",
-            "restore the run's own tokenizer.json",
+            RESTORE,
         )
     return TrainedModel(model, tokenizer, phase.name == "sft", checkpoint, weights)
 

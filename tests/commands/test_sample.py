@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +82,24 @@ def test_a_prompt_beyond_the_context_is_cut_and_said_once(folder: Path) -> None:
     ask = ["runs/smoke_pipeline/pretrain", "--max-tokens", "100", "--prompt", "word " * 500]
     done = processes.cli(*ask, cwd=folder, script="sample")
     assert done.returncode == 0
-    assert re.fullmatch(r"the prompt has \d+ tokens, more than the model sees \(64\): .*\n", done.stderr)
+    warning = r"the prompt has \d+ tokens, more than the model sees \(64\): .*\n"
+    assert re.fullmatch(warning, done.stderr)
+    (folder / "long.txt").write_text(f"{'word ' * 500}\nshort\n{'more ' * 500}\n")
+    ask = ["runs/smoke_pipeline", "--max-tokens", "2", "--json", "--prompts", "long.txt"]
+    done = processes.cli(*ask, cwd=folder, script="sample")
+    assert len(re.findall(warning, done.stderr)) == 2
+    dropped = [answer["dropped_tokens"] for answer in json.loads(done.stdout)["answers"]]
+    assert dropped[0] > 100 < dropped[2] and dropped[1] == 0
+
+
+def test_ctrl_c_in_an_answer_ends_its_line(folder: Path) -> None:
+    words = ["runs/smoke_pipeline", "--prompt", "hi", "--ignore-eos", "--max-tokens", "1000000"]
+    command = [sys.executable, "-P", "-m", "niels_gpt", "sample", *words]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+        assert child.stdout and child.stdout.read(100).startswith(b"you: hi\nmodel: ")
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.read().endswith(b"\nstopped; saved files are intact\n")
+    assert child.returncode == 130
 
 
 def test_on_a_terminal_that_lacks_a_character_it_is_escaped(folder: Path) -> None:
@@ -110,9 +130,9 @@ def test_a_folder_of_runs_is_refused_with_the_command_that_ranks_them(tmp_path: 
         (["nothing"], 2, "one of the arguments --prompt --prompts --chat is required"),
         (["nothing", "--chat", "--json"], 2, "--json goes with --prompt TEXT or --prompts FILE"),
         ([*ASK, "--logprobs", "1"], 2, "--logprobs goes with --json"),
-        ([*ASK, "--logprobs", "21", "--json"], 2, "--logprobs must be less than or equal to 20"),
+        ([*ASK, "--logprobs", "21", "--json"], 2, "--logprobs must be at most 20"),
         ([*ASK, "--stop", ""], 2, "--stop must have 1 to 256 characters"),
-        ([*ASK, "--temperature", "-1"], 2, "--temperature must be greater than or equal to 0"),
+        ([*ASK, "--temperature", "-1"], 2, "--temperature must be at least 0"),
         *(([*ASK, "--temperature", t], 2, "--temperature must be a finite number") for t in ("nan", "inf")),
         *(([*ASK, "--seed", seed], 2, "--seed must be ") for seed in ("-1", str(2**64))),
         *(([*ASK, "--top-p", p], 2, "--top-p must be ") for p in ("0", "1.1")),

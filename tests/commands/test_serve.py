@@ -38,7 +38,8 @@ def served(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_models_have_the_given_names_or_those_of_their_folders(served: Served) -> None:
     models = served.client.get("/v1/models").json()["data"]
     assert [(model["id"], model["chats"]) for model in models] == [("mine", True), ("run/pretrain", False)]
-    assert models[0]["best_val_loss"] > 0 and models[1]["best_val_loss"] is None
+    assert models[0]["best_val_loss"] > 0 and models[1]["best_val_loss"] > 0
+    assert models[0]["best_val_loss"] != models[1]["best_val_loss"], "each phase has its own"
     assert served.ask(model="run/pretrain").json()["model"] == "run/pretrain"
     assert served.client.get("/v1/models/run/pretrain").json() == models[1]
 
@@ -88,6 +89,7 @@ def test_beyond_the_queue_clients_are_told_to_try_again_later(served: Served) ->
         refused = served.ask()
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
         assert refused.json()["error"]["code"] == "queue_full"
+        assert refused.json()["error"]["message"] == "1 request waits already; try again"
         assert served.client.get("/health").status_code == 200
     second.join()
     assert statuses == [200], "it had its turn"
@@ -116,6 +118,11 @@ def test_a_signal_ends_answers_in_progress_as_they_are(
     assert done.stderr == "the server stopped; answers in progress were ended\n"
 
 
+def test_a_loss_is_that_of_the_weights_or_not_told(finished_run: Path, tmp_path: Path) -> None:
+    with serving(str(finished_run), "--average", "1", cwd=tmp_path) as served:
+        assert served.client.get("/v1/models").json()["data"][0]["best_val_loss"] is None
+
+
 def test_beyond_this_machine_it_warns_and_wants_a_key(finished_run: Path, tmp_path: Path) -> None:
     with serving(str(finished_run), "--host", "0.0.0.0", cwd=tmp_path) as served:
         assert served.client.get("/v1/models", headers={"Host": "my.machine"}).status_code == 200
@@ -142,6 +149,7 @@ def test_a_port_in_use_is_named(tmp_path: Path, finished_run: Path) -> None:
     [
         (["a/run", "b/run"], "two models have the name run"),
         (["a", "--name", "b", "--name", "c"], "2 names for 1 models"),
+        (["a", "--name", ""], "--name is empty"),
         (["a", "--port", "70000"], "--port must be 0 to 65535"),
         (["a", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid port 8000"),
         (["a", "--api-key", ""], "the API key must be printable ASCII"),

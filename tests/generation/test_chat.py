@@ -10,7 +10,7 @@ import torch
 import niels_gpt
 from niels_gpt.config import ModelCfg
 from niels_gpt.data.readers.records import Message
-from niels_gpt.errors import DataError
+from niels_gpt.errors import CheckpointError, ConfigError, DataError
 from niels_gpt.generation.chat import ChatSession, load_session
 from niels_gpt.model.gpt import GPT
 from niels_gpt.tokenizer import USER, BytesTokenizer
@@ -126,3 +126,23 @@ def test_a_run_is_loaded_from_its_name(finished_run: Path, monkeypatch: pytest.M
     session = niels_gpt.load(finished_run.name)
     assert "".join(session.complete("The", max_tokens=3, ignore_eos=True))
     assert "".join(session.chat().reply("Why?", max_tokens=3, ignore_eos=True))
+    with pytest.raises(ConfigError, match="^there is no setting temprature$") as caught:
+        session.complete("The", temprature=1)
+    assert "temperature" in caught.value.hint
+    with pytest.raises(ConfigError, match="^temperature must be at least 0$"):
+        session.complete("The", temperature=-1)
+    with pytest.raises(CheckpointError, match="cannot reply") as unable:
+        list(niels_gpt.load(Path(finished_run.name, "pretrain")).reply("Why?"))
+    assert "complete" in unable.value.hint
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_run_whose_tokenizer_is_lost_says_which_to_restore(
+    finished_run: Path, tmp_path: Path, content: str | None
+) -> None:
+    (tmp_path / "sft").symlink_to(finished_run / "sft")
+    if content:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(DataError, match=r"tokenizer\.json") as caught:
+        niels_gpt.load(tmp_path)
+    assert caught.value.hint == "restore the run's own tokenizer.json"

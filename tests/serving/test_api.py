@@ -140,6 +140,8 @@ def test_a_stream_has_the_same_text_and_its_usage_if_asked_for(client: TestClien
     kind = "chat.completion.chunk" if ask is chat else "text_completion"
     assert {chunk["object"] for chunk in chunks} == {kind}
     assert "usage" not in ask(client, **body, stream=True)[-1]
+    counted = ask(client, **body, stream=True, stream_options={"continuous_usage_stats": True})
+    assert counted[-1]["usage"] == whole["usage"] and counted[0]["usage"]["completion_tokens"] == 1
 
 
 def test_log_probabilities_have_the_forms_of_both_endpoints(client: TestClient, models: list[ServedModel]) -> None:
@@ -276,6 +278,28 @@ def test_a_request_that_cannot_be_answered_is_refused_in_openai_s_form(
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        (COMPLETIONS, {}, "prompt: must be given"),
+        (COMPLETIONS, {"prompt": "a", "temperature": -1}, "temperature: must be at least 0"),
+        (COMPLETIONS, {"prompt": "a", "temperature": "hot"}, "temperature: must be a number"),
+        (COMPLETIONS, {"prompt": "a", "max_tokens": 1.5}, "max_tokens: must be a whole number"),
+        (COMPLETIONS, {"prompt": "a", "seed": 1 << 64}, f"seed: must be less than {1 << 64}"),
+        (COMPLETIONS, {"prompt": "a", "stop": ["a"] * 17}, "stop: must have 16 or fewer"),
+        (CHAT, {"messages": [3]}, "messages.0: must be an object"),
+        (
+            "/v1/completion",
+            {},
+            "there is no /v1/completion; the endpoints are /, /health, /v1/models, /v1/completions, "
+            "/v1/chat/completions",
+        ),
+    ],
+)
+def test_a_refusal_says_what_is_wanted(client: TestClient, path: str, body: Any, message: str) -> None:
+    assert client.post(path, json=body).json()["error"]["message"] == message
+
+
 def test_a_body_in_chunks_is_bounded_too(client: TestClient) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(20):
@@ -301,12 +325,14 @@ def test_with_a_key_only_those_who_have_it_are_answered(models: list[ServedModel
         {},
         {"Authorization": "Bearer other"},
         {"Authorization": "sesame"},
+        {"Authorization": "Basic sesame"},
         {"Authorization": "Bearer é"},
     ):
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         for response in (client.get("/v1/models", headers=raw), client.post(CHAT, json={}, headers=raw)):
             assert response.status_code == 401 and response.json()["error"]["code"] == "invalid_api_key"
-    assert client.get("/v1/models", headers={"Authorization": "Bearer sesame"}).status_code == 200
+    for scheme in ("Bearer", "bearer"):
+        assert client.get("/v1/models", headers={"Authorization": f"{scheme} sesame"}).status_code == 200
     assert client.get("/health").status_code == client.get("/").status_code == 200
 
 

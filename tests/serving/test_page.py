@@ -1,6 +1,7 @@
 """The chat page in Chromium, driven by Playwright: type, stream, stop, compare, see alternatives, lose nothing."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,7 @@ def test_escape_stops_an_answer_and_shift_enter_begins_a_line(page: Page, expect
     expect(page.locator("#send")).to_have_text("Stop")
     page.keyboard.press("Escape")
     expect(page.locator(".error")).to_have_text("Stopped.")
+    assert re.search("context (full, the oldest left out|[1-6]?[0-9] of 64)$", see(page, ".meta")[0])
     count = page.locator(".text .token").count()
     expect(page.locator("#send")).to_have_text("Send")
     page.wait_for_timeout(300)
@@ -146,7 +148,9 @@ def test_escape_stops_an_answer_and_shift_enter_begins_a_line(page: Page, expect
 
 
 def test_two_models_stream_side_by_side_and_continue_their_own_texts(page: Page, expect: Any) -> None:
+    assert page.locator("#second").input_value() == "" and page.locator("#continues").is_enabled()
     choose(page, "tuned", "base")
+    expect(page.locator("#why")).to_have_text("base is only pretrained, so both continue a text")
     never_end(page)
     page.locator("#box").fill("Once")
     page.get_by_role("button", name="Send").click()
@@ -264,6 +268,7 @@ def test_the_end_of_a_long_answer_stays_in_view_unless_the_reader_scrolls_up(pag
         page.locator("#box").fill(question)
         page.keyboard.press("Enter")
         expect(page.locator("article:last-child .token").nth(400)).to_be_in_viewport()
+        expect(page.locator("article:last-child .meta")).to_contain_text("context full, the oldest left out")
         page.keyboard.press("Escape")
         expect(page.locator("article:last-child .error")).to_be_in_viewport()
     page.locator("#box").fill("third")

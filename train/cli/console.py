@@ -58,7 +58,7 @@ class ConsoleHandler(logging.Handler):
 
 
 class WarnOnce(logging.Filter):
-    """Drop a warning that this process has already given."""
+    """Drop a warning that this process has already given, unless its record says that it `repeats`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class WarnOnce(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is new, or not a warning."""
-        if record.levelno != logging.WARNING:
+        if record.levelno != logging.WARNING or hasattr(record, "repeats"):
             return True
         before = len(self._given)
         self._given.add(record.getMessage())

@@ -40,19 +40,19 @@ class Chat:
         self.interactive = sys.stdin.isatty()
         self._question, self._start = "", 0  # the last one, and its place in the conversation
         self._stopped: bool | None = None  # by Ctrl-C; None between answers
+        self._pressed = False  # Ctrl-C, after the last line
 
     def run(self) -> None:
-        """Answer until the input ends, or Ctrl-C is pressed twice in a row between answers."""
-        pressed = False
+        """Answer until the input ends, or Ctrl-C is pressed twice between answers, with nothing typed between."""
         while True:
             try:
-                line, pressed = self._read(), False
-                self._act(line)
+                self._act(self._read())
             except KeyboardInterrupt:
-                if pressed:
+                readline = sys.modules.get("readline")
+                if self._pressed and not (readline and readline.get_line_buffer()):
                     break
-                pressed = True
-                print(f"\n{USAGE}")
+                self._pressed = True
+                print("\npress Ctrl-C again to end the chat")
             except NielsError as error:
                 print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
             except EOFError:
@@ -75,10 +75,10 @@ class Chat:
         return text.strip()
 
     def _read_line(self, prompt: str) -> str:
-        if self.interactive:
-            return input(prompt)
-        line = input()
-        print(prompt + escape_text(line))
+        line = input(prompt if self.interactive else "")
+        self._pressed = False
+        if not self.interactive:
+            print(prompt + escape_text(line))
         return line
 
     def _act(self, line: str) -> None:
@@ -211,13 +211,16 @@ def print_tokens(
 ) -> list["Token"]:
     """Print an answer as it comes, after `start`, until it ends or is stopped; return its tokens."""
     tokens: list[Token] = []
-    for token in stream:
-        print(start + escape_text(token.text), end="", flush=True)
-        start = ""
-        tokens.append(token)
-        if is_stopped():
-            break
-    print()
+    try:
+        for token in stream:
+            print(start + escape_text(token.text), end="", flush=True)
+            start = ""
+            tokens.append(token)
+            if is_stopped():
+                break
+    finally:
+        if tokens:  # so that the reason for an early end has a line of its own
+            print(flush=True)
     return tokens
 
 

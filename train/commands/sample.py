@@ -119,6 +119,7 @@ def answer_prompt(session: "ChatSession", prompt: str, sampling: Sampling, with_
         "text": "".join(token.text for token in tokens),
         "finish_reason": tokens[-1].finish_reason,
         "tokens": len(tokens),
+        "dropped_tokens": session.generator.window.dropped,
         "seconds": round(time.perf_counter() - began, 4),
     }
     return answer | ({"logprobs": [*map(describe_token, tokens)]} if with_logprobs else {})

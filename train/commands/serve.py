@@ -8,6 +8,7 @@ from pathlib import Path
 
 from niels_gpt.errors import ConfigError, Interrupted
 from niels_gpt.printable import escape_line
+from train.artifacts.results import read_results
 from train.cli.command import Parser, at_least, defer_signals
 from train.cli.signals import stop_on_signals
 from train.commands.weights import add_weight_flags, choose_weights
@@ -47,8 +48,9 @@ def main() -> None:
     listening = open_socket(options.host, options.port)
     models = []
     for name, path in zip(names, options.models, strict=True):
-        model, tokenizer, chats = open_model(path, **choose_weights(options))[:3]
-        details = {"best_val_loss": read_row(path).val_loss if is_run(path) else None}
+        chosen = choose_weights(options)
+        model, tokenizer, chats = open_model(path, **chosen)[:3]
+        details = {"best_val_loss": None if any(chosen.values()) else read_loss(path)}
         models.append(ServedModel(name, Generator(model, tokenizer), chats, details))
     local = is_loopback(options.host)
     if not local:
@@ -70,10 +72,20 @@ def main() -> None:
         raise Interrupted("the server stopped", "answers in progress were ended", stop.signum)
 
 
+def read_loss(path: Path) -> float | None:
+    """Return the best validation loss of a finished run, or of a run's phase; None for anything else."""
+    path = path.absolute()
+    if path.name in PHASES and (result := read_results(path.parent).get(path.name)):
+        return result.best_val_loss
+    return read_row(path).val_loss if is_run(path) else None
+
+
 def name_models(paths: list[Path], given: list[str]) -> list[str]:
     """Return a name for each model: the given ones, then those of the run folders, with the part of the run."""
     if len(given) > len(paths):
         raise ConfigError(f"{len(given)} names for {len(paths)} models", "give --name at most once per model")
+    if "" in given:
+        raise ConfigError("--name is empty", "leave it out, or give the name that clients ask for")
     names = []
     for path in map(Path, map(os.path.abspath, paths)):
         parts = 3 if path.suffix == ".pt" else 2 if path.name in PHASES else 1
