@@ -11,7 +11,7 @@ from niels_gpt.printable import escape_line
 from train.artifacts.results import read_results
 from train.cli.command import Parser, at_least, defer_signals
 from train.cli.signals import stop_on_signals
-from train.commands.weights import add_weight_flags, choose_weights
+from train.commands.models.weights import add_weight_flags, choose_weights
 from train.report.rows import PHASES, is_run, read_row
 
 KEY = "NIELS_API_KEY"

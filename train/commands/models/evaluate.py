@@ -12,7 +12,7 @@ from niels_gpt.errors import ConfigError
 from niels_gpt.printable import escape_line
 from train.cli.command import Parser, at_least, defer_signals
 from train.cli.output import add_json_flag, format_table, report
-from train.commands.weights import add_weight_flags, choose_weights
+from train.commands.models.weights import add_weight_flags, choose_weights
 
 if TYPE_CHECKING:  # they import torch
     from niels_gpt.evaluation.scoring import Sums

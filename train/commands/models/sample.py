@@ -13,8 +13,8 @@ from niels_gpt.printable import escape_text
 from niels_gpt.untrusted import UnreadableFile, explain_first_error, read_text
 from train.cli.command import Parser, defer_signals
 from train.cli.output import add_json_flag, report
-from train.commands.chat import chat, print_tokens
-from train.commands.weights import add_weight_flags, choose_weights
+from train.commands.models.chat import chat, print_tokens
+from train.commands.models.weights import add_weight_flags, choose_weights
 
 if TYPE_CHECKING:
     from niels_gpt.generation.chat import ChatSession

@@ -1,0 +1,1 @@
+"""The sub-commands that use a trained model."""
