@@ -109,4 +109,5 @@ def test_the_wheel_holds_the_program_and_nothing_else(installed: Path) -> None:
     assert {path.parts[0] for path in ours} == {"niels_gpt", "train", "conf", "hydra_plugins"}
     assert {path.suffix for path in ours if path.parts[0] == "conf"} == {".yaml"}
     others = {str(path) for path in ours if path.suffix not in (".yaml", ".py")}
-    assert others == {"niels_gpt/py.typed", "train/report/templates/sweep.html"}
+    pages = {"niels_gpt/serving/page.html", "train/report/templates/sweep.html"}
+    assert others == {"niels_gpt/py.typed", *pages}
