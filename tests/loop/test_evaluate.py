@@ -16,8 +16,7 @@ from niels_gpt.data.batches import ChatStream, TokenStream
 from niels_gpt.errors import DataError
 from niels_gpt.loss import IGNORE, next_token_loss
 from niels_gpt.model.gpt import GPT
-from train.loop.baseline import fit_unigram_baseline
-from train.loop.evaluate import allocate_sequences, draw_batches, evaluate
+from train.loop.evaluate import allocate_sequences, draw_batches, evaluate, fit_unigram_baseline
 
 MODEL = GPT(ModelCfg(V=256, T=T, C=16, L=1, H=2, d_ff=32, dropout=0.5, tie_embeddings=True))
 CHATS = ChatStream(dialogues([3, 9, 4, 5, 2, 7, 6] * 3), T, 1)

@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from train.bench.shapes import Shape
 from train.config.schema import TrainCfgSchema
 from train.hardware.step_cost import make_source, make_state
-from train.loop.baseline import UnigramBaseline
+from train.loop.evaluate import UnigramBaseline
 from train.loop.logger import RunLogger
 from train.loop.steps import train_loop
 

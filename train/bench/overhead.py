@@ -27,7 +27,7 @@ from train.bench.shapes import SHAPES, Shape
 from train.bench.worker import WARMUP_STEPS
 from train.cli.output import format_mib, format_table
 from train.hardware.step_cost import make_source, make_state, time_steps
-from train.loop.baseline import UnigramBaseline
+from train.loop.evaluate import UnigramBaseline
 from train.loop.logger import RunLogger
 from train.loop.steps import optimizer_step
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from train.config.describe import format_groups, format_settings
-from train.config.loggers import LoggerName
 from train.config.plan import ComposedCfg, SftCfg
+from train.config.schema import LoggerName
 from train.config.suggest import name_train_command
 
 

@@ -8,9 +8,16 @@ from pydantic import Field
 
 from niels_gpt.config import Cfg, DataCfg, ModelCfg
 from niels_gpt.errors import DataError
-from train.config.loggers import Loggers
 from train.config.model_shape import count_entries
-from train.config.schema import MOST, BatchChoice, PhaseName, RunCfg, TrainCfgSchema, list_microbatch_sizes
+from train.config.schema import (
+    MOST,
+    BatchChoice,
+    Loggers,
+    PhaseName,
+    RunCfg,
+    TrainCfgSchema,
+    list_microbatch_sizes,
+)
 
 
 class ModelSettings(ModelCfg):

@@ -1,16 +1,17 @@
 """Settings of one phase, with their defaults and limits."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from niels_gpt.config import Cfg, DataCfg, ModelCfg
-from train.config.loggers import Loggers
+from niels_gpt.config import Cfg, DataCfg, ModelCfg, Several
 
 PhaseName = Literal["pretrain", "sft"]
 BatchChoice = Literal["fixed", "iso", "auto"]
+LoggerName = Literal["trackio", "tensorboard", "wandb", "mlflow"]  # each an extra of this project
 MOST = 65536  # sequences in a microbatch, and microbatches in a step
 
 
@@ -18,6 +19,17 @@ def list_microbatch_sizes(effective_batch: int) -> list[int]:
     """Return every B that splits a step of `effective_batch` sequences into microbatches, ascending."""
     fewest = -(-effective_batch // MOST)
     return [B for B in range(fewest, min(effective_batch, MOST) + 1) if effective_batch % B == 0]
+
+
+def require_installed(names: tuple[LoggerName, ...]) -> tuple[LoggerName, ...]:
+    """Return the names; ValueError if one has no package. A folder wandb/, as wandb makes, is none."""
+    for name in names:
+        if (spec := find_spec(name)) is None or spec.origin is None:
+            raise ValueError(f"{name} is not installed; pip install 'niels_gpt[{name}]'")
+    return names
+
+
+Loggers = Annotated[Several[LoggerName], AfterValidator(require_installed)]
 
 
 class TrainCfgSchema(Cfg):

@@ -18,8 +18,7 @@ from train.artifacts.disk import tolerate_disk_errors
 from train.artifacts.metrics import METRICS, append_event, read_metrics, sync_metrics, truncate_metrics
 from train.cli.console import FILE_ONLY
 from train.config.schema import RunCfg
-from train.loop.baseline import UnigramBaseline
-from train.loop.evaluate import ValLoss
+from train.loop.evaluate import UnigramBaseline, ValLoss
 from train.loop.loggers.forwarding import Loggers
 
 CURVES = "curves.png"

@@ -20,8 +20,8 @@ from train.hardware.batch_search import choose_batch
 from train.hardware.cpu import prepare_cpu
 from train.hardware.out_of_memory import explain_out_of_memory
 from train.hardware.preflight import check_device
-from train.loop.baseline import fit_unigram_baseline
 from train.loop.early_stopping import is_out_of_patience
+from train.loop.evaluate import fit_unigram_baseline
 from train.loop.logger import RunLogger
 from train.loop.model import make_model, require_compiler
 from train.loop.optim import make_optimizer

@@ -15,8 +15,8 @@ from train.cli.output import format_duration
 from train.config.schema import RunCfg
 from train.config.suggest import name_train_command
 from train.loop.amp import advise_precision, uses_autocast
-from train.loop.baseline import UnigramBaseline
 from train.loop.early_stopping import count_evaluations_since_best
+from train.loop.evaluate import UnigramBaseline
 from train.loop.model import will_compile
 from train.report.diagnosis import warn_of_repetition
 from train.run.data import PhaseData
